@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Stripes: how many data and parity fragments a chunk gets, and Reed-Solomon over them is the daemon's (ISA-L). */
+#ifndef CAIRN_CORE_MODEL_STRIPE_H
+#define CAIRN_CORE_MODEL_STRIPE_H
+
+#include "core/model/layout.h"
+#include "core/model/units.h"
+
+struct cairn_geometry {
+    uint8_t k; /* data fragments, one part each */
+    uint8_t m; /* parity fragments */
+};
+
+/* By live peers: 6 and more 4+2, 5 3+2, 4 2+2, 3 2+1, 2 1+1, 1 1+0; 0 peers give 0+0. */
+struct cairn_geometry cairn_geometry_for(unsigned live_peers);
+
+/* The chunk that begins at part: up to k parts of the same group. Short chunks have fewer data fragments. */
+uint32_t cairn_chunk_parts(const struct cairn_layout *l, uint32_t first_part, unsigned k);
+
+/* One encoded part as manifests and fragment headers record it. */
+struct cairn_part_code {
+    uint16_t codec;      /* cairn_codec_ops.id; 0 raw */
+    uint16_t params;     /* of the codec; 0 today */
+    uint32_t plain_len;  /* 1 .. CAIRN_PART */
+    uint32_t coded_len;  /* 1 .. CAIRN_PART */
+};
+
+#endif

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cairn.h: save and restore the state of a training job through the node's cairnd.
+ *
+ * The happy path of one rank:
+ *
+ *     cairn_session_open()                     once; faults the arena in
+ *     every N steps:
+ *         cairn_save_begin(step)               free, no I/O
+ *         cairn_save_add(tensor) ...           notes name, place and pointer
+ *         cairn_save_seal()                    the stall: one copy into the arena; the tensors may change after it
+ *         cairn_save_free()                    the daemon goes on by itself
+ *     after a failure:
+ *         cairn_restore_open(CAIRN_LATEST), cairn_restore_add() ..., cairn_restore_run()
+ *
+ * Conventions: functions return 0 or a negative enum cairn_code and, when the caller gave one, fill a struct
+ * cairn_error with what was tried, on what, and what to do. Outputs are called ret_x and are untouched on failure.
+ * Sizes are in bytes, times in milliseconds. Every wait has a deadline; a timeout of 0 means "do not wait".
+ * Strings and arrays given to a call are copied before it returns unless the call says otherwise.
+ * Threads: a session may be used from several threads at once; a save or a restore belongs to one thread at a time.
+ * After fork() the child gets CAIRN_E_FORKED from every call; it must not touch the arena.
+ */
+#ifndef CAIRN_CAIRN_H
+#define CAIRN_CAIRN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CAIRN_API __attribute__((visibility("default")))
+
+/* Codes are part of the ABI: never renumbered. */
+enum cairn_code {
+    CAIRN_OK = 0,
+    CAIRN_E_INVAL = -1,        /* the caller's input is wrong; the message names the culprit */
+    CAIRN_E_NOMEM = -2,        /* an allocation in this process failed */
+    CAIRN_E_IO = -3,           /* the system refused an operation; sys_errno says why */
+    CAIRN_E_TIMEOUT = -4,      /* the deadline passed; the message names who was late */
+    CAIRN_E_BUSY = -5,         /* no room now; trying again later can succeed */
+    CAIRN_E_TOO_LARGE = -6,    /* does not fit the arena or a limit; trying again cannot succeed */
+    CAIRN_E_NOT_FOUND = -7,    /* no such job, checkpoint or tensor */
+    CAIRN_E_EXISTS = -8,       /* taken: a rank, a step, a name, a socket */
+    CAIRN_E_FENCED = -9,       /* a newer incarnation of the job has taken over */
+    CAIRN_E_STALE_PIN = -10,   /* the job's resume step moved: load again before saving */
+    CAIRN_E_CORRUPT = -11,     /* a checksum or a structure does not verify; no byte of it was handed out */
+    CAIRN_E_UNAVAILABLE = -12, /* the daemon, a peer or the metadata engine cannot be reached */
+    CAIRN_E_NO_SPACE = -13,    /* storage is full */
+    CAIRN_E_DENIED = -14,      /* credentials do not allow it */
+    CAIRN_E_PROTOCOL = -15,    /* the other side broke the protocol or speaks another version */
+    CAIRN_E_ABORTED = -16,     /* the save or checkpoint was dropped; the message says by what */
+    CAIRN_E_FORKED = -17,      /* called in a forked child */
+    CAIRN_E_UNSUPPORTED = -18, /* known, but not in this version */
+    CAIRN_E_INTR = -19,        /* a signal interrupted a wait; call again to go on waiting */
+};
+
+/* Short stable name of a code ("timeout"), for logs and JSON. Never NULL. */
+CAIRN_API const char *cairn_code_name(int code);
+
+struct cairn_error {
+    size_t size;       /* sizeof(struct cairn_error) */
+    int code;          /* enum cairn_code */
+    int sys_errno;     /* errno behind it, or 0 */
+    char message[496]; /* always terminated */
+};
+#define CAIRN_ERROR_INIT                                                                                               \
+    {                                                                                                                  \
+        sizeof(struct cairn_error), 0, 0, ""                                                                           \
+    }
+
+/* Element types: safetensors' whole-byte types, and raw bytes. Values are part of the ABI and of every format. */
+enum cairn_dtype {
+    CAIRN_BYTES = 1, /* opaque; one element is one byte */
+    CAIRN_BOOL = 2,
+    CAIRN_U8 = 3,
+    CAIRN_I8 = 4,
+    CAIRN_U16 = 5,
+    CAIRN_I16 = 6,
+    CAIRN_U32 = 7,
+    CAIRN_I32 = 8,
+    CAIRN_U64 = 9,
+    CAIRN_I64 = 10,
+    CAIRN_F8_E4M3 = 11,
+    CAIRN_F8_E5M2 = 12,
+    CAIRN_F8_E8M0 = 13,
+    CAIRN_F8_E4M3FNUZ = 14,
+    CAIRN_F8_E5M2FNUZ = 15,
+    CAIRN_F16 = 16,
+    CAIRN_BF16 = 17,
+    CAIRN_F32 = 18,
+    CAIRN_F64 = 19,
+    CAIRN_C64 = 20, /* complex of two F32 */
+};
+/* Bytes of one element; 0 for a value that is no dtype. */
+CAIRN_API size_t cairn_dtype_size(int dtype);
+/* safetensors' name ("BF16"); CAIRN_BYTES is "BYTES". NULL for a value that is no dtype. */
+CAIRN_API const char *cairn_dtype_name(int dtype);
+
+#define CAIRN_MAX_NAME 128         /* bytes of a job's name or a start id: [A-Za-z0-9._-], not "." or ".." */
+#define CAIRN_MAX_TENSOR_NAME 4096 /* bytes of a tensor's name: UTF-8 without control characters */
+#define CAIRN_MAX_DIMS 16
+
+/* ---- session ---------------------------------------------------------------------------------------------------- */
+
+struct cairn_session;
+
+enum cairn_session_flags {
+    CAIRN_OBSERVER = 1,  /* no rank and no arena: may restore and query only. rank, world and arena are ignored */
+    CAIRN_TAKE_OVER = 2, /* start a new incarnation although sessions of the current one live; they are fenced */
+};
+
+struct cairn_session_options {
+    size_t size;
+    const char *job;
+    uint32_t rank;            /* 0 <= rank < world_size */
+    uint32_t world_size;      /* ranks of this incarnation, at least 1 */
+    uint64_t arena_bytes;     /* room for snapshots; at least one shard plus a window (25%) to overlap saves */
+    const char *start_id;     /* names this start of the job, equal on all ranks. NULL: taken from
+                                 TORCHELASTIC_RUN_ID and TORCHELASTIC_RESTART_COUNT, or SLURM_JOB_ID and
+                                 SLURM_RESTART_COUNT; without these a world of 1 gets a random one, a larger fails */
+    const char *socket_path;  /* NULL: $CAIRN_SOCKET, or /run/cairn/cairnd.sock */
+    uint32_t timeout_ms;      /* for open and for each later exchange with the daemon; 0 means 30,000 */
+    uint32_t copy_threads;    /* threads that seal may use for its copy; 0 means 1 */
+    uint32_t flags;           /* enum cairn_session_flags */
+};
+
+/* Connects, joins or raises the job's incarnation and maps the arena, faulted in. Errors: INVAL, EXISTS (the rank is
+ * taken), BUSY (another start of the job is alive), FENCED (this start id was replaced), TOO_LARGE (no such arena in
+ * the daemon's memory budget), UNAVAILABLE, TIMEOUT. */
+CAIRN_API int cairn_session_open(const struct cairn_session_options *options, struct cairn_session **ret_session,
+                                 struct cairn_error *err);
+/* Waits for nothing: sealed saves go on in the daemon. NULL is allowed. Saves and restores must be freed before. */
+CAIRN_API void cairn_session_close(struct cairn_session *session);
+/* A descriptor that becomes readable when a state of a save may have changed. Owned by the session. */
+CAIRN_API int cairn_session_fd(const struct cairn_session *session);
+/* The fencing number this session saves under; 0 for an observer. */
+CAIRN_API uint64_t cairn_session_incarnation(const struct cairn_session *session);
+
+/* ---- save ------------------------------------------------------------------------------------------------------- */
+
+struct cairn_save;
+
+/* A slice of a tensor. For a whole tensor offset is all zeros (or NULL) and length equals shape (or NULL). */
+struct cairn_tensor {
+    size_t size;
+    const char *name;
+    int dtype;                   /* enum cairn_dtype */
+    uint32_t ndim;               /* 0 for a scalar; at most CAIRN_MAX_DIMS */
+    const uint64_t *shape;       /* global shape, elements per dimension; an empty tensor has a 0 here */
+    const uint64_t *offset;      /* where this rank's slice begins, elements per dimension */
+    const uint64_t *length;      /* extent of the slice, elements per dimension; may be 0 only where shape is 0 */
+    const int64_t *stride_bytes; /* distance between neighbours of a dimension in memory; NULL: row-major, dense */
+    void *data;                  /* first element of the slice; save only reads it, restore writes it */
+};
+
+enum cairn_on_busy {
+    CAIRN_BUSY_FAIL = 0, /* seal returns CAIRN_E_BUSY at once when the arena has no room */
+    CAIRN_BUSY_WAIT = 1, /* seal waits for room up to timeout_ms */
+};
+
+struct cairn_save_options {
+    size_t size;
+    uint64_t step;       /* the training step; each step is saved at most once per incarnation */
+    int on_busy;         /* enum cairn_on_busy */
+    uint32_t timeout_ms; /* how long seal may wait for room; 0 means the session's timeout */
+};
+
+enum cairn_save_state {
+    CAIRN_SNAPSHOT = 1,  /* the shard is complete and immutable in the arena */
+    CAIRN_DURABLE = 2,   /* this rank's shard is on stable storage of the peers */
+    CAIRN_COMMITTED = 3, /* the checkpoint of all ranks exists */
+};
+
+CAIRN_API int cairn_save_begin(struct cairn_session *session, const struct cairn_save_options *options,
+                               struct cairn_save **ret_save, struct cairn_error *err);
+/* Notes one slice. The data is not read before seal and must not move until seal returns. Errors: INVAL names the
+ * tensor (overlap with an earlier slice of this save, out of range, overflow, bad name). */
+CAIRN_API int cairn_save_add(struct cairn_save *save, const struct cairn_tensor *tensor, struct cairn_error *err);
+/* Copies every slice into the arena and hands the snapshot to the daemon. On return the tensors may be changed.
+ * Errors: BUSY, TOO_LARGE, EXISTS (this step was saved already), FENCED, UNAVAILABLE; training may go on after any. */
+CAIRN_API int cairn_save_seal(struct cairn_save *save, struct cairn_error *err);
+/* Waits until the save has reached the state. Errors: TIMEOUT, ABORTED (why is in the message), UNAVAILABLE, INTR. */
+CAIRN_API int cairn_save_wait(struct cairn_save *save, int state, uint32_t timeout_ms, struct cairn_error *err);
+/* Before seal: gives the step up for this rank, the checkpoint is aborted at once. After it: only forgets the handle. */
+CAIRN_API void cairn_save_free(struct cairn_save *save);
+
+/* ---- restore ---------------------------------------------------------------------------------------------------- */
+
+#define CAIRN_LATEST UINT64_MAX /* as a step: the highest committed (incarnation, step) */
+
+/* The step that all ranks of this incarnation resume from. The first rank that asks fixes it; an observer gets the
+ * newest committed step. NOT_FOUND: the job has no checkpoint yet, start from scratch. */
+CAIRN_API int cairn_latest(struct cairn_session *session, uint64_t *ret_step, struct cairn_error *err);
+
+struct cairn_restore;
+
+/* Opens a committed checkpoint for reading, by any world size. */
+CAIRN_API int cairn_restore_open(struct cairn_session *session, uint64_t step, uint32_t timeout_ms,
+                                 struct cairn_restore **ret_restore, struct cairn_error *err);
+
+struct cairn_checkpoint_info {
+    size_t size;
+    uint64_t step;
+    uint64_t incarnation; /* of the run that saved it */
+    uint32_t world_size;  /* of the run that saved it */
+    uint64_t slices;      /* see cairn_restore_slice */
+    uint64_t bytes;       /* of all slices */
+};
+CAIRN_API int cairn_restore_info(const struct cairn_restore *restore, struct cairn_checkpoint_info *ret_info);
+
+/* The i-th slice that was saved, 0 <= i < slices, ordered by rank and then as saved. data and stride_bytes are NULL.
+ * What ret_tensor points to lives as long as the restore. */
+CAIRN_API int cairn_restore_slice(const struct cairn_restore *restore, uint64_t i, uint32_t *ret_rank,
+                                  struct cairn_tensor *ret_tensor);
+
+/* Asks for a slice of a tensor by name, in global coordinates, into tensor->data. dtype and shape must be those of
+ * the checkpoint. Errors: NOT_FOUND names the tensor or the elements that no rank saved. */
+CAIRN_API int cairn_restore_add(struct cairn_restore *restore, const struct cairn_tensor *tensor,
+                                struct cairn_error *err);
+/* As above, but exactly the i-th saved slice: for tools that give back each rank's own view. */
+CAIRN_API int cairn_restore_add_slice(struct cairn_restore *restore, uint64_t i, void *data, struct cairn_error *err);
+
+/* Called by cairn_restore_run from the calling thread, about ten times a second and once at the end. */
+typedef void (*cairn_progress_fn)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+
+/* Reads everything that was added. Only bytes whose checksums verified are handed out. Not atomic: after an error the
+ * contents of the targets are undefined. May be called again after more adds. */
+CAIRN_API int cairn_restore_run(struct cairn_restore *restore, uint32_t timeout_ms, cairn_progress_fn progress,
+                                void *arg, struct cairn_error *err);
+CAIRN_API void cairn_restore_free(struct cairn_restore *restore);
+
+/* ---- queries ---------------------------------------------------------------------------------------------------- */
+
+enum cairn_query_kind {
+    CAIRN_QUERY_STATUS = 1, /* the daemon, its peers, sessions and saves under way */
+    CAIRN_QUERY_LIST = 2,   /* jobs, or the checkpoints of one job */
+    CAIRN_QUERY_SHOW = 3,   /* one checkpoint: shards, tensors, sizes, where fragments lie */
+    CAIRN_QUERY_VERIFY = 4, /* reads and checks every fragment of one checkpoint on its peer */
+};
+/* Asks the daemon and returns its answer as JSON text (docs/json.md), owned by the caller: free() it. job may be NULL
+ * for STATUS and LIST; step is used by SHOW and VERIFY. */
+CAIRN_API int cairn_query(struct cairn_session *session, int kind, const char *job, uint64_t step, uint32_t timeout_ms,
+                          char **ret_json, struct cairn_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
