@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A drain takes one filled snapshot from the arena to stable storage on the peers:
+ *
+ *     arena pages -> encode (worker: checksum, codec per part, parity) -> fragments -> slots of the stripe's peers
+ *                 -> Stored -> Sync -> Synced -> chunk durable -> ... -> manifest stored and synced -> done
+ *
+ * The arena is the only copy until a chunk is durable with all its fragments: a fragment that is late or lost is encoded again
+ * from the arena for the next peer in the stripe's order; where no peer is left the chunk is cut and striped again with the
+ * geometry of those that live, under a higher attempt.
+ */
+#ifndef CAIRN_DAEMON_NODE_DRAIN_H
+#define CAIRN_DAEMON_NODE_DRAIN_H
+
+#include "core/proto/root.h"
+#include "daemon/node/links.h"
+
+struct drain;
+struct drain_spec {
+    const char *job;
+    uint64_t step;
+    uint64_t incarnation;
+    uint64_t fence_incarnation;        /* told to the peers */
+    uint32_t rank;
+    uint32_t world_size;
+    const struct cairn_layout *layout; /* borrowed until done */
+    const char *arena;                 /* address of page 0; borrowed until done */
+    const uint32_t *pages;             /* of each part of the image; borrowed until done */
+    uint32_t deadline_ms;              /* for the whole drain */
+    void *arg;
+    /* These parts are durable with all their fragments. */
+    void (*durable)(void *arg, uint32_t first_part, uint32_t nparts);
+    /* Exactly once, never from within drain_start. code 0: the shard and its manifest are durable; ref and manifest live during
+     * the call. */
+    void (*done)(void *arg, int code, const struct cairn_error *err, const struct shard_ref *ref,
+                 const struct manifest *manifest);
+};
+int drain_start(struct links *links, const struct drain_spec *spec, struct drain **ret_drain, struct cairn_error *err);
+/* done() follows with CAIRN_E_ABORTED. */
+void drain_cancel(struct drain *drain);
+/* What it waits for, naming peers: "412 of 1024 parts durable; peer p3: 2 fragments late 1.2 s". */
+void drain_why(const struct drain *drain, char *buf, size_t len);
+
+#endif

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Jobs on this node: who is a member under which incarnation, which checkpoints are on their way, and what the metadata says.
+ * Decisions are core/checkpoint's; here they meet the metadata engine, drains and sessions.
+ *
+ * A checkpoint's way:
+ *     first save_begin of a step -> intent -> each rank filled -> drains -> all shards durable -> root stored -> decision
+ *     a drop, a death before filled, a failed drain or the deadline -> decision abort, everybody is told why
+ *
+ * This node coordinates its jobs: it holds cairn/v1/jobs/<job>/coordinator by a lease while it has members or work, and a join
+ * is refused when another live node holds it.
+ */
+#ifndef CAIRN_DAEMON_NODE_JOBS_H
+#define CAIRN_DAEMON_NODE_JOBS_H
+
+#include "daemon/node/blob.h"
+#include "daemon/node/drain.h"
+
+struct jobs;
+struct jobs_config {
+    const char *node;
+    uint64_t start;           /* random, of this start of the daemon */
+    uint32_t lease_ms;        /* of the coordinator key */
+    uint32_t meta_ms;         /* deadline of one metadata request */
+    uint32_t checkpoint_ms;   /* from the first begin of a step to its decision */
+};
+struct jobs_deps {
+    struct loop *loop;
+    struct links *links;
+    struct meta *meta;
+};
+int jobs_new(const struct jobs_deps *deps, const struct jobs_config *config, struct jobs **ret_jobs, struct cairn_error *err);
+/* Cancels drains, aborts nothing in the metadata, releases leases; done on the loop. */
+void jobs_stop(struct jobs *jobs, void (*done)(void *arg), void *arg);
+
+/* ---- members: one for each rank's session ----------------------------------------------------------------------------- */
+struct member;
+struct join_request { /* owned by the caller until done */
+    char job[CAIRN_MAX_NAME + 1];
+    char start_id[CAIRN_MAX_NAME + 1];
+    uint32_t rank, world_size;
+    bool take_over;
+    uint32_t timeout_ms;
+    /* member is NULL on failure. Never from within jobs_join. Errors: EXISTS (rank taken by a living session), BUSY, FENCED, INVAL. */
+    void (*done)(struct join_request *r, int code, const struct cairn_error *err, struct member *member);
+    void *arg;
+};
+void jobs_join(struct jobs *jobs, struct join_request *request);
+/* The session ended (its process is gone or closed it). Saves that were filled go on without it; others are dropped. The
+ * member's saves may still call back until each ended. */
+void member_leave(struct member *member);
+uint64_t member_incarnation(const struct member *member);
+/* Sets *ret_code to CAIRN_E_FENCED when a newer incarnation took over; 0 otherwise. */
+int member_check(const struct member *member, struct cairn_error *err);
+
+/* ---- saves: one rank's part of a checkpoint ---------------------------------------------------------------------------- */
+struct rank_save;
+struct save_events {
+    /* CAIRN_DURABLE or CAIRN_COMMITTED reached, or code < 0: failed for good with err. Last one: COMMITTED or a failure. */
+    void (*state)(void *arg, int state, int code, const struct cairn_error *err);
+    /* The parts' bytes are durable with all fragments (for the arena's bookkeeping). */
+    void (*durable)(void *arg, uint32_t first_part, uint32_t nparts);
+    /* The pages and the layout are not read any more. After the last state event, exactly once: the save is gone then. */
+    void (*ended)(void *arg);
+};
+/* Joins the step's checkpoint or begins it. FENCED, STALE_PIN, EXISTS (saved before, or this step is decided), ABORTED (others gave
+ * it up). On success ended() will come exactly once. */
+int save_begin(struct member *member, uint64_t step, const struct save_events *events, void *arg, struct rank_save **ret_save,
+               struct cairn_error *err);
+/* The snapshot is complete and immutable; layout, arena and pages are borrowed until ended(). */
+void save_filled(struct rank_save *save, const struct cairn_layout *layout, const char *arena, const uint32_t *pages);
+/* The rank gives up before filled. */
+void save_drop(struct rank_save *save, const char *why);
+/* What it waits for, naming ranks and peers. */
+void save_why(const struct rank_save *save, char *buf, size_t len);
+
+/* ---- reading ------------------------------------------------------------------------------------------------------------ */
+/* A committed checkpoint with all its manifests, verified; shared and counted. */
+struct checkpoint {
+    unsigned refs;
+    struct record_decision decision;
+    struct root root;
+    struct manifest *manifests; /* root.world_size, by rank */
+    struct list link;
+};
+struct open_request { /* owned by the caller until done */
+    char job[CAIRN_MAX_NAME + 1];
+    uint64_t step;            /* CAIRN_LATEST: newest committed, or the pin when member is given */
+    struct member *member;    /* NULL for observers */
+    bool resolve_only;        /* only fill step and incarnation: checkpoint stays NULL */
+    uint32_t timeout_ms;
+    /* checkpoint is referenced for the caller (checkpoint_unref). Never from within jobs_open. */
+    void (*done)(struct open_request *r, int code, const struct cairn_error *err, struct checkpoint *checkpoint);
+    void *arg;
+    uint64_t ret_step, ret_incarnation;
+};
+/* For a member asking LATEST the first time in an incarnation: waits for filled saves of older incarnations to be decided, aborts
+ * their other intents, checks that the newest committed checkpoint's manifests can be read (else the next older), and pins it. */
+void jobs_open(struct jobs *jobs, struct open_request *request);
+void checkpoint_unref(struct checkpoint *checkpoint);
+
+/* ---- queries: what there is, from the metadata --------------------------------------------------------------------------- */
+struct listed { /* one job (step fields 0), or one checkpoint of a job */
+    char job[CAIRN_MAX_NAME + 1];
+    uint64_t step, incarnation;
+    const char *state; /* "committed", "aborted", "undecided" */
+    struct record_decision decision;
+};
+struct list_request {
+    char job[CAIRN_MAX_NAME + 1]; /* empty: the jobs */
+    uint32_t timeout_ms;
+    void (*done)(struct list_request *r, int code, const struct cairn_error *err, const struct listed *items, size_t n);
+    void *arg;
+};
+void jobs_list(struct jobs *jobs, struct list_request *request);
+
+struct job_status {
+    char job[CAIRN_MAX_NAME + 1];
+    uint64_t incarnation;
+    uint32_t world_size, members;
+    uint32_t checkpoints_open;
+    uint64_t committed, aborted; /* since this daemon started */
+    uint64_t last_committed_step;
+};
+unsigned jobs_status(const struct jobs *jobs, struct job_status *ret, unsigned room);
+
+#endif
