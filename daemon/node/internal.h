@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the node role share: the node itself and a session's two lives, as a conversation (session.c) and as a
+ * rank that saves (session_save.c) and restores (restore.c). */
+#ifndef CAIRN_DAEMON_NODE_INTERNAL_H
+#define CAIRN_DAEMON_NODE_INTERNAL_H
+
+#include "daemon/node/arena.h"
+#include "daemon/node/jobs.h"
+#include "daemon/node/node.h"
+
+#define SESSION_MAX_LAYOUTS 64
+#define SESSION_MAX_OUT 1024 /* messages that wait for a client that does not read */
+#define SESSION_MAX_RESTORES 8
+#define SESSION_MAX_QUERIES 4
+
+struct node {
+    struct node_deps deps;
+    struct node_config config;
+    char *id;
+    char *socket_path;
+    int lock_fd;
+    int listen_fd;
+    struct loop_op accept_op;
+    struct loop_timer accept_again; /* after EMFILE and the like */
+    struct links *links;
+    struct jobs *jobs;
+    struct arenas *arenas;
+    struct list sessions;
+    unsigned nsessions;
+    uint64_t next_id;               /* of sessions and restores */
+    uint64_t windows_used_bytes;
+    bool stopping;
+    void (*stopped)(void *arg);
+    void *stopped_arg;
+    node_describe_fn describe;
+    void *describe_arg;
+};
+
+struct out_message {
+    struct list link;
+    int fds[LOCAL_MAX_FDS];         /* owned; closed once sent */
+    unsigned nfds;
+    size_t len;
+    char data[];
+};
+
+struct session {
+    struct node *node;
+    struct list link;               /* in node */
+    uint64_t id;
+    int fd;
+    int pidfd;
+    int pid;
+    uid_t uid;
+    bool closed;                    /* no more traffic; waits for what is pending */
+    bool rejected;                  /* broke the protocol: ends once it was told so */
+    bool opened;                    /* OPEN was answered */
+    bool opening;
+    bool observer;
+    unsigned pending;               /* asynchronous work that will call back */
+
+    struct loop_op recv_op, send_op, pid_op;
+    struct msghdr recv_msg, send_msg;
+    struct iovec recv_iov, send_iov;
+    char *recv_buf;                 /* LOCAL_MAX_MESSAGE + 1, to see what is too long */
+    char recv_control[256], send_control[64];
+    struct list out;                /* of struct out_message */
+    unsigned nout;
+    bool sending;
+
+    char job[CAIRN_MAX_NAME + 1];
+    uint32_t rank, world_size;
+    uint64_t arena_bytes;           /* asked for */
+    struct member *member;          /* NULL for an observer */
+    struct arena *arena;
+    struct list layouts;            /* of struct shared_layout, newest first */
+    unsigned nlayouts;
+    struct list saves;              /* of struct session_save */
+    struct list restores;           /* of struct restore */
+    unsigned nrestores;
+    unsigned nqueries;
+};
+
+/* ---- session.c: the conversation ---- */
+int session_new(struct node *node, int fd, struct cairn_error *err); /* takes fd, also on failure */
+void session_close(struct session *s, const char *why);
+void session_pending_end(struct session *s); /* pending--, and the last one frees a closed session */
+/* Queue an answer; a session that is closed drops it. fds are taken. */
+void session_send(struct session *s, const void *message, size_t len, const int *fds, unsigned nfds);
+void session_answer_error(struct session *s, uint32_t id, int code, const struct cairn_error *err);
+void session_answer_ok(struct session *s, uint32_t id);
+
+/* ---- session_save.c: layouts, grants, filled snapshots ---- */
+void session_on_layout(struct session *s, const struct local_layout *m, int fd); /* takes fd */
+void session_on_begin(struct session *s, const struct local_begin *m);
+void session_on_filled(struct session *s, const struct local_save *m);
+void session_on_drop(struct session *s, const struct local_drop *m);
+void session_on_why(struct session *s, const struct local_save *m);
+/* The session is over: what is filled goes on, the rest is dropped. */
+void session_leave_saves(struct session *s);
+
+/* ---- restore.c ---- */
+void session_on_latest(struct session *s, const struct local_latest *m);
+void session_on_restore_open(struct session *s, const struct local_restore_open *m);
+void session_on_read(struct session *s, const struct local_read *m);
+void session_on_restore_close(struct session *s, const struct local_restore_close *m);
+void session_leave_restores(struct session *s);
+
+/* ---- query.c ---- */
+void session_on_query(struct session *s, const struct local_query *m);
+
+#endif

@@ -1,0 +1,485 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A session's saves: from BEGIN to the last event.
+ *
+ *     BEGIN --room--> GRANTED --FILLED--> DRAINING --COMMITTED or failed--> ended
+ *        \--no room: WAITING--/ \--drop, death before filled: dropped
+ *
+ * A save outlives its session once its snapshot is filled: it holds the arena and its layout until the job says that nobody reads
+ * them any more. */
+#include "daemon/node/internal.h"
+
+#include "core/base/cleanup.h"
+#include "core/base/error.h"
+#include "core/model/units.h"
+#include "daemon/io/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct session_save {
+    struct list link;            /* in session, while that lives */
+    struct session *session;     /* NULL once the session is over */
+    struct arena *arena;         /* referenced */
+    struct shared_layout *layout; /* referenced */
+    struct snapshot *snapshot;    /* NULL before the grant */
+    struct rank_save *rank_save; /* NULL once it ended */
+    uint64_t step;
+    uint32_t begin_id;           /* of the request that waits for room */
+    bool waiting;
+    bool filled;
+    bool committed;
+    bool failed;
+    bool ended;                  /* the job does not read the pages any more */
+    bool client_done;            /* the client does not write them any more */
+    struct arena_waiter waiter;
+    struct loop_timer patience;  /* how long it may wait for room */
+};
+
+/* ---- layouts -------------------------------------------------------------------------------------------------------- */
+
+struct layout_job {
+    struct worker_job job;
+    struct session *session;
+    uint32_t id;
+    int fd;
+    uint64_t len;
+    struct hash128 digest;
+    struct shared_layout *layout;
+    int code;
+    struct cairn_error err;
+};
+
+/* Copies the table out of the client's memfd before anything looks at it: the client may go on writing to it. */
+static int layout_read(int fd, uint64_t len, void *buf, struct cairn_error *err)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return cairn_fail_errno(err, errno, "look at the layout's descriptor");
+    if (!S_ISREG(st.st_mode) || fcntl(fd, F_GET_SEALS) < 0)
+        return cairn_fail(err, CAIRN_E_INVAL, "the layout's descriptor is no memfd");
+    if ((uint64_t)st.st_size < len)
+        return cairn_fail(err, CAIRN_E_INVAL, "the layout's memfd has %llu bytes, %llu were announced",
+                          (unsigned long long)st.st_size, (unsigned long long)len);
+    ssize_t n = pread(fd, buf, len, 0);
+    if (n < 0)
+        return cairn_fail_errno(err, errno, "read the layout");
+    if ((uint64_t)n != len)
+        return cairn_fail(err, CAIRN_E_INVAL, "the layout's memfd gave %zd of %llu bytes", n, (unsigned long long)len);
+    return 0;
+}
+
+static void layout_run(struct worker_job *job)
+{
+    struct layout_job *lj = job->arg;
+    _cleanup_free_ void *buf = malloc(lj->len);
+    struct hash128 digest;
+
+    lj->code = buf ? layout_read(lj->fd, lj->len, buf, &lj->err)
+                   : cairn_fail(&lj->err, CAIRN_E_NOMEM, "allocate %llu bytes for a layout", (unsigned long long)lj->len);
+    if (lj->code < 0)
+        return;
+    digest = cairn_layout_digest(buf, lj->len);
+    if (digest.low != lj->digest.low || digest.high != lj->digest.high)
+        lj->code = cairn_fail(&lj->err, CAIRN_E_INVAL, "the layout does not have the digest it was announced with");
+    else
+        lj->code = cairn_layout_decode(&lj->layout->layout, buf, lj->len, &lj->err);
+}
+
+static struct shared_layout *session_find_layout(struct session *s, uint64_t low, uint64_t high)
+{
+    list_for_each (it, &s->layouts) {
+        struct shared_layout *l = container_of(it, struct shared_layout, link);
+        if (l->digest.low == low && l->digest.high == high)
+            return l;
+    }
+    return NULL;
+}
+
+static void session_forget_oldest_layout(struct session *s)
+{
+    struct shared_layout *l = container_of(s->layouts.prev, struct shared_layout, link);
+
+    list_remove(&l->link);
+    s->nlayouts--;
+    shared_layout_unref(l);
+}
+
+static void layout_done(struct worker_job *job)
+{
+    struct layout_job *lj = job->arg;
+    struct session *s = lj->session;
+
+    if (lj->code == 0 && !s->closed && !session_find_layout(s, lj->digest.low, lj->digest.high)) {
+        list_push_front(&s->layouts, &lj->layout->link);
+        lj->layout = NULL;
+        if (++s->nlayouts > SESSION_MAX_LAYOUTS)
+            session_forget_oldest_layout(s);
+    }
+    if (lj->code < 0)
+        session_answer_error(s, lj->id, cairn_wrap(&lj->err, lj->code, "layout of rank %u", s->rank), &lj->err);
+    else
+        session_answer_ok(s, lj->id);
+    shared_layout_unref(lj->layout);
+    close(lj->fd);
+    free(lj);
+    session_pending_end(s);
+}
+
+void session_on_layout(struct session *s, const struct local_layout *m, int fd)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct layout_job *lj = NULL;
+    int r = 0;
+
+    if (m->len == 0 || m->len > CAIRN_MAX_LAYOUT)
+        r = cairn_fail(&err, CAIRN_E_TOO_LARGE, "a layout of %llu bytes: 1 to %zu are allowed", (unsigned long long)m->len,
+                       CAIRN_MAX_LAYOUT);
+    if (r == 0) {
+        lj = calloc(1, sizeof *lj);
+        struct shared_layout *l = calloc(1, sizeof *l);
+        if (!lj || !l) {
+            free(lj);
+            free(l);
+            r = cairn_fail(&err, CAIRN_E_NOMEM, "allocate a layout");
+        } else {
+            l->refs = 1;
+            l->digest = (struct hash128){m->digest_low, m->digest_high};
+            list_init(&l->link);
+            cairn_layout_init(&l->layout);
+            lj->layout = l;
+        }
+    }
+    if (r < 0) {
+        close(fd);
+        session_answer_error(s, m->h.id, r, &err);
+        return;
+    }
+    lj->job = (struct worker_job){.run = layout_run, .done = layout_done, .arg = lj};
+    lj->session = s;
+    lj->id = m->h.id;
+    lj->fd = fd;
+    lj->len = m->len;
+    lj->digest = lj->layout->digest;
+    lj->err.size = sizeof lj->err;
+    s->pending++;
+    workers_submit(s->node->deps.workers, &lj->job);
+}
+
+/* ---- events of a save ------------------------------------------------------------------------------------------------ */
+
+static void save_send_event(struct session_save *sv, int state, int code, const struct cairn_error *err)
+{
+    struct local_event m = {.save = sv->snapshot ? sv->snapshot->save : 0, .state = state, .code = code};
+
+    if (!sv->session || !sv->snapshot)
+        return;
+    local_header_init(&m.h, LOCAL_EVENT, sizeof m, 0);
+    if (code < 0)
+        snprintf(m.message, sizeof m.message, "%s", err && err->message[0] ? err->message : cairn_code_name(code));
+    session_send(sv->session, &m, sizeof m, NULL, 0);
+}
+
+static void save_stop_waiting(struct session_save *sv)
+{
+    sv->waiting = false;
+    arena_wait_cancel(&sv->waiter);
+    loop_timer_cancel(sv->patience.arg, &sv->patience);
+}
+
+static void save_on_state(void *arg, int state, int code, const struct cairn_error *err)
+{
+    struct session_save *sv = arg;
+
+    sv->committed |= code == 0 && state == CAIRN_COMMITTED;
+    sv->failed |= code < 0;
+    if (code < 0 && sv->waiting && sv->session) {
+        struct session *s = sv->session;
+        save_stop_waiting(sv);
+        session_answer_error(s, sv->begin_id, code, err);
+        return;
+    }
+    save_send_event(sv, state, code, err);
+}
+
+static void save_on_durable(void *arg, uint32_t first_part, uint32_t nparts)
+{
+    struct session_save *sv = arg;
+
+    snapshot_durable(sv->snapshot, first_part, nparts);
+}
+
+/* The one place where a save ends. Pages that were granted and neither filled nor given up may still be written to by the client's
+ * copy: they stay out of circulation until it says so or its process ends. */
+static void save_release(struct session_save *sv)
+{
+    if (!sv->ended || (sv->session && sv->snapshot && !sv->filled && !sv->client_done))
+        return;
+    if (sv->waiting)
+        save_stop_waiting(sv);
+    list_remove(&sv->link);
+    if (sv->snapshot)
+        snapshot_end(sv->snapshot, sv->committed);
+    shared_layout_unref(sv->layout);
+    arena_unref(sv->arena);
+    free(sv);
+}
+
+static void save_on_ended(void *arg)
+{
+    struct session_save *sv = arg;
+
+    sv->ended = true;
+    sv->rank_save = NULL;
+    save_release(sv);
+}
+
+static const struct save_events save_events = {save_on_state, save_on_durable, save_on_ended};
+
+/* ---- BEGIN ------------------------------------------------------------------------------------------------------------ */
+
+static int save_answer_grant(struct session_save *sv, struct cairn_error *err)
+{
+    size_t room = sizeof(struct local_grant) + LOCAL_MAX_RUNS * sizeof(struct local_run);
+    _cleanup_free_ struct local_grant *m = calloc(1, room);
+
+    if (!m)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate a grant");
+    int n = snapshot_runs(sv->snapshot, m->runs, LOCAL_MAX_RUNS);
+    if (n < 0)
+        return cairn_fail(err, CAIRN_E_BUSY, "the arena's free pages lie in more than %d pieces: wait for earlier saves",
+                          LOCAL_MAX_RUNS);
+    m->save = sv->snapshot->save;
+    m->filled_word = sv->snapshot->word;
+    m->nruns = (uint32_t)n;
+    size_t len = sizeof *m + (size_t)n * sizeof(struct local_run);
+    local_header_init(&m->h, LOCAL_GRANT, len, sv->begin_id);
+    session_send(sv->session, m, len, NULL, 0);
+    return 0;
+}
+
+static int save_try_grant(struct session_save *sv, struct cairn_error *err)
+{
+    int r = arena_grant(sv->arena, sv->layout, sv->step, member_incarnation(sv->session->member), &sv->snapshot, err);
+
+    if (r < 0)
+        return r;
+    r = save_answer_grant(sv, err);
+    if (r < 0) {
+        snapshot_end(TAKE_PTR(sv->snapshot), false);
+        return r;
+    }
+    return 0;
+}
+
+static void save_give_up(struct session_save *sv, const char *why)
+{
+    sv->client_done = true;
+    if (sv->ended)
+        save_release(sv);
+    else if (!sv->failed)
+        save_drop(sv->rank_save, why);
+}
+
+static void save_refuse(struct session_save *sv, int code, const struct cairn_error *err)
+{
+    session_answer_error(sv->session, sv->begin_id, code, err);
+    save_give_up(sv, err->message);
+}
+
+static void save_retry(struct arena_waiter *w)
+{
+    struct session_save *sv = w->arg;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    int r = save_try_grant(sv, &err);
+
+    if (r == CAIRN_E_BUSY) {
+        arena_wait(sv->arena, &sv->waiter);
+        return;
+    }
+    sv->waiting = false;
+    loop_timer_cancel(sv->session->node->deps.loop, &sv->patience);
+    if (r < 0)
+        save_refuse(sv, r, &err);
+}
+
+static void save_patience_over(struct loop_timer *t)
+{
+    struct session_save *sv = container_of(t, struct session_save, patience);
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    sv->waiting = false;
+    arena_wait_cancel(&sv->waiter);
+    cairn_fail(&err, CAIRN_E_BUSY, "step %llu found no room in the arena of rank %u within its time: %u of %u MiB are free",
+               (unsigned long long)sv->step, sv->arena->rank, sv->arena->nfree + sv->arena->nkept, sv->arena->npages);
+    save_refuse(sv, CAIRN_E_BUSY, &err);
+}
+
+static void save_wait_for_room(struct session_save *sv, uint32_t wait_ms)
+{
+    struct loop *loop = sv->session->node->deps.loop;
+
+    sv->waiting = true;
+    sv->waiter = (struct arena_waiter){.retry = save_retry, .arg = sv};
+    list_init(&sv->waiter.link);
+    arena_wait(sv->arena, &sv->waiter);
+    sv->patience = (struct loop_timer){.fire = save_patience_over, .arg = loop};
+    loop_timer_after(loop, &sv->patience, wait_ms);
+}
+
+static struct session_save *session_save_new(struct session *s, const struct local_begin *m, struct shared_layout *l)
+{
+    struct session_save *sv = calloc(1, sizeof *sv);
+
+    if (!sv)
+        return NULL;
+    sv->session = s;
+    sv->arena = arena_ref(s->arena);
+    sv->layout = shared_layout_ref(l);
+    sv->step = m->step;
+    sv->begin_id = m->h.id;
+    list_push_back(&s->saves, &sv->link);
+    return sv;
+}
+
+void session_on_begin(struct session *s, const struct local_begin *m)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct shared_layout *l = session_find_layout(s, m->digest_low, m->digest_high);
+    struct session_save *sv = NULL;
+    int r = 0;
+
+    if (!l)
+        r = cairn_fail(&err, CAIRN_E_NOT_FOUND, "step %llu names a layout that was not sent", (unsigned long long)m->step);
+    else if (m->step == CAIRN_LATEST)
+        r = cairn_fail(&err, CAIRN_E_INVAL, "step %llu is reserved", (unsigned long long)m->step);
+    else if (!(sv = session_save_new(s, m, l)))
+        r = cairn_fail(&err, CAIRN_E_NOMEM, "allocate a save");
+    if (r == 0) {
+        r = save_begin(s->member, m->step, &save_events, sv, &sv->rank_save, &err);
+        if (r < 0)
+            save_on_ended(sv);
+    }
+    if (r < 0) {
+        session_answer_error(s, m->h.id, r, &err);
+        return;
+    }
+    r = save_try_grant(sv, &err);
+    if (r == CAIRN_E_BUSY && m->wait_ms > 0)
+        save_wait_for_room(sv, m->wait_ms);
+    else if (r < 0)
+        save_refuse(sv, r, &err);
+}
+
+/* ---- FILLED, DROP, WHY ------------------------------------------------------------------------------------------------- */
+
+static struct session_save *session_find_save(struct session *s, uint64_t save, uint64_t step)
+{
+    list_for_each (it, &s->saves) {
+        struct session_save *sv = container_of(it, struct session_save, link);
+        if (save ? sv->snapshot && sv->snapshot->save == save : sv->step == step)
+            return sv;
+    }
+    return NULL;
+}
+
+static void save_start_drain(struct session_save *sv)
+{
+    sv->filled = true;
+    snapshot_filled(sv->snapshot);
+    save_send_event(sv, CAIRN_SNAPSHOT, 0, NULL);
+    save_filled(sv->rank_save, &sv->layout->layout, arena_page(sv->arena, 0), sv->snapshot->pages);
+}
+
+void session_on_filled(struct session *s, const struct local_save *m)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct session_save *sv = session_find_save(s, m->save, 0);
+    int r = 0;
+
+    if (!sv)
+        r = cairn_fail(&err, CAIRN_E_ABORTED, "save %llu is not under way any more", (unsigned long long)m->save);
+    else if (sv->filled)
+        r = cairn_fail(&err, CAIRN_E_EXISTS, "step %llu was announced as filled before", (unsigned long long)sv->step);
+    else if (sv->failed)
+        r = cairn_fail(&err, CAIRN_E_ABORTED, "step %llu was aborted before it was filled", (unsigned long long)sv->step);
+    else if (!snapshot_is_filled(sv->snapshot))
+        r = cairn_fail(&err, CAIRN_E_PROTOCOL, "step %llu is announced as filled, its word in the arena does not say so",
+                       (unsigned long long)sv->step);
+    if (r < 0) {
+        session_answer_error(s, m->h.id, r, &err);
+        if (sv && !sv->filled) {
+            sv->client_done = true;
+            save_release(sv);
+        }
+        return;
+    }
+    session_answer_ok(s, m->h.id);
+    save_start_drain(sv);
+}
+
+/* A rank that gives a step up before it began tells the others through an empty save of that step. */
+static void session_drop_unbegun(struct session *s, const struct local_drop *m)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct local_begin begin = {.h = m->h, .step = m->step};
+    struct shared_layout *none = calloc(1, sizeof *none);
+
+    if (!none)
+        return;
+    none->refs = 1;
+    list_init(&none->link);
+    cairn_layout_init(&none->layout);
+    struct session_save *sv = session_save_new(s, &begin, none);
+    shared_layout_unref(none);
+    if (!sv)
+        return;
+    if (save_begin(s->member, m->step, &save_events, sv, &sv->rank_save, &err) < 0)
+        save_on_ended(sv); /* decided already, or fenced: nobody waits for this rank */
+    else
+        save_drop(sv->rank_save, "the rank gave the step up");
+}
+
+void session_on_drop(struct session *s, const struct local_drop *m)
+{
+    struct session_save *sv = session_find_save(s, m->save, m->step);
+
+    if (!sv && m->save == 0)
+        session_drop_unbegun(s, m);
+    else if (sv && !sv->filled)
+        save_give_up(sv, "the rank gave the step up");
+    session_answer_ok(s, m->h.id);
+}
+
+void session_on_why(struct session *s, const struct local_save *m)
+{
+    struct local_text t = {0};
+    struct session_save *sv = session_find_save(s, m->save, 0);
+
+    local_header_init(&t.h, LOCAL_TEXT, sizeof t, m->h.id);
+    if (sv && sv->rank_save)
+        save_why(sv->rank_save, t.text, sizeof t.text);
+    else
+        snprintf(t.text, sizeof t.text, "this daemon does not know the save any more");
+    session_send(s, &t, sizeof t, NULL, 0);
+}
+
+void session_leave_saves(struct session *s)
+{
+    list_for_each_safe (it, &s->saves) {
+        struct session_save *sv = container_of(it, struct session_save, link);
+        if (sv->waiting)
+            save_stop_waiting(sv);
+        list_remove(&sv->link);
+        sv->session = NULL;
+        if (!sv->filled && !sv->failed && sv->snapshot && snapshot_is_filled(sv->snapshot))
+            save_start_drain(sv); /* it died between its last byte and telling us */
+        else if (!sv->filled)
+            save_give_up(sv, "its process ended before the snapshot was filled");
+    }
+}
