@@ -65,7 +65,8 @@ struct list *arenas_list(struct arenas *as)
     return &as->all;
 }
 
-/* ---- one arena ---------------------------------------------------------------------------------------------------- */
+/* ---- one arena ----------------------------------------------------------------------------------------------------
+ */
 
 static void arena_destroy(struct arena *a)
 {
@@ -253,7 +254,8 @@ void arena_detach(struct arena *a)
     a->attached = false;
 }
 
-/* ---- pages and snapshots ------------------------------------------------------------------------------------------ */
+/* ---- pages and snapshots ------------------------------------------------------------------------------------------
+ */
 
 static void page_set(struct arena *a, uint32_t page, enum page_state state)
 {

@@ -5,10 +5,10 @@
  *
  *     FREE --grant--> TAKEN --durable on the peers--> KEPT --needed by a later grant, or the save failed--> FREE
  *
- * A KEPT page still holds its part of a durable snapshot: restores read it as their nearest tier until a newer save needs
- * it. When the trainer dies the arena stays with the daemon; the rank's next process adopts it. The client can write to every
- * page at any time and can punch holes: the daemon only ever copies out of the mapping and trusts nothing that it did not check
- * on the copy.
+ * A KEPT page still holds its part of a durable snapshot: restores read it as their nearest tier until a newer save
+ * needs it. When the trainer dies the arena stays with the daemon; the rank's next process adopts it. The client can
+ * write to every page at any time and can punch holes: the daemon only ever copies out of the mapping and trusts
+ * nothing that it did not check on the copy.
  */
 #ifndef CAIRN_DAEMON_NODE_ARENA_H
 #define CAIRN_DAEMON_NODE_ARENA_H
@@ -34,50 +34,52 @@ void shared_layout_unref(struct shared_layout *l); /* NULL allowed */
 struct arenas; /* all of this node, and the bound on their memory */
 
 struct arena {
-    unsigned refs;             /* sessions, saves under way, reads */
+    unsigned refs; /* sessions, saves under way, reads */
     struct arenas *arenas;
-    struct list link;          /* in arenas */
-    struct list snapshots;     /* of struct snapshot, oldest first */
-    struct list waiting;       /* of struct arena_waiter */
-    uint64_t id;               /* random */
+    struct list link;      /* in arenas */
+    struct list snapshots; /* of struct snapshot, oldest first */
+    struct list waiting;   /* of struct arena_waiter */
+    uint64_t id;           /* random */
     char job[CAIRN_MAX_NAME + 1];
     uint32_t rank;
-    uid_t uid;                 /* whose processes may adopt it */
-    int fd;                    /* the memfd */
-    const char *map;           /* of the whole, read-only */
-    size_t bytes;              /* of pages */
+    uid_t uid;       /* whose processes may adopt it */
+    int fd;          /* the memfd */
+    const char *map; /* of the whole, read-only */
+    size_t bytes;    /* of pages */
     uint32_t npages;
     uint32_t nfree;
     uint32_t nkept;
     uint8_t *page_state;
-    uint64_t next_save;        /* ids of saves are never used twice in an arena */
+    uint64_t next_save; /* ids of saves are never used twice in an arena */
     uint64_t words_busy[LOCAL_FILLED_WORDS / 64];
-    bool attached;             /* a session uses it */
-    int last_pidfd;            /* of the process that used it last; -1 before the first */
-    struct loop_timer expire;  /* while nobody does */
+    bool attached;            /* a session uses it */
+    int last_pidfd;           /* of the process that used it last; -1 before the first */
+    struct loop_timer expire; /* while nobody does */
 };
 
 enum snapshot_state { SNAPSHOT_GRANTED, SNAPSHOT_FILLED, SNAPSHOT_KEPT };
 struct snapshot {
-    struct list link;      /* in arena */
+    struct list link; /* in arena */
     struct arena *arena;
     enum snapshot_state state;
-    uint64_t save;         /* id */
+    uint64_t save; /* id */
     uint64_t step;
     uint64_t incarnation;
-    uint32_t word;         /* in the control area */
+    uint32_t word; /* in the control area */
     struct shared_layout *layout;
-    uint32_t *pages;       /* of each part, as granted */
-    bool *gone;            /* of each part: its page was given to another snapshot */
+    uint32_t *pages; /* of each part, as granted */
+    bool *gone;      /* of each part: its page was given to another snapshot */
 };
 
-int arenas_new(struct loop *loop, uint64_t limit_bytes, uint32_t keep_s, struct arenas **ret_arenas, struct cairn_error *err);
+int arenas_new(struct loop *loop, uint64_t limit_bytes, uint32_t keep_s, struct arenas **ret_arenas,
+               struct cairn_error *err);
 void arenas_free(struct arenas *arenas); /* only orphans may be left; NULL allowed */
 void arenas_usage(const struct arenas *arenas, uint64_t *ret_bytes, uint64_t *ret_limit);
 struct list *arenas_list(struct arenas *arenas); /* of struct arena */
 
-/* An arena of at least bytes for the rank: the one it left behind when that has the same size and owner and its process has ended
- * (a live one may still be copying into it), else a new one. The caller gets a reference and must detach and unref. */
+/* An arena of at least bytes for the rank: the one it left behind when that has the same size and owner and its process
+ * has ended (a live one may still be copying into it), else a new one. The caller gets a reference and must detach and
+ * unref. */
 int arenas_attach(struct arenas *arenas, const char *job, uint32_t rank, uid_t uid, int pidfd, uint64_t bytes,
                   struct arena **ret_arena, struct cairn_error *err);
 /* The session is over; the arena stays for its keep time. */
@@ -101,8 +103,8 @@ bool snapshot_is_filled(const struct snapshot *s);
 void snapshot_filled(struct snapshot *s);
 /* These parts are durable: their pages may be taken by later grants. Wakes waiters. */
 void snapshot_durable(struct snapshot *s, uint32_t first_part, uint32_t nparts);
-/* Nobody reads the pages for saving any more. keep: the checkpoint is committed, leave what is left for restores, and drop older
- * kept ones. Otherwise the snapshot is freed. */
+/* Nobody reads the pages for saving any more. keep: the checkpoint is committed, leave what is left for restores, and
+ * drop older kept ones. Otherwise the snapshot is freed. */
 void snapshot_end(struct snapshot *s, bool keep);
 
 /* A grant that waits for room. Owned by the caller; retry() is called once when pages became free, after removal. */
@@ -115,7 +117,8 @@ void arena_wait(struct arena *arena, struct arena_waiter *w);
 void arena_wait_cancel(struct arena_waiter *w);
 
 /* The kept or filled snapshot of a checkpoint's shard on this node; NULL when there is none. */
-struct snapshot *arenas_find(struct arenas *arenas, const char *job, uint64_t step, uint64_t incarnation, uint32_t rank);
+struct snapshot *arenas_find(struct arenas *arenas, const char *job, uint64_t step, uint64_t incarnation,
+                             uint32_t rank);
 /* Whether all these parts are still there. */
 bool snapshot_holds(const struct snapshot *s, uint32_t first_part, uint32_t nparts);
 

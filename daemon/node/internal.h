@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the files of the node role share: the node itself and a session's two lives, as a conversation (session.c) and as a
- * rank that saves (session_save.c) and restores (restore.c). */
+/* What the files of the node role share: the node itself and a session's two lives, as a conversation (session.c) and
+ * as a rank that saves (session_save.c) and restores (restore.c). */
 #ifndef CAIRN_DAEMON_NODE_INTERNAL_H
 #define CAIRN_DAEMON_NODE_INTERNAL_H
 
@@ -27,7 +27,7 @@ struct node {
     struct arenas *arenas;
     struct list sessions;
     unsigned nsessions;
-    uint64_t next_id;               /* of sessions and restores */
+    uint64_t next_id; /* of sessions and restores */
     uint64_t windows_used_bytes;
     bool stopping;
     void (*stopped)(void *arg);
@@ -38,7 +38,7 @@ struct node {
 
 struct out_message {
     struct list link;
-    int fds[LOCAL_MAX_FDS];         /* owned; closed once sent */
+    int fds[LOCAL_MAX_FDS]; /* owned; closed once sent */
     unsigned nfds;
     size_t len;
     char data[];
@@ -46,37 +46,37 @@ struct out_message {
 
 struct session {
     struct node *node;
-    struct list link;               /* in node */
+    struct list link; /* in node */
     uint64_t id;
     int fd;
     int pidfd;
     int pid;
     uid_t uid;
-    bool closed;                    /* no more traffic; waits for what is pending */
-    bool rejected;                  /* broke the protocol: ends once it was told so */
-    bool opened;                    /* OPEN was answered */
+    bool closed;   /* no more traffic; waits for what is pending */
+    bool rejected; /* broke the protocol: ends once it was told so */
+    bool opened;   /* OPEN was answered */
     bool opening;
     bool observer;
-    unsigned pending;               /* asynchronous work that will call back */
+    unsigned pending; /* asynchronous work that will call back */
 
     struct loop_op recv_op, send_op, pid_op;
     struct msghdr recv_msg, send_msg;
     struct iovec recv_iov, send_iov;
-    char *recv_buf;                 /* LOCAL_MAX_MESSAGE + 1, to see what is too long */
+    char *recv_buf; /* LOCAL_MAX_MESSAGE + 1, to see what is too long */
     char recv_control[256], send_control[64];
-    struct list out;                /* of struct out_message */
+    struct list out; /* of struct out_message */
     unsigned nout;
     bool sending;
 
     char job[CAIRN_MAX_NAME + 1];
     uint32_t rank, world_size;
-    uint64_t arena_bytes;           /* asked for */
-    struct member *member;          /* NULL for an observer */
+    uint64_t arena_bytes;  /* asked for */
+    struct member *member; /* NULL for an observer */
     struct arena *arena;
-    struct list layouts;            /* of struct shared_layout, newest first */
+    struct list layouts; /* of struct shared_layout, newest first */
     unsigned nlayouts;
-    struct list saves;              /* of struct session_save */
-    struct list restores;           /* of struct restore */
+    struct list saves;    /* of struct session_save */
+    struct list restores; /* of struct restore */
     unsigned nrestores;
     unsigned nqueries;
 };
@@ -89,6 +89,9 @@ void session_pending_end(struct session *s); /* pending--, and the last one free
 void session_send(struct session *s, const void *message, size_t len, const int *fds, unsigned nfds);
 void session_answer_error(struct session *s, uint32_t id, int code, const struct cairn_error *err);
 void session_answer_ok(struct session *s, uint32_t id);
+
+/* ---- restore.c: also for answers ---- */
+int sealed_memfd(const char *name, const void *data, size_t len, int *ret_fd, struct cairn_error *err);
 
 /* ---- session_save.c: layouts, grants, filled snapshots ---- */
 void session_on_layout(struct session *s, const struct local_layout *m, int fd); /* takes fd */

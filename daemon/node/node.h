@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The node role: serves the ranks on this machine. It owns the socket, the sessions, their arenas, the job states and the links
- * to peers. */
+/* The node role: serves the ranks on this machine. It owns the socket, the sessions, their arenas, the job states and
+ * the links to peers. */
 #ifndef CAIRN_DAEMON_NODE_NODE_H
 #define CAIRN_DAEMON_NODE_NODE_H
 
@@ -15,12 +15,12 @@ struct node_config {
     const char *id;
     const char *socket_path;
     unsigned socket_mode;
-    uint64_t start;               /* random, of this start of the daemon */
+    uint64_t start; /* random, of this start of the daemon */
     uint64_t arena_max_bytes;
     uint32_t arena_keep_s;
-    uint64_t window_bytes;        /* of one restore */
-    uint64_t windows_max_bytes;   /* of all restores together */
-    unsigned slots;               /* asked of each peer */
+    uint64_t window_bytes;      /* of one restore */
+    uint64_t windows_max_bytes; /* of all restores together */
+    unsigned slots;             /* asked of each peer */
     unsigned fragment_buffers;
     uint32_t fragment_late_ms, sync_late_ms, connect_ms, backoff_ms;
     uint32_t checkpoint_ms, lease_ms, meta_ms;
@@ -32,12 +32,13 @@ struct node_deps {
     struct plugins *plugins;
     struct meta *meta;
 };
-int node_new(const struct node_deps *deps, const struct node_config *config, struct node **ret_node, struct cairn_error *err);
+int node_new(const struct node_deps *deps, const struct node_config *config, struct node **ret_node,
+             struct cairn_error *err);
 /* Closes sessions and what hangs on them; done on the loop, the node is gone after it. */
 void node_stop(struct node *node, void (*done)(void *arg), void *arg);
 
-/* What only the daemon as a whole knows (version, uptime, the peer role), for status queries. Called on the loop; adds members
- * to the object. */
+/* What only the daemon as a whole knows (version, uptime, the peer role), for status queries. Called on the loop; adds
+ * members to the object. */
 typedef void (*node_describe_fn)(void *arg, json_t *object);
 void node_set_describe(struct node *node, node_describe_fn fn, void *arg);
 

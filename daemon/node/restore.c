@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A session's restores: a committed checkpoint, a catalog of it for the client, and a window of slots that verified chunks are
- * put into.
+/* A session's restores: a committed checkpoint, a catalog of it for the client, and a window of slots that verified
+ * chunks are put into.
  *
  *     READ --the arena still has the chunk--> copied by a worker, entry checksum over the copy --ok--> READ_DONE
  *                  \--no, or damaged--> gather from the peers ----------------------------------ok--> READ_DONE
@@ -24,7 +24,7 @@
 struct restore_read { /* one slot */
     struct restore *restore;
     bool busy;
-    uint32_t id;             /* of the request */
+    uint32_t id; /* of the request */
     uint32_t slot;
     uint32_t timeout_ms;
     uint32_t part_mask;
@@ -33,14 +33,14 @@ struct restore_read { /* one slot */
     char *target;
     struct gather gather;
     bool gathering;
-    struct worker_job job;   /* the copy from the arena */
-    struct arena *arena;     /* referenced during it */
+    struct worker_job job; /* the copy from the arena */
+    struct arena *arena;   /* referenced during it */
     uint32_t pages[CAIRN_MAX_K];
     bool copy_ok;
 };
 
 struct restore {
-    struct list link;        /* in session */
+    struct list link; /* in session */
     struct session *session;
     struct checkpoint *checkpoint;
     uint64_t id;
@@ -53,7 +53,8 @@ struct restore {
     struct restore_read reads[];
 };
 
-/* ---- LATEST --------------------------------------------------------------------------------------------------------- */
+/* ---- LATEST ---------------------------------------------------------------------------------------------------------
+ */
 
 struct opening_read { /* an open_request on its way, for LATEST and RESTORE_OPEN */
     struct open_request request;
@@ -61,7 +62,8 @@ struct opening_read { /* an open_request on its way, for LATEST and RESTORE_OPEN
     uint32_t id;
 };
 
-static struct opening_read *opening_new(struct session *s, uint32_t id, const char *job, uint64_t step, uint32_t timeout_ms)
+static struct opening_read *opening_new(struct session *s, uint32_t id, const char *job, uint64_t step,
+                                        uint32_t timeout_ms)
 {
     struct opening_read *o = calloc(1, sizeof *o);
 
@@ -116,7 +118,8 @@ void session_on_latest(struct session *s, const struct local_latest *m)
     jobs_open(s->node->jobs, &o->request);
 }
 
-/* ---- RESTORE_OPEN --------------------------------------------------------------------------------------------------- */
+/* ---- RESTORE_OPEN ---------------------------------------------------------------------------------------------------
+ */
 
 static int catalog_of(const struct checkpoint *c, struct bytes *out, struct cairn_error *err)
 {
@@ -132,7 +135,8 @@ static int catalog_of(const struct checkpoint *c, struct bytes *out, struct cair
     for (uint32_t i = 0; i < cat.nshards && r == 0; i++) {
         const struct manifest *m = &c->manifests[i];
         struct cairn_catalog_shard *s = &cat.shards[i];
-        *s = (struct cairn_catalog_shard){.rank = m->rank, .layout = m->layout, .nchunks = m->nchunks}; /* layout borrowed */
+        *s = (struct cairn_catalog_shard){
+            .rank = m->rank, .layout = m->layout, .nchunks = m->nchunks}; /* layout borrowed */
         s->chunks = calloc(m->nchunks ? m->nchunks : 1, sizeof *s->chunks);
         if (!s->chunks)
             r = cairn_fail(err, CAIRN_E_NOMEM, "allocate a catalog of %u chunks", m->nchunks);
@@ -315,7 +319,8 @@ void session_on_restore_open(struct session *s, const struct local_restore_open 
     struct opening_read *o;
 
     if (!s->observer && strcmp(m->job, s->job) != 0) {
-        cairn_fail(&err, CAIRN_E_DENIED, "a rank of job %s cannot read job %s: use an observer session", s->job, m->job);
+        cairn_fail(&err, CAIRN_E_DENIED, "a rank of job %s cannot read job %s: use an observer session", s->job,
+                   m->job);
         session_answer_error(s, m->h.id, CAIRN_E_DENIED, &err);
         return;
     }
@@ -329,7 +334,8 @@ void session_on_restore_open(struct session *s, const struct local_restore_open 
     jobs_open(s->node->jobs, &o->request);
 }
 
-/* ---- READ ------------------------------------------------------------------------------------------------------------ */
+/* ---- READ
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static void read_end(struct restore_read *rd, int code, const struct cairn_error *err)
 {

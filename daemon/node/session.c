@@ -3,9 +3,9 @@
  *
  * accept -> OPEN -> jobs_join -> arena -> OPENED -> requests ... -> end of file, death of the process, or a broken rule
  *
- * The process is watched by a pidfd: the end of the socket is no proof of its death (children inherit descriptors), and its
- * death ends the session though a child still holds the socket. Whatever a client sends, the worst it can do is lose its own
- * connection. */
+ * The process is watched by a pidfd: the end of the socket is no proof of its death (children inherit descriptors), and
+ * its death ends the session though a child still holds the socket. Whatever a client sends, the worst it can do is
+ * lose its own connection. */
 #include "daemon/node/internal.h"
 
 #include "core/base/cleanup.h"
@@ -29,7 +29,8 @@
 static void session_receive(struct session *s);
 static void session_flush(struct session *s);
 
-/* ---- answers -------------------------------------------------------------------------------------------------------- */
+/* ---- answers --------------------------------------------------------------------------------------------------------
+ */
 
 static void out_free(struct out_message *m)
 {
@@ -127,7 +128,8 @@ static void session_flush(struct session *s)
     loop_sendmsg(s->node->deps.loop, &s->send_op, s->fd, &s->send_msg, MSG_NOSIGNAL);
 }
 
-/* ---- the end -------------------------------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------------------------------
+ */
 
 static void session_free(struct session *s)
 {
@@ -183,7 +185,8 @@ void session_close(struct session *s, const char *why)
     session_pending_end(s);
 }
 
-/* ---- OPEN ----------------------------------------------------------------------------------------------------------- */
+/* ---- OPEN -----------------------------------------------------------------------------------------------------------
+ */
 
 struct opening {
     struct join_request join;
@@ -300,7 +303,8 @@ static void session_on_open(struct session *s, const struct local_open *m)
         session_answer_error(s, m->h.id, r, &err);
 }
 
-/* ---- requests ------------------------------------------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------------------------------------------------
+ */
 
 /* Requests of ranks only; an observer that sends one breaks the rules. */
 static bool session_is_rank(struct session *s, uint32_t id)
@@ -399,8 +403,8 @@ static void session_handle(struct session *s, size_t len)
     else
         type = local_check(s->recv_buf, len, nfds, &err);
     if (type < 0) {
-        log_line(LOG_WARNING, "pid %d (job %s rank %u) broke the protocol, its connection is dropped: %s", s->pid, s->job,
-                 s->rank, err.message);
+        log_line(LOG_WARNING, "pid %d (job %s rank %u) broke the protocol, its connection is dropped: %s", s->pid,
+                 s->job, s->rank, err.message);
         s->rejected = true;
         session_answer_error(s, 0, CAIRN_E_PROTOCOL, &err);
     } else {
@@ -449,7 +453,8 @@ static void session_process_died(struct loop_op *op, int res)
     session_pending_end(s);
 }
 
-/* ---- the beginning -------------------------------------------------------------------------------------------------- */
+/* ---- the beginning --------------------------------------------------------------------------------------------------
+ */
 
 /* Who is at the other end, as the kernel says. The pidfd of the socket itself cannot name a reused pid. */
 static int session_identify(struct session *s, struct cairn_error *err)

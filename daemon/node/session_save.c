@@ -4,8 +4,8 @@
  *     BEGIN --room--> GRANTED --FILLED--> DRAINING --COMMITTED or failed--> ended
  *        \--no room: WAITING--/ \--drop, death before filled: dropped
  *
- * A save outlives its session once its snapshot is filled: it holds the arena and its layout until the job says that nobody reads
- * them any more. */
+ * A save outlives its session once its snapshot is filled: it holds the arena and its layout until the job says that
+ * nobody reads them any more. */
 #include "daemon/node/internal.h"
 
 #include "core/base/cleanup.h"
@@ -22,25 +22,26 @@
 #include <unistd.h>
 
 struct session_save {
-    struct list link;            /* in session, while that lives */
-    struct session *session;     /* NULL once the session is over */
-    struct arena *arena;         /* referenced */
+    struct list link;             /* in session, while that lives */
+    struct session *session;      /* NULL once the session is over */
+    struct arena *arena;          /* referenced */
     struct shared_layout *layout; /* referenced */
     struct snapshot *snapshot;    /* NULL before the grant */
-    struct rank_save *rank_save; /* NULL once it ended */
+    struct rank_save *rank_save;  /* NULL once it ended */
     uint64_t step;
-    uint32_t begin_id;           /* of the request that waits for room */
+    uint32_t begin_id; /* of the request that waits for room */
     bool waiting;
     bool filled;
     bool committed;
     bool failed;
-    bool ended;                  /* the job does not read the pages any more */
-    bool client_done;            /* the client does not write them any more */
+    bool ended;       /* the job does not read the pages any more */
+    bool client_done; /* the client does not write them any more */
     struct arena_waiter waiter;
-    struct loop_timer patience;  /* how long it may wait for room */
+    struct loop_timer patience; /* how long it may wait for room */
 };
 
-/* ---- layouts -------------------------------------------------------------------------------------------------------- */
+/* ---- layouts --------------------------------------------------------------------------------------------------------
+ */
 
 struct layout_job {
     struct worker_job job;
@@ -80,8 +81,9 @@ static void layout_run(struct worker_job *job)
     _cleanup_free_ void *buf = malloc(lj->len);
     struct hash128 digest;
 
-    lj->code = buf ? layout_read(lj->fd, lj->len, buf, &lj->err)
-                   : cairn_fail(&lj->err, CAIRN_E_NOMEM, "allocate %llu bytes for a layout", (unsigned long long)lj->len);
+    lj->code =
+        buf ? layout_read(lj->fd, lj->len, buf, &lj->err)
+            : cairn_fail(&lj->err, CAIRN_E_NOMEM, "allocate %llu bytes for a layout", (unsigned long long)lj->len);
     if (lj->code < 0)
         return;
     digest = cairn_layout_digest(buf, lj->len);
@@ -138,8 +140,8 @@ void session_on_layout(struct session *s, const struct local_layout *m, int fd)
     int r = 0;
 
     if (m->len == 0 || m->len > CAIRN_MAX_LAYOUT)
-        r = cairn_fail(&err, CAIRN_E_TOO_LARGE, "a layout of %llu bytes: 1 to %zu are allowed", (unsigned long long)m->len,
-                       CAIRN_MAX_LAYOUT);
+        r = cairn_fail(&err, CAIRN_E_TOO_LARGE, "a layout of %llu bytes: 1 to %zu are allowed",
+                       (unsigned long long)m->len, CAIRN_MAX_LAYOUT);
     if (r == 0) {
         lj = calloc(1, sizeof *lj);
         struct shared_layout *l = calloc(1, sizeof *l);
@@ -171,7 +173,8 @@ void session_on_layout(struct session *s, const struct local_layout *m, int fd)
     workers_submit(s->node->deps.workers, &lj->job);
 }
 
-/* ---- events of a save ------------------------------------------------------------------------------------------------ */
+/* ---- events of a save
+ * ------------------------------------------------------------------------------------------------ */
 
 static void save_send_event(struct session_save *sv, int state, int code, const struct cairn_error *err)
 {
@@ -214,8 +217,8 @@ static void save_on_durable(void *arg, uint32_t first_part, uint32_t nparts)
     snapshot_durable(sv->snapshot, first_part, nparts);
 }
 
-/* The one place where a save ends. Pages that were granted and neither filled nor given up may still be written to by the client's
- * copy: they stay out of circulation until it says so or its process ends. */
+/* The one place where a save ends. Pages that were granted and neither filled nor given up may still be written to by
+ * the client's copy: they stay out of circulation until it says so or its process ends. */
 static void save_release(struct session_save *sv)
 {
     if (!sv->ended || (sv->session && sv->snapshot && !sv->filled && !sv->client_done))
@@ -241,7 +244,8 @@ static void save_on_ended(void *arg)
 
 static const struct save_events save_events = {save_on_state, save_on_durable, save_on_ended};
 
-/* ---- BEGIN ------------------------------------------------------------------------------------------------------------ */
+/* ---- BEGIN
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static int save_answer_grant(struct session_save *sv, struct cairn_error *err)
 {
@@ -252,8 +256,8 @@ static int save_answer_grant(struct session_save *sv, struct cairn_error *err)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a grant");
     int n = snapshot_runs(sv->snapshot, m->runs, LOCAL_MAX_RUNS);
     if (n < 0)
-        return cairn_fail(err, CAIRN_E_BUSY, "the arena's free pages lie in more than %d pieces: wait for earlier saves",
-                          LOCAL_MAX_RUNS);
+        return cairn_fail(err, CAIRN_E_BUSY,
+                          "the arena's free pages lie in more than %d pieces: wait for earlier saves", LOCAL_MAX_RUNS);
     m->save = sv->snapshot->save;
     m->filled_word = sv->snapshot->word;
     m->nruns = (uint32_t)n;
@@ -315,7 +319,8 @@ static void save_patience_over(struct loop_timer *t)
 
     sv->waiting = false;
     arena_wait_cancel(&sv->waiter);
-    cairn_fail(&err, CAIRN_E_BUSY, "step %llu found no room in the arena of rank %u within its time: %u of %u MiB are free",
+    cairn_fail(&err, CAIRN_E_BUSY,
+               "step %llu found no room in the arena of rank %u within its time: %u of %u MiB are free",
                (unsigned long long)sv->step, sv->arena->rank, sv->arena->nfree + sv->arena->nkept, sv->arena->npages);
     save_refuse(sv, CAIRN_E_BUSY, &err);
 }
@@ -355,7 +360,8 @@ void session_on_begin(struct session *s, const struct local_begin *m)
     int r = 0;
 
     if (!l)
-        r = cairn_fail(&err, CAIRN_E_NOT_FOUND, "step %llu names a layout that was not sent", (unsigned long long)m->step);
+        r = cairn_fail(&err, CAIRN_E_NOT_FOUND, "step %llu names a layout that was not sent",
+                       (unsigned long long)m->step);
     else if (m->step == CAIRN_LATEST)
         r = cairn_fail(&err, CAIRN_E_INVAL, "step %llu is reserved", (unsigned long long)m->step);
     else if (!(sv = session_save_new(s, m, l)))
@@ -376,7 +382,8 @@ void session_on_begin(struct session *s, const struct local_begin *m)
         save_refuse(sv, r, &err);
 }
 
-/* ---- FILLED, DROP, WHY ------------------------------------------------------------------------------------------------- */
+/* ---- FILLED, DROP, WHY
+ * ------------------------------------------------------------------------------------------------- */
 
 static struct session_save *session_find_save(struct session *s, uint64_t save, uint64_t step)
 {
@@ -407,9 +414,11 @@ void session_on_filled(struct session *s, const struct local_save *m)
     else if (sv->filled)
         r = cairn_fail(&err, CAIRN_E_EXISTS, "step %llu was announced as filled before", (unsigned long long)sv->step);
     else if (sv->failed)
-        r = cairn_fail(&err, CAIRN_E_ABORTED, "step %llu was aborted before it was filled", (unsigned long long)sv->step);
+        r = cairn_fail(&err, CAIRN_E_ABORTED, "step %llu was aborted before it was filled",
+                       (unsigned long long)sv->step);
     else if (!snapshot_is_filled(sv->snapshot))
-        r = cairn_fail(&err, CAIRN_E_PROTOCOL, "step %llu is announced as filled, its word in the arena does not say so",
+        r = cairn_fail(&err, CAIRN_E_PROTOCOL,
+                       "step %llu is announced as filled, its word in the arena does not say so",
                        (unsigned long long)sv->step);
     if (r < 0) {
         session_answer_error(s, m->h.id, r, &err);

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "daemon/config.h"
+
+#include "core/base/error.h"
+#include "core/model/name.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <glob.h>
+#include <ini.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum option_kind { TEXT, NUMBER, OCTAL };
+struct option {
+    const char *section, *key;
+    enum option_kind kind;
+    size_t offset;
+    const char *preset;
+    unsigned long min, max; /* of a number */
+    const char *help;
+};
+#define AT(member_) offsetof(struct config, member_)
+
+static const struct option options[] = {
+    {"daemon", "node", TEXT, AT(node), "", 0, 0, "this daemon's name in the cluster; empty: the host's name"},
+    {"daemon", "roles", TEXT, AT(roles), "node,peer", 0, 0, "node: serves local ranks; peer: stores fragments"},
+    {"daemon", "socket", TEXT, AT(socket), "/run/cairn/cairnd.sock", 0, 0, "where local clients connect"},
+    {"daemon", "socket_mode", OCTAL, AT(socket_mode), "0660", 0, 0777, "permissions of the socket"},
+    {"daemon", "state", TEXT, AT(state), "/var/lib/cairn", 0, 0, "directory of what must survive a restart"},
+    {"daemon", "log", TEXT, AT(log), "notice", 0, 0, "error, warning, notice or detail"},
+    {"daemon", "workers", NUMBER, AT(workers), "0", 0, 256, "threads that encode; 0: half of the processors"},
+    {"daemon", "plugins", TEXT, AT(plugins), "", 0, 0, "directory of cairn-NAME.so; empty: the installed one"},
+    {"fabric", "provider", TEXT, AT(provider), "tcp;ofi_rxm", 0, 0, "libfabric provider"},
+    {"fabric", "bind", TEXT, AT(bind), "127.0.0.1", 0, 0, "numeric address of this machine that peers reach"},
+    {"fabric", "port", NUMBER, AT(port), "0", 0, 65535, "of the peer role; 0: any"},
+    {"meta", "plugin", TEXT, AT(meta_plugin), "sqlite", 0, 0, "metadata engine"},
+    {"meta", "path", TEXT, AT(meta_path), "", 0, 0, "of its database; empty: STATE/meta.db"},
+    {"meta", "timeout_ms", NUMBER, AT(meta_timeout_ms), "5000", 10, 600000, "deadline of one metadata request"},
+    {"meta", "lease_ms", NUMBER, AT(lease_ms), "5000", 100, 600000, "a daemon silent for so long is taken for dead"},
+    {"peer", "id", TEXT, AT(peer_id), "", 0, 0, "name of this storage peer; empty: the node's"},
+    {"peer", "store", TEXT, AT(store), "file", 0, 0, "store plugin"},
+    {"peer", "path", TEXT, AT(store_path), "", 0, 0, "directory of the store; empty: STATE/peer"},
+    {"peer", "domain", TEXT, AT(domain), "", 0, 0, "failure domain (rack, host); empty: its own"},
+    {"peer", "slots_per_node", NUMBER, AT(peer_slots), "8", 1, 256, "fragments (1 MiB) a node may have on their way"},
+    {"peer", "max_nodes", NUMBER, AT(max_nodes), "64", 1, 4096, "nodes served at once"},
+    {"peer", "read_buffers", NUMBER, AT(read_buffers), "16", 1, 1024, "fragments read at once"},
+    {"peer", "reserve_mib", NUMBER, AT(reserve_mib), "64", 0, 1ul << 30, "space left free on the device"},
+    {"peer", "node_idle_ms", NUMBER, AT(node_idle_ms), "60000", 100, 3600000,
+     "a node silent for so long loses its slots"},
+    {"node", "arena_max_mib", NUMBER, AT(arena_max_mib), "0", 0, 1ul << 30,
+     "bound on all arenas; 0: half of the memory"},
+    {"node", "arena_keep_s", NUMBER, AT(arena_keep_s), "3600", 0, 1ul << 30, "how long a dead rank's snapshot is kept"},
+    {"node", "window_mib", NUMBER, AT(window_mib), "32", 1, 4096, "memory of one restore"},
+    {"node", "windows_max_mib", NUMBER, AT(windows_max_mib), "128", 4, 1ul << 20, "memory of all restores"},
+    {"node", "slots", NUMBER, AT(slots), "8", 1, 256, "fragments on their way to one peer"},
+    {"node", "fragment_buffers_mib", NUMBER, AT(fragment_buffers_mib), "64", 32, 1ul << 20, "memory for encoding"},
+    {"node", "fragment_late_ms", NUMBER, AT(fragment_late_ms), "2000", 50, 600000, "then its peer is avoided"},
+    {"node", "sync_late_ms", NUMBER, AT(sync_late_ms), "10000", 50, 600000, "the same for a sync"},
+    {"node", "connect_ms", NUMBER, AT(connect_ms), "2000", 50, 600000, "the same for a greeting"},
+    {"node", "backoff_ms", NUMBER, AT(backoff_ms), "500", 10, 600000, "how long at first; doubles to 30 s"},
+    {"node", "checkpoint_s", NUMBER, AT(checkpoint_s), "600", 1, 1ul << 20,
+     "a checkpoint not committed by then is aborted"},
+};
+#define NOPTIONS (sizeof options / sizeof options[0])
+
+struct parse {
+    struct config *config;
+    struct cairn_error *err;
+    int code;
+};
+
+static int parse_number(const struct option *o, const char *value, unsigned *ret, struct cairn_error *err)
+{
+    char *end;
+
+    errno = 0;
+    unsigned long v = isdigit((unsigned char)value[0]) ? strtoul(value, &end, o->kind == OCTAL ? 8 : 10) : 0;
+    if (!isdigit((unsigned char)value[0]) || *end || errno || v < o->min || v > o->max)
+        return cairn_fail(err, CAIRN_E_INVAL, "[%s] %s = %s: a number from %lu to %lu is wanted", o->section, o->key,
+                          value, o->min, o->max);
+    *ret = (unsigned)v;
+    return 0;
+}
+
+static int option_set(struct config *c, const struct option *o, const char *value, struct cairn_error *err)
+{
+    void *to = (char *)c + o->offset;
+
+    if (o->kind != TEXT)
+        return parse_number(o, value, to, err);
+    if (strlen(value) >= CONFIG_TEXT)
+        return cairn_fail(err, CAIRN_E_INVAL, "[%s] %s: longer than %d bytes", o->section, o->key, CONFIG_TEXT - 1);
+    snprintf(to, CONFIG_TEXT, "%s", value);
+    return 0;
+}
+
+static int on_value(void *arg, const char *section, const char *key, const char *value)
+{
+    struct parse *p = arg;
+
+    for (size_t i = 0; i < NOPTIONS && p->code == 0; i++) {
+        if (strcmp(options[i].section, section) != 0 || strcmp(options[i].key, key) != 0)
+            continue;
+        p->code = option_set(p->config, &options[i], value, p->err);
+        return p->code == 0;
+    }
+    if (p->code == 0)
+        p->code =
+            cairn_fail(p->err, CAIRN_E_INVAL, "[%s] %s: no such option (cairnd --options lists them)", section, key);
+    return 0;
+}
+
+static int config_read(struct config *c, const char *path, struct cairn_error *err)
+{
+    struct parse p = {.config = c, .err = err};
+
+    errno = 0;
+    int line = ini_parse(path, on_value, &p);
+    if (line == -1)
+        return cairn_fail_errno(err, errno ? errno : EIO, "open %s", path);
+    if (p.code < 0)
+        return cairn_wrap(err, p.code, "%s:%d", path, line);
+    if (line != 0)
+        return cairn_fail(err, CAIRN_E_INVAL, "%s:%d: neither [section] nor key = value", path, line);
+    return 0;
+}
+
+static int config_read_all(struct config *c, const char *path, struct cairn_error *err)
+{
+    char pattern[CONFIG_TEXT * 2];
+    glob_t found = {0};
+    int r = config_read(c, path, err);
+
+    snprintf(pattern, sizeof pattern, "%s.d/*.conf", path);
+    if (r == 0 && glob(pattern, 0, NULL, &found) == 0) { /* sorted */
+        for (size_t i = 0; i < found.gl_pathc && r == 0; i++)
+            r = config_read(c, found.gl_pathv[i], err);
+        globfree(&found);
+    }
+    return r;
+}
+
+static int config_read_roles(struct config *c, struct cairn_error *err)
+{
+    char copy[CONFIG_TEXT], *save = NULL;
+
+    snprintf(copy, sizeof copy, "%s", c->roles);
+    for (char *role = strtok_r(copy, ", ", &save); role; role = strtok_r(NULL, ", ", &save)) {
+        if (strcmp(role, "node") == 0)
+            c->is_node = true;
+        else if (strcmp(role, "peer") == 0)
+            c->is_peer = true;
+        else
+            return cairn_fail(err, CAIRN_E_INVAL, "[daemon] roles: \"%s\" is neither node nor peer", role);
+    }
+    if (!c->is_node && !c->is_peer)
+        return cairn_fail(err, CAIRN_E_INVAL, "[daemon] roles names no role: node, peer or both");
+    return 0;
+}
+
+/* A path below the state directory, when none was given. */
+static int config_default_path(char *path, const struct config *c, const char *name, struct cairn_error *err)
+{
+    if (path[0])
+        return 0;
+    if (snprintf(path, CONFIG_TEXT, "%s/%s", c->state, name) >= CONFIG_TEXT)
+        return cairn_fail(err, CAIRN_E_INVAL, "[daemon] state: longer than %d bytes", CONFIG_TEXT - 10);
+    return 0;
+}
+
+static int config_complete(struct config *c, struct cairn_error *err)
+{
+    int r = config_read_roles(c, err);
+
+    if (r == 0 && !c->node[0] && gethostname(c->node, CAIRN_MAX_NAME) < 0)
+        r = cairn_fail_errno(err, errno, "read the host's name; set [daemon] node");
+    if (r == 0)
+        r = cairn_name_check("[daemon] node", c->node, err);
+    if (r == 0 && !c->peer_id[0])
+        snprintf(c->peer_id, sizeof c->peer_id, "%s", c->node);
+    if (r == 0)
+        r = cairn_name_check("[peer] id", c->peer_id, err);
+    if (r == 0 && c->domain[0])
+        r = cairn_name_check("[peer] domain", c->domain, err);
+    if (r == 0)
+        r = config_default_path(c->meta_path, c, "meta.db", err);
+    if (r == 0)
+        r = config_default_path(c->store_path, c, "peer", err);
+    return r;
+}
+
+int config_load(struct config *c, const char *path, struct cairn_error *err)
+{
+    int r = 0;
+
+    *c = (struct config){.is_node = false};
+    for (size_t i = 0; i < NOPTIONS && r == 0; i++)
+        r = option_set(c, &options[i], options[i].preset, err);
+    if (r == 0 && path)
+        r = config_read_all(c, path, err);
+    if (r == 0)
+        r = config_complete(c, err);
+    return r;
+}
+
+void config_print_options(void)
+{
+    const char *section = "";
+
+    for (size_t i = 0; i < NOPTIONS; i++) {
+        if (strcmp(section, options[i].section) != 0)
+            printf("%s[%s]\n", i ? "\n" : "", options[i].section);
+        section = options[i].section;
+        printf("# %s\n%s = %s\n", options[i].help, options[i].key, options[i].preset);
+    }
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The daemon's configuration: an ini file and the .conf files of FILE.d beside it, later ones win. Every option has a
+ * default that works on a laptop; an unknown section or key, or a value that does not parse, is an error with file and
+ * line. The table in config.c is the one list of options; cairnd.conf(5) is checked against it. */
+#ifndef CAIRN_DAEMON_CONFIG_H
+#define CAIRN_DAEMON_CONFIG_H
+
+#include <cairn/cairn.h>
+#include <stdbool.h>
+
+#define CONFIG_TEXT 512
+
+struct config {
+    char node[CONFIG_TEXT]; /* [daemon] */
+    char roles[CONFIG_TEXT];
+    char socket[CONFIG_TEXT];
+    unsigned socket_mode;
+    char state[CONFIG_TEXT];
+    char log[CONFIG_TEXT];
+    unsigned workers;
+    char plugins[CONFIG_TEXT];
+    char provider[CONFIG_TEXT]; /* [fabric] */
+    char bind[CONFIG_TEXT];
+    unsigned port;
+    char meta_plugin[CONFIG_TEXT]; /* [meta] */
+    char meta_path[CONFIG_TEXT];
+    unsigned meta_timeout_ms;
+    unsigned lease_ms;
+    char peer_id[CONFIG_TEXT]; /* [peer] */
+    char store[CONFIG_TEXT];
+    char store_path[CONFIG_TEXT];
+    char domain[CONFIG_TEXT];
+    unsigned peer_slots;
+    unsigned max_nodes;
+    unsigned read_buffers;
+    unsigned reserve_mib;
+    unsigned node_idle_ms;
+    unsigned arena_max_mib; /* [node] */
+    unsigned arena_keep_s;
+    unsigned window_mib;
+    unsigned windows_max_mib;
+    unsigned slots;
+    unsigned fragment_buffers_mib;
+    unsigned fragment_late_ms;
+    unsigned sync_late_ms;
+    unsigned connect_ms;
+    unsigned backoff_ms;
+    unsigned checkpoint_s;
+    bool is_node, is_peer; /* from roles */
+};
+
+/* path NULL: defaults only. */
+int config_load(struct config *c, const char *path, struct cairn_error *err);
+/* Prints every option with its default and meaning. */
+void config_print_options(void);
+
+#endif

@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Answers to CAIRN_QUERY_*: JSON as docs/json.md describes it, handed over in a memfd so that no message bounds it. */
+#include "daemon/node/query_internal.h"
+
+#include "core/base/error.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct query *query_new(struct session *s, const struct local_query *m)
+{
+    struct query *q = calloc(1, sizeof *q);
+
+    if (!q)
+        return NULL;
+    q->session = s;
+    q->id = m->h.id;
+    q->kind = (int)m->kind;
+    q->step = m->step;
+    q->timeout_ms = m->timeout_ms ? m->timeout_ms : 30000;
+    snprintf(q->job, sizeof q->job, "%s", m->job);
+    q->started_ns = loop_now_ns(s->node->deps.loop);
+    s->pending++;
+    s->nqueries++;
+    return q;
+}
+
+static void query_free(struct query *q)
+{
+    struct session *s = q->session;
+
+    if (q->checkpoint)
+        checkpoint_unref(q->checkpoint);
+    if (q->bad)
+        json_decref(q->bad);
+    free(q->checks);
+    free(q);
+    s->nqueries--;
+    session_pending_end(s);
+}
+
+void query_fail(struct query *q, int code, const struct cairn_error *err)
+{
+    session_answer_error(q->session, q->id, code, err);
+    query_free(q);
+}
+
+void query_answer(struct query *q, json_t *object)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct local_answer m = {0};
+    char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    int fd = -1;
+    int r = text ? sealed_memfd("cairn-answer", text, strlen(text), &fd, &err)
+                 : cairn_fail(&err, CAIRN_E_NOMEM, "write the answer as JSON");
+
+    json_decref(object);
+    if (r < 0) {
+        free(text);
+        query_fail(q, r, &err);
+        return;
+    }
+    m.len = strlen(text);
+    free(text);
+    local_header_init(&m.h, LOCAL_ANSWER, sizeof m, q->id);
+    session_send(q->session, &m, sizeof m, &fd, 1);
+    query_free(q);
+}
+
+void query_set(json_t *object, const char *key, json_t *value)
+{
+    json_object_set_new(object, key, value ? value : json_null());
+}
+
+/* ---- STATUS
+ * ---------------------------------------------------------------------------------------------------------- */
+
+static json_t *status_peers(struct links *links)
+{
+    struct link_status st[256];
+    unsigned n = links_status(links, st, 256);
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < n && i < 256; i++) {
+        json_t *o = json_object();
+        query_set(o, "peer", json_string(st[i].peer));
+        query_set(o, "state", json_string(st[i].state));
+        query_set(o, "total_bytes", json_integer((json_int_t)st[i].total_bytes));
+        query_set(o, "free_bytes", json_integer((json_int_t)st[i].free_bytes));
+        query_set(o, "fragments_sent", json_integer((json_int_t)st[i].fragments_sent));
+        query_set(o, "fragments_read", json_integer((json_int_t)st[i].fragments_read));
+        query_set(o, "failures", json_integer((json_int_t)st[i].failures));
+        query_set(o, "avoided_ms", json_integer(st[i].avoided_ms));
+        query_set(o, "last_error", json_string(st[i].last_error));
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+static json_t *status_jobs(struct jobs *jobs)
+{
+    struct job_status st[256];
+    unsigned n = jobs_status(jobs, st, 256);
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < n && i < 256; i++) {
+        json_t *o = json_object();
+        query_set(o, "job", json_string(st[i].job));
+        query_set(o, "incarnation", json_integer((json_int_t)st[i].incarnation));
+        query_set(o, "world_size", json_integer(st[i].world_size));
+        query_set(o, "members", json_integer(st[i].members));
+        query_set(o, "checkpoints_open", json_integer(st[i].checkpoints_open));
+        query_set(o, "committed", json_integer((json_int_t)st[i].committed));
+        query_set(o, "aborted", json_integer((json_int_t)st[i].aborted));
+        query_set(o, "last_committed_step", json_integer((json_int_t)st[i].last_committed_step));
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+static json_t *status_sessions(struct node *node)
+{
+    json_t *list = json_array();
+
+    list_for_each (it, &node->sessions) {
+        const struct session *s = container_of(it, struct session, link);
+        if (s->closed || !s->opened || s->observer)
+            continue;
+        json_t *o = json_object();
+        query_set(o, "job", json_string(s->job));
+        query_set(o, "rank", json_integer(s->rank));
+        query_set(o, "pid", json_integer(s->pid));
+        query_set(o, "incarnation", json_integer((json_int_t)(s->member ? member_incarnation(s->member) : 0)));
+        query_set(o, "arena_bytes", json_integer((json_int_t)(s->arena ? s->arena->bytes : 0)));
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+static json_t *status_arena(struct node *node)
+{
+    uint64_t bytes, limit, used_pages = 0;
+    json_t *o = json_object();
+
+    arenas_usage(node->arenas, &bytes, &limit);
+    list_for_each (it, arenas_list(node->arenas)) {
+        const struct arena *a = container_of(it, struct arena, link);
+        used_pages += a->npages - a->nfree - a->nkept;
+    }
+    query_set(o, "bytes", json_integer((json_int_t)bytes));
+    query_set(o, "used_bytes", json_integer((json_int_t)(used_pages << 20)));
+    query_set(o, "limit_bytes", json_integer((json_int_t)limit));
+    return o;
+}
+
+static void query_status(struct query *q)
+{
+    struct node *node = q->session->node;
+    json_t *o = json_object();
+
+    query_set(o, "v", json_integer(1));
+    query_set(o, "node", json_string(node->id));
+    if (node->describe)
+        node->describe(node->describe_arg, o);
+    query_set(o, "arena", status_arena(node));
+    query_set(o, "sessions", status_sessions(node));
+    query_set(o, "jobs", status_jobs(node->jobs));
+    query_set(o, "peers", status_peers(node->links));
+    query_answer(q, o);
+}
+
+/* ---- LIST
+ * ------------------------------------------------------------------------------------------------------------- */
+
+static json_t *list_checkpoint(const struct listed *l)
+{
+    json_t *o = json_object();
+    const struct record_decision *d = &l->decision;
+
+    query_set(o, "step", json_integer((json_int_t)l->step));
+    query_set(o, "incarnation", json_integer((json_int_t)l->incarnation));
+    query_set(o, "state", json_string(l->state));
+    query_set(o, "world_size", json_integer(d->world_size));
+    query_set(o, "plain_bytes", json_integer((json_int_t)d->plain_bytes));
+    query_set(o, "stored_bytes", json_integer((json_int_t)d->stored_bytes));
+    query_set(o, "created_unix_ms", json_integer((json_int_t)d->created_unix_ms));
+    query_set(o, "reason", d->reason[0] ? json_string(d->reason) : json_null());
+    return o;
+}
+
+static void query_listed(struct list_request *r, int code, const struct cairn_error *err, const struct listed *items,
+                         size_t n)
+{
+    struct query *q = r->arg;
+    json_t *o, *list;
+    const struct listed *latest = NULL;
+
+    if (code < 0) {
+        query_fail(q, code, err);
+        return;
+    }
+    o = json_object();
+    list = json_array();
+    query_set(o, "v", json_integer(1));
+    for (size_t i = 0; i < n; i++) {
+        bool newer = !latest || items[i].incarnation > latest->incarnation ||
+                     (items[i].incarnation == latest->incarnation && items[i].step > latest->step);
+        if (q->job[0] && newer && strcmp(items[i].state, "committed") == 0)
+            latest = &items[i];
+        if (q->job[0])
+            json_array_append_new(list, list_checkpoint(&items[i]));
+        else
+            json_array_append_new(list, json_string(items[i].job));
+    }
+    if (q->job[0]) {
+        query_set(o, "job", json_string(q->job));
+        query_set(o, "latest", latest ? json_integer((json_int_t)latest->step) : json_null());
+        query_set(o, "checkpoints", list);
+    } else {
+        query_set(o, "jobs", list);
+    }
+    query_answer(q, o);
+}
+
+static void query_list(struct query *q)
+{
+    snprintf(q->list.job, sizeof q->list.job, "%s", q->job);
+    q->list.timeout_ms = q->timeout_ms;
+    q->list.done = query_listed;
+    q->list.arg = q;
+    jobs_list(q->session->node->jobs, &q->list);
+}
+
+/* ---- SHOW and VERIFY begin alike
+ * ---------------------------------------------------------------------------------------- */
+
+static void query_opened(struct open_request *r, int code, const struct cairn_error *err, struct checkpoint *c)
+{
+    struct query *q = r->arg;
+
+    if (code < 0) {
+        query_fail(q, code, err);
+        return;
+    }
+    q->checkpoint = c;
+    if (q->kind == CAIRN_QUERY_SHOW)
+        query_answer(q, query_describe_checkpoint(c));
+    else
+        query_verify(q);
+}
+
+static void query_open(struct query *q)
+{
+    snprintf(q->open.job, sizeof q->open.job, "%s", q->job);
+    q->open.step = q->step;
+    q->open.timeout_ms = q->timeout_ms;
+    q->open.done = query_opened;
+    q->open.arg = q;
+    jobs_open(q->session->node->jobs, &q->open);
+}
+
+void session_on_query(struct session *s, const struct local_query *m)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct query *q = NULL;
+    int r = 0;
+
+    if (m->kind < CAIRN_QUERY_STATUS || m->kind > CAIRN_QUERY_VERIFY)
+        r = cairn_fail(&err, CAIRN_E_UNSUPPORTED, "query of kind %u: this cairnd knows 1 to %d", m->kind,
+                       CAIRN_QUERY_VERIFY);
+    else if (m->kind >= CAIRN_QUERY_SHOW && !m->job[0])
+        r = cairn_fail(&err, CAIRN_E_INVAL, "this query needs a job");
+    else if (s->nqueries >= SESSION_MAX_QUERIES)
+        r = cairn_fail(&err, CAIRN_E_BUSY, "%u queries of this session are under way", s->nqueries);
+    else if (!(q = query_new(s, m)))
+        r = cairn_fail(&err, CAIRN_E_NOMEM, "allocate a query");
+    if (r < 0)
+        session_answer_error(s, m->h.id, r, &err);
+    else if (m->kind == CAIRN_QUERY_STATUS)
+        query_status(q);
+    else if (m->kind == CAIRN_QUERY_LIST)
+        query_list(q);
+    else
+        query_open(q);
+}

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One checkpoint for SHOW (from its manifests) and VERIFY (every fragment read and checked by the peer that holds it).
+ */
+#include "daemon/node/query_internal.h"
+
+#include "core/base/error.h"
+#include "core/model/units.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* ---- SHOW
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static json_t *describe_fragments(const struct manifest *m)
+{
+    json_t *o = json_object();
+
+    for (uint32_t p = 0; p < m->npeers; p++) {
+        json_int_t n = 0;
+        for (uint32_t c = 0; c < m->nchunks; c++)
+            for (unsigned f = 0; f < (unsigned)m->chunks[c].k + m->chunks[c].m; f++)
+                n += m->chunks[c].peer[f] == p;
+        query_set(o, m->peers[p], json_integer(n));
+    }
+    return o;
+}
+
+static json_t *describe_codecs(const struct manifest *m)
+{
+    uint64_t plain = 0, coded = 0, raw = 0, parts = 0;
+    json_t *o = json_object();
+
+    for (uint32_t c = 0; c < m->nchunks; c++) {
+        for (unsigned i = 0; i < m->chunks[c].k; i++) {
+            plain += m->chunks[c].part[i].plain_len;
+            coded += m->chunks[c].part[i].coded_len;
+            raw += m->chunks[c].part[i].codec == CODEC_RAW;
+            parts++;
+        }
+    }
+    query_set(o, "parts", json_integer((json_int_t)parts));
+    query_set(o, "raw_parts", json_integer((json_int_t)raw));
+    query_set(o, "plain_bytes", json_integer((json_int_t)plain));
+    query_set(o, "coded_bytes", json_integer((json_int_t)coded));
+    return o;
+}
+
+static json_t *describe_shard(const struct shard_ref *ref, const struct manifest *m)
+{
+    json_t *o = json_object();
+    char geometry[16] = "-";
+
+    if (m->nchunks)
+        snprintf(geometry, sizeof geometry, "%u+%u", m->chunks[0].k, m->chunks[0].m);
+    query_set(o, "rank", json_integer(ref->rank));
+    query_set(o, "node", json_string(ref->node));
+    query_set(o, "plain_bytes", json_integer((json_int_t)ref->plain_bytes));
+    query_set(o, "stored_bytes", json_integer((json_int_t)ref->stored_bytes));
+    query_set(o, "tensors", json_integer(m->layout.nslices));
+    query_set(o, "chunks", json_integer(m->nchunks));
+    query_set(o, "geometry", json_string(geometry));
+    query_set(o, "coding", describe_codecs(m));
+    query_set(o, "peers", describe_fragments(m));
+    return o;
+}
+
+static json_t *dims(const uint64_t *v, uint32_t n)
+{
+    json_t *a = json_array();
+
+    for (uint32_t i = 0; i < n; i++)
+        json_array_append_new(a, json_integer((json_int_t)v[i]));
+    return a;
+}
+
+/* Tensors by name, with the slice that each rank saved. */
+static json_t *describe_tensors(const struct checkpoint *c)
+{
+    json_t *by_name = json_object(), *list = json_array();
+    const char *name;
+    json_t *tensor;
+
+    for (uint32_t r = 0; r < c->root.world_size; r++) {
+        const struct cairn_layout *l = &c->manifests[r].layout;
+        for (uint32_t i = 0; i < l->nslices; i++) {
+            const struct cairn_slice *s = &l->slices[i];
+            tensor = json_object_get(by_name, s->name);
+            if (!tensor) {
+                tensor = json_object();
+                query_set(tensor, "name", json_string(s->name));
+                query_set(tensor, "dtype", json_string(cairn_dtype_name(s->dtype)));
+                query_set(tensor, "shape", dims(s->shape, s->box.ndim));
+                query_set(tensor, "slices", json_array());
+                json_object_set_new(by_name, s->name, tensor);
+            }
+            json_t *slice = json_object();
+            query_set(slice, "rank", json_integer(r));
+            query_set(slice, "offset", dims(s->box.offset, s->box.ndim));
+            query_set(slice, "length", dims(s->box.length, s->box.ndim));
+            query_set(slice, "bytes", json_integer((json_int_t)s->bytes));
+            json_array_append_new(json_object_get(tensor, "slices"), slice);
+        }
+    }
+    json_object_foreach(by_name, name, tensor) json_array_append(list, tensor);
+    json_decref(by_name);
+    return list;
+}
+
+json_t *query_describe_checkpoint(const struct checkpoint *c)
+{
+    json_t *o = json_object(), *shards = json_array();
+
+    query_set(o, "v", json_integer(1));
+    query_set(o, "job", json_string(c->root.job));
+    query_set(o, "step", json_integer((json_int_t)c->root.step));
+    query_set(o, "incarnation", json_integer((json_int_t)c->root.incarnation));
+    query_set(o, "world_size", json_integer(c->root.world_size));
+    query_set(o, "created_unix_ms", json_integer((json_int_t)c->root.created_unix_ms));
+    query_set(o, "plain_bytes", json_integer((json_int_t)c->decision.plain_bytes));
+    query_set(o, "stored_bytes", json_integer((json_int_t)c->decision.stored_bytes));
+    for (uint32_t r = 0; r < c->root.world_size; r++)
+        json_array_append_new(shards, describe_shard(&c->root.shards[r], &c->manifests[r]));
+    query_set(o, "shards", shards);
+    query_set(o, "tensors", describe_tensors(c));
+    return o;
+}
+
+/* ---- VERIFY
+ * ----------------------------------------------------------------------------------------------------------- */
+
+static void verify_more(struct query *q);
+
+static void verify_free_tables(struct query *q)
+{
+    for (uint32_t r = 0; q->lost && r < q->checkpoint->root.world_size; r++)
+        free(q->lost[r]);
+    free(q->lost);
+    q->lost = NULL;
+}
+
+static void verify_end(struct query *q)
+{
+    json_t *o = json_object();
+    const struct root *root = &q->checkpoint->root;
+
+    query_set(o, "v", json_integer(1));
+    query_set(o, "job", json_string(root->job));
+    query_set(o, "step", json_integer((json_int_t)root->step));
+    query_set(o, "incarnation", json_integer((json_int_t)root->incarnation));
+    query_set(o, "fragments", json_integer((json_int_t)q->fragments));
+    query_set(o, "ok", json_integer((json_int_t)q->ok));
+    query_set(o, "missing", json_integer((json_int_t)q->missing));
+    query_set(o, "corrupt", json_integer((json_int_t)q->corrupt));
+    query_set(o, "repairable", json_boolean(q->repairable));
+    query_set(o, "bad", json_incref(q->bad));
+    verify_free_tables(q);
+    query_answer(q, o);
+}
+
+static void verify_note_bad(struct query *q, const struct gather_check *g, int code, const struct cairn_error *err)
+{
+    const struct chunk_record *c = &g->manifest->chunks[g->chunk];
+
+    if (code == CAIRN_E_CORRUPT)
+        q->corrupt++;
+    else
+        q->missing++;
+    if (++q->lost[g->manifest->rank][g->chunk] > c->m)
+        q->repairable = false;
+    if (json_array_size(q->bad) >= VERIFY_MAX_BAD)
+        return;
+    json_t *o = json_object();
+    query_set(o, "rank", json_integer(g->manifest->rank));
+    query_set(o, "first_part", json_integer(c->first_part));
+    query_set(o, "fragment", json_integer(g->fragment));
+    query_set(o, "peer", json_string(g->manifest->peers[c->peer[g->fragment]]));
+    query_set(o, "error", json_string(err && err->message[0] ? err->message : cairn_code_name(code)));
+    json_array_append_new(q->bad, o);
+}
+
+static void verify_checked(struct gather_check *g, int code, const struct cairn_error *err)
+{
+    struct query_check *qc = g->arg;
+    struct query *q = qc->query;
+
+    qc->busy = false;
+    q->nbusy--;
+    q->fragments++;
+    if (code == 0)
+        q->ok++;
+    else
+        verify_note_bad(q, g, code, err);
+    verify_more(q);
+}
+
+/* The next fragment of the checkpoint; false when all were asked for. */
+static bool verify_next(struct query *q, struct gather_check *g)
+{
+    while (q->shard < q->checkpoint->root.world_size) {
+        const struct manifest *m = &q->checkpoint->manifests[q->shard];
+        if (q->chunk >= m->nchunks) {
+            q->shard++;
+            q->chunk = q->fragment = 0;
+            continue;
+        }
+        if (q->fragment >= (uint32_t)m->chunks[q->chunk].k + m->chunks[q->chunk].m) {
+            q->chunk++;
+            q->fragment = 0;
+            continue;
+        }
+        g->manifest = m;
+        g->chunk = q->chunk;
+        g->fragment = q->fragment++;
+        return true;
+    }
+    return false;
+}
+
+static void verify_more(struct query *q)
+{
+    struct node *node = q->session->node;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    uint64_t spent_ms = (loop_now_ns(node->deps.loop) - q->started_ns) / 1000000;
+    bool stop = q->session->closed || spent_ms > q->timeout_ms;
+
+    for (unsigned i = 0; i < VERIFY_AT_ONCE && !stop; i++) {
+        struct query_check *qc = &q->checks[i];
+        if (qc->busy)
+            continue;
+        qc->check =
+            (struct gather_check){.timeout_ms = node->config.fragment_late_ms * 4, .done = verify_checked, .arg = qc};
+        if (!verify_next(q, &qc->check))
+            break;
+        qc->busy = true;
+        q->nbusy++;
+        gather_check_start(node->links, &qc->check);
+    }
+    if (q->nbusy > 0)
+        return;
+    if (!stop) {
+        verify_end(q);
+        return;
+    }
+    verify_free_tables(q);
+    cairn_fail(&err, CAIRN_E_TIMEOUT, "verify %s step %llu: %llu fragments checked in %u ms, not all", q->job,
+               (unsigned long long)q->checkpoint->root.step, (unsigned long long)q->fragments, q->timeout_ms);
+    query_fail(q, CAIRN_E_TIMEOUT, &err);
+}
+
+static bool verify_make_tables(struct query *q)
+{
+    uint32_t world = q->checkpoint->root.world_size;
+
+    q->checks = calloc(VERIFY_AT_ONCE, sizeof *q->checks);
+    q->bad = json_array();
+    q->lost = calloc(world, sizeof *q->lost);
+    if (!q->checks || !q->bad || !q->lost)
+        return false;
+    for (unsigned i = 0; i < VERIFY_AT_ONCE; i++)
+        q->checks[i].query = q;
+    for (uint32_t r = 0; r < world; r++) {
+        q->lost[r] = calloc(q->checkpoint->manifests[r].nchunks + 1, 1);
+        if (!q->lost[r])
+            return false;
+    }
+    return true;
+}
+
+void query_verify(struct query *q)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    q->repairable = true;
+    if (!verify_make_tables(q)) {
+        verify_free_tables(q);
+        query_fail(q, cairn_fail(&err, CAIRN_E_NOMEM, "allocate the tables of a verification"), &err);
+        return;
+    }
+    verify_more(q);
+}
