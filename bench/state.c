@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bench-state: one rank with a training state of any size. "save" makes it, measures this machine's memcpy into shared
+ * memory, saves it some times and prints what each save cost; "restore" reads it back and compares every byte with what
+ * "save" made. One JSON object on stdout; bench/save-restore drives it and the daemons around it. */
+#include <cairn/cairn.h>
+
+#include <getopt.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+struct options {
+    const char *socket;
+    uint64_t state_bytes;
+    unsigned saves;
+    unsigned threads;
+    uint64_t seed;
+};
+
+/* A model's state in the proportions of mixed-precision training with Adam, and the small things beside it. */
+static const struct kind {
+    const char *name;
+    int dtype;
+    double share; /* of the bytes */
+} kinds[] = {
+    {"model.weight", CAIRN_BF16, 0.14},   {"master.weight", CAIRN_F32, 0.28}, {"adam.exp_avg", CAIRN_F32, 0.28},
+    {"adam.exp_avg_sq", CAIRN_F32, 0.27}, {"data.tokens", CAIRN_I64, 0.02},   {"data.mask", CAIRN_BOOL, 0.005},
+    {"rng", CAIRN_BYTES, 0.005},
+};
+#define NKINDS (sizeof kinds / sizeof kinds[0])
+
+struct tensor {
+    char name[64];
+    int dtype;
+    uint64_t n; /* elements */
+    char *data;
+    uint64_t bytes;
+};
+struct state {
+    struct tensor t[NKINDS];
+    uint64_t bytes;
+};
+
+static double now(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
+}
+
+static uint64_t mix(uint64_t x)
+{
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9ull;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebull;
+    return x ^ x >> 31;
+}
+
+static void die(const char *what, const struct cairn_error *err)
+{
+    fprintf(stderr, "bench-state: %s: %s\n", what, err ? err->message : "failed");
+    exit(1);
+}
+
+/* The sum of four uniform numbers is near enough to a normal one for the statistics of exponents. */
+static float normal(uint64_t r)
+{
+    float s = (float)(r & 0xffff) + (float)(r >> 16 & 0xffff) + (float)(r >> 32 & 0xffff) + (float)(r >> 48);
+
+    return (s - 131070.0f) / 37837.0f;
+}
+
+static void fill_floats(struct tensor *t, uint64_t seed, float scale, bool square)
+{
+    for (uint64_t i = 0; i < t->n; i++) {
+        float v = normal(mix(seed + i)) * scale;
+        uint32_t u;
+        v = square ? v * v : v;
+        memcpy(&u, &v, 4);
+        if (t->dtype == CAIRN_F32) {
+            memcpy(t->data + i * 4, &u, 4);
+        } else {
+            uint16_t b = (uint16_t)(u >> 16);
+            memcpy(t->data + i * 2, &b, 2);
+        }
+    }
+}
+
+static void fill(struct tensor *t, unsigned kind, uint64_t seed)
+{
+    seed = mix(seed ^ kind << 20);
+    if (kind <= 3) {
+        static const float scales[] = {0.02f, 0.02f, 1e-4f, 1e-4f};
+        fill_floats(t, seed, scales[kind], kind == 3);
+        return;
+    }
+    for (uint64_t i = 0; i < t->bytes; i++) {
+        uint64_t r = mix(seed + i / 8);
+        uint64_t token = r % 50257;
+        if (kind == 4)
+            t->data[i] = (char)(token >> (i % 8 * 8));
+        else
+            t->data[i] = kind == 5 ? (char)(i % 4096 < 3000) : (char)(r >> (i % 8 * 8));
+    }
+}
+
+static void *map(uint64_t bytes, int flags)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+    if (p == MAP_FAILED)
+        die("no memory for the state", NULL);
+    return p;
+}
+
+static void state_make(struct state *s, const struct options *o, bool filled)
+{
+    s->bytes = 0;
+    for (unsigned i = 0; i < NKINDS; i++) {
+        struct tensor *t = &s->t[i];
+        snprintf(t->name, sizeof t->name, "%s", kinds[i].name);
+        t->dtype = kinds[i].dtype;
+        t->n = (uint64_t)((double)o->state_bytes * kinds[i].share) / cairn_dtype_size(t->dtype) + 1;
+        t->bytes = t->n * cairn_dtype_size(t->dtype);
+        t->data = map(t->bytes, MAP_PRIVATE);
+        s->bytes += t->bytes;
+        if (filled)
+            fill(t, i, o->seed);
+    }
+}
+
+static struct cairn_tensor describe(struct tensor *t)
+{
+    return (struct cairn_tensor){.size = sizeof(struct cairn_tensor),
+                                 .name = t->name,
+                                 .dtype = t->dtype,
+                                 .ndim = 1,
+                                 .shape = &t->n,
+                                 .data = t->data};
+}
+
+/* Best of three: what one memcpy of the whole state into mapped shared memory reaches here, now. */
+static double memcpy_rate(const struct state *s)
+{
+    char *to = map(s->bytes, MAP_SHARED);
+    double best = 0;
+
+    for (int round = 0; round < 3; round++) {
+        uint64_t at = 0;
+        double begin = now();
+        for (unsigned i = 0; i < NKINDS; i++) {
+            memcpy(to + at, s->t[i].data, s->t[i].bytes);
+            at += s->t[i].bytes;
+        }
+        best = fmax(best, (double)s->bytes / (now() - begin));
+    }
+    munmap(to, s->bytes);
+    return best;
+}
+
+static struct cairn_session *open_session(const struct options *o, uint32_t flags, const struct state *s)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_session *session;
+    struct cairn_session_options so = {.size = sizeof so,
+                                       .job = "bench",
+                                       .world_size = 1,
+                                       .arena_bytes = s->bytes + s->bytes / 4 + ((uint64_t)16 << 20),
+                                       .socket_path = o->socket,
+                                       .timeout_ms = 120000,
+                                       .copy_threads = o->threads,
+                                       .flags = flags};
+
+    if (cairn_session_open(&so, &session, &err) < 0)
+        die("open a session", &err);
+    return session;
+}
+
+static void save_once(struct cairn_session *session, struct state *s, uint64_t step, double *ret_stall,
+                      double *ret_commit)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_save_options so = {.size = sizeof so, .step = step, .on_busy = CAIRN_BUSY_WAIT, .timeout_ms = 300000};
+    struct cairn_save *save;
+    double begin = now();
+
+    if (cairn_save_begin(session, &so, &save, &err) < 0)
+        die("begin a save", &err);
+    for (unsigned i = 0; i < NKINDS; i++) {
+        struct cairn_tensor t = describe(&s->t[i]);
+        if (cairn_save_add(save, &t, &err) < 0)
+            die("add a tensor", &err);
+    }
+    if (cairn_save_seal(save, &err) < 0)
+        die("seal", &err);
+    *ret_stall = now() - begin;
+    if (cairn_save_wait(save, CAIRN_COMMITTED, 600000, &err) < 0)
+        die("wait for the commit", &err);
+    *ret_commit = now() - begin;
+    cairn_save_free(save);
+}
+
+static int cmd_save(const struct options *o)
+{
+    struct state s;
+
+    state_make(&s, o, true);
+    double copy = memcpy_rate(&s), opened = now();
+    struct cairn_session *session = open_session(o, 0, &s);
+    printf("{\"bytes\": %llu, \"memcpy_bytes_per_s\": %.0f, \"open_s\": %.3f, \"saves\": [",
+           (unsigned long long)s.bytes, copy, now() - opened);
+    for (unsigned i = 0; i < o->saves; i++) {
+        double stall, commit;
+        save_once(session, &s, i + 1, &stall, &commit);
+        printf("%s{\"stall_s\": %.4f, \"commit_s\": %.4f}", i ? ", " : "", stall, commit);
+    }
+    printf("]}\n");
+    cairn_session_close(session);
+    return 0;
+}
+
+static int cmd_restore(const struct options *o)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_restore *restore;
+    struct state want, got;
+    bool equal = true;
+
+    state_make(&want, o, true);
+    state_make(&got, o, false);
+    struct cairn_session *session = open_session(o, CAIRN_OBSERVER, &got);
+    double begin = now();
+    if (cairn_restore_open(session, CAIRN_LATEST, 60000, &restore, &err) < 0)
+        die("open the checkpoint", &err);
+    for (unsigned i = 0; i < NKINDS; i++) {
+        struct cairn_tensor t = describe(&got.t[i]);
+        if (cairn_restore_add(restore, &t, &err) < 0)
+            die("ask for a tensor", &err);
+    }
+    if (cairn_restore_run(restore, 600000, NULL, NULL, &err) < 0)
+        die("restore", &err);
+    double took = now() - begin;
+    for (unsigned i = 0; i < NKINDS; i++)
+        equal &= memcmp(want.t[i].data, got.t[i].data, want.t[i].bytes) == 0;
+    printf("{\"bytes\": %llu, \"restore_s\": %.4f, \"equal\": %s}\n", (unsigned long long)got.bytes, took,
+           equal ? "true" : "false");
+    cairn_restore_free(restore);
+    cairn_session_close(session);
+    return equal ? 0 : 1;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option long_options[] = {{"socket", required_argument, NULL, 's'},
+                                                 {"mib", required_argument, NULL, 'm'},
+                                                 {"saves", required_argument, NULL, 'n'},
+                                                 {"threads", required_argument, NULL, 't'},
+                                                 {NULL, 0, NULL, 0}};
+    struct options o = {.state_bytes = (uint64_t)1 << 30, .saves = 3, .threads = 1, .seed = 7};
+    int c;
+
+    while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
+        if (c == 's')
+            o.socket = optarg;
+        else if (c == 'm')
+            o.state_bytes = strtoull(optarg, NULL, 10) << 20;
+        else if (c == 'n')
+            o.saves = (unsigned)strtoul(optarg, NULL, 10);
+        else if (c == 't')
+            o.threads = (unsigned)strtoul(optarg, NULL, 10);
+        else
+            return 2;
+    }
+    if (optind + 1 == argc && strcmp(argv[optind], "save") == 0)
+        return cmd_save(&o);
+    if (optind + 1 == argc && strcmp(argv[optind], "restore") == 0)
+        return cmd_restore(&o);
+    fprintf(stderr, "usage: bench-state save|restore --socket PATH [--mib N] [--saves N] [--threads N]\n");
+    return 2;
+}
