@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Arenas: pages are granted once, come back exactly once, and outlive a process only as far as the bound allows. */
+#include "daemon/node/arena.h"
+
+#include "core/base/error.h"
+#include "core/model/units.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct world {
+    struct loop *loop;
+    struct arenas *arenas;
+    int self; /* pidfd of this process */
+};
+
+static int setup(void **state)
+{
+    struct world *w = calloc(1, sizeof *w);
+
+    assert_int_equal(loop_new(64, &w->loop, NULL), 0);
+    assert_int_equal(arenas_new(w->loop, 32 * CAIRN_PART, 60, &w->arenas, NULL), 0);
+    w->self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    *state = w;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct world *w = *state;
+
+    arenas_free(w->arenas);
+    loop_free(w->loop);
+    close(w->self);
+    free(w);
+    return 0;
+}
+
+static struct shared_layout *layout_of(uint64_t bytes)
+{
+    struct shared_layout *l = calloc(1, sizeof *l);
+    struct cairn_tensor t = {.size = sizeof t, .name = "t", .dtype = CAIRN_U8, .ndim = 1, .shape = &bytes};
+
+    l->refs = 1;
+    list_init(&l->link);
+    cairn_layout_init(&l->layout);
+    assert_int_equal(cairn_layout_add(&l->layout, &t, NULL), 0);
+    assert_int_equal(cairn_layout_place(&l->layout, NULL), 0);
+    return l;
+}
+
+static struct arena *attach(struct world *w, uint32_t rank, int pidfd, unsigned pages)
+{
+    struct arena *a = NULL;
+
+    assert_int_equal(arenas_attach(w->arenas, "j", rank, getuid(), pidfd, pages * CAIRN_PART, &a, NULL), 0);
+    return a;
+}
+
+static void test_the_memfd_cannot_be_resized(void **state)
+{
+    struct world *w = *state;
+    struct arena *a = attach(w, 0, w->self, 4);
+
+    assert_int_equal(ftruncate(a->fd, 0), -1);
+    assert_int_equal(ftruncate(a->fd, 1 << 30), -1);
+    /* A hole punched by a client is zeros for the daemon, not a fault. */
+    assert_int_equal(fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)(ARENA_CONTROL + a->bytes)),
+                     0);
+    assert_int_equal(arena_page(a, 3)[CAIRN_PART - 1], 0);
+    arena_detach(a);
+    arena_unref(a);
+}
+
+static void test_pages_go_round(void **state)
+{
+    struct world *w = *state;
+    struct arena *a = attach(w, 0, w->self, 5);
+    struct shared_layout *l = layout_of(4 * CAIRN_PART - 5);
+    struct snapshot *one, *two = NULL;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    assert_int_equal(arena_grant(a, l, 1, 1, &one, &err), 0);
+    assert_int_equal(a->nfree, 1);
+    assert_int_equal(arena_grant(a, l, 2, 1, &two, &err), CAIRN_E_BUSY);
+    snapshot_filled(one);
+    snapshot_durable(one, 0, 3);
+    assert_int_equal(arena_grant(a, l, 2, 1, &two, &err), 0); /* one free page and three kept ones */
+    assert_int_equal(a->nfree + a->nkept, 0);
+    for (unsigned p = 0; p < 4; p++) /* the page that is not durable was not taken */
+        assert_int_not_equal(two->pages[p], one->pages[3]);
+    assert_false(snapshot_holds(one, 0, 1));
+    assert_true(snapshot_holds(one, 3, 1));
+    assert_int_not_equal(one->save, two->save);
+    snapshot_end(one, true);
+    assert_int_equal(a->nkept, 1);
+    snapshot_end(two, false);
+    assert_int_equal(a->nfree + a->nkept, 5);
+    shared_layout_unref(l);
+    arena_detach(a);
+    arena_unref(a);
+}
+
+static void test_too_large_is_not_busy(void **state)
+{
+    struct world *w = *state;
+    struct arena *a = attach(w, 0, w->self, 2);
+    struct shared_layout *l = layout_of(3 * CAIRN_PART);
+    struct snapshot *s;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    assert_int_equal(arena_grant(a, l, 1, 1, &s, &err), CAIRN_E_TOO_LARGE);
+    assert_non_null(strstr(err.message, "larger arena"));
+    shared_layout_unref(l);
+    arena_detach(a);
+    arena_unref(a);
+}
+
+static void test_filled_is_the_clients_word(void **state)
+{
+    struct world *w = *state;
+    struct arena *a = attach(w, 0, w->self, 2);
+    struct shared_layout *l = layout_of(CAIRN_PART);
+    struct snapshot *s;
+    struct local_control *control = mmap(NULL, ARENA_CONTROL, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
+
+    assert_int_equal(arena_grant(a, l, 1, 1, &s, NULL), 0);
+    assert_false(snapshot_is_filled(s));
+    control->filled[s->word] = s->save + 1;
+    assert_false(snapshot_is_filled(s));
+    control->filled[s->word] = s->save;
+    assert_true(snapshot_is_filled(s));
+    munmap(control, ARENA_CONTROL);
+    snapshot_end(s, false);
+    shared_layout_unref(l);
+    arena_detach(a);
+    arena_unref(a);
+}
+
+static void retried(struct arena_waiter *w)
+{
+    ++*(int *)w->arg;
+}
+
+static void test_waiters_wake_when_pages_come_back(void **state)
+{
+    struct world *w = *state;
+    struct arena *a = attach(w, 0, w->self, 1);
+    struct shared_layout *l = layout_of(CAIRN_PART);
+    struct snapshot *s;
+    int woken = 0;
+    struct arena_waiter waiter = {.retry = retried, .arg = &woken};
+
+    assert_int_equal(arena_grant(a, l, 1, 1, &s, NULL), 0);
+    arena_wait(a, &waiter);
+    snapshot_filled(s);
+    snapshot_durable(s, 0, 1);
+    assert_int_equal(woken, 1);
+    snapshot_end(s, true);
+    assert_int_equal(woken, 1); /* it is not in the list any more */
+    shared_layout_unref(l);
+    arena_detach(a);
+    arena_unref(a);
+}
+
+/* A pidfd of a process that has ended. */
+static int dead_process(void)
+{
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(0);
+    int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    waitpid(pid, NULL, 0);
+    return pidfd;
+}
+
+static void leave_kept_snapshot(struct arena *a)
+{
+    struct shared_layout *l = layout_of(CAIRN_PART);
+    struct snapshot *s;
+
+    assert_int_equal(arena_grant(a, l, 1, 1, &s, NULL), 0);
+    snapshot_filled(s);
+    snapshot_end(s, true);
+    shared_layout_unref(l);
+    arena_detach(a);
+    arena_unref(a);
+}
+
+static void test_the_next_process_adopts(void **state)
+{
+    struct world *w = *state;
+    int dead = dead_process();
+    struct arena *a = attach(w, 3, dead, 4);
+    uint64_t id = a->id;
+
+    leave_kept_snapshot(a);
+    assert_non_null(arenas_find(w->arenas, "j", 1, 1, 3));
+    a = attach(w, 3, w->self, 4);
+    assert_true(a->id == id);
+    assert_non_null(arenas_find(w->arenas, "j", 1, 1, 3));
+    leave_kept_snapshot(a);
+    a = attach(w, 3, w->self, 4); /* the last process lives: it may still be copying */
+    assert_true(a->id != id);
+    arena_detach(a);
+    arena_unref(a);
+    close(dead);
+}
+
+static void test_the_bound_holds(void **state)
+{
+    struct world *w = *state;
+    struct arena *a = attach(w, 0, w->self, 20), *b = NULL;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    uint64_t used, limit;
+
+    assert_int_equal(arenas_attach(w->arenas, "j", 1, getuid(), w->self, 20 * CAIRN_PART, &b, &err), CAIRN_E_TOO_LARGE);
+    assert_non_null(strstr(err.message, "arena_max_mib"));
+    leave_kept_snapshot(a); /* an orphan makes room for the living */
+    b = attach(w, 1, w->self, 20);
+    arenas_usage(w->arenas, &used, &limit);
+    assert_true(used == 20 * CAIRN_PART && limit == 32 * CAIRN_PART);
+    arena_detach(b);
+    arena_unref(b);
+    assert_int_equal(arenas_attach(w->arenas, "j", 1, getuid(), w->self, 0, &b, &err), CAIRN_E_INVAL);
+    assert_int_equal(arenas_attach(w->arenas, "j", 1, getuid(), w->self, UINT64_MAX, &b, &err), CAIRN_E_INVAL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_the_memfd_cannot_be_resized, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_pages_go_round, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_too_large_is_not_busy, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_filled_is_the_clients_word, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_waiters_wake_when_pages_come_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_next_process_adopts, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_bound_holds, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
