@@ -107,7 +107,7 @@ const char *commit_state_name(int state);
 void commit_missing(const struct commit *c, char *buf, size_t len);
 /* The first rank that commit_missing would name; world_size when none. */
 uint32_t commit_first_missing(const struct commit *c);
-/* Asserts what holds in every state; commit_step does it after every move. */
-void commit_invariant(const struct commit *c);
+/* What holds in every state; commit_step asserts it after every event. */
+bool commit_invariant(const struct commit *c);
 
 #endif

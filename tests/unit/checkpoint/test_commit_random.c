@@ -83,6 +83,7 @@ static void step(struct sim *s, int type, uint32_t rank)
     struct commit_event e = {.type = type, .rank = rank, .code = CAIRN_E_FENCED, .reason = "r"};
 
     commit_step(&s->c, &e, &fx);
+    assert_true(commit_invariant(&s->c));
     take(s, &fx);
 }
 
