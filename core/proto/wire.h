@@ -23,7 +23,7 @@ struct wire_message {
     uint64_t session;
     union {
         struct { char node[CAIRN_MAX_NAME + 1]; uint64_t start; uint8_t address[WIRE_MAX_ADDR]; size_t address_len; uint32_t slots; } hello;
-        struct { struct wire_status status; char peer[CAIRN_MAX_NAME + 1]; uint64_t start; uint32_t slots; uint64_t slot_bytes, key, base; } welcome;
+        struct { struct wire_status status; char peer[CAIRN_MAX_NAME + 1]; uint64_t start; uint32_t slots; uint64_t slot_bytes, key, base; uint32_t first_slot; } welcome;
         struct { uint32_t stream; char job[CAIRN_MAX_NAME + 1]; uint64_t step, incarnation; char node[CAIRN_MAX_NAME + 1]; uint64_t reserve_bytes, fence_incarnation; } stream_open;
         struct { uint32_t stream; struct wire_status status; uint64_t generation; } stream_opened;
         struct { uint32_t slot, generation; struct wire_status status; uint32_t stream; } stored;
