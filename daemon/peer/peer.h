@@ -3,8 +3,9 @@
  *
  *     slots (RMA) -> header and payload checked -> store appends -> Stored -> Sync -> fdatasync -> Synced
  *
- * Each node that says hello gets memory of its own, registered under a key of its own, revoked when the session ends; a second
- * hello of the same node replaces the first. Memory is bounded: slots_total buffers for all nodes, read_buffers for reads.
+ * Each node that says hello gets memory of its own, registered under a key of its own, revoked when the session ends; a
+ * second hello of the same node replaces the first. Memory is bounded: slots_total buffers for all nodes, read_buffers
+ * for reads.
  */
 #ifndef CAIRN_DAEMON_PEER_PEER_H
 #define CAIRN_DAEMON_PEER_PEER_H
@@ -17,13 +18,13 @@ struct peer;
 struct peer_config {
     const char *id;
     const char *domain;
-    const char *provider;       /* for the record */
-    uint16_t port;              /* of the fabric endpoint; 0: any */
-    unsigned slots_per_node;    /* FRAGMENT_MAX_RECORD bytes each */
+    const char *provider;    /* for the record */
+    uint16_t port;           /* of the fabric endpoint; 0: any */
+    unsigned slots_per_node; /* FRAGMENT_MAX_RECORD bytes each */
     unsigned max_nodes;
     unsigned read_buffers;
-    uint32_t node_idle_ms;      /* a node silent for so long loses its slots */
-    uint32_t lease_ms;          /* of the record in the metadata */
+    uint32_t node_idle_ms; /* a node silent for so long loses its slots */
+    uint32_t lease_ms;     /* of the record in the metadata */
 };
 struct peer_deps {
     struct loop *loop;
@@ -33,7 +34,8 @@ struct peer_deps {
     struct meta *meta;
 };
 /* Starts and begins to register under cairn/v1/peers/<id>. */
-int peer_new(const struct peer_deps *deps, const struct peer_config *config, struct peer **ret_peer, struct cairn_error *err);
+int peer_new(const struct peer_deps *deps, const struct peer_config *config, struct peer **ret_peer,
+             struct cairn_error *err);
 /* Ends sessions, revokes the registration, then calls done on the loop; the peer is gone after it. */
 void peer_stop(struct peer *peer, void (*done)(void *arg), void *arg);
 

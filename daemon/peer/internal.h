@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the peer role share. */
+#ifndef CAIRN_DAEMON_PEER_INTERNAL_H
+#define CAIRN_DAEMON_PEER_INTERNAL_H
+
+#include "core/proto/wire.h"
+#include "daemon/io/workers.h"
+#include "daemon/peer/keep.h"
+#include "daemon/peer/peer.h"
+
+#define PEER_MAX_STREAMS 256        /* that one node writes at once */
+#define PEER_MAX_READS_WAITING 1024 /* of all nodes, beyond the read buffers */
+#define PEER_MAX_FENCES 4096        /* jobs whose fence is remembered */
+
+struct peer_node;
+
+/* One slot of a node, from the arrival of its bytes to the answer. */
+struct slot {
+    struct peer_node *node;
+    uint32_t number;
+    uint16_t generation; /* that the next write must show */
+    bool busy;
+    char *memory;    /* FRAGMENT_MAX_RECORD bytes */
+    uint32_t stream; /* the node's number of it */
+    struct fragment fragment;
+    struct worker_job check; /* of the payload */
+    int code;
+    struct cairn_error err;
+    struct keep_append append;
+};
+
+struct node_stream {
+    struct list link; /* in peer_node */
+    struct peer_node *node;
+    uint32_t number; /* chosen by the node */
+    struct kept_stream *kept;
+    struct keep_sync sync;
+    bool syncing;
+    uint64_t sync_sequence;
+    bool closing;
+};
+
+/* A node's session. */
+struct peer_node {
+    struct list link; /* in peer */
+    struct peer *peer;
+    uint64_t session; /* random; every message of the node shows it */
+    char id[CAIRN_MAX_NAME + 1];
+    uint64_t start;
+    uint64_t to;      /* where answers go */
+    bool ended;       /* waits for pending */
+    unsigned pending; /* checks, appends, syncs, sends, reads */
+    uint64_t heard_ns;
+    struct list streams;
+    char *memory; /* of all slots, mapped */
+    size_t memory_len;
+    struct fabric_mem *mem;
+    uint32_t nslots;
+    uint32_t first_slot; /* in the numbering that all nodes share */
+    struct slot slots[];
+};
+
+struct peer_read {
+    struct list link; /* waiting, when it has no buffer */
+    struct peer_node *node;
+    uint64_t request;
+    bool check_only;
+    uint64_t address, remote_key, room;
+    uint32_t data;
+    struct fragment_key key;
+    void *buffer;
+    struct keep_read read;
+    struct worker_job check;
+    uint32_t record_len;
+    int code;
+    struct cairn_error err;
+    struct fabric_op write;
+};
+
+struct fence {
+    char job[CAIRN_MAX_NAME + 1];
+    uint64_t incarnation;
+};
+
+struct peer {
+    struct peer_deps deps;
+    struct peer_config config;
+    char *id, *domain, *provider;
+    uint64_t start;
+    struct endpoint *ep;
+    struct keep *keep;
+    struct list nodes;
+    unsigned nnodes;
+    struct buffers *read_buffers;
+    struct fabric_mem *read_mem;
+    struct list reads_waiting;
+    unsigned nreads_waiting;
+    struct fence *fences;
+    unsigned nfences;
+    struct peer_status status;
+    struct loop_timer tick; /* idle nodes, the record, forgotten checkpoints */
+    unsigned ticks;
+    /* registration */
+    int64_t lease;
+    bool registering; /* a request is under way */
+    struct meta_req meta_req;
+    struct loop_timer refresh;
+    struct bytes record;
+    char record_key[RECORD_KEY_MAX];
+    unsigned forgetting; /* decisions being looked up */
+    bool stopping;
+    void (*stopped)(void *arg);
+    void *stopped_arg;
+};
+
+/* ---- slots.c: sessions of nodes, and what arrives in their slots ---- */
+void peer_on_hello(struct peer *p, const struct wire_message *m);
+void peer_on_written(struct peer *p, uint32_t data);
+void peer_on_stream_open(struct peer_node *n, const struct wire_message *m);
+void peer_on_sync(struct peer_node *n, const struct wire_message *m);
+void peer_on_stream_close(struct peer_node *n, const struct wire_message *m);
+/* Revokes the node's memory at once; its struct goes when nothing of it is pending. reason NULL: do not say bye. */
+void peer_node_end(struct peer_node *n, const char *reason);
+void peer_node_pending_end(struct peer_node *n);
+void peer_refuse(struct peer *p, const struct wire_message *hello, const struct cairn_error *err);
+void peer_send(struct peer_node *n, const void *message, size_t len); /* best effort: a dead node ends its session */
+void peer_answer(struct peer_node *n, const struct wire_message *m);
+
+/* ---- reads.c ---- */
+void peer_on_read(struct peer_node *n, const struct wire_message *m);
+void peer_drop_reads(struct peer_node *n); /* those that wait for a buffer */
+
+/* ---- register.c: the record under a lease, and checkpoints that were aborted ---- */
+void peer_register(struct peer *p);
+void peer_unregister(struct peer *p);
+void peer_forget(struct peer *p, const char *job, uint64_t step, uint64_t incarnation);
+void peer_forget_some(struct peer *p);
+void peer_maybe_stopped(struct peer *p);
+
+#endif

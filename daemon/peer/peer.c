@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "daemon/peer/internal.h"
+
+#include "core/base/cleanup.h"
+#include "core/base/error.h"
+#include "core/model/name.h"
+#include "daemon/io/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define TICK_MS 1000
+#define FORGET_TICKS 60
+#define MESSAGES 64 /* receive buffers of the endpoint */
+
+/* ---- sending
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+struct sending {
+    struct fabric_op op;
+    struct peer_node *node;
+};
+
+static void sent(struct fabric_op *op, int code)
+{
+    struct sending *s = op->arg;
+    struct peer_node *n = s->node;
+
+    free(s);
+    if (code < 0 && code != CAIRN_E_ABORTED && !n->ended) {
+        log_line(LOG_DETAIL, "node %s cannot be reached, its session ends", n->id);
+        peer_node_end(n, NULL);
+    }
+    peer_node_pending_end(n);
+}
+
+void peer_send(struct peer_node *n, const void *message, size_t len)
+{
+    struct sending *s = calloc(1, sizeof *s);
+
+    if (!s)
+        return; /* the node's deadline notices */
+    s->node = n;
+    s->op.done = sent;
+    s->op.arg = s;
+    n->pending++;
+    endpoint_send(n->peer->ep, &s->op, n->to, message, len);
+}
+
+static void refusal_sent(struct fabric_op *op, int code)
+{
+    (void)code;
+    free(op);
+}
+
+void peer_refuse(struct peer *p, const struct wire_message *hello, const struct cairn_error *err)
+{
+    struct wire_message m = {.type = WIRE_WELCOME};
+    uint8_t buf[WIRE_MAX];
+    uint64_t to;
+
+    snprintf(m.welcome.peer, sizeof m.welcome.peer, "%s", p->id);
+    wire_status_set(&m.welcome.status, err->code, err);
+    int len = wire_encode(&m, buf, NULL);
+    if (len < 0 || endpoint_resolve(p->ep, hello->hello.address, hello->hello.address_len, &to, NULL) < 0)
+        return;
+    struct fabric_op *op = calloc(1, sizeof *op);
+    if (!op)
+        return;
+    op->done = refusal_sent;
+    endpoint_send(p->ep, op, to, buf, (size_t)len);
+}
+
+/* ---- receiving
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static struct peer_node *find_session(struct peer *p, uint64_t session)
+{
+    list_for_each (it, &p->nodes) {
+        struct peer_node *n = container_of(it, struct peer_node, link);
+        if (!n->ended && n->session == session)
+            return n;
+    }
+    return NULL;
+}
+
+static void on_ping(struct peer_node *n, const struct wire_message *m)
+{
+    struct wire_message out = {.type = WIRE_PONG};
+
+    out.pong.request = m->ping.request;
+    out.pong.free_bytes = n->peer->status.free_bytes;
+    peer_answer(n, &out);
+}
+
+static void dispatch(struct peer_node *n, const struct wire_message *m)
+{
+    switch (m->type) {
+    case WIRE_STREAM_OPEN:
+        peer_on_stream_open(n, m);
+        break;
+    case WIRE_SYNC:
+        peer_on_sync(n, m);
+        break;
+    case WIRE_STREAM_CLOSE:
+        peer_on_stream_close(n, m);
+        break;
+    case WIRE_READ:
+        peer_on_read(n, m);
+        break;
+    case WIRE_FORGET:
+        peer_forget(n->peer, m->forget.job, m->forget.step, m->forget.incarnation);
+        break;
+    case WIRE_PING:
+        on_ping(n, m);
+        break;
+    case WIRE_BYE:
+        peer_node_end(n, NULL);
+        break;
+    default:
+        log_line(LOG_WARNING, "node %s sent %s, which only a peer sends", n->id, wire_type_name(m->type));
+    }
+}
+
+static void on_message(void *arg, const void *data, size_t len)
+{
+    struct peer *p = arg;
+    struct wire_message m;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    if (wire_decode(data, len, &m, &err) < 0) {
+        log_line(LOG_WARNING, "a message of %zu bytes was dropped: %s", len, err.message);
+        return;
+    }
+    if (m.type == WIRE_HELLO) {
+        peer_on_hello(p, &m);
+        return;
+    }
+    struct peer_node *n = find_session(p, m.session);
+    if (!n)
+        return; /* of a session that ended: its node was told, or is gone */
+    n->heard_ns = loop_now_ns(p->deps.loop);
+    dispatch(n, &m);
+}
+
+static void on_written(void *arg, uint32_t data)
+{
+    peer_on_written(arg, data);
+}
+
+static const struct endpoint_events events = {on_message, on_written};
+
+/* ---- once a second
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static void tick(struct loop_timer *t)
+{
+    struct peer *p = t->arg;
+    uint64_t idle_ns = (uint64_t)p->config.node_idle_ms * 1000000;
+
+    list_for_each_safe (it, &p->nodes) {
+        struct peer_node *n = container_of(it, struct peer_node, link);
+        if (!n->ended && loop_now_ns(p->deps.loop) - n->heard_ns > idle_ns) {
+            log_line(LOG_NOTICE, "node %s was silent for %u ms and loses its slots", n->id, p->config.node_idle_ms);
+            peer_node_end(n, "silent for too long");
+        }
+    }
+    if (p->ticks++ % FORGET_TICKS == 1)
+        peer_forget_some(p);
+    loop_timer_after(p->deps.loop, t, TICK_MS);
+}
+
+/* ---- the object
+ * -------------------------------------------------------------------------------------------------------------------
+ */
+
+static void peer_free(struct peer *p)
+{
+    endpoint_free(p->ep);
+    fabric_mem_free(p->read_mem);
+    buffers_free(p->read_buffers);
+    keep_free(p->keep);
+    bytes_free(&p->record);
+    free(p->fences);
+    free(p->id);
+    free(p->domain);
+    free(p->provider);
+    free(p);
+}
+
+static int peer_start_parts(struct peer *p, struct cairn_error *err)
+{
+    size_t len;
+    int r = cairn_name_check("peer id", p->config.id, err);
+
+    if (r == 0 && getrandom(&p->start, sizeof p->start, 0) != sizeof p->start)
+        r = cairn_fail_errno(err, errno, "draw a random number");
+    if (r == 0)
+        r = keep_new(p->deps.loop, p->deps.store, &p->keep, err);
+    if (r == 0)
+        r = buffers_new(FRAGMENT_MAX_RECORD, p->config.read_buffers, &p->read_buffers, err);
+    if (r < 0)
+        return r;
+    void *base = buffers_base(p->read_buffers, &len);
+    r = fabric_mem_register(p->deps.fabric, base, len, FABRIC_LOCAL, 0, &p->read_mem, err);
+    if (r == 0)
+        r = endpoint_open(p->deps.fabric, p->config.port, MESSAGES, &events, p, &p->ep, err);
+    return r;
+}
+
+int peer_new(const struct peer_deps *deps, const struct peer_config *config, struct peer **ret_peer,
+             struct cairn_error *err)
+{
+    struct peer *p = calloc(1, sizeof *p);
+
+    if (!p)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the peer role");
+    p->deps = *deps;
+    p->config = *config;
+    list_init(&p->nodes);
+    list_init(&p->reads_waiting);
+    p->id = strdup(config->id);
+    p->domain = strdup(config->domain ? config->domain : "");
+    p->provider = strdup(config->provider ? config->provider : "");
+    int r = p->id && p->domain && p->provider ? peer_start_parts(p, err)
+                                              : cairn_fail(err, CAIRN_E_NOMEM, "copy the configuration");
+    if (r < 0) {
+        peer_free(p);
+        return cairn_wrap(err, r, "start peer %s", config->id);
+    }
+    record_key_peer(p->record_key, p->id);
+    p->tick = (struct loop_timer){.fire = tick, .arg = p};
+    loop_timer_after(p->deps.loop, &p->tick, TICK_MS);
+    peer_register(p);
+    *ret_peer = p;
+    return 0;
+}
+
+static void stop_now(struct loop_timer *t)
+{
+    struct peer *p = t->arg;
+    void (*stopped)(void *) = p->stopped;
+    void *arg = p->stopped_arg;
+
+    if (keep_busy(p->keep)) {
+        loop_timer_after(p->deps.loop, t, 1);
+        return;
+    }
+    peer_free(p);
+    stopped(arg);
+}
+
+/* Called when anything that a stop waits for has ended. */
+void peer_maybe_stopped(struct peer *p)
+{
+    if (!p->stopping || p->registering || p->lease || p->forgetting || !list_empty(&p->nodes) || p->tick.heap_index)
+        return;
+    p->tick = (struct loop_timer){.fire = stop_now, .arg = p};
+    loop_timer_after(p->deps.loop, &p->tick, 0);
+}
+
+void peer_stop(struct peer *p, void (*done)(void *arg), void *arg)
+{
+    p->stopping = true;
+    p->stopped = done;
+    p->stopped_arg = arg;
+    loop_timer_cancel(p->deps.loop, &p->tick);
+    list_for_each_safe (it, &p->nodes)
+        peer_node_end(container_of(it, struct peer_node, link), "the peer stops");
+    peer_unregister(p);
+}
+
+void peer_status(const struct peer *p, struct peer_status *ret)
+{
+    *ret = p->status;
+    ret->streams_open = keep_open_streams(p->keep);
+}
