@@ -261,7 +261,8 @@ int local_check(const void *message, size_t len, unsigned nfds, struct cairn_err
         return cairn_fail(err, CAIRN_E_PROTOCOL, "%s of %zu bytes, expected %zu", k->name, len, k->len);
     if (nfds != k->fds && !(k->maybe && nfds == 0))
         return cairn_fail(err, CAIRN_E_PROTOCOL, "%s with %u descriptors, expected %u", k->name, nfds, k->fds);
-    if ((h->type == LOCAL_EVENT) != (h->id == 0))
+    /* A daemon that could not read a request's id says why it hangs up in an ERROR with id 0. */
+    if ((h->type == LOCAL_EVENT) != (h->id == 0) && h->type != LOCAL_ERROR)
         return cairn_fail(err, CAIRN_E_PROTOCOL, "%s with id %u", k->name, h->id);
     const char *wrong = k->check ? k->check(message, len) : NULL;
     if (wrong)

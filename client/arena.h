@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Mappings of what the daemon sends by descriptor: the arena that snapshots are copied into, and blobs and windows that
+ * are only read. A descriptor is believed after its kind, size and seals were checked: nobody can shrink it under us.
+ */
+#ifndef CAIRN_CLIENT_ARENA_H
+#define CAIRN_CLIENT_ARENA_H
+
+#include <stdbool.h>
+
+#include "core/proto/local.h"
+
+struct arena {
+    char *base;             /* of the mapping; NULL when there is none */
+    uint64_t control_bytes; /* before the first page */
+    uint64_t page_bytes;    /* of all pages */
+};
+
+/* Maps and faults in the whole arena. fd stays the caller's. */
+int arena_map(struct arena *a, int fd, uint64_t control_bytes, uint64_t page_bytes, struct cairn_error *err);
+/* A forked child has no mapping: it only forgets. */
+void arena_unmap(struct arena *a, bool forked);
+/* The page's first byte. */
+char *arena_page(const struct arena *a, uint32_t page);
+/* Tells the daemon, which reads it with acquire, that every byte of the save is in place. */
+void arena_fill_word(const struct arena *a, uint32_t word, uint64_t save);
+
+/* A read-only mapping; at least len bytes of the file are mapped. */
+struct view {
+    const char *base;
+    uint64_t len;
+};
+/* seals: those that the descriptor must have. what names it in messages. */
+int view_map(struct view *v, int fd, uint64_t len, unsigned seals, const char *what, struct cairn_error *err);
+void view_unmap(struct view *v, bool forked);
+
+/* A sealed memfd with these bytes. */
+int blob_make(const char *name, const void *data, size_t len, int *ret_fd, struct cairn_error *err);
+/* The first len bytes of fd as a terminated string; free() it. */
+int blob_text(int fd, uint64_t len, char **ret_text, struct cairn_error *err);
+
+#endif

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A streaming copy: the head up to an aligned destination, blocks of four pages walked side by side (so that four DRAM
+ * pages are open and the prefetchers see four streams), single lines, and the tail. */
+#include "client/copy.h"
+
+#include <stdint.h>
+#include <string.h>
+
+#define LINE ((size_t)64)
+#define PAGE ((size_t)4096)
+#define PAGES ((size_t)4)        /* walked side by side */
+#define AHEAD ((size_t)512)      /* bytes that the prefetch runs ahead of the loads */
+#define SMALL ((size_t)32 << 10) /* below it the caches win */
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+/* One pair of lines from each of the four pages of the block. */
+__attribute__((target("avx512f"))) static void block_avx512(char *dst, const char *src)
+{
+    for (size_t at = 0; at < PAGE; at += 2 * LINE) {
+        for (size_t p = 0; p < PAGES; p++) {
+            _mm_prefetch(src + p * PAGE + at + AHEAD, _MM_HINT_T0);
+            _mm_prefetch(src + p * PAGE + at + AHEAD + LINE, _MM_HINT_T0);
+        }
+        for (size_t p = 0; p < PAGES; p++) {
+            const char *from = src + p * PAGE + at;
+            char *to = dst + p * PAGE + at;
+            __m512i a = _mm512_loadu_si512(from);
+            __m512i b = _mm512_loadu_si512(from + LINE);
+            _mm512_stream_si512((void *)to, a);
+            _mm512_stream_si512((void *)(to + LINE), b);
+        }
+    }
+}
+
+__attribute__((target("avx512f"))) static void line_avx512(char *dst, const char *src)
+{
+    _mm512_stream_si512((void *)dst, _mm512_loadu_si512(src));
+}
+
+__attribute__((target("avx2"))) static void line_avx2(char *dst, const char *src)
+{
+    __m256i a = _mm256_loadu_si256((const void *)src);
+    __m256i b = _mm256_loadu_si256((const void *)(src + LINE / 2));
+
+    _mm256_stream_si256((void *)dst, a);
+    _mm256_stream_si256((void *)(dst + LINE / 2), b);
+}
+
+__attribute__((target("avx2"))) static void block_avx2(char *dst, const char *src)
+{
+    for (size_t at = 0; at < PAGE; at += LINE) {
+        for (size_t p = 0; p < PAGES; p++)
+            _mm_prefetch(src + p * PAGE + at + AHEAD, _MM_HINT_T0);
+        for (size_t p = 0; p < PAGES; p++)
+            line_avx2(dst + p * PAGE + at, src + p * PAGE + at);
+    }
+}
+
+/* The same walk for both; always inlined into a function of the same target. */
+#define DEFINE_STREAM(name_, target_, block_, line_)                                           \
+    __attribute__((target(target_))) static void name_(char *dst, const char *src, size_t len) \
+    {                                                                                          \
+        size_t head = (size_t)(-(uintptr_t)dst & (LINE - 1));                                  \
+        size_t at = head;                                                                      \
+                                                                                               \
+        memcpy(dst, src, head);                                                                \
+        for (; len - at >= PAGES * PAGE; at += PAGES * PAGE)                                   \
+            block_(dst + at, src + at);                                                        \
+        for (; len - at >= LINE; at += LINE)                                                   \
+            line_(dst + at, src + at);                                                         \
+        memcpy(dst + at, src + at, len - at);                                                  \
+    }
+DEFINE_STREAM(stream_avx512, "avx512f", block_avx512, line_avx512)
+DEFINE_STREAM(stream_avx2, "avx2", block_avx2, line_avx2)
+
+bool copy_supported(enum copy_path path)
+{
+    switch (path) {
+    case COPY_AVX512:
+        return __builtin_cpu_supports("avx512f");
+    case COPY_AVX2:
+        return __builtin_cpu_supports("avx2");
+    default:
+        return true;
+    }
+}
+
+void copy_stream(enum copy_path path, void *dst, const void *src, size_t len)
+{
+    if (len < SMALL || path == COPY_PORTABLE)
+        memcpy(dst, src, len);
+    else if (path == COPY_AVX512)
+        stream_avx512(dst, src, len);
+    else
+        stream_avx2(dst, src, len);
+}
+
+void copy_fence(void)
+{
+    _mm_sfence();
+}
+
+#else
+
+bool copy_supported(enum copy_path path)
+{
+    return path == COPY_PORTABLE;
+}
+
+void copy_stream(enum copy_path path, void *dst, const void *src, size_t len)
+{
+    (void)path;
+    memcpy(dst, src, len);
+}
+
+void copy_fence(void)
+{
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+}
+
+#endif
+
+enum copy_path copy_best(void)
+{
+    if (copy_supported(COPY_AVX512))
+        return COPY_AVX512;
+    return copy_supported(COPY_AVX2) ? COPY_AVX2 : COPY_PORTABLE;
+}

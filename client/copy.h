@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The copy into the arena: the bytes are not read again by this core, so large copies go past its caches with
+ * non-temporal stores. */
+#ifndef CAIRN_CLIENT_COPY_H
+#define CAIRN_CLIENT_COPY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum copy_path {
+    COPY_PORTABLE,
+    COPY_AVX2,
+    COPY_AVX512,
+};
+
+/* The fastest path of this machine. */
+enum copy_path copy_best(void);
+bool copy_supported(enum copy_path path);
+/* Like memcpy. Its stores are weakly ordered: copy_fence before telling anybody. */
+void copy_stream(enum copy_path path, void *dst, const void *src, size_t len);
+/* Orders all streamed stores of this thread before its later ones. */
+void copy_fence(void);
+
+#endif

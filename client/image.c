@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "client/image.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/error.h"
+#include "core/model/units.h"
+
+#define MAX_THREADS 64
+#define PARTS_PER_THREAD 8 /* a thread must have so much to copy, or making it costs more than it saves */
+
+/* ---- order ------------------------------------------------------------------------------------------------------ */
+
+static int by_offset(const void *a, const void *b, void *arg)
+{
+    const struct cairn_slice *slices = arg;
+    uint64_t x = slices[*(const uint32_t *)a].image_offset, y = slices[*(const uint32_t *)b].image_offset;
+
+    return x < y ? -1 : x > y;
+}
+
+int image_order(const struct cairn_layout *l, uint32_t **ret_order, uint32_t *ret_norder, struct cairn_error *err)
+{
+    uint32_t *order = malloc((l->nslices ? l->nslices : 1) * sizeof(*order));
+    uint32_t n = 0;
+
+    if (!order)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the order of %u slices", l->nslices);
+    for (uint32_t i = 0; i < l->nslices; i++)
+        if (l->slices[i].bytes)
+            order[n++] = i;
+    qsort_r(order, n, sizeof(*order), by_offset, l->slices);
+    *ret_order = order;
+    *ret_norder = n;
+    return 0;
+}
+
+/* The first in order whose end lies behind begin. */
+static uint32_t first_behind(const struct image_copy *c, uint64_t begin)
+{
+    uint32_t low = 0, high = c->norder;
+
+    while (low < high) {
+        uint32_t mid = low + (high - low) / 2;
+        const struct cairn_slice *s = &c->layout->slices[c->order[mid]];
+        if (s->image_offset + s->bytes > begin)
+            high = mid;
+        else
+            low = mid + 1;
+    }
+    return low;
+}
+
+/* ---- one part --------------------------------------------------------------------------------------------------- */
+
+/* The bytes [begin, end) of the image, all of this slice, go to dst. */
+static void copy_slice(const struct image_copy *c, uint32_t i, char *dst, uint64_t begin, uint64_t end)
+{
+    const struct cairn_slice *s = &c->layout->slices[i];
+    const struct image_source *source = &c->sources[i];
+
+    if (!source->stride) {
+        copy_stream(c->path, dst, source->data + (begin - s->image_offset), end - begin);
+        return;
+    }
+    struct cairn_box_copy box = {
+        .source = s->box,
+        .box = s->box,
+        .image_offset = s->image_offset,
+        .elem_size = cairn_dtype_size(s->dtype),
+        .target = (char *)source->data, /* only read by a fill */
+    };
+    memcpy(box.target_origin, s->box.offset, sizeof(box.target_origin));
+    memcpy(box.target_stride, source->stride, s->box.ndim * sizeof(box.target_stride[0]));
+    cairn_box_fill_window(&box, dst, begin, end - begin);
+}
+
+static void copy_part(const struct image_copy *c, uint32_t part)
+{
+    char *dst = arena_page(c->arena, c->pages[part]);
+    uint64_t base = part * (uint64_t)CAIRN_PART, at = base;
+    uint64_t end = base + cairn_layout_part_len(c->layout, part);
+
+    for (uint32_t n = first_behind(c, base); n < c->norder && at < end; n++) {
+        const struct cairn_slice *s = &c->layout->slices[c->order[n]];
+        uint64_t from = s->image_offset > base ? s->image_offset : base;
+        uint64_t to = s->image_offset + s->bytes < end ? s->image_offset + s->bytes : end;
+        if (from >= end)
+            break;
+        memset(dst + (at - base), 0, from - at); /* the gap before it */
+        copy_slice(c, c->order[n], dst + (from - base), from, to);
+        at = to;
+    }
+    memset(dst + (at - base), 0, end - at);
+}
+
+/* ---- threads ---------------------------------------------------------------------------------------------------- */
+
+struct crew {
+    const struct image_copy *copy;
+    uint32_t next_part; /* atomic: who takes a part adds one */
+};
+
+static void *crew_work(void *arg)
+{
+    struct crew *crew = arg;
+
+    for (;;) {
+        uint32_t part = __atomic_fetch_add(&crew->next_part, 1, __ATOMIC_RELAXED);
+        if (part >= crew->copy->layout->nparts)
+            break;
+        copy_part(crew->copy, part);
+    }
+    copy_fence(); /* the streamed stores of this thread */
+    return NULL;
+}
+
+/* The trainer's signals are for the trainer's own threads. */
+static unsigned crew_start(struct crew *crew, pthread_t *threads, unsigned wanted)
+{
+    sigset_t all, before;
+    unsigned n = 0;
+
+    sigfillset(&all);
+    if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0)
+        return 0;
+    while (n < wanted && pthread_create(&threads[n], NULL, crew_work, crew) == 0)
+        n++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return n;
+}
+
+void image_copy_run(const struct image_copy *c, unsigned threads)
+{
+    struct crew crew = {.copy = c};
+    pthread_t others[MAX_THREADS];
+    unsigned useful = c->layout->nparts / PARTS_PER_THREAD;
+    unsigned wanted = threads < useful ? threads : useful;
+
+    if (wanted > MAX_THREADS)
+        wanted = MAX_THREADS;
+    unsigned n = wanted > 1 ? crew_start(&crew, others, wanted - 1) : 0;
+    crew_work(&crew);
+    for (unsigned i = 0; i < n; i++)
+        pthread_join(others[i], NULL);
+}

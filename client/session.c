@@ -1,0 +1,454 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "client/session.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "client/start.h"
+#include "core/base/bytes.h"
+#include "core/base/cleanup.h"
+#include "core/base/error.h"
+#include "core/model/name.h"
+#include "core/model/units.h"
+
+#define DEFAULT_SOCKET "/run/cairn/cairnd.sock"
+#define DEFAULT_TIMEOUT_MS 30000
+#define MAX_COPY_THREADS 64
+#define RETRY_MS 50 /* between two tries to reach the daemon */
+
+/* ---- checks ----------------------------------------------------------------------------------------------------- */
+
+int struct_check(const char *what, const void *given, size_t size, size_t known, struct cairn_error *err)
+{
+    const unsigned char *bytes = given;
+
+    if (!given)
+        return cairn_fail(err, CAIRN_E_INVAL, "%s is missing", what);
+    if (size < known)
+        return cairn_fail(err, CAIRN_E_INVAL, "%s.size is %zu, at least %zu is needed: set it to sizeof", what, size,
+                          known);
+    for (size_t i = known; i < size; i++)
+        if (bytes[i])
+            return cairn_fail(err, CAIRN_E_INVAL, "%s has fields that this libcairn does not know", what);
+    return 0;
+}
+
+bool session_forked(const struct cairn_session *s)
+{
+    return s->owner != getpid();
+}
+
+int session_check(const struct cairn_session *s, struct cairn_error *err)
+{
+    if (!s)
+        return cairn_fail(err, CAIRN_E_INVAL, "there is no session");
+    if (session_forked(s))
+        return cairn_fail(err, CAIRN_E_FORKED, "the session was opened by process %d: a forked child opens its own",
+                          (int)s->owner);
+    return 0;
+}
+
+/* ---- attachments ------------------------------------------------------------------------------------------------ */
+
+static void attachment_free(struct attachment *a, bool forked)
+{
+    if (!a)
+        return;
+    arena_unmap(&a->arena, forked);
+    channel_free(a->channel, forked);
+    free(a);
+}
+
+static bool is_observer(const struct cairn_session *s)
+{
+    return s->open.flags & CAIRN_OBSERVER;
+}
+
+/* What OPENED says and brings. */
+static int attachment_map(struct cairn_session *s, struct attachment *a, const struct local_opened *m,
+                          const struct channel_request *r, struct cairn_error *err)
+{
+    if (is_observer(s))
+        return 0;
+    if (r->nfds != 1)
+        return channel_break(a->channel, err, "OPENED came without an arena");
+    if (m->arena_bytes < s->open.arena_bytes)
+        return channel_break(a->channel, err, "the arena is smaller than asked for");
+    return arena_map(&a->arena, r->fds[0], m->control_bytes, m->arena_bytes, err);
+}
+
+static int attachment_open(struct cairn_session *s, struct attachment *a, struct cairn_error *err)
+{
+    struct local_open m = s->open; /* a copy: sending writes the id */
+    struct local_opened opened = {0};
+    struct channel_request r = {.expect = LOCAL_OPENED, .answer = &opened, .room = sizeof(opened)};
+    int code = channel_open(s->socket_path, &s->notifier, &a->channel, err);
+
+    if (code == 0)
+        code = channel_call(a->channel, &m.h, -1, &r,
+                            deadline_after_daemon(deadline_in_ms(s->timeout_ms), s->timeout_ms), err);
+    if (code == 0)
+        code = attachment_map(s, a, &opened, &r, err);
+    channel_request_close(&r);
+    a->incarnation = opened.incarnation;
+    return code;
+}
+
+static int attachment_new(struct cairn_session *s, struct attachment **ret_attachment, struct cairn_error *err)
+{
+    struct attachment *a = calloc(1, sizeof(*a));
+
+    if (!a)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate a connection");
+    int r = attachment_open(s, a, err);
+    if (r < 0) {
+        attachment_free(a, false);
+        return r;
+    }
+    a->refs = 1;
+    *ret_attachment = a;
+    return 0;
+}
+
+/* The daemon starts, or has not seen yet that our old connection is gone. */
+static bool may_pass(int code)
+{
+    return code == CAIRN_E_UNAVAILABLE || code == CAIRN_E_EXISTS || code == CAIRN_E_BUSY;
+}
+
+static int attach_until(struct cairn_session *s, int64_t retry_ns, struct attachment **ret_attachment,
+                        struct cairn_error *err)
+{
+    for (;;) {
+        int r = attachment_new(s, ret_attachment, err);
+        if (r == 0 || !may_pass(r) || clock_now_ns() + (int64_t)RETRY_MS * 1000000 > retry_ns)
+            return r;
+        usleep(RETRY_MS * 1000);
+    }
+}
+
+static bool unref(struct attachment *a)
+{
+    return --a->refs == 0;
+}
+
+void session_detach(struct cairn_session *s, struct attachment *a)
+{
+    if (!a)
+        return;
+    pthread_mutex_lock(&s->lock);
+    bool last = unref(a);
+    pthread_mutex_unlock(&s->lock);
+    if (last)
+        attachment_free(a, false);
+}
+
+/* Lock held. The session lets go of its dead attachment; its memory goes before the next arena comes. */
+static void retire(struct cairn_session *s)
+{
+    struct attachment *a = TAKE_PTR(s->attachment);
+
+    a->retired = true;
+    if (a->copying == 0)
+        arena_unmap(&a->arena, false);
+    if (unref(a))
+        attachment_free(a, false);
+}
+
+static void deadline_to_timespec(int64_t deadline_ns, struct timespec *ret_time)
+{
+    ret_time->tv_sec = deadline_ns / 1000000000;
+    ret_time->tv_nsec = deadline_ns % 1000000000;
+}
+
+/* Lock held. Waits for the thread that attaches. */
+static int wait_for_attacher(struct cairn_session *s, int64_t deadline_ns, struct cairn_error *err)
+{
+    struct timespec until;
+
+    deadline_to_timespec(deadline_ns, &until);
+    while (s->attaching)
+        if (pthread_cond_timedwait(&s->attached, &s->lock, &until) == ETIMEDOUT && s->attaching)
+            return cairn_fail(err, CAIRN_E_TIMEOUT, "another thread is still connecting to the daemon");
+    return 0;
+}
+
+/* Lock held on entry and return, free in between. */
+static int attach_anew(struct cairn_session *s, int64_t retry_ns, struct cairn_error *err)
+{
+    struct attachment *a = NULL;
+
+    s->attaching = true;
+    pthread_mutex_unlock(&s->lock);
+    int r = attach_until(s, retry_ns, &a, err);
+    pthread_mutex_lock(&s->lock);
+    s->attaching = false;
+    pthread_cond_broadcast(&s->attached);
+    if (r < 0)
+        return r;
+    s->attachment = a;
+    __atomic_store_n(&s->incarnation, a->incarnation, __ATOMIC_RELAXED);
+    return 0;
+}
+
+int session_attach(struct cairn_session *s, int64_t retry_ns, struct attachment **ret_attachment,
+                   struct cairn_error *err)
+{
+    int64_t latest = deadline_in_ms(s->timeout_ms);
+
+    pthread_mutex_lock(&s->lock);
+    int r = wait_for_attacher(s, retry_ns > latest ? retry_ns : latest, err);
+    if (r == 0 && s->attachment && channel_is_dead(s->attachment->channel))
+        retire(s);
+    if (r == 0 && !s->attachment)
+        r = attach_anew(s, retry_ns, err);
+    if (r == 0) {
+        s->attachment->refs++;
+        *ret_attachment = s->attachment;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return r;
+}
+
+struct attachment *session_attached(struct cairn_session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    struct attachment *a = s->attachment;
+    if (a)
+        a->refs++;
+    pthread_mutex_unlock(&s->lock);
+    return a;
+}
+
+int attachment_hold_arena(struct cairn_session *s, struct attachment *a, struct cairn_error *err)
+{
+    pthread_mutex_lock(&s->lock);
+    bool gone = a->retired || !a->arena.base;
+    if (!gone)
+        a->copying++;
+    pthread_mutex_unlock(&s->lock);
+    return gone ? cairn_fail(err, CAIRN_E_UNAVAILABLE, "the connection to the daemon was lost") : 0;
+}
+
+void attachment_release_arena(struct cairn_session *s, struct attachment *a)
+{
+    pthread_mutex_lock(&s->lock);
+    if (--a->copying == 0 && a->retired)
+        arena_unmap(&a->arena, false);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Lock held. */
+static struct hash128 *find_known(struct attachment *a, struct hash128 digest)
+{
+    unsigned n = a->nknown < SESSION_KNOWN_LAYOUTS ? a->nknown : SESSION_KNOWN_LAYOUTS;
+
+    for (unsigned i = 0; i < n; i++)
+        if (a->known[i].low == digest.low && a->known[i].high == digest.high)
+            return &a->known[i];
+    return NULL;
+}
+
+bool attachment_knows(struct cairn_session *s, struct attachment *a, struct hash128 digest)
+{
+    pthread_mutex_lock(&s->lock);
+    bool known = find_known(a, digest) != NULL;
+    pthread_mutex_unlock(&s->lock);
+    return known;
+}
+
+void attachment_learn(struct cairn_session *s, struct attachment *a, struct hash128 digest)
+{
+    pthread_mutex_lock(&s->lock);
+    if (!find_known(a, digest))
+        a->known[a->nknown++ % SESSION_KNOWN_LAYOUTS] = digest;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void attachment_forget(struct cairn_session *s, struct attachment *a, struct hash128 digest)
+{
+    pthread_mutex_lock(&s->lock);
+    struct hash128 *known = find_known(a, digest);
+    if (known)
+        *known = (struct hash128){0}; /* no layout's digest but by a chance of 2^-128 */
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- open ------------------------------------------------------------------------------------------------------- */
+
+static int check_rank(const struct cairn_session_options *o, struct cairn_error *err)
+{
+    if (o->world_size == 0 || o->world_size > CAIRN_MAX_WORLD || o->rank >= o->world_size)
+        return cairn_fail(err, CAIRN_E_INVAL, "rank %u of a world of %u", o->rank, o->world_size);
+    if (o->arena_bytes == 0 || o->arena_bytes > CAIRN_MAX_IMAGE)
+        return cairn_fail(err, CAIRN_E_INVAL, "arena_bytes is %llu, 1 to %llu are possible",
+                          (unsigned long long)o->arena_bytes, (unsigned long long)CAIRN_MAX_IMAGE);
+    return 0;
+}
+
+static int check_options(const struct cairn_session_options *o, struct cairn_error *err)
+{
+    int r = struct_check("cairn_session_options", o, o ? o->size : 0, sizeof(*o), err);
+
+    if (r < 0)
+        return r;
+    if (o->flags & ~(uint32_t)(CAIRN_OBSERVER | CAIRN_TAKE_OVER))
+        return cairn_fail(err, CAIRN_E_INVAL, "unknown flags %#x", o->flags);
+    if (o->copy_threads > MAX_COPY_THREADS)
+        return cairn_fail(err, CAIRN_E_INVAL, "copy_threads is %u, at most %d are possible", o->copy_threads,
+                          MAX_COPY_THREADS);
+    bool observer = o->flags & CAIRN_OBSERVER;
+    if (!o->job && !observer)
+        return cairn_fail(err, CAIRN_E_INVAL, "the job has no name");
+    if (o->job && (r = cairn_name_check("job", o->job, err)) < 0)
+        return r;
+    return observer ? 0 : check_rank(o, err);
+}
+
+static int fill_open(struct cairn_session *s, const struct cairn_session_options *o, struct cairn_error *err)
+{
+    struct local_open *m = &s->open;
+
+    local_header_init(&m->h, LOCAL_OPEN, sizeof(*m), 0);
+    m->flags = o->flags;
+    m->timeout_ms = s->timeout_ms;
+    if (o->job)
+        (void)snprintf(m->job, sizeof(m->job), "%s", o->job); /* checked: it fits */
+    if (is_observer(s))
+        return 0;
+    m->rank = o->rank;
+    m->world_size = o->world_size;
+    m->arena_bytes = round_up_u64(o->arena_bytes, CAIRN_PART);
+    return start_id_find(o->start_id, o->world_size, m->start_id, err);
+}
+
+static int fill_notifier(struct cairn_session *s, struct cairn_error *err)
+{
+    struct epoll_event readable = {.events = EPOLLIN};
+
+    s->notifier.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
+    s->notifier.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (s->notifier.event_fd < 0 || s->notifier.epoll_fd < 0 ||
+        epoll_ctl(s->notifier.epoll_fd, EPOLL_CTL_ADD, s->notifier.event_fd, &readable) < 0)
+        return cairn_fail_errno(err, errno, "make the session's descriptor");
+    return 0;
+}
+
+static int fill_session(struct cairn_session *s, const struct cairn_session_options *o, struct cairn_error *err)
+{
+    const char *path = o->socket_path ? o->socket_path : getenv("CAIRN_SOCKET");
+
+    s->socket_path = strdup(path && *path ? path : DEFAULT_SOCKET);
+    if (!s->socket_path)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate a session");
+    s->timeout_ms = o->timeout_ms ? o->timeout_ms : DEFAULT_TIMEOUT_MS;
+    s->copy_threads = o->copy_threads ? o->copy_threads : 1;
+    int r = fill_open(s, o, err);
+    return r < 0 ? r : fill_notifier(s, err);
+}
+
+static void session_free(struct cairn_session *s)
+{
+    if (s->notifier.event_fd >= 0)
+        close(s->notifier.event_fd);
+    if (s->notifier.epoll_fd >= 0)
+        close(s->notifier.epoll_fd);
+    free(s->socket_path);
+    free(s);
+}
+
+static int init_locks(struct cairn_session *s)
+{
+    pthread_condattr_t monotonic;
+    int e = pthread_mutex_init(&s->lock, NULL);
+
+    if (e)
+        return e;
+    e = pthread_condattr_init(&monotonic);
+    if (e)
+        goto err_after_lock;
+    e = pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    if (e == 0)
+        e = pthread_cond_init(&s->attached, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    if (e == 0)
+        return 0;
+err_after_lock:
+    pthread_mutex_destroy(&s->lock);
+    return e;
+}
+
+static int session_new(const struct cairn_session_options *o, struct cairn_session **ret_session,
+                       struct cairn_error *err)
+{
+    struct cairn_session *s = calloc(1, sizeof(*s));
+
+    if (!s)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate a session");
+    s->owner = getpid();
+    s->notifier = (struct notifier){.epoll_fd = -1, .event_fd = -1};
+    int r = fill_session(s, o, err);
+    if (r == 0) {
+        int e = init_locks(s);
+        r = e ? cairn_fail_errno(err, e, "make a session's locks") : 0;
+    }
+    if (r < 0) {
+        session_free(s);
+        return r;
+    }
+    *ret_session = s;
+    return 0;
+}
+
+int cairn_session_open(const struct cairn_session_options *options, struct cairn_session **ret_session,
+                       struct cairn_error *err)
+{
+    struct cairn_session *s = NULL;
+    struct attachment *a = NULL;
+    int r = check_options(options, err);
+
+    if (r == 0)
+        r = session_new(options, &s, err);
+    if (r < 0)
+        return r;
+    /* One try: who opens a session wants to hear at once that no daemon runs. */
+    r = session_attach(s, 0, &a, err);
+    session_detach(s, a);
+    if (r < 0) {
+        cairn_session_close(s);
+        return cairn_wrap(err, r, "open a session");
+    }
+    *ret_session = s;
+    return 0;
+}
+
+void cairn_session_close(struct cairn_session *session)
+{
+    if (!session)
+        return;
+    bool forked = session_forked(session);
+
+    attachment_free(session->attachment, forked);
+    if (!forked) { /* a child may have inherited them in use */
+        pthread_cond_destroy(&session->attached);
+        pthread_mutex_destroy(&session->lock);
+    }
+    session_free(session);
+}
+
+int cairn_session_fd(const struct cairn_session *session)
+{
+    int r = session_check(session, NULL);
+
+    return r < 0 ? r : session->notifier.epoll_fd;
+}
+
+uint64_t cairn_session_incarnation(const struct cairn_session *session)
+{
+    return session_check(session, NULL) < 0 ? 0 : __atomic_load_n(&session->incarnation, __ATOMIC_RELAXED);
+}
