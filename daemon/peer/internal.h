@@ -100,6 +100,7 @@ struct peer {
     struct peer_status status;
     struct loop_timer tick; /* idle nodes, the record, forgotten checkpoints */
     unsigned ticks;
+    struct loop_timer cut;       /* ends sends that hang, when the peer stops */
     /* registration */
     int64_t lease;
     bool registering; /* a request is under way */

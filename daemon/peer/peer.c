@@ -14,6 +14,7 @@
 
 #define TICK_MS 1000
 #define FORGET_TICKS 60
+#define STOP_SENDS_MS 200
 #define MESSAGES 64 /* receive buffers of the endpoint */
 
 /* ---- sending
@@ -249,8 +250,19 @@ static void stop_now(struct loop_timer *t)
         loop_timer_after(p->deps.loop, t, 1);
         return;
     }
+    loop_timer_cancel(p->deps.loop, &p->cut);
     peer_free(p);
     stopped(arg);
+}
+
+/* A node that does not read its bye must not hold up the stop: closing the endpoint ends what is on its way. */
+static void cut_off(struct loop_timer *t)
+{
+    struct peer *p = t->arg;
+
+    endpoint_free(p->ep);
+    p->ep = NULL;
+    peer_maybe_stopped(p);
 }
 
 /* Called when anything that a stop waits for has ended. */
@@ -268,6 +280,8 @@ void peer_stop(struct peer *p, void (*done)(void *arg), void *arg)
     p->stopped = done;
     p->stopped_arg = arg;
     loop_timer_cancel(p->deps.loop, &p->tick);
+    p->cut = (struct loop_timer){.fire = cut_off, .arg = p};
+    loop_timer_after(p->deps.loop, &p->cut, STOP_SENDS_MS);
     list_for_each_safe (it, &p->nodes)
         peer_node_end(container_of(it, struct peer_node, link), "the peer stops");
     peer_unregister(p);

@@ -181,7 +181,7 @@ static void welcome(struct peer_node *n)
 void peer_on_hello(struct peer *p, const struct wire_message *m)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
-    struct peer_node *n;
+    struct peer_node *n = NULL;
 
     list_for_each_safe (it, &p->nodes) {
         struct peer_node *old = container_of(it, struct peer_node, link);
