@@ -29,6 +29,7 @@ struct sim {
     bool filled[WORLD];
     bool intent;     /* in the engine */
     int decision;    /* in the engine: 0 none, 1 commit, 2 abort */
+    int delayed;     /* a decision without an answer that is still on its way */
     int decisions;   /* how often it was written */
     bool fenced_pin; /* a newer incarnation pinned: commits are refused */
     bool told, ended;
@@ -87,11 +88,23 @@ static void step(struct sim *s, int type, uint32_t rank)
     take(s, &fx);
 }
 
+/* A request whose answer was lost may still arrive, long after. */
+static void land(struct sim *s)
+{
+    if (s->delayed && s->decision == 0 && !(s->delayed == 1 && s->fenced_pin)) {
+        s->decision = s->delayed;
+        s->decisions++;
+    }
+    s->delayed = 0;
+}
+
 static void put(struct sim *s, int decision)
 {
     bool lost = pick(s, 100) < (uint32_t)s->broken;
     bool applies = s->decision == 0 && (decision == 2 || !s->fenced_pin) && !(lost && pick(s, 2));
 
+    if (lost && !applies && !s->delayed)
+        s->delayed = decision;
     if (applies) {
         if (decision == 1) {
             for (uint32_t r = 0; r < s->world; r++)
@@ -172,7 +185,9 @@ static void something(struct sim *s)
         root(s);
         break;
     default:
-        if (rare == 0)
+        if (rare >= 380)
+            land(s);
+        else if (rare == 0)
             step(s, COMMIT_ON_DROPPED, rank);
         else if (rare == 1)
             step(s, COMMIT_ON_LOST, 0);
@@ -218,11 +233,15 @@ static int run_seed(uint64_t seed)
     for (unsigned i = 0; i < n; i++)
         something(&s);
     step(&s, COMMIT_ON_DEADLINE, 0);
-    for (int i = 0; i < 20 && !s.ended; i++) /* only answers come now, and there is an end to them */
+    for (int i = 0; i < 20 && !s.ended; i++) { /* only answers come now, and there is an end to them */
         answer(&s);
+        if (pick(&s, 4) == 0)
+            land(&s);
+    }
     if (!s.ended)
         print_message("seed %llu did not end: %s\n", (unsigned long long)seed, commit_state_name(s.c.state));
     check_end(&s);
+    land(&s);
     for (int i = 0; i < 50; i++)
         something(&s);
     check_end(&s);
