@@ -6,7 +6,9 @@
  * address vector, so that closing it ends everything on it: after endpoint_free returned no operation of it touches memory
  * any more. A node opens one endpoint per peer (a hung peer is cut off by closing), a peer one for all nodes.
  *
- * Loop's thread only. libfabric knows no deadlines: callers have timers.
+ * Loop's thread only. libfabric knows no deadlines: callers have timers. A destination that is stopped, cut off or dead is
+ * silent: operations to it wait for a connection or for room for as long as it takes. Only a connection that breaks ends the
+ * operations on it (UNAVAILABLE); a write with a wrong key breaks it, for all operations on it.
  */
 #ifndef CAIRN_DAEMON_IO_FABRIC_H
 #define CAIRN_DAEMON_IO_FABRIC_H
@@ -31,7 +33,9 @@ enum { FABRIC_LOCAL = 0, FABRIC_REMOTE_WRITE = 1 };
  * providers that choose keys themselves. */
 int fabric_mem_register(struct fabric *fabric, void *base, size_t len, int access, uint64_t key,
                         struct fabric_mem **ret_mem, struct cairn_error *err);
-void fabric_mem_free(struct fabric_mem *mem); /* from here on remote writes are refused; NULL allowed */
+/* From here on writes that begin are refused. One that is half-way in goes on: the key is looked at when it begins. Before
+ * the memory is used for anything else its writer must be cut off, by endpoint_forget or endpoint_free. NULL allowed. */
+void fabric_mem_free(struct fabric_mem *mem);
 uint64_t fabric_mem_key(const struct fabric_mem *mem);
 /* What the remote side must use as the address of base[0]: base, or 0 with offset addressing. */
 uint64_t fabric_mem_remote_base(const struct fabric_mem *mem);
@@ -52,16 +56,23 @@ int endpoint_open(struct fabric *fabric, uint16_t port, unsigned messages, const
 void endpoint_free(struct endpoint *ep);
 /* This endpoint's address, to be published. */
 void endpoint_address(const struct endpoint *ep, uint8_t ret_addr[FABRIC_MAX_ADDR], size_t *ret_len);
-/* Makes a published address usable as a destination. */
+/* Makes a published address usable as a destination; the same address gives the same one until it is forgotten. */
 int endpoint_resolve(struct endpoint *ep, const void *addr, size_t len, uint64_t *ret_to, struct cairn_error *err);
+/* Cuts a destination off: the connection with it is closed in both directions, operations to it complete with
+ * CAIRN_E_ABORTED before this returns, and later ones with CAIRN_E_UNAVAILABLE. A write of its own that is arriving ends
+ * half-way. It may connect again: revoke its key as well (first this, then fabric_mem_free). */
+void endpoint_forget(struct endpoint *ep, uint64_t to);
 
 struct fabric_op { /* owned by the caller until done() */
-    void (*done)(struct fabric_op *op, int code); /* 0, CAIRN_E_UNAVAILABLE (peer gone), CAIRN_E_IO, CAIRN_E_ABORTED */
+    /* 0, CAIRN_E_UNAVAILABLE (peer gone), CAIRN_E_IO, CAIRN_E_ABORTED; a message also CAIRN_E_BUSY (too many to this
+     * destination have not left yet), CAIRN_E_TOO_LARGE, CAIRN_E_NOMEM. Never called from within endpoint_send/write. */
+    void (*done)(struct fabric_op *op, int code);
     void *arg;
-    uint64_t context[8]; /* libfabric's fi_context2 */
-    struct list link;    /* the endpoint's: waiting for room in the send queue (EAGAIN) */
+    struct list link; /* the endpoint's, with what follows */
     struct endpoint *ep;
+    struct flight *flight;
     int kind;
+    int code;
     uint64_t to;
     const void *buf;
     size_t len;
