@@ -29,8 +29,19 @@ struct jobs_deps {
     struct meta *meta;
 };
 int jobs_new(const struct jobs_deps *deps, const struct jobs_config *config, struct jobs **ret_jobs, struct cairn_error *err);
-/* Cancels drains, aborts nothing in the metadata, releases leases; done on the loop. */
+/* Cancels drains, aborts nothing in the metadata, releases leases; done on the loop. Requests that wait end with
+ * CAIRN_E_ABORTED and saves fail with it before done; then jobs and members are gone. Checkpoints that are held stay. */
 void jobs_stop(struct jobs *jobs, void (*done)(void *arg), void *arg);
+
+struct jobs_request { /* what a request below embeds for jobs to use; the caller need not set it */
+    struct jobs *jobs;
+    struct list link;
+    struct loop_timer deadline;
+    struct loop_post post;
+    struct meta_req req;
+    int code;
+    struct cairn_error err;
+};
 
 /* ---- members: one for each rank's session ----------------------------------------------------------------------------- */
 struct member;
@@ -43,6 +54,7 @@ struct join_request { /* owned by the caller until done */
     /* member is NULL on failure. Never from within jobs_join. Errors: EXISTS (rank taken by a living session), BUSY, FENCED, INVAL. */
     void (*done)(struct join_request *r, int code, const struct cairn_error *err, struct member *member);
     void *arg;
+    struct jobs_request own; /* jobs' */
 };
 void jobs_join(struct jobs *jobs, struct join_request *request);
 /* The session ended (its process is gone or closed it). Saves that were filled go on without it; others are dropped. The
@@ -63,7 +75,7 @@ struct save_events {
     void (*ended)(void *arg);
 };
 /* Joins the step's checkpoint or begins it. FENCED, STALE_PIN, EXISTS (saved before, or this step is decided), ABORTED (others gave
- * it up). On success ended() will come exactly once. */
+ * it up), BUSY (too many checkpoints are on their way), UNAVAILABLE (the coordinator's lease is being renewed). On success ended() will come exactly once. */
 int save_begin(struct member *member, uint64_t step, const struct save_events *events, void *arg, struct rank_save **ret_save,
                struct cairn_error *err);
 /* The snapshot is complete and immutable; layout, arena and pages are borrowed until ended(). */
@@ -92,6 +104,7 @@ struct open_request { /* owned by the caller until done */
     void (*done)(struct open_request *r, int code, const struct cairn_error *err, struct checkpoint *checkpoint);
     void *arg;
     uint64_t ret_step, ret_incarnation;
+    struct jobs_request own; /* jobs' */
 };
 /* For a member asking LATEST the first time in an incarnation: waits for filled saves of older incarnations to be decided, aborts
  * their other intents, checks that the newest committed checkpoint's manifests can be read (else the next older), and pins it. */
@@ -108,8 +121,10 @@ struct listed { /* one job (step fields 0), or one checkpoint of a job */
 struct list_request {
     char job[CAIRN_MAX_NAME + 1]; /* empty: the jobs */
     uint32_t timeout_ms;
+    /* Never from within jobs_list. */
     void (*done)(struct list_request *r, int code, const struct cairn_error *err, const struct listed *items, size_t n);
     void *arg;
+    struct jobs_request own; /* jobs' */
 };
 void jobs_list(struct jobs *jobs, struct list_request *request);
 
