@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* codec-lz4: for bytes that repeat: token ids, masks, zeros, small integers. Float state does not, and the estimate says so from a
- * sample before a whole part is tried. */
+/* codec-lz4: for bytes that repeat: token ids, masks, zeros, small integers. Float state does not, and the estimate
+ * says so from a sample before a whole part is tried. */
 #include <cairn/plugin.h>
 
 #include <lz4.h>
@@ -33,7 +33,8 @@ static int64_t lz4_encode(const void *src, size_t len, int dtype, void *dst, siz
     (void)dtype;
     if (len > LZ4_MAX_INPUT_SIZE)
         return CAIRN_E_TOO_LARGE;
-    return LZ4_compress_fast(src, dst, (int)len, room > INT32_MAX ? INT32_MAX : (int)room, ACCELERATION); /* 0: no room */
+    return LZ4_compress_fast(src, dst, (int)len, room > INT32_MAX ? INT32_MAX : (int)room,
+                             ACCELERATION); /* 0: no room */
 }
 
 static int lz4_decode(const void *src, size_t len, int dtype, void *dst, size_t plain_len)
