@@ -1,0 +1,453 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One stream file.
+ *
+ *     create: new file, room allocated, header on its way
+ *     append: a write at the end, several at once
+ *     sync:   header written -> job's directory and its parent durable (once) -> fdatasync
+ *
+ * A write or a sync that failed leaves the kernel's pages in a state that nobody knows: the stream is broken from then
+ * on and is never synced again. */
+#include "plugins/store-file/store-file.h"
+
+#include "core/base/bytes.h"
+#include "core/base/cleanup.h"
+#include "core/base/error.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* The header block; README.md has the same table. Little-endian, like everything on disk. */
+struct stream_header {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t header_len; /* of what the checksum covers */
+    uint64_t generation;
+    uint64_t step;
+    uint64_t incarnation;
+    char job[136];
+    char node[136];
+    uint32_t key_id; /* reserved, 0 */
+    uint32_t tenant; /* reserved, 0 */
+    uint32_t tier;   /* reserved, 0 */
+    uint32_t reserved;
+    uint64_t checksum; /* XXH3-64 of everything before it */
+};
+_Static_assert(sizeof(struct stream_header) == 336, "the header's layout is on disk");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "formats are little-endian");
+
+static uint64_t header_checksum(const struct stream_header *h)
+{
+    return XXH3_64bits(h, offsetof(struct stream_header, checksum));
+}
+
+/* ---- completing requests
+ * ------------------------------------------------------------------------------------------------ */
+
+static int break_stream(struct cairn_store_stream *st, int sys_errno, const char *what, struct cairn_error *err)
+{
+    int r = cairn_fail_errno(err, sys_errno, "%s %s/streams/%s", what, st->store->path, st->name);
+
+    if (!st->broken) {
+        st->broken = true;
+        st->why = *err;
+    }
+    return r;
+}
+
+/* Whether the stream is fit for use; else completes the request. */
+static bool usable(struct cairn_store_stream *st, struct cairn_store_req *req)
+{
+    if (!st->broken)
+        return true;
+    req->err = st->why;
+    cairn_wrap(&req->err, CAIRN_E_IO, "given up after an earlier failure");
+    req->done(req, CAIRN_E_IO);
+    return false;
+}
+
+static struct cairn_store_stream *stream_of(struct cairn_store_req *req)
+{
+    return req->reserved[0];
+}
+
+/* ---- append and read
+ * -------------------------------------------------------------------------------------------------------- */
+
+static void appended(struct cairn_io *io, int64_t result)
+{
+    struct cairn_store_req *req = io->arg;
+    struct cairn_store_stream *st = stream_of(req);
+
+    if (result < 0)
+        req->done(req, break_stream(st, (int)-result, "write", &req->err));
+    else
+        req->done(req, 0);
+}
+
+/* More room than was reserved is asked for in pieces of the device's own, before any byte is taken. */
+static int make_room(struct cairn_store_stream *st, size_t len, struct cairn_error *err)
+{
+    uint64_t need = st->end + len, more;
+
+    if (need <= st->allocated)
+        return 0;
+    more = need - st->allocated;
+    if (more < (16u << 20))
+        more = 16u << 20;
+    if (fallocate(st->fd, 0, (off_t)st->allocated, (off_t)more) < 0) {
+        more = need - st->allocated;
+        if (fallocate(st->fd, 0, (off_t)st->allocated, (off_t)more) < 0)
+            return cairn_fail_errno(err, errno, "allocate %" PRIu64 " more bytes for %s/streams/%s", more,
+                                    st->store->path, st->name);
+    }
+    st->allocated += more;
+    return 0;
+}
+
+void stream_append(struct cairn_store_stream *st, const void *buf, size_t len, struct cairn_store_req *req)
+{
+    int r;
+
+    if (!usable(st, req))
+        return;
+    r = make_room(st, len, &req->err);
+    if (r < 0) {
+        req->done(req, r); /* nothing was written: the stream is as good as before */
+        return;
+    }
+    req->offset = st->end;
+    st->end += len;
+    req->reserved[0] = st;
+    req->io.done = appended;
+    req->io.arg = req;
+    st->store->host.pwrite(st->store->host.ctx, &req->io, st->fd, buf, len, req->offset);
+}
+
+static void was_read(struct cairn_io *io, int64_t result)
+{
+    struct cairn_store_req *req = io->arg;
+    struct cairn_store_stream *st = stream_of(req);
+    size_t len = (size_t)(uintptr_t)req->reserved[1];
+    int r = 0;
+
+    if (result < 0)
+        r = cairn_fail_errno(&req->err, (int)-result, "read %s/streams/%s at %" PRIu64, st->store->path, st->name,
+                             req->offset);
+    else if ((size_t)result < len)
+        r = cairn_fail(&req->err, CAIRN_E_CORRUPT, "%s/streams/%s ends at %" PRIu64 ", within a record",
+                       st->store->path, st->name, req->offset + (uint64_t)result);
+    req->done(req, r);
+}
+
+void stream_read(struct cairn_store_stream *st, uint64_t offset, void *buf, size_t len, struct cairn_store_req *req)
+{
+    req->offset = offset;
+    req->reserved[0] = st;
+    req->reserved[1] = (void *)(uintptr_t)len;
+    req->io.done = was_read;
+    req->io.arg = req;
+    st->store->host.pread(st->store->host.ctx, &req->io, st->fd, buf, len, offset);
+}
+
+/* ---- sync
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
+
+static void sync_file_done(struct cairn_io *io, int64_t result)
+{
+    struct cairn_store_req *req = io->arg;
+
+    req->done(req, result < 0 ? break_stream(stream_of(req), (int)-result, "fdatasync", &req->err) : 0);
+}
+
+static void sync_file(struct cairn_store_stream *st, struct cairn_store_req *req)
+{
+    req->io.done = sync_file_done;
+    st->store->host.fdatasync(st->store->host.ctx, &req->io, st->fd);
+}
+
+static void sync_parent_done(struct cairn_io *io, int64_t result)
+{
+    struct cairn_store_req *req = io->arg;
+    struct cairn_store_stream *st = stream_of(req);
+
+    if (result < 0) {
+        req->done(req, break_stream(st, (int)-result, "sync the directories of", &req->err));
+        return;
+    }
+    if (st->dir_fd >= 0)
+        close(TAKE_FD(st->dir_fd));
+    sync_file(st, req);
+}
+
+static void sync_directory_done(struct cairn_io *io, int64_t result)
+{
+    struct cairn_store_req *req = io->arg;
+    struct cairn_store_stream *st = stream_of(req);
+
+    if (result < 0) {
+        req->done(req, break_stream(st, (int)-result, "sync the directory of", &req->err));
+        return;
+    }
+    io->done = sync_parent_done;
+    st->store->host.fdatasync(st->store->host.ctx, io, st->store->streams_fd);
+}
+
+static void sync_start(struct cairn_store_stream *st, struct cairn_store_req *req)
+{
+    if (!usable(st, req))
+        return;
+    if (st->dir_fd < 0) {
+        sync_file(st, req);
+        return;
+    }
+    req->io.done = sync_directory_done;
+    st->store->host.fdatasync(st->store->host.ctx, &req->io, st->dir_fd);
+}
+
+void stream_sync(struct cairn_store_stream *st, struct cairn_store_req *req)
+{
+    struct list *link = (struct list *)(void *)&req->reserved[1];
+
+    req->reserved[0] = st;
+    req->io.arg = req;
+    if (st->header_pending)
+        list_push_back(&st->syncs, link);
+    else
+        sync_start(st, req);
+}
+
+static void header_written(struct cairn_io *io, int64_t result)
+{
+    struct cairn_store_stream *st = io->arg;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    st->header_pending = false;
+    free(TAKE_PTR(st->header));
+    if (result < 0)
+        break_stream(st, (int)-result, "write the header of", &err);
+    while (!list_empty(&st->syncs)) {
+        struct list *link = st->syncs.next;
+        list_remove(link);
+        sync_start(st, container_of((void *)link, struct cairn_store_req, reserved[1]));
+    }
+}
+
+/* ---- create, open, close
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static struct cairn_store_stream *stream_new(struct cairn_store *store)
+{
+    struct cairn_store_stream *st = calloc(1, sizeof *st);
+
+    if (!st)
+        return NULL;
+    st->store = store;
+    st->fd = st->dir_fd = -1;
+    st->why.size = sizeof st->why;
+    list_init(&st->syncs);
+    return st;
+}
+
+void stream_close(struct cairn_store_stream *st)
+{
+    if (!st)
+        return;
+    /* What was reserved and not used goes back; a broken file stays as it is, for whoever looks into it. */
+    if (st->writing && !st->broken && st->fd >= 0 && ftruncate(st->fd, (off_t)st->end) < 0)
+        st->broken = true; /* the room is lost until the file goes; its records are not */
+    if (st->fd >= 0)
+        close(st->fd);
+    if (st->dir_fd >= 0)
+        close(st->dir_fd);
+    free(st->header);
+    free(st->name);
+    free(st);
+}
+
+const char *stream_name(struct cairn_store_stream *st)
+{
+    return st->name;
+}
+
+static int make_header(struct cairn_store_stream *st, const struct cairn_stream_id *id, struct cairn_error *err)
+{
+    struct stream_header h = {.magic = STREAM_MAGIC,
+                              .version = STREAM_VERSION,
+                              .header_len = offsetof(struct stream_header, checksum),
+                              .generation = st->generation,
+                              .step = id->step,
+                              .incarnation = id->incarnation};
+
+    snprintf(h.job, sizeof h.job, "%s", id->job);
+    snprintf(h.node, sizeof h.node, "%s", id->node);
+    h.checksum = header_checksum(&h);
+    st->header = aligned_alloc(BLOCK, BLOCK);
+    if (!st->header)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate a header block");
+    memset(st->header, 0, BLOCK);
+    memcpy(st->header, &h, sizeof h);
+    return 0;
+}
+
+static int open_new_file(struct cairn_store_stream *st, const struct cairn_stream_id *id, struct cairn_error *err)
+{
+    struct cairn_store *s = st->store;
+    const char *path = s->path;
+    int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW | (s->direct ? O_DIRECT : 0);
+
+    if (asprintf(&st->name, "%s/%" PRIu64 ".%" PRIu64 ".%s.%016" PRIx64 ".cairn", id->job, id->step, id->incarnation,
+                 id->node, st->generation) < 0) {
+        st->name = NULL;
+        return cairn_fail(err, CAIRN_E_NOMEM, "name a stream");
+    }
+    if (mkdirat(s->streams_fd, id->job, 0750) < 0 && errno != EEXIST)
+        return cairn_fail_errno(err, errno, "create the directory %s/streams/%s", path, id->job);
+    st->dir_fd = openat(s->streams_fd, id->job, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (st->dir_fd < 0)
+        return cairn_fail_errno(err, errno, "open the directory %s/streams/%s", path, id->job);
+    st->fd = openat(s->streams_fd, st->name, flags, 0640);
+    if (st->fd < 0)
+        return cairn_fail_errno(err, errno, "create %s/streams/%s", path, st->name);
+    st->writing = true;
+    st->end = BLOCK;
+    return 0;
+}
+
+static int reserve(struct cairn_store_stream *st, uint64_t reserve_bytes, struct cairn_error *err)
+{
+    struct cairn_space space;
+    uint64_t bytes = round_up_u64(reserve_bytes, BLOCK) + BLOCK;
+    int r = store_space_of(st->store, &space, err);
+
+    if (r < 0)
+        return r;
+    if (bytes > space.free_bytes)
+        return cairn_fail(err, CAIRN_E_NO_SPACE,
+                          "reserve %" PRIu64 " MiB in %s: %" PRIu64 " MiB are free beyond the reserve", bytes >> 20,
+                          st->store->path, space.free_bytes >> 20);
+    if (fallocate(st->fd, 0, 0, (off_t)bytes) < 0)
+        return cairn_fail_errno(err, errno, "reserve %" PRIu64 " MiB for %s/streams/%s", bytes >> 20, st->store->path,
+                                st->name);
+    st->allocated = bytes;
+    return 0;
+}
+
+int stream_create(struct cairn_store *store, const struct cairn_stream_id *id, uint64_t reserve_bytes,
+                  struct cairn_store_stream **ret_stream, uint64_t *ret_generation, struct cairn_error *err)
+{
+    struct cairn_store_stream *st;
+    int r = 0;
+
+    if (!name_is_safe(id->job) || !name_is_safe(id->node) || reserve_bytes > (uint64_t)1 << 50)
+        return cairn_fail(err, CAIRN_E_INVAL,
+                          "a stream of job \"%.128s\" and node \"%.128s\": a name is not allowed, or %" PRIu64
+                          " bytes are too many",
+                          id->job, id->node, reserve_bytes);
+    st = stream_new(store);
+    if (!st)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate a stream");
+    if (getrandom(&st->generation, sizeof st->generation, 0) != sizeof st->generation)
+        r = cairn_fail_errno(err, errno, "draw a generation");
+    if (r == 0)
+        r = make_header(st, id, err);
+    if (r == 0)
+        r = open_new_file(st, id, err);
+    if (r == 0)
+        r = reserve(st, reserve_bytes, err);
+    if (r < 0) {
+        if (st->fd >= 0)
+            unlinkat(store->streams_fd, st->name, 0);
+        stream_close(st);
+        return r;
+    }
+    st->header_pending = true;
+    st->header_io = (struct cairn_io){.done = header_written, .arg = st};
+    store->host.pwrite(store->host.ctx, &st->header_io, st->fd, st->header, BLOCK, 0);
+    *ret_stream = st;
+    *ret_generation = st->generation;
+    return 0;
+}
+
+static int check_header(const struct stream_header *h, const char *name, struct cairn_error *err)
+{
+    char want[512];
+
+    if (h->magic != STREAM_MAGIC)
+        return cairn_fail(err, CAIRN_E_CORRUPT, "it is no stream file (magic %016" PRIx64 ")", h->magic);
+    if (h->version != STREAM_VERSION)
+        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "it has version %u, this reader knows %d", h->version,
+                          STREAM_VERSION);
+    if (h->checksum != header_checksum(h))
+        return cairn_fail(err, CAIRN_E_CORRUPT, "its header's checksum does not match");
+    if (!memchr(h->job, 0, CAIRN_MAX_NAME + 1) || !memchr(h->node, 0, CAIRN_MAX_NAME + 1) || !name_is_safe(h->job) ||
+        !name_is_safe(h->node))
+        return cairn_fail(err, CAIRN_E_CORRUPT, "its header has a name that is not allowed");
+    snprintf(want, sizeof want, "%s/%" PRIu64 ".%" PRIu64 ".%s.%016" PRIx64 ".cairn", h->job, h->step, h->incarnation,
+             h->node, h->generation);
+    if (strcmp(want, name) != 0)
+        return cairn_fail(err, CAIRN_E_CORRUPT, "its header says that it is %s", want);
+    return 0;
+}
+
+static int read_header(struct cairn_store_stream *st, struct stream_header *ret, struct cairn_error *err)
+{
+    _cleanup_free_ void *block = aligned_alloc(BLOCK, BLOCK);
+    ssize_t n = block ? pread(st->fd, block, BLOCK, 0) : -1;
+
+    if (!block)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate a header block");
+    if (n < 0)
+        return cairn_fail_errno(err, errno, "read its header");
+    if (n < BLOCK)
+        return cairn_fail(err, CAIRN_E_CORRUPT, "it has %zd bytes and no header", n);
+    memcpy(ret, block, sizeof *ret);
+    return check_header(ret, st->name, err);
+}
+
+static int open_old_file(struct cairn_store_stream *st, const char *name, struct stream_header *h,
+                         struct cairn_error *err)
+{
+    struct stat sb;
+
+    st->name = strdup(name);
+    if (!st->name)
+        return cairn_fail(err, CAIRN_E_NOMEM, "copy a name");
+    st->fd =
+        openat(st->store->streams_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | (st->store->direct ? O_DIRECT : 0));
+    if (st->fd < 0)
+        return cairn_fail_errno(err, errno, "open it");
+    if (fstat(st->fd, &sb) < 0)
+        return cairn_fail_errno(err, errno, "look at it");
+    st->end = (uint64_t)sb.st_size;
+    return read_header(st, h, err);
+}
+
+int stream_open(struct cairn_store *store, const char *name, struct cairn_store_stream **ret_stream,
+                struct cairn_stream_id *ret_id, uint64_t *ret_generation, uint64_t *ret_end, struct cairn_error *err)
+{
+    struct cairn_store_stream *st = stream_new(store);
+    struct stream_header h;
+    int r = st ? open_old_file(st, name, &h, err) : cairn_fail(err, CAIRN_E_NOMEM, "allocate a stream");
+
+    if (r < 0) {
+        stream_close(st);
+        return cairn_wrap(err, r, "stream file %s/streams/%s", store->path, name);
+    }
+    *ret_id = (struct cairn_stream_id){.step = h.step, .incarnation = h.incarnation};
+    snprintf(ret_id->job, sizeof ret_id->job, "%s", h.job);
+    snprintf(ret_id->node, sizeof ret_id->node, "%s", h.node);
+    st->generation = *ret_generation = h.generation;
+    *ret_end = st->end;
+    *ret_stream = st;
+    return 0;
+}
