@@ -112,7 +112,8 @@ static void send_message(int fd, const void *message, size_t len, const int *fds
         m.msg_control = control.bytes;
         m.msg_controllen = CMSG_SPACE(nfds * sizeof(int));
         struct cmsghdr *h = CMSG_FIRSTHDR(&m);
-        *h = (struct cmsghdr){.cmsg_len = CMSG_LEN(nfds * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        *h = (struct cmsghdr){
+            .cmsg_len = CMSG_LEN(nfds * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
         memcpy(CMSG_DATA(h), fds, nfds * sizeof(int));
     }
     (void)!sendmsg(fd, &m, MSG_NOSIGNAL); /* the client may be gone: its tests look at its side */
@@ -146,8 +147,8 @@ static void send_event(int fd, uint64_t save, int state, int code)
 }
 
 /* Sends an answer as the fault of its request wants it. */
-static void answer(struct fake *f, struct connection *c, enum fake_fault fault, void *message, size_t len, const int *fds,
-                   unsigned nfds)
+static void answer(struct fake *f, struct connection *c, enum fake_fault fault, void *message, size_t len,
+                   const int *fds, unsigned nfds)
 {
     struct local_header *h = message;
 
@@ -199,12 +200,14 @@ static int memory(uint64_t len, int seals, char **ret_map)
 
 static void on_open(struct fake *f, struct connection *c, enum fake_fault fault, const struct local_open *m)
 {
-    struct local_opened a = {.session = 1, .incarnation = 5, .control_bytes = CONTROL};
+    struct local_opened a = {.session = 1};
     int fd = -1;
 
     c->open = *m;
     local_header_init(&a.h, LOCAL_OPENED, sizeof(a), m->h.id);
     if (!(m->flags & CAIRN_OBSERVER)) {
+        a.incarnation = 5;
+        a.control_bytes = CONTROL;
         c->arena_bytes = a.arena_bytes = round_up_u64(m->arena_bytes, CAIRN_PART);
         fd = memory(CONTROL + c->arena_bytes, fault == FAKE_UNSEALED ? 0 : F_SEAL_SHRINK | F_SEAL_GROW, &c->arena);
         memset(c->arena + CONTROL, 0xa5, c->arena_bytes); /* what an earlier save left behind */
@@ -245,7 +248,8 @@ static void on_layout(struct fake *f, struct connection *c, const struct local_l
     send_ok(c->fd, m->h.id);
 }
 
-/* Pages from the arena's end downwards in runs of 1, 2, 3, 1, ... pages: nothing lies where a careless client expects it. */
+/* Pages from the arena's end downwards in runs of 1, 2, 3, 1, ... pages: nothing lies where a careless client expects
+ * it. */
 static void on_begin(struct fake *f, struct connection *c, enum fake_fault fault, const struct local_begin *m)
 {
     struct local_grant *g = calloc(1, sizeof(*g) + LOCAL_MAX_RUNS * sizeof(g->runs[0]));
@@ -434,7 +438,8 @@ static void on_restore_open(struct fake *f, struct connection *c, enum fake_faul
     must(fcntl(fds[0], F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) == 0, "seal");
     if (c->window)
         munmap(c->window, SLOTS * SLOT_PARTS * CAIRN_PART);
-    fds[1] = memory(SLOTS * SLOT_PARTS * CAIRN_PART, fault == FAKE_UNSEALED ? 0 : F_SEAL_SHRINK | F_SEAL_GROW, &c->window);
+    fds[1] =
+        memory(SLOTS * SLOT_PARTS * CAIRN_PART, fault == FAKE_UNSEALED ? 0 : F_SEAL_SHRINK | F_SEAL_GROW, &c->window);
     local_header_init(&a.h, LOCAL_RESTORE_OPENED, sizeof(a), m->h.id);
     answer(f, c, fault, &a, sizeof(a), fds, 2);
     close(fds[0]);
@@ -460,7 +465,8 @@ static void serve_read(struct fake *f, struct connection *c, const struct local_
     memset(slot, 0xee, SLOT_PARTS * CAIRN_PART);
     for (uint32_t i = 0; i < n; i++)
         if (m->part_mask >> i & 1)
-            memcpy(slot + i * CAIRN_PART, s->image + (first + i) * CAIRN_PART, cairn_layout_part_len(&s->layout, first + i));
+            memcpy(slot + i * CAIRN_PART, s->image + (first + i) * CAIRN_PART,
+                   cairn_layout_part_len(&s->layout, first + i));
     struct local_read_done done = {.slot = m->slot};
     local_header_init(&done.h, LOCAL_READ_DONE, sizeof(done), m->h.id);
     send_message(c->fd, &done, sizeof(done), NULL, 0);

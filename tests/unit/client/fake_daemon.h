@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A test double of cairnd: one thread that speaks core/proto/local.h, keeps images in memory and serves reads. It checks what
- * a client owes (gaps zero, the filled word written, messages valid) and misbehaves on request. It stores nothing, knows no
- * peers and no incarnations: what the real daemon does with a save is not tested with it. */
+/* A test double of cairnd: one thread that speaks core/proto/local.h, keeps images in memory and serves reads. It
+ * checks what a client owes (gaps zero, the filled word written, messages valid) and misbehaves on request. It stores
+ * nothing, knows no peers and no incarnations: what the real daemon does with a save is not tested with it. */
 #ifndef CAIRN_TESTS_UNIT_CLIENT_FAKE_DAEMON_H
 #define CAIRN_TESTS_UNIT_CLIENT_FAKE_DAEMON_H
 

@@ -10,18 +10,18 @@
 
 static struct cairn_error err = CAIRN_ERROR_INIT;
 
-#define OK(call_)                                                                                                      \
-    do {                                                                                                               \
-        int ok_code_ = (call_);                                                                                        \
-        if (ok_code_ != 0)                                                                                             \
-            fail_msg("%s: %s: %s", #call_, cairn_code_name(ok_code_), err.message);                                   \
+#define OK(call_)                                                                   \
+    do {                                                                            \
+        int ok_code_ = (call_);                                                     \
+        if (ok_code_ != 0)                                                          \
+            fail_msg("%s: %s: %s", #call_, cairn_code_name(ok_code_), err.message); \
     } while (0)
-#define FAILS(code_, call_)                                                                                            \
-    do {                                                                                                               \
-        int fails_code_ = (call_);                                                                                     \
-        if (fails_code_ != (code_))                                                                                    \
-            fail_msg("%s: %s instead of %s: %s", #call_, cairn_code_name(fails_code_), cairn_code_name(code_),         \
-                     err.message);                                                                                     \
+#define FAILS(code_, call_)                                                                                    \
+    do {                                                                                                       \
+        int fails_code_ = (call_);                                                                             \
+        if (fails_code_ != (code_))                                                                            \
+            fail_msg("%s: %s instead of %s: %s", #call_, cairn_code_name(fails_code_), cairn_code_name(code_), \
+                     err.message);                                                                             \
     } while (0)
 
 static inline int open_rank(struct fake *f, uint32_t rank, uint32_t world, uint64_t arena_mib, uint32_t timeout_ms,

@@ -195,11 +195,11 @@ static void test_descriptors(void **state)
     assert_int_equal(local_check(&m, sizeof(m.restore_opened), 1, NULL), CAIRN_E_PROTOCOL);
 }
 
-#define REFUSED(type_, change_)                                                                                        \
-    do {                                                                                                               \
-        good(find(type_));                                                                                             \
-        change_;                                                                                                       \
-        refused(find(type_));                                                                                          \
+#define REFUSED(type_, change_) \
+    do {                        \
+        good(find(type_));      \
+        change_;                \
+        refused(find(type_));   \
     } while (0)
 #define UNTERMINATED(type_, field_) REFUSED(type_, memset(field_, 'x', sizeof(field_)))
 

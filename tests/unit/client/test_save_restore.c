@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is saved comes back, whatever its types, strides and sizes, and whoever asks. Against a test double of the daemon
- * that scatters pages, leaves rubbish in them and answers reads backwards. */
+/* What is saved comes back, whatever its types, strides and sizes, and whoever asks. Against a test double of the
+ * daemon that scatters pages, leaves rubbish in them and answers reads backwards. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -45,13 +45,9 @@ struct sample {
 };
 static const struct sample samples[] = {
     {"weight", CAIRN_BF16, 2, {1500, 1001}}, /* several parts, an odd row */
-    {"scalar", CAIRN_F32, 0, {0}},
-    {"empty", CAIRN_I64, 2, {0, 7}},
-    {"mask", CAIRN_BOOL, 1, {3}},
+    {"scalar", CAIRN_F32, 0, {0}},           {"empty", CAIRN_I64, 2, {0, 7}},      {"mask", CAIRN_BOOL, 1, {3}},
     {"moment", CAIRN_F32, 1, {1300000}}, /* over a chunk's end */
-    {"blob", CAIRN_BYTES, 1, {1}},
-    {"complex", CAIRN_C64, 3, {3, 5, 7}},
-    {"ids", CAIRN_I64, 1, {100}},
+    {"blob", CAIRN_BYTES, 1, {1}},           {"complex", CAIRN_C64, 3, {3, 5, 7}}, {"ids", CAIRN_I64, 1, {100}},
     {"tail", CAIRN_BF16, 1, {33}},
 };
 #define NSAMPLES (sizeof(samples) / sizeof(samples[0]))
@@ -426,7 +422,7 @@ int main(void)
 {
 #define TEST(name_) cmocka_unit_test_setup_teardown(name_, start, stop)
     const struct CMUnitTest tests[] = {
-        TEST(test_round_trip), TEST(test_info_and_slices), TEST(test_strides),         TEST(test_many_tiny),
+        TEST(test_round_trip), TEST(test_info_and_slices), TEST(test_strides),          TEST(test_many_tiny),
         TEST(test_resharding), TEST(test_restore_errors),  TEST(test_missing_elements),
     };
 
