@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A fragment as it lies in a slot, on the wire and in a stream file: one header block of 4 KiB, then the payload, zero-filled
- * to 4 KiB. It describes itself: a catalog can be rebuilt from fragments alone. fragment.c has the table of the header's bytes.
+/* A fragment as it lies in a slot, on the wire and in a stream file: one header block of 4 KiB, then the payload,
+ * zero-filled to 4 KiB. It describes itself: a catalog can be rebuilt from fragments alone. fragment.c has the table of
+ * the header's bytes.
  *
  * Two checksums: payload_sum covers the payload; the header's own covers everything before it, payload_sum and identity
- * included. So the second one vouches for identity and bytes together, and a header can be stamped for another file without
- * reading the payload again.
+ * included. So the second one vouches for identity and bytes together, and a header can be stamped for another file
+ * without reading the payload again.
  */
 #ifndef CAIRN_CORE_PROTO_FRAGMENT_H
 #define CAIRN_CORE_PROTO_FRAGMENT_H
@@ -25,23 +26,23 @@ struct fragment_key {
     uint32_t rank;       /* 0 for a root or a decision */
     uint32_t first_part; /* of the chunk; of a blob: the piece's number */
     uint32_t attempt;
-    uint32_t index;      /* 0 .. k-1 data, k .. k+m-1 parity; of a blob: 0 */
+    uint32_t index; /* 0 .. k-1 data, k .. k+m-1 parity; of a blob: 0 */
 };
 bool fragment_key_equal(const struct fragment_key *a, const struct fragment_key *b);
 
 struct fragment {
     struct fragment_key key;
-    uint64_t generation;   /* of the stream file it is written to */
-    uint8_t k, m;          /* of its stripe; a blob's piece has 1, 0 */
-    uint8_t tier;          /* reserved, 0 */
-    uint32_t key_id;       /* reserved, 0 */
-    uint32_t tenant;       /* reserved, 0 */
-    int dtype;             /* of the chunk; CAIRN_BYTES for a blob */
-    uint32_t payload_len;  /* exact; what follows up to 4 KiB is zero */
-    uint64_t payload_sum;  /* XXH3-64 of the payload */
-    struct hash128 entry;  /* of the chunk's plain bytes; 0 for a blob */
+    uint64_t generation;                      /* of the stream file it is written to */
+    uint8_t k, m;                             /* of its stripe; a blob's piece has 1, 0 */
+    uint8_t tier;                             /* reserved, 0 */
+    uint32_t key_id;                          /* reserved, 0 */
+    uint32_t tenant;                          /* reserved, 0 */
+    int dtype;                                /* of the chunk; CAIRN_BYTES for a blob */
+    uint32_t payload_len;                     /* exact; what follows up to 4 KiB is zero */
+    uint64_t payload_sum;                     /* XXH3-64 of the payload */
+    struct hash128 entry;                     /* of the chunk's plain bytes; 0 for a blob */
     struct cairn_part_code part[CAIRN_MAX_K]; /* of the whole stripe; a blob has none */
-    uint64_t blob_len;     /* of the whole blob; 0 for data */
+    uint64_t blob_len;                        /* of the whole blob; 0 for data */
     uint8_t blob_sha256[32];
 };
 

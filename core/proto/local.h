@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a client and its node's daemon say to each other over a SOCK_SEQPACKET Unix socket: one fixed struct a message, in the
- * machine's own byte order (both ends run on it), descriptors beside it (SCM_RIGHTS).
+/* What a client and its node's daemon say to each other over a SOCK_SEQPACKET Unix socket: one fixed struct a message,
+ * in the machine's own byte order (both ends run on it), descriptors beside it (SCM_RIGHTS).
  *
  *     client                         daemon
  *     OPEN                       ->
@@ -17,8 +17,8 @@
  *     READ chunk into slot       ->                           as many at once as there are slots
  *                                <-  READ_DONE slot           plain bytes of the chunk's parts, verified
  *
- * Every request has an id and gets exactly one answer with the same id; EVENT has id 0 and comes when it comes. Events of one
- * save may be merged: the last state counts. A message that breaks these rules costs the sender its connection.
+ * Every request has an id and gets exactly one answer with the same id; EVENT has id 0 and comes when it comes. Events
+ * of one save may be merged: the last state counts. A message that breaks these rules costs the sender its connection.
  */
 #ifndef CAIRN_CORE_PROTO_LOCAL_H
 #define CAIRN_CORE_PROTO_LOCAL_H
@@ -33,12 +33,12 @@
 
 enum local_type {
     LOCAL_OPEN = 1,
-    LOCAL_LAYOUT = 2,        /* + memfd with the layout's bytes, sealed against shrinking */
+    LOCAL_LAYOUT = 2, /* + memfd with the layout's bytes, sealed against shrinking */
     LOCAL_BEGIN = 3,
-    LOCAL_FILLED = 4,        /* answered by OK, then by events */
-    LOCAL_DROP = 5,          /* this rank gives a step up: answered by OK */
-    LOCAL_WHY = 6,           /* what is a save waiting for: answered by TEXT */
-    LOCAL_LATEST = 7,        /* answered by LATEST_IS */
+    LOCAL_FILLED = 4, /* answered by OK, then by events */
+    LOCAL_DROP = 5,   /* this rank gives a step up: answered by OK */
+    LOCAL_WHY = 6,    /* what is a save waiting for: answered by TEXT */
+    LOCAL_LATEST = 7, /* answered by LATEST_IS */
     LOCAL_RESTORE_OPEN = 8,
     LOCAL_READ = 9,
     LOCAL_RESTORE_CLOSE = 10, /* answered by OK */
@@ -46,14 +46,14 @@ enum local_type {
 
     LOCAL_ERROR = 64,
     LOCAL_OK = 65,
-    LOCAL_OPENED = 66,         /* + arena memfd, but for an observer */
+    LOCAL_OPENED = 66, /* + arena memfd, but for an observer */
     LOCAL_GRANT = 67,
     LOCAL_EVENT = 68,
     LOCAL_TEXT = 69,
     LOCAL_LATEST_IS = 70,
     LOCAL_RESTORE_OPENED = 71, /* + catalog memfd (sealed, read-only), window memfd (sealed against resizing) */
     LOCAL_READ_DONE = 72,
-    LOCAL_ANSWER = 73,         /* + memfd with JSON text */
+    LOCAL_ANSWER = 73, /* + memfd with JSON text */
 };
 
 struct local_header {
@@ -133,9 +133,9 @@ struct local_drop {
 struct local_event {
     struct local_header h;
     uint64_t save;
-    int32_t state;       /* enum cairn_save_state reached, when code is 0 */
-    int32_t code;        /* negative: the save failed for good */
-    char message[496];   /* terminated */
+    int32_t state;     /* enum cairn_save_state reached, when code is 0 */
+    int32_t code;      /* negative: the save failed for good */
+    char message[496]; /* terminated */
 };
 struct local_text {
     struct local_header h;
@@ -208,8 +208,8 @@ struct local_answer {
     uint64_t len; /* bytes of JSON at the memfd's start */
 };
 
-/* Checks one received message: magic, version, type, exact length, terminated strings, zero reserved fields, counts. nfds is
- * how many descriptors came with it. Returns its type, or CAIRN_E_PROTOCOL with the reason. */
+/* Checks one received message: magic, version, type, exact length, terminated strings, zero reserved fields, counts.
+ * nfds is how many descriptors came with it. Returns its type, or CAIRN_E_PROTOCOL with the reason. */
 int local_check(const void *message, size_t len, unsigned nfds, struct cairn_error *err);
 /* Fills the header of a message of this type and length. */
 void local_header_init(struct local_header *h, int type, size_t len, uint32_t id);

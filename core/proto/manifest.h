@@ -13,9 +13,9 @@ struct chunk_record {
     uint32_t first_part;
     uint32_t attempt;
     uint8_t k, m;
-    struct hash128 entry;                     /* XXH3-128 of the plain bytes of its k parts */
+    struct hash128 entry; /* XXH3-128 of the plain bytes of its k parts */
     struct cairn_part_code part[CAIRN_MAX_K];
-    uint8_t peer[CAIRN_MAX_FRAGS];            /* index into manifest.peers */
+    uint8_t peer[CAIRN_MAX_FRAGS]; /* index into manifest.peers */
 };
 
 struct manifest {
@@ -34,7 +34,8 @@ struct manifest {
 void manifest_init(struct manifest *m);
 void manifest_free(struct manifest *m);
 int manifest_encode(const struct manifest *m, struct bytes *out, struct cairn_error *err);
-/* Untrusted bytes; checks that chunks cover the layout, that lengths fit, that peers exist. On failure m is as after init. */
+/* Untrusted bytes; checks that chunks cover the layout, that lengths fit, that peers exist. On failure m is as after
+ * init. */
 int manifest_decode(struct manifest *m, const void *data, size_t len, struct cairn_error *err);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The records of the metadata engine: their keys, and their values as small JSON objects that a person can read with sqlite3
- * or etcdctl. Readers ignore members they do not know and refuse a "v" they do not know. */
+/* The records of the metadata engine: their keys, and their values as small JSON objects that a person can read with
+ * sqlite3 or etcdctl. Readers ignore members they do not know and refuse a "v" they do not know. */
 #ifndef CAIRN_CORE_PROTO_RECORD_H
 #define CAIRN_CORE_PROTO_RECORD_H
 
@@ -10,12 +10,14 @@
 #define RECORD_KEY_MAX 512
 #define RECORD_VALUE_MAX ((size_t)64 << 10)
 
-/* Keys; each writes at most RECORD_KEY_MAX bytes with the end. Steps and incarnations are zero-padded to sort as numbers. */
-void record_key_peer(char *buf, const char *peer);                 /* cairn/v1/peers/<id> */
+/* Keys; each writes at most RECORD_KEY_MAX bytes with the end. Steps and incarnations are zero-padded to sort as
+ * numbers. */
+void record_key_peer(char *buf, const char *peer); /* cairn/v1/peers/<id> */
 void record_prefix_peers(char *buf);
-void record_prefix_jobs(char *buf);                                 /* cairn/v1/jobs/ */
-void record_key_job(char *buf, const char *job, const char *what);  /* cairn/v1/jobs/<job>/<what>: incarnation, coordinator, pin */
-void record_prefix_ckpts(char *buf, const char *job);               /* cairn/v1/jobs/<job>/ckpt/ */
+void record_prefix_jobs(char *buf); /* cairn/v1/jobs/ */
+void record_key_job(char *buf, const char *job,
+                    const char *what);                /* cairn/v1/jobs/<job>/<what>: incarnation, coordinator, pin */
+void record_prefix_ckpts(char *buf, const char *job); /* cairn/v1/jobs/<job>/ckpt/ */
 void record_key_ckpt(char *buf, const char *job, uint64_t step, uint64_t incarnation, const char *what);
 /* .../ckpt/<step>.<inc>/<what>: intent, decision */
 /* Parses such a key; what points into key. */
@@ -30,14 +32,14 @@ struct record_peer {
     char domain[CAIRN_MAX_NAME + 1]; /* failure domain; may be empty */
     uint64_t total_bytes;
     uint64_t free_bytes;
-    uint64_t start;                  /* random, of the daemon's start */
+    uint64_t start; /* random, of the daemon's start */
 };
 #define RECORD_SEEN_MAX 64
 struct record_incarnation {
-    uint64_t incarnation;                  /* the current one; 0: never started */
-    char start_id[CAIRN_MAX_NAME + 1];     /* that raised it */
+    uint64_t incarnation;              /* the current one; 0: never started */
+    char start_id[CAIRN_MAX_NAME + 1]; /* that raised it */
     uint32_t world_size;
-    uint32_t nseen;                        /* older start ids, newest first; they are refused */
+    uint32_t nseen; /* older start ids, newest first; they are refused */
     char seen[RECORD_SEEN_MAX][CAIRN_MAX_NAME + 1];
 };
 struct record_coordinator {
@@ -45,23 +47,23 @@ struct record_coordinator {
     uint64_t start;
 };
 struct record_pin {
-    uint64_t number;          /* raised by each move of the pin */
-    uint64_t incarnation;     /* of the run that resumes */
-    bool none;                /* there was nothing to resume from */
-    uint64_t step;            /* of the checkpoint */
+    uint64_t number;      /* raised by each move of the pin */
+    uint64_t incarnation; /* of the run that resumes */
+    bool none;            /* there was nothing to resume from */
+    uint64_t step;        /* of the checkpoint */
     uint64_t ckpt_incarnation;
 };
 struct record_intent {
     uint32_t world_size;
     uint32_t nodes;
-    uint32_t deadline_ms;     /* a duration, counted by whoever coordinates */
+    uint32_t deadline_ms; /* a duration, counted by whoever coordinates */
     char node[CAIRN_MAX_NAME + 1];
 };
 struct record_decision {
     bool commit;
-    char reason[WIRE_TEXT];          /* of an abort */
-    char node[CAIRN_MAX_NAME + 1];   /* whose stream holds the root */
-    struct blob_ref root;            /* of a commit */
+    char reason[WIRE_TEXT];        /* of an abort */
+    char node[CAIRN_MAX_NAME + 1]; /* whose stream holds the root */
+    struct blob_ref root;          /* of a commit */
     uint32_t world_size;
     uint64_t plain_bytes;
     uint64_t stored_bytes;

@@ -1,41 +1,110 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The messages of wire.proto as plain structs: encode into a buffer, decode and validate untrusted bytes. Nobody above sees
- * protobuf. Strings of a decoded message live in it; nothing to free. */
+/* The messages of wire.proto as plain structs: encode into a buffer, decode and validate untrusted bytes. Nobody above
+ * sees protobuf. Strings of a decoded message live in it; nothing to free. */
 #ifndef CAIRN_CORE_PROTO_WIRE_H
 #define CAIRN_CORE_PROTO_WIRE_H
 
 #include "core/proto/fragment.h"
 
 #define WIRE_VERSION 1
-#define WIRE_MAX 4096      /* bytes of any message */
-#define WIRE_MAX_ADDR 128  /* bytes of a fabric address */
-#define WIRE_TEXT 256      /* bytes of an error message with its end */
+#define WIRE_MAX 4096     /* bytes of any message */
+#define WIRE_MAX_ADDR 128 /* bytes of a fabric address */
+#define WIRE_TEXT 256     /* bytes of an error message with its end */
 
 enum wire_type { /* the field numbers of Envelope.body */
-    WIRE_HELLO = 10, WIRE_WELCOME, WIRE_STREAM_OPEN, WIRE_STREAM_OPENED, WIRE_STORED, WIRE_SYNC, WIRE_SYNCED,
-    WIRE_STREAM_CLOSE, WIRE_READ, WIRE_READ_DONE, WIRE_FORGET, WIRE_PING, WIRE_PONG, WIRE_BYE
+                 WIRE_HELLO = 10,
+                 WIRE_WELCOME,
+                 WIRE_STREAM_OPEN,
+                 WIRE_STREAM_OPENED,
+                 WIRE_STORED,
+                 WIRE_SYNC,
+                 WIRE_SYNCED,
+                 WIRE_STREAM_CLOSE,
+                 WIRE_READ,
+                 WIRE_READ_DONE,
+                 WIRE_FORGET,
+                 WIRE_PING,
+                 WIRE_PONG,
+                 WIRE_BYE
 };
 
-struct wire_status { int code; char message[WIRE_TEXT]; };
+struct wire_status {
+    int code;
+    char message[WIRE_TEXT];
+};
 
 struct wire_message {
-    int type;         /* enum wire_type */
+    int type; /* enum wire_type */
     uint64_t session;
     union {
-        struct { char node[CAIRN_MAX_NAME + 1]; uint64_t start; uint8_t address[WIRE_MAX_ADDR]; size_t address_len; uint32_t slots; } hello;
-        struct { struct wire_status status; char peer[CAIRN_MAX_NAME + 1]; uint64_t start; uint32_t slots; uint64_t slot_bytes, key, base; uint32_t first_slot; } welcome;
-        struct { uint32_t stream; char job[CAIRN_MAX_NAME + 1]; uint64_t step, incarnation; char node[CAIRN_MAX_NAME + 1]; uint64_t reserve_bytes, fence_incarnation; } stream_open;
-        struct { uint32_t stream; struct wire_status status; uint64_t generation; } stream_opened;
-        struct { uint32_t slot, generation; struct wire_status status; uint32_t stream; } stored;
-        struct { uint32_t stream; uint64_t sequence; } sync;
-        struct { uint32_t stream; uint64_t sequence; struct wire_status status; } synced;
-        struct { uint32_t stream; } stream_close;
-        struct { uint64_t request; struct fragment_key key; bool check; uint64_t address, remote_key, room; uint32_t data; } read;
-        struct { uint64_t request; struct wire_status status; } read_done;
-        struct { char job[CAIRN_MAX_NAME + 1]; uint64_t step, incarnation; } forget;
-        struct { uint64_t request; } ping;
-        struct { uint64_t request, free_bytes; } pong;
-        struct { char reason[WIRE_TEXT]; } bye;
+        struct {
+            char node[CAIRN_MAX_NAME + 1];
+            uint64_t start;
+            uint8_t address[WIRE_MAX_ADDR];
+            size_t address_len;
+            uint32_t slots;
+        } hello;
+        struct {
+            struct wire_status status;
+            char peer[CAIRN_MAX_NAME + 1];
+            uint64_t start;
+            uint32_t slots;
+            uint64_t slot_bytes, key, base;
+            uint32_t first_slot;
+        } welcome;
+        struct {
+            uint32_t stream;
+            char job[CAIRN_MAX_NAME + 1];
+            uint64_t step, incarnation;
+            char node[CAIRN_MAX_NAME + 1];
+            uint64_t reserve_bytes, fence_incarnation;
+        } stream_open;
+        struct {
+            uint32_t stream;
+            struct wire_status status;
+            uint64_t generation;
+        } stream_opened;
+        struct {
+            uint32_t slot, generation;
+            struct wire_status status;
+            uint32_t stream;
+        } stored;
+        struct {
+            uint32_t stream;
+            uint64_t sequence;
+        } sync;
+        struct {
+            uint32_t stream;
+            uint64_t sequence;
+            struct wire_status status;
+        } synced;
+        struct {
+            uint32_t stream;
+        } stream_close;
+        struct {
+            uint64_t request;
+            struct fragment_key key;
+            bool check;
+            uint64_t address, remote_key, room;
+            uint32_t data;
+        } read;
+        struct {
+            uint64_t request;
+            struct wire_status status;
+        } read_done;
+        struct {
+            char job[CAIRN_MAX_NAME + 1];
+            uint64_t step, incarnation;
+        } forget;
+        struct {
+            uint64_t request;
+        } ping;
+        struct {
+            uint64_t request, free_bytes;
+        } pong;
+        struct {
+            char reason[WIRE_TEXT];
+        } bye;
     };
 };
 

@@ -444,8 +444,8 @@ int stream_open(struct cairn_store *store, const char *name, struct cairn_store_
         return cairn_wrap(err, r, "stream file %s/streams/%s", store->path, name);
     }
     *ret_id = (struct cairn_stream_id){.step = h.step, .incarnation = h.incarnation};
-    snprintf(ret_id->job, sizeof ret_id->job, "%s", h.job);
-    snprintf(ret_id->node, sizeof ret_id->node, "%s", h.node);
+    memcpy(ret_id->job, h.job, CAIRN_MAX_NAME + 1); /* terminated: check_header saw to it */
+    memcpy(ret_id->node, h.node, CAIRN_MAX_NAME + 1);
     st->generation = *ret_generation = h.generation;
     *ret_end = st->end;
     *ret_stream = st;
