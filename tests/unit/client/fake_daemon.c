@@ -75,7 +75,7 @@ struct fake {
     enum fake_fault fault[MAX_TYPES];
     int fault_code[MAX_TYPES], fault_times[MAX_TYPES];
     unsigned count[MAX_TYPES];
-    char complaint[200];
+    char complaint[496];
     struct shard shards[MAX_SHARDS];
     unsigned nshards;
     struct connection connections[MAX_CONNECTIONS];
