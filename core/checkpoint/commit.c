@@ -95,6 +95,19 @@ static void commit_tell(struct commit *c, struct commit_effects *fx)
     c->told = true;
 }
 
+struct span {
+    char text[24];
+};
+/* The deadline in words: "60 s", "1500 ms". */
+static struct span commit_span(const struct commit *c)
+{
+    bool whole = c->deadline_ms % 1000 == 0;
+    struct span s;
+
+    snprintf(s.text, sizeof s.text, "%u %s", whole ? c->deadline_ms / 1000 : c->deadline_ms, whole ? "s" : "ms");
+    return s;
+}
+
 static void commit_set_reason(struct commit *c, int code, const char *reason)
 {
     c->code = code;
@@ -134,8 +147,8 @@ static void commit_give_up(struct commit *c, struct commit_effects *fx)
         return;
     }
     snprintf(text, sizeof text,
-             "whether step %llu is committed is not known: the metadata engine did not answer within %u s",
-             (unsigned long long)c->step, c->deadline_ms / 1000);
+             "whether step %llu is committed is not known: the metadata engine did not answer within %s",
+             (unsigned long long)c->step, commit_span(c).text);
     commit_set_reason(c, CAIRN_E_UNAVAILABLE, text);
     commit_end(c, fx, COMMIT_UNDECIDED);
 }
@@ -224,8 +237,7 @@ static void commit_on_rank(struct commit *c, struct commit_effects *fx, const st
     commit_progress(c, fx);
 }
 
-/* ---- answers
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- answers ----------------------------------------------------------------------------------------------------- */
 
 static void commit_on_intent_aborting(struct commit *c, struct commit_effects *fx)
 {
@@ -303,8 +315,8 @@ static void commit_on_absent(struct commit *c, struct commit_effects *fx, bool f
         snprintf(text, sizeof text, "a newer incarnation of the job resumed before step %llu was committed", step);
         commit_abort(c, fx, CAIRN_E_FENCED, text);
     } else if (c->late) {
-        snprintf(text, sizeof text, "step %llu could not be committed within %u s: no answer from the metadata engine",
-                 step, c->deadline_ms / 1000);
+        snprintf(text, sizeof text, "step %llu could not be committed within %s: no answer from the metadata engine",
+                 step, commit_span(c).text);
         commit_abort(c, fx, CAIRN_E_ABORTED, text);
     } else {
         commit_again(c, fx, COMMIT_PUT_COMMIT);
@@ -326,8 +338,7 @@ static void commit_on_read(struct commit *c, struct commit_effects *fx, const st
         commit_on_absent(c, fx, e->type == COMMIT_ON_READ_FENCED);
 }
 
-/* ---- what comes from outside
- * -------------------------------------------------------------------------------------------- */
+/* ---- what comes from outside ------------------------------------------------------------------------------------- */
 
 static const char *commit_lacks(const struct commit *c, int *ret_wanted)
 {
@@ -382,11 +393,11 @@ static void commit_on_deadline(struct commit *c, struct commit_effects *fx, cons
         return;
     commit_missing(c, missing, sizeof missing);
     if (c->state == COMMIT_ROOTING)
-        snprintf(text, sizeof text, "the root of step %llu was not stored within %u s", step, c->deadline_ms / 1000);
+        snprintf(text, sizeof text, "the root of step %llu was not stored within %s", step, commit_span(c).text);
     else if (c->nfilled == c->world_size && !c->intent)
-        snprintf(text, sizeof text, "the intent of step %llu was not written within %u s", step, c->deadline_ms / 1000);
+        snprintf(text, sizeof text, "the intent of step %llu was not written within %s", step, commit_span(c).text);
     else
-        snprintf(text, sizeof text, "%s step %llu within %u s%s%s%s", missing, step, c->deadline_ms / 1000,
+        snprintf(text, sizeof text, "%s step %llu within %s%s%s%s", missing, step, commit_span(c).text,
                  detail ? " (" : "", detail ? detail : "", detail ? ")" : "");
     commit_abort(c, fx, CAIRN_E_ABORTED, text);
 }
@@ -399,8 +410,7 @@ static void commit_on_outside(struct commit *c, struct commit_effects *fx, const
         commit_abort(c, fx, CAIRN_E_ABORTED, e->reason);
 }
 
-/* ---- the machine
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- the machine ------------------------------------------------------------------------------------------------- */
 
 void commit_init(struct commit *c, uint64_t step, uint32_t world_size, uint32_t deadline_ms, uint8_t *rank,
                  struct commit_effects *ret_effects)
