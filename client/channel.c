@@ -16,45 +16,12 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 
-#define NS_PER_MS 1000000
-#define GRACE_MS 250
 #define LATE_MESSAGES 256 /* read after the deadline at most: a daemon that floods us must not hold us */
-
-/* ---- time ------------------------------------------------------------------------------------------------------- */
-
-int64_t clock_now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t); /* cannot fail for this clock */
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-int64_t deadline_in_ms(uint32_t ms)
-{
-    return clock_now_ns() + (int64_t)ms * NS_PER_MS;
-}
-
-int64_t deadline_after_daemon(int64_t deadline_ns, uint32_t timeout_ms)
-{
-    return deadline_ns + (timeout_ms ? (int64_t)GRACE_MS * NS_PER_MS : 0);
-}
-
-uint32_t deadline_left_ms(int64_t deadline_ns)
-{
-    int64_t left = deadline_ns - clock_now_ns();
-
-    if (left <= 0)
-        return 0;
-    left = (left + NS_PER_MS - 1) / NS_PER_MS;
-    return left > INT_MAX ? INT_MAX : (uint32_t)left; /* INT_MAX: what poll takes */
-}
 
 /* ---- the futex that followers sleep on ----------------------------------------------------------------------------
  */
@@ -278,42 +245,6 @@ void channel_free(struct channel *c, bool forked)
 
 /* ---- sending ---------------------------------------------------------------------------------------------------- */
 
-static int send_once(int socket_fd, const struct local_header *message, int fd)
-{
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct iovec iov = {.iov_base = (void *)message, .iov_len = message->len};
-    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
-
-    if (fd >= 0) {
-        m.msg_control = control.bytes;
-        m.msg_controllen = sizeof(control.bytes);
-        struct cmsghdr *h = CMSG_FIRSTHDR(&m);
-        h->cmsg_level = SOL_SOCKET;
-        h->cmsg_type = SCM_RIGHTS;
-        h->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(h), &fd, sizeof(fd));
-    }
-    return sendmsg(socket_fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? errno : 0;
-}
-
-static int send_until(int socket_fd, const struct local_header *message, int fd, int64_t deadline_ns)
-{
-    for (;;) {
-        int e = send_once(socket_fd, message, fd);
-        if (e != EAGAIN && e != EINTR)
-            return e;
-        uint32_t left = deadline_left_ms(deadline_ns);
-        if (left == 0)
-            return ETIMEDOUT;
-        struct pollfd p = {.fd = socket_fd, .events = POLLOUT};
-        if (poll(&p, 1, (int)left) < 0 && errno != EINTR)
-            return errno;
-    }
-}
-
 /* Lock held. */
 static uint32_t next_id(struct channel *c)
 {
@@ -339,7 +270,7 @@ int channel_send(struct channel *c, struct channel_request *r, struct local_head
     list_push_back(&c->requests, &r->link);
     pthread_mutex_unlock(&c->lock);
 
-    int e = send_until(c->fd, message, fd, deadline_ns);
+    int e = packet_send_until(c->fd, message, fd, deadline_ns);
     if (e == 0)
         return 0;
     channel_cancel(c, r);
@@ -359,7 +290,7 @@ static void tell(struct channel *c, struct local_header *message)
     if (c->dead)
         return;
     message->id = next_id(c);
-    int e = send_once(c->fd, message, -1);
+    int e = packet_send(c->fd, message, -1);
     if (e && e != EAGAIN && e != EINTR)
         die_of_errno(c, e);
 }
@@ -372,56 +303,6 @@ void channel_tell(struct channel *c, struct local_header *message)
 }
 
 /* ---- receiving: what the leader does ----------------------------------------------------------------------------- */
-
-struct received {
-    size_t len;
-    int fds[LOCAL_MAX_FDS];
-    unsigned nfds;
-    bool cut; /* the message or its descriptors did not fit */
-};
-
-static void close_fds(int *fds, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
-}
-
-static void take_fds(struct msghdr *m, struct received *got)
-{
-    for (struct cmsghdr *h = CMSG_FIRSTHDR(m); h; h = CMSG_NXTHDR(m, h)) {
-        if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
-            continue;
-        size_t n = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < n; i++) {
-            int fd;
-            memcpy(&fd, CMSG_DATA(h) + i * sizeof(int), sizeof(fd));
-            if (got->nfds < LOCAL_MAX_FDS)
-                got->fds[got->nfds++] = fd;
-            else
-                close(fd);
-        }
-    }
-}
-
-/* Returns 0, EAGAIN when there is no message, or another errno; -1 at the end of the connection. */
-static int receive(int fd, void *buffer, struct received *got)
-{
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(LOCAL_MAX_FDS * sizeof(int))];
-    } control;
-    struct iovec iov = {.iov_base = buffer, .iov_len = LOCAL_MAX_MESSAGE};
-    struct msghdr m = {
-        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)};
-
-    ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (n < 0)
-        return errno;
-    *got = (struct received){.len = (size_t)n, .cut = m.msg_flags & (MSG_TRUNC | MSG_CTRUNC)};
-    take_fds(&m, got);
-    return n == 0 && got->nfds == 0 ? -1 : 0;
-}
 
 static struct channel_request *find_request(struct channel *c, uint32_t id)
 {
@@ -450,7 +331,7 @@ static void undo(struct channel *c, const void *message)
     }
 }
 
-static void complete(struct channel *c, struct channel_request *r, const void *message, struct received *got)
+static void complete(struct channel *c, struct channel_request *r, const void *message, struct packet *got)
 {
     const struct local_header *h = message;
 
@@ -473,7 +354,7 @@ static void complete(struct channel *c, struct channel_request *r, const void *m
     r->done = true;
 }
 
-static int dispatch(struct channel *c, struct received *got, struct cairn_error *err)
+static int dispatch(struct channel *c, struct packet *got, struct cairn_error *err)
 {
     const struct local_header *h = c->buffer;
 
@@ -507,7 +388,7 @@ static int dispatch(struct channel *c, struct received *got, struct cairn_error 
     return 0;
 }
 
-static void handle(struct channel *c, int status, struct received *got)
+static void handle(struct channel *c, int status, struct packet *got)
 {
     struct cairn_error why = CAIRN_ERROR_INIT;
 
@@ -518,7 +399,7 @@ static void handle(struct channel *c, int status, struct received *got)
         return;
     }
     int r = c->dead ? 0 : dispatch(c, got, &why);
-    close_fds(got->fds, got->nfds); /* those that nobody took */
+    packet_close_fds(got->fds, got->nfds); /* those that nobody took */
     if (r < 0) {
         cairn_wrap(&why, CAIRN_E_PROTOCOL, "the daemon and this libcairn do not understand each other");
         die(c, &why);
@@ -532,7 +413,7 @@ enum turn { TURN_READ, TURN_NOTHING, TURN_SIGNAL };
 static enum turn lead(struct channel *c, uint32_t timeout_ms)
 {
     struct pollfd p = {.fd = c->fd, .events = POLLIN};
-    struct received got = {0};
+    struct packet got = {0};
     int status = EAGAIN;
 
     c->led = true;
@@ -540,7 +421,7 @@ static enum turn lead(struct channel *c, uint32_t timeout_ms)
     int n = poll(&p, 1, (int)timeout_ms);
     bool signalled = n < 0 && errno == EINTR;
     if (n > 0)
-        status = receive(c->fd, c->buffer, &got);
+        status = packet_receive(c->fd, c->buffer, &got);
     pthread_mutex_lock(&c->lock);
     c->led = false;
     handle(c, status, &got);
@@ -629,7 +510,7 @@ void channel_cancel(struct channel *c, struct channel_request *r)
 
 void channel_request_close(struct channel_request *r)
 {
-    close_fds(r->fds, r->nfds);
+    packet_close_fds(r->fds, r->nfds);
     r->nfds = 0;
 }
 

@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "client/packet.h"
 #include "core/base/list.h"
 #include "core/proto/local.h"
 
@@ -107,13 +108,5 @@ void channel_watch_remove(struct channel *c, struct channel_watch *w);
 bool channel_is_dead(struct channel *c);
 /* The other side broke the protocol in a way that only the caller can see. */
 int channel_break(struct channel *c, struct cairn_error *err, const char *why);
-
-/* CLOCK_MONOTONIC, ns. */
-int64_t clock_now_ns(void);
-int64_t deadline_in_ms(uint32_t ms);
-/* A deadline that the daemon was told: it gets the first word, because it knows who was late. 0 ms stays 0. */
-int64_t deadline_after_daemon(int64_t deadline_ns, uint32_t timeout_ms);
-/* What is left of a deadline in ms, rounded up; 0 when it has passed. */
-uint32_t deadline_left_ms(int64_t deadline_ns);
 
 #endif
