@@ -318,6 +318,10 @@ static void run_end(struct run *run)
     unsigned long long step = run->step;
 
     run->over = true;
+    if (!run->known) { /* the engine was silent: what it may hold is swept when it answers */
+        job->valid = false;
+        job_post(job);
+    }
     loop_timer_cancel(job->jobs->deps.loop, &run->deadline);
     job_remember(job, run->step, run->incarnation, committed, run->machine.reason);
     job->committed += committed;
@@ -363,6 +367,8 @@ void run_feed(struct run *run, const struct commit_event *event)
 
     if (run->over)
         return;
+    run->known = event->type == COMMIT_ON_APPLIED || event->type == COMMIT_ON_INTENT_REFUSED ||
+                 event->type == COMMIT_ON_READ_COMMIT || event->type == COMMIT_ON_READ_ABORT;
     commit_step(&run->machine, event, &fx);
     for (unsigned i = 0; i < fx.n; i++)
         run_effect(run, fx.what[i], fx.again);

@@ -167,7 +167,8 @@ struct run {
     bool told;
     int code;
     struct cairn_error err;
-    bool over; /* the machine ended, or the daemon stops */
+    bool known; /* the last event said what the metadata holds */
+    bool over;  /* the machine ended, or the daemon stops */
     bool links_ended;
 };
 struct rank_save {

@@ -314,10 +314,11 @@ static void job_sweep_done(struct meta_req *req, const struct cairn_meta_result 
     job->phase = JOB_IDLE;
     if (result->code == 0 && result->succeeded) {
         struct known *k = &job->leftovers[--job->nleftovers];
-        job_remember(job, k->step, k->incarnation, false, "its daemon was restarted before it was durable");
+        if (!job_recall(job, k->step, k->incarnation))
+            job_remember(job, k->step, k->incarnation, false, "its daemon was restarted before it was durable");
         links_end_checkpoint(job->jobs->deps.links, job->name, k->step, k->incarnation, true);
-        log_line(LOG_NOTICE, "job %s: step %llu of incarnation %llu was left undecided by a daemon that ended: aborted",
-                 job->name, (unsigned long long)k->step, (unsigned long long)k->incarnation);
+        log_line(LOG_NOTICE, "job %s: step %llu of incarnation %llu was left undecided: aborted", job->name,
+                 (unsigned long long)k->step, (unsigned long long)k->incarnation);
     } else {
         job_not_applied(job, result);
     }
@@ -327,10 +328,14 @@ static void job_sweep_done(struct meta_req *req, const struct cairn_meta_result 
 static void job_sweep(struct job *job)
 {
     const struct known *k = &job->leftovers[job->nleftovers - 1];
+    const struct remembered *mine = job_recall(job, k->step, k->incarnation); /* given up without an answer */
     struct cairn_error err = CAIRN_ERROR_INIT;
     char reason[WIRE_TEXT];
 
-    snprintf(reason, sizeof reason, "cairnd on node %s restarted before it was durable", job->jobs->node);
+    if (mine)
+        snprintf(reason, sizeof reason, "%s", mine->reason);
+    else
+        snprintf(reason, sizeof reason, "cairnd on node %s restarted before it was durable", job->jobs->node);
     job->phase = JOB_SWEEPING;
     job->req = (struct meta_req){.done = job_sweep_done, .arg = job};
     int r = view_send_abort(job->jobs, job->name, k->step, k->incarnation, reason, &job->req, &err);

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A double of daemon/node's links, drains and blobs: drains end at once or when they are let go, blobs lie in memory
+ * under a name that is no SHA-256 at all. */
+#ifndef CAIRN_TESTS_DOUBLE_TRANSFER_H
+#define CAIRN_TESTS_DOUBLE_TRANSFER_H
+
+#include "daemon/node/jobs.h"
+
+struct links {
+    struct loop *loop;
+    bool hold_drains;      /* they wait for double_let_go */
+    int fail_rank;         /* its drain fails; -1: nobody's */
+    bool blobs_away;       /* gets are UNAVAILABLE */
+    uint64_t corrupt_step; /* its blobs are CORRUPT; 0: none */
+    unsigned started, cancelled, reading;
+    unsigned ended, ended_aborted;
+    struct list drains;
+    struct list blobs;
+};
+void double_init(struct links *l, struct loop *loop);
+void double_let_go(struct links *l);
+void double_free(struct links *l);
+/* Blobs are on the peers: a node that comes back finds them. */
+void double_move_blobs(struct links *from, struct links *to);
+
+#endif

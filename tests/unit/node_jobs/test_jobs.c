@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Saves through jobs. Catches: a commit told that is not in the metadata, a rank that hangs on one that skips, dies or
+ * is late, a save that ends while a drain still reads its pages, a step that is saved twice. */
+#include "fixture.h"
+
+#include "tests.h"
+
+#include <string.h>
+
+static void two_ranks_commit(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct member *r[2];
+    struct save s;
+    struct checkpoint *c;
+    uint64_t step, inc;
+    struct job_status st[2];
+
+    machine_start(f, m, "n0", 1, 10000);
+    assert_int_equal(join(f, m, "j", "a", 0, 2, false, &r[0]), 0);
+    assert_int_equal(join(f, m, "j", "a", 1, 2, false, &r[1]), 0);
+    commit_step_of(f, m, r, 2, 40);
+    assert_string_equal(fate(f, m, "j", 40, 1), "committed");
+    assert_int_equal(m->links.ended, 1);
+    assert_int_equal(m->links.ended_aborted, 0);
+
+    assert_int_equal(open_step(f, m, NULL, CAIRN_LATEST, 5000, &step, &inc, &c), 0);
+    assert_int_equal(step, 40);
+    assert_int_equal(inc, 1);
+    assert_int_equal(c->root.world_size, 2);
+    assert_int_equal(c->manifests[1].rank, 1);
+    assert_int_equal(c->decision.plain_bytes, 128);
+    checkpoint_unref(c);
+    assert_int_equal(open_step(f, m, NULL, 41, 5000, &step, &inc, &c), CAIRN_E_NOT_FOUND);
+    assert_non_null(strstr(f->err.message, "41"));
+
+    assert_int_equal(begin(f, m, r[0], 40, &s), CAIRN_E_EXISTS);
+    assert_int_equal(begin(f, m, r[0], 30, &s), CAIRN_E_EXISTS);
+    assert_int_equal(begin(f, m, r[0], CAIRN_LATEST, &s), CAIRN_E_INVAL);
+    assert_int_equal(jobs_status(m->jobs, st, 2), 1);
+    assert_int_equal(st[0].committed, 1);
+    assert_int_equal(st[0].last_committed_step, 40);
+    assert_int_equal(st[0].members, 2);
+    commit_step_of(f, m, r, 2, 41);
+    member_leave(r[0]);
+    member_leave(r[1]);
+}
+
+static void a_drop_frees_the_other(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct member *r[2];
+    struct save s0, s1, again;
+
+    machine_start(f, m, "n0", 1, 10000);
+    m->links.hold_drains = true;
+    assert_int_equal(join(f, m, "j", "a", 0, 2, false, &r[0]), 0);
+    assert_int_equal(join(f, m, "j", "a", 1, 2, false, &r[1]), 0);
+    assert_int_equal(begin(f, m, r[0], 40, &s0), 0);
+    assert_int_equal(begin(f, m, r[0], 40, &again), CAIRN_E_EXISTS);
+    fill(f, &s0);
+    assert_int_equal(begin(f, m, r[1], 40, &s1), 0);
+    save_drop(s1.save, "no room");
+    assert_false(s1.outcome);
+    turn_until(m, &s0.ended);
+    turn_until(m, &s1.ended);
+    assert_int_equal(s0.code, CAIRN_E_ABORTED);
+    assert_string_equal(s0.message, "rank 1 gave up step 40: no room");
+    assert_int_equal(begin(f, m, r[1], 40, &s1), CAIRN_E_ABORTED);
+    assert_non_null(strstr(f->err.message, "no room"));
+    m->links.hold_drains = false;
+    commit_step_of(f, m, r, 2, 41);
+    assert_string_equal(fate(f, m, "j", 40, 1), "aborted");
+    assert_non_null(strstr(f->err.message, "no room"));
+    member_leave(r[0]);
+    member_leave(r[1]);
+}
+
+static void a_death_before_filled_aborts(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct member *r[2];
+    struct save s0, s1;
+
+    machine_start(f, m, "n0", 1, 10000);
+    assert_int_equal(join(f, m, "j", "a", 0, 2, false, &r[0]), 0);
+    assert_int_equal(join(f, m, "j", "a", 1, 2, false, &r[1]), 0);
+    assert_int_equal(begin(f, m, r[0], 40, &s0), 0);
+    assert_int_equal(begin(f, m, r[1], 40, &s1), 0);
+    fill(f, &s0);
+    turn_for(m, 50);
+    member_leave(r[1]);
+    turn_until(m, &s0.ended);
+    turn_until(m, &s1.ended);
+    assert_non_null(strstr(s0.message, "rank 1 gave up step 40: its session ended"));
+
+    /* After filled the snapshot is the daemon's. The rank is free again. */
+    assert_int_equal(join(f, m, "j", "a", 1, 2, false, &r[1]), 0);
+    m->links.hold_drains = true;
+    assert_int_equal(begin(f, m, r[0], 50, &s0), 0);
+    assert_int_equal(begin(f, m, r[1], 50, &s1), 0);
+    fill(f, &s0);
+    fill(f, &s1);
+    member_leave(r[0]);
+    member_leave(r[1]);
+    turn_for(m, 50);
+    assert_false(s0.outcome || s0.ended);
+    double_let_go(&m->links);
+    turn_until(m, &s0.ended);
+    turn_until(m, &s1.ended);
+    assert_int_equal(s0.code, 0);
+    assert_string_equal(fate(f, m, "j", 50, 1), "committed");
+}
+
+static void the_deadline_names_the_rank(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct member *r[2];
+    struct save s;
+    char why[256];
+
+    machine_start(f, m, "n0", 1, 400);
+    assert_int_equal(join(f, m, "j", "a", 0, 2, false, &r[0]), 0);
+    assert_int_equal(join(f, m, "j", "a", 1, 2, false, &r[1]), 0);
+    m->links.hold_drains = true;
+    assert_int_equal(begin(f, m, r[0], 40, &s), 0);
+    fill(f, &s);
+    turn_for(m, 50);
+    save_why(s.save, why, sizeof why);
+    assert_string_equal(why, "step 40 is FILLING: rank 1 did not fill; 0 of 1 parts durable");
+    turn_until(m, &s.ended);
+    assert_string_equal(s.message, "rank 1 did not fill step 40 within 400 ms");
+    assert_int_equal(m->links.cancelled, 1);
+    turn_for(m, 100);
+    assert_string_equal(fate(f, m, "j", 40, 1), "aborted");
+    assert_int_equal(m->links.ended_aborted, 1);
+    member_leave(r[0]);
+    member_leave(r[1]);
+}
+
+static void a_failed_drain_aborts(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct member *r;
+    struct save s;
+
+    machine_start(f, m, "n0", 1, 10000);
+    m->links.fail_rank = 0;
+    assert_int_equal(join(f, m, "j", "a", 0, 1, false, &r), 0);
+    assert_int_equal(begin(f, m, r, 40, &s), 0);
+    fill(f, &s);
+    turn_until(m, &s.ended);
+    assert_string_equal(s.message, "rank 0 could not store its shard of step 40: peer p0 is full");
+    m->links.fail_rank = -1;
+    commit_step_of(f, m, &r, 1, 41);
+    member_leave(r);
+}
+
+static void a_silent_engine_is_read_before_anybody_is_told(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct member *r;
+    struct save s;
+
+    machine_start(f, m, "n0", 1, 15000);
+    m->links.hold_drains = true;
+    assert_int_equal(join(f, m, "j", "a", 0, 1, false, &r), 0);
+    assert_int_equal(begin(f, m, r, 40, &s), 0);
+    fill(f, &s);
+    turn_for(m, 100);
+    struct sqlite3 *db = lock_database(f);
+    double_let_go(&m->links);
+    turn_for(m, 1000); /* some tries go without an answer */
+    assert_true(s.durable && !s.outcome);
+    unlock_database(db);
+    turn_until(m, &s.ended);
+    assert_int_equal(s.code, 0);
+    assert_string_equal(fate(f, m, "j", 40, 1), "committed");
+    member_leave(r);
+}
+
+static void an_engine_that_stays_silent_ends_with_the_deadline(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct member *r;
+    struct save s, s2;
+
+    machine_start(f, m, "n0", 1, 600);
+    assert_int_equal(join(f, m, "j", "a", 0, 1, false, &r), 0);
+    struct sqlite3 *db = lock_database(f);
+    assert_int_equal(begin(f, m, r, 40, &s), 0);
+    fill(f, &s);
+    turn_until(m, &s.ended);
+    assert_int_equal(s.code, CAIRN_E_ABORTED);
+    assert_string_equal(s.message, "the intent of step 40 was not written within 600 ms");
+    assert_int_equal(m->links.started, 0); /* nothing was sent that nobody could find */
+    assert_int_equal(m->links.ended, 1);
+    unlock_database(db);
+    turn_for(m, 2500);
+    assert_string_not_equal(fate(f, m, "j", 40, 1), "undecided"); /* an intent that came through late is swept */
+    assert_int_equal(begin(f, m, r, 50, &s2), 0);
+    fill(f, &s2);
+    turn_until(m, &s2.ended);
+    assert_int_equal(s2.code, 0);
+    member_leave(r);
+}
+
+static void stopping_ends_everything(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct member *r;
+    struct save s;
+
+    machine_start(f, m, "n0", 1, 10000);
+    m->links.hold_drains = true;
+    assert_int_equal(join(f, m, "j", "a", 0, 1, false, &r), 0);
+    assert_int_equal(begin(f, m, r, 40, &s), 0);
+    fill(f, &s);
+    turn_for(m, 50);
+    member_leave(r);
+    machine_stop(m);
+    assert_true(s.ended);
+    assert_int_equal(s.code, CAIRN_E_ABORTED);
+    assert_string_equal(s.message, "cairnd on node n0 is stopping");
+}
+
+#define T(f_) cmocka_unit_test_setup_teardown(f_, fixture_setup, fixture_teardown)
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(two_ranks_commit),
+        T(a_drop_frees_the_other),
+        T(a_death_before_filled_aborts),
+        T(the_deadline_names_the_rank),
+        T(a_failed_drain_aborts),
+        T(a_silent_engine_is_read_before_anybody_is_told),
+        T(an_engine_that_stays_silent_ends_with_the_deadline),
+        T(stopping_ends_everything),
+        T(a_lost_lease_is_taken_again),
+        T(a_job_lost_to_another_node),
+        T(starts_are_adopted_raised_or_refused),
+        T(another_node_holds_the_job),
+        T(a_restarted_daemon_aborts_leftovers),
+        T(a_take_over_fences),
+        T(all_ranks_follow_one_pin),
+        T(the_pin_falls_back),
+        T(peers_away_are_no_reason_to_start_from_scratch),
+        T(a_moved_pin_must_be_loaded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Take-overs and pins. Catches: ranks that resume from two steps, a resume step fixed while an older save may still
+ * commit, a job that starts from scratch while its peers are away. */
+#include "fixture.h"
+
+#include "core/base/error.h"
+#include "tests.h"
+
+#include <string.h>
+
+struct later {
+    struct open_request r;
+    bool done;
+    int code;
+    uint64_t step;
+};
+
+static void later_done(struct open_request *r, int code, const struct cairn_error *err, struct checkpoint *c)
+{
+    struct later *l = r->arg;
+
+    if (code < 0)
+        print_message("%s\n", err->message);
+    l->done = true;
+    l->code = code;
+    l->step = r->ret_step;
+    checkpoint_unref(c);
+}
+
+static void open_later(struct machine *m, struct member *member, struct later *l)
+{
+    *l = (struct later){
+        .r = {.step = CAIRN_LATEST, .member = member, .timeout_ms = 10000, .done = later_done, .arg = l}};
+    strcpy(l->r.job, "j");
+    jobs_open(m->jobs, &l->r);
+}
+
+void a_take_over_fences(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct member *old[2], *new;
+    struct save filled[2], begun, x;
+    struct later l;
+
+    machine_start(f, m, "n0", 1, 10000);
+    m->links.hold_drains = true;
+    assert_int_equal(join(f, m, "j", "a", 0, 2, false, &old[0]), 0);
+    assert_int_equal(join(f, m, "j", "a", 1, 2, false, &old[1]), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(begin(f, m, old[i], 50, &filled[i]), 0);
+        fill(f, &filled[i]);
+    }
+    assert_int_equal(begin(f, m, old[0], 60, &begun), 0);
+    turn_for(m, 100);
+    assert_int_equal(join(f, m, "j", "b", 0, 1, true, &new), 0);
+    assert_int_equal(member_incarnation(new), 2);
+    assert_int_equal(member_check(old[0], &f->err), CAIRN_E_FENCED);
+    assert_non_null(strstr(f->err.message, "start b"));
+    assert_int_equal(member_check(new, &f->err), 0);
+    turn_until(m, &begun.ended);
+    assert_int_equal(begun.code, CAIRN_E_FENCED);
+    assert_int_equal(begin(f, m, old[1], 70, &x), CAIRN_E_FENCED);
+
+    open_later(m, new, &l);
+    turn_for(m, 300);
+    assert_false(l.done || filled[0].outcome);
+    double_let_go(&m->links);
+    turn_until(m, &filled[0].ended);
+    turn_until(m, &filled[1].ended);
+    assert_int_equal(filled[0].code, 0);
+    turn_until(m, &l.done);
+    assert_int_equal(l.code, 0);
+    assert_int_equal(l.step, 50);
+    member_leave(old[0]);
+    member_leave(old[1]);
+    commit_step_of(f, m, &new, 1, 51);
+    member_leave(new);
+}
+
+void all_ranks_follow_one_pin(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct member *r[2], *one;
+    struct checkpoint *c;
+    uint64_t step, inc;
+
+    machine_start(f, m, "n0", 1, 10000);
+    assert_int_equal(join(f, m, "j", "a", 0, 1, false, &one), 0);
+    assert_int_equal(open_step(f, m, one, CAIRN_LATEST, 5000, &step, &inc, &c), CAIRN_E_NOT_FOUND);
+    assert_int_equal(open_step(f, m, one, CAIRN_LATEST, 5000, &step, &inc, NULL), CAIRN_E_NOT_FOUND);
+    commit_step_of(f, m, &one, 1, 40);
+    member_leave(one);
+    assert_int_equal(join(f, m, "j", "b", 0, 2, false, &r[0]), 0);
+    assert_int_equal(join(f, m, "j", "b", 1, 2, false, &r[1]), 0);
+    struct later l[2];
+    open_later(m, r[0], &l[0]);
+    open_later(m, r[1], &l[1]);
+    turn_until(m, &l[0].done);
+    turn_until(m, &l[1].done);
+    assert_int_equal(l[0].step, 40);
+    assert_int_equal(l[1].step, 40);
+    commit_step_of(f, m, r, 2, 41);
+    /* What this run saved since does not move its resume step, but an observer sees it. */
+    assert_int_equal(open_step(f, m, r[1], CAIRN_LATEST, 5000, &step, &inc, &c), 0);
+    assert_int_equal(step, 40);
+    checkpoint_unref(c);
+    assert_int_equal(open_step(f, m, NULL, CAIRN_LATEST, 5000, &step, &inc, NULL), 0);
+    assert_int_equal(step, 41);
+    assert_int_equal(inc, 2);
+    member_leave(r[0]);
+    member_leave(r[1]);
+}
+
+/* Leaves job j with committed steps 40 and 50 of incarnation 1, and a fresh daemon without a cache in f->b. */
+static void two_steps(struct fixture *f)
+{
+    struct member *r;
+
+    machine_start(f, &f->a, "n0", 1, 10000);
+    assert_int_equal(join(f, &f->a, "j", "a", 0, 1, false, &r), 0);
+    commit_step_of(f, &f->a, &r, 1, 40);
+    commit_step_of(f, &f->a, &r, 1, 50);
+    member_leave(r);
+    machine_start(f, &f->b, "n0", 2, 10000);
+    double_move_blobs(&f->a.links, &f->b.links);
+    machine_stop(&f->a);
+}
+
+void the_pin_falls_back(void **state)
+{
+    struct fixture *f = *state;
+    struct member *r;
+    struct checkpoint *c;
+    uint64_t step, inc;
+
+    two_steps(f);
+    f->b.links.corrupt_step = 50;
+    assert_int_equal(open_step(f, &f->b, NULL, CAIRN_LATEST, 5000, &step, &inc, &c), CAIRN_E_CORRUPT);
+    assert_non_null(strstr(f->err.message, "j/50.1"));
+    assert_int_equal(join(f, &f->b, "j", "b", 0, 1, false, &r), 0);
+    assert_int_equal(open_step(f, &f->b, r, CAIRN_LATEST, 5000, &step, &inc, &c), 0);
+    assert_int_equal(step, 40);
+    checkpoint_unref(c);
+    f->b.links.corrupt_step = 0; /* readable again: the pin stays */
+    assert_int_equal(open_step(f, &f->b, r, CAIRN_LATEST, 5000, &step, &inc, &c), 0);
+    assert_int_equal(step, 40);
+    checkpoint_unref(c);
+    member_leave(r);
+}
+
+void peers_away_are_no_reason_to_start_from_scratch(void **state)
+{
+    struct fixture *f = *state;
+    struct member *r;
+    struct checkpoint *c;
+    uint64_t step, inc;
+    struct later l;
+
+    two_steps(f);
+    f->b.links.blobs_away = true;
+    assert_int_equal(join(f, &f->b, "j", "b", 0, 1, false, &r), 0);
+    assert_int_equal(open_step(f, &f->b, r, CAIRN_LATEST, 800, &step, &inc, &c), CAIRN_E_UNAVAILABLE);
+    assert_non_null(strstr(f->err.message, "no committed checkpoint can be read"));
+    open_later(&f->b, r, &l);
+    turn_for(&f->b, 500);
+    f->b.links.blobs_away = false; /* they only were late */
+    turn_until(&f->b, &l.done);
+    assert_int_equal(l.code, 0);
+    assert_int_equal(l.step, 50);
+    member_leave(r);
+}
+
+void a_moved_pin_must_be_loaded(void **state)
+{
+    struct fixture *f = *state;
+    struct member *r[2];
+    struct save s;
+    uint64_t step;
+
+    two_steps(f);
+    assert_int_equal(join(f, &f->b, "j", "b", 0, 2, false, &r[0]), 0);
+    assert_int_equal(join(f, &f->b, "j", "b", 1, 2, false, &r[1]), 0);
+    assert_int_equal(open_step(f, &f->b, r[0], CAIRN_LATEST, 5000, &step, NULL, NULL), 0);
+    assert_int_equal(step, 50);
+    /* Rank 1's daemon cannot read step 50: here that takes a daemon without rank 0's cache. */
+    struct member *q;
+    member_leave(r[1]);
+    member_leave(r[0]);
+    turn_for(&f->b, 100);
+    machine_start(f, &f->a, "n0", 3, 10000);
+    double_move_blobs(&f->b.links, &f->a.links);
+    assert_int_equal(join(f, &f->a, "j", "b", 0, 2, false, &q), 0);
+    assert_int_equal(join(f, &f->a, "j", "b", 1, 2, false, &r[1]), 0);
+    assert_int_equal(open_step(f, &f->a, q, CAIRN_LATEST, 5000, &step, NULL, NULL), 0);
+    assert_int_equal(step, 50);
+    f->a.links.corrupt_step = 50;
+    struct checkpoint *c;
+    assert_int_equal(open_step(f, &f->a, r[1], CAIRN_LATEST, 5000, &step, NULL, &c), 0);
+    assert_int_equal(step, 40);
+    checkpoint_unref(c);
+    assert_int_equal(begin(f, &f->a, q, 60, &s), CAIRN_E_STALE_PIN);
+    assert_int_equal(open_step(f, &f->a, q, CAIRN_LATEST, 5000, &step, NULL, &c), 0);
+    checkpoint_unref(c);
+    assert_int_equal(step, 40);
+    struct member *both[] = {q, r[1]};
+    commit_step_of(f, &f->a, both, 2, 60);
+    member_leave(q);
+    member_leave(r[1]);
+}

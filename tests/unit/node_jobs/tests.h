@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef CAIRN_TESTS_NODE_JOBS_TESTS_H
+#define CAIRN_TESTS_NODE_JOBS_TESTS_H
+
+void starts_are_adopted_raised_or_refused(void **state);
+void another_node_holds_the_job(void **state);
+void a_restarted_daemon_aborts_leftovers(void **state);
+void a_lost_lease_is_taken_again(void **state);
+void a_job_lost_to_another_node(void **state);
+void a_take_over_fences(void **state);
+void all_ranks_follow_one_pin(void **state);
+void the_pin_falls_back(void **state);
+void peers_away_are_no_reason_to_start_from_scratch(void **state);
+void a_moved_pin_must_be_loaded(void **state);
+
+#endif
