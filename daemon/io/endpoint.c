@@ -54,9 +54,10 @@ struct destination {
     uint32_t generation; /* of this place in the table: a forgotten destination is not taken for its successor */
     bool used;
     uint8_t name[FABRIC_MAX_ADDR];
-    struct list waiting; /* fabric_op, in order */
-    unsigned flights;    /* posted and not complete */
-    unsigned sends;      /* messages not complete, waiting ones included */
+    struct list waiting;       /* fabric_op, in order */
+    struct fabric_op *blocked; /* a write whose notification found no room: done again before anything else */
+    unsigned flights;          /* posted and not complete */
+    unsigned sends;            /* messages not complete, waiting ones included */
     uint64_t retry_at_ns;
     uint64_t retry_delay_ns;
 };
@@ -135,21 +136,7 @@ static void flight_free(struct flight *f)
     free(f);
 }
 
-static void flight_complete(struct endpoint *ep, struct flight *f, int code)
-{
-    struct fabric_op *op = f->op;
-
-    flight_free(f);
-    if (!op)
-        return;
-    struct destination *d = destination_of(ep, op->to);
-    if (d)
-        d->flights--;
-    op->flight = NULL;
-    op_complete(op, code);
-}
-
-static ssize_t post_send(struct endpoint *ep, struct fabric_op *op, struct flight *f, fi_addr_t addr)
+static ssize_t post_send(struct endpoint *ep, struct destination *d, struct fabric_op *op, struct flight *f)
 {
     void *desc = NULL;
 
@@ -160,13 +147,25 @@ static ssize_t post_send(struct endpoint *ep, struct fabric_op *op, struct fligh
             return r;
         desc = fi_mr_desc(f->bounce_mr);
     }
-    return fi_send(ep->ep, op->bounce, op->len, desc, addr, &f->context);
+    return fi_send(ep->ep, op->bounce, op->len, desc, d->addr, &f->context);
 }
 
-static ssize_t post_write(struct endpoint *ep, struct fabric_op *op, struct flight *f, fi_addr_t addr)
+/* The write and, behind it on the same connection, a message without bytes that carries the data (FI_ORDER_SAW).
+ * libfabric's own write with data is no choice: ofi_rxm crashes the receiver when the connection breaks while one is
+ * arriving (1.17, rxm_handle_comp_error), so that a killed node would take its peers along.
+ *
+ * When there is no room for the message the connection may have broken: sent on the next one it would announce bytes
+ * that never came. So the write is done again, once it has completed. */
+static ssize_t post_write(struct endpoint *ep, struct destination *d, struct fabric_op *op, struct flight *f)
 {
-    return fi_writedata(ep->ep, op->buf, op->len, fi_mr_desc(op->mem->mr), op->data, addr, op->remote_addr,
-                        op->remote_key, &f->context);
+    ssize_t r = fi_write(ep->ep, op->buf, op->len, fi_mr_desc(op->mem->mr), d->addr, op->remote_addr, op->remote_key,
+                         &f->context);
+
+    if (r < 0)
+        return r;
+    if (fi_injectdata(ep->ep, op, 0, op->data, d->addr) < 0)
+        d->blocked = op;
+    return 0;
 }
 
 /* Gives the operation to libfabric: 0, or a negative libfabric code with nothing changed. */
@@ -177,7 +176,7 @@ static ssize_t op_post(struct endpoint *ep, struct destination *d, struct fabric
     if (!f)
         return -FI_ENOMEM;
     list_init(&f->link);
-    ssize_t r = op->kind == OP_SEND ? post_send(ep, op, f, d->addr) : post_write(ep, op, f, d->addr);
+    ssize_t r = op->kind == OP_SEND ? post_send(ep, d, op, f) : post_write(ep, d, op, f);
     if (r < 0) {
         flight_free(f);
         return r;
@@ -188,7 +187,8 @@ static ssize_t op_post(struct endpoint *ep, struct destination *d, struct fabric
     op->flight = f;
     list_push_back(&ep->flights, &f->link);
     d->flights++;
-    d->retry_delay_ns = 0;
+    if (!d->blocked)
+        d->retry_delay_ns = 0;
     return 0;
 }
 
@@ -202,6 +202,33 @@ static void set_retry(struct endpoint *ep, struct destination *d)
         loop_timer_set(ep->fabric->loop, &ep->retry, d->retry_at_ns);
 }
 
+/* A write without its notification, to be done again. */
+static void unblock(struct endpoint *ep, struct destination *d)
+{
+    list_push_front(&d->waiting, &d->blocked->link);
+    d->blocked = NULL;
+    set_retry(ep, d);
+}
+
+static void flight_complete(struct endpoint *ep, struct flight *f, int code)
+{
+    struct fabric_op *op = f->op;
+
+    flight_free(f);
+    if (!op)
+        return;
+    struct destination *d = destination_of(ep, op->to);
+    d->flights--; /* it is there: forgetting it would have taken the operation from its flight */
+    op->flight = NULL;
+    if (d->blocked == op && code == 0) {
+        unblock(ep, d);
+        return;
+    }
+    if (d->blocked == op)
+        d->blocked = NULL;
+    op_complete(op, code);
+}
+
 static void op_start(struct endpoint *ep, struct fabric_op *op)
 {
     struct destination *d = destination_of(ep, op->to);
@@ -210,7 +237,7 @@ static void op_start(struct endpoint *ep, struct fabric_op *op)
         op_finish(op, ep->closing ? CAIRN_E_ABORTED : CAIRN_E_UNAVAILABLE);
         return;
     }
-    if (list_empty(&d->waiting)) {
+    if (list_empty(&d->waiting) && !d->blocked) {
         ssize_t r = op_post(ep, d, op);
         if (r == 0)
             return;
@@ -277,18 +304,19 @@ static bool retry_destination(struct endpoint *ep, struct destination *d)
 {
     bool any = false;
 
-    while (!list_empty(&d->waiting)) {
+    while (!list_empty(&d->waiting) && !d->blocked) {
         struct fabric_op *op = list_first(&d->waiting, struct fabric_op, link);
+
+        list_remove(&op->link);
         ssize_t r = op_post(ep, d, op);
 
         if (r == -FI_EAGAIN) {
+            list_push_front(&d->waiting, &op->link);
             set_retry(ep, d);
             break;
         }
         if (r < 0)
             op_finish(op, fabric_code((int)-r));
-        else
-            list_remove(&op->link);
         any = true;
     }
     return any;
@@ -354,14 +382,14 @@ static void on_completion(struct endpoint *ep, const struct fi_cq_data_entry *e)
 {
     struct receive *rx = receive_of(ep, e->op_context);
 
-    if (rx) {
-        ep->events->message(ep->arg, rx->buf, e->len);
-        receive_post(ep, rx);
-    } else if (e->flags & FI_REMOTE_CQ_DATA) {
+    if (rx && e->flags & FI_REMOTE_CQ_DATA)
         ep->events->written(ep->arg, (uint32_t)e->data);
-    } else if (e->op_context) {
+    else if (rx)
+        ep->events->message(ep->arg, rx->buf, e->len);
+    if (rx)
+        receive_post(ep, rx);
+    else if (e->op_context && !(e->flags & FI_REMOTE_WRITE))
         flight_complete(ep, e->op_context, 0);
-    }
 }
 
 static void on_error(struct endpoint *ep)
@@ -373,7 +401,7 @@ static void on_error(struct endpoint *ep)
     struct receive *rx = receive_of(ep, e.op_context);
     if (rx)
         receive_post(ep, rx); /* a message was too long, or its connection broke: the sender's trouble */
-    else if (e.op_context && !(e.flags & (FI_REMOTE_WRITE | FI_REMOTE_CQ_DATA)))
+    else if (e.op_context && !(e.flags & FI_REMOTE_WRITE))
         flight_complete(ep, e.op_context, fabric_code(e.err));
 }
 
@@ -529,6 +557,7 @@ int endpoint_resolve(struct endpoint *ep, const void *addr, size_t len, uint64_t
         return cairn_fail(err, CAIRN_E_PROTOCOL, "fabric %s refuses an address", ep->fabric->provider);
     memcpy(d->name, addr, len);
     d->flights = d->sends = 0;
+    d->blocked = NULL;
     d->retry_at_ns = d->retry_delay_ns = 0;
     d->used = true;
     *ret_to = to;
@@ -578,6 +607,7 @@ void endpoint_forget(struct endpoint *ep, uint64_t to)
         abort(); /* the caller believes that the connection is closed */
     d->used = false;
     d->generation++;
+    d->blocked = NULL;
     abort_ops(ep, to, false);
 }
 

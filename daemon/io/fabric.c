@@ -70,6 +70,8 @@ static struct fi_info *hints_new(const char *provider, bool ipv6)
         return NULL;
     h->caps = FI_MSG | FI_RMA | FI_TAGGED;
     h->mode = FI_CONTEXT | FI_CONTEXT2;
+    /* Messages in order, and behind the writes before them: they announce those. */
+    h->tx_attr->msg_order = h->rx_attr->msg_order = FI_ORDER_SAS | FI_ORDER_SAW;
     h->addr_format = ipv6 ? FI_SOCKADDR_IN6 : FI_SOCKADDR_IN;
     h->ep_attr->type = FI_EP_RDM;
     h->domain_attr->mr_mode = FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY;
@@ -116,8 +118,7 @@ int fabric_info(const struct fabric *fabric, uint16_t port, struct fi_info **ret
         r = cairn_fail(err, CAIRN_E_UNSUPPORTED, "fabric provider %s has memory keys of %zu bytes only",
                        fabric->provider, info->domain_attr->mr_key_size);
     else if (info->domain_attr->cq_data_size < sizeof(uint32_t))
-        r = cairn_fail(err, CAIRN_E_UNSUPPORTED, "fabric provider %s has no 32 bits of completion data",
-                       fabric->provider);
+        r = cairn_fail(err, CAIRN_E_UNSUPPORTED, "fabric provider %s has no 32 bits of message data", fabric->provider);
     else
         *ret_info = info;
     fi_freeinfo(hints);

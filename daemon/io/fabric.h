@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* libfabric, as Cairn uses it: reliable datagram endpoints with messages and RMA writes that carry 32 bits of completion
- * data. The only file that includes rdma headers is fabric.c.
+ * data. Only fabric.c and endpoint.c include rdma headers.
  *
  * A fabric is one provider's domain: memory is registered with it once. An endpoint has its own completion queue and
  * address vector, so that closing it ends everything on it: after endpoint_free returned no operation of it touches memory
