@@ -431,6 +431,17 @@ static void opening_resolve(struct opening *o)
     }
 }
 
+static int opening_check_member(const struct opening *o, struct cairn_error *err)
+{
+    const struct member *m = o->request->member;
+
+    int r = member_check(m, err);
+    if (r == 0 && o->view.inc.incarnation != m->incarnation)
+        r = cairn_fail(err, CAIRN_E_FENCED, "start %s (incarnation %llu) took over", o->view.inc.start_id,
+                       (unsigned long long)o->view.inc.incarnation);
+    return r;
+}
+
 static void opening_read_done(struct meta_req *req, const struct cairn_meta_result *result)
 {
     struct opening *o = req->arg;
@@ -442,7 +453,7 @@ static void opening_read_done(struct meta_req *req, const struct cairn_meta_resu
     }
     int r = view_read(&o->view, o->request->job, result, &err);
     if (r == 0 && o->request->member && o->request->step == CAIRN_LATEST)
-        r = member_check(o->request->member, &err);
+        r = opening_check_member(o, &err);
     if (r < 0) {
         opening_fail(o, cairn_wrap(&err, r, "job %s", o->request->job), &err);
         return;

@@ -375,21 +375,30 @@ static void job_tick_unwanted(struct job *job)
 {
     if (job->held)
         job_release(job);
-    else if (!job->posted && job->committed + job->aborted == 0)
+    else if (list_empty(&job->members) && !job->posted && job->committed + job->aborted == 0)
         job_free(job); /* one that has saved is kept for its status */
+}
+
+/* Members that were fenced hold no job. */
+static bool job_wanted(const struct job *job)
+{
+    if (!list_empty(&job->joins) || !list_empty(&job->runs))
+        return true;
+    list_for_each (it, &job->members)
+        if (!container_of(it, struct member, link)->fenced)
+            return true;
+    return false;
 }
 
 void job_tick(struct job *job)
 {
-    bool wanted = !list_empty(&job->joins) || !list_empty(&job->members) || !list_empty(&job->runs);
-
     if (job->jobs->stopping) {
         jobs_maybe_stopped(job->jobs);
         return;
     }
     if (job->phase != JOB_IDLE)
         return;
-    if (!wanted)
+    if (!job_wanted(job))
         job_tick_unwanted(job);
     else if (job->retrying && list_empty(&job->joins))
         return;

@@ -335,10 +335,16 @@ void unlock_database(struct sqlite3 *db)
     sqlite3_close(db);
 }
 
-void expire_leases(struct fixture *f)
+void change_database(struct fixture *f, const char *sql)
 {
     struct sqlite3 *db = lock_database(f);
 
-    assert_int_equal(sqlite3_exec(db, "UPDATE lease SET expires_ms = 0; COMMIT", NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "COMMIT", NULL, NULL, NULL), SQLITE_OK);
     sqlite3_close(db);
+}
+
+void expire_leases(struct fixture *f)
+{
+    change_database(f, "UPDATE lease SET expires_ms = 0");
 }

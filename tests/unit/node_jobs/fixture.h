@@ -58,6 +58,7 @@ const char *fate(struct fixture *f, struct machine *m, const char *job, uint64_t
 struct sqlite3;
 struct sqlite3 *lock_database(struct fixture *f);
 void unlock_database(struct sqlite3 *db);
+void change_database(struct fixture *f, const char *sql);
 /* As if every lease had expired. */
 void expire_leases(struct fixture *f);
 

@@ -172,6 +172,48 @@ void peers_away_are_no_reason_to_start_from_scratch(void **state)
     member_leave(r);
 }
 
+struct names {
+    struct list_request r;
+    bool done;
+    size_t n;
+    char first[CAIRN_MAX_NAME + 1];
+};
+
+static void names_done(struct list_request *r, int code, const struct cairn_error *err, const struct listed *items,
+                       size_t n)
+{
+    struct names *l = r->arg;
+
+    (void)err;
+    assert_int_equal(code, 0);
+    l->done = true;
+    l->n = n;
+    if (n > 0)
+        strcpy(l->first, items[0].job);
+}
+
+void damaged_records_are_named(void **state)
+{
+    struct fixture *f = *state;
+    struct names l = {.r = {.timeout_ms = 1000, .done = names_done, .arg = &l}};
+    struct member *r, *x = NULL;
+    uint64_t step;
+
+    two_steps(f);
+    jobs_list(f->b.jobs, &l.r);
+    turn_until(&f->b, &l.done);
+    assert_int_equal(l.n, 1);
+    assert_string_equal(l.first, "j");
+    change_database(f, "UPDATE kv SET value = 'nonsense' WHERE key LIKE '%50%decision'");
+    assert_true(open_step(f, &f->b, NULL, CAIRN_LATEST, 1000, &step, NULL, NULL) < 0);
+    assert_non_null(strstr(f->err.message, "cairn/v1/jobs/j/ckpt/"));
+    assert_non_null(strstr(f->err.message, "decision"));
+    assert_true(join(f, &f->b, "j", "b", 0, 1, false, &x) < 0);
+    assert_non_null(strstr(f->err.message, "decision"));
+    assert_int_equal(join(f, &f->b, "other", "b", 0, 1, false, &r), 0);
+    member_leave(r);
+}
+
 void a_moved_pin_must_be_loaded(void **state)
 {
     struct fixture *f = *state;

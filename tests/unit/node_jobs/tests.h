@@ -11,6 +11,7 @@ void a_take_over_fences(void **state);
 void all_ranks_follow_one_pin(void **state);
 void the_pin_falls_back(void **state);
 void peers_away_are_no_reason_to_start_from_scratch(void **state);
+void damaged_records_are_named(void **state);
 void a_moved_pin_must_be_loaded(void **state);
 
 #endif
