@@ -1,25 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An endpoint: one completion queue, one address vector, polled by the loop.
- *
- *     endpoint_send/write -> posted to libfabric -> completion -> done()
- *                        \-> no room or no connection (EAGAIN): waits in its destination's queue, in order, and is
- * tried again when the destination's operations complete and after a growing delay
- *                        \-> refused: the finished list -> done() in the next poll
- *
- * What libfabric holds is a struct flight and never the caller's operation: when a destination is forgotten its
- * operations end at once, and what libfabric may still say about them later finds a flight without one.
- *
- * Of a destination with no listener libfabric says nothing: the connection is tried for ever (each try costs a
- * connect(), hence the delay). The same when it is stopped: connections are made by its kernel, and data waits in
- * socket buffers.
- */
+/* An endpoint: one completion queue, one address vector, polled by the loop. Its operations are in endpoint_ops.c. */
 #include "daemon/io/fabric_internal.h"
 
 #include "core/base/error.h"
 
 #include <assert.h>
 #include <rdma/fi_cm.h>
-#include <rdma/fi_rma.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -27,39 +13,13 @@
 
 #define POLL_BATCH 16
 #define POLL_ROUNDS 4
-#define SPIN_NS 20000         /* polled without sleeping for so long after the last work: a wake-up costs more */
-#define MAX_SENDS 1024        /* messages to one destination that have not left */
-#define RETRY_FIRST_NS 500000 /* after EAGAIN; doubles */
-#define RETRY_LAST_NS 20000000
+#define SPIN_NS 20000 /* polled without sleeping for so long after the last work: a wake-up costs more */
 #define MAX_DESTINATIONS 65536
-
-enum { OP_SEND = 1, OP_WRITE = 2 };
-
-struct flight {
-    struct fi_context2 context; /* libfabric's */
-    struct list link;           /* in endpoint.flights */
-    struct fabric_op *op;       /* NULL: its destination was forgotten */
-    void *bounce;
-    struct fid_mr *bounce_mr; /* where the provider wants local memory registered */
-};
 
 struct receive {
     struct fi_context2 context; /* libfabric's */
     struct list link;           /* in endpoint.unposted, or in no list */
     void *buf;
-};
-
-struct destination {
-    fi_addr_t addr;
-    uint32_t generation; /* of this place in the table: a forgotten destination is not taken for its successor */
-    bool used;
-    uint8_t name[FABRIC_MAX_ADDR];
-    struct list waiting;       /* fabric_op, in order */
-    struct fabric_op *blocked; /* a write whose notification found no room: done again before anything else */
-    unsigned flights;          /* posted and not complete */
-    unsigned sends;            /* messages not complete, waiting ones included */
-    uint64_t retry_at_ns;
-    uint64_t retry_delay_ns;
 };
 
 /* Lives on when its endpoint is gone, until the loop gives it back. */
@@ -68,290 +28,6 @@ struct waiter {
     bool armed;
     bool orphan;
 };
-
-struct endpoint {
-    struct fabric *fabric;
-    struct fid_ep *ep;
-    struct fid_cq *cq;
-    struct fid_av *av;
-    int wait_fd;
-    size_t name_len; /* of every address of this provider */
-    const struct endpoint_events *events;
-    void *arg;
-    struct loop_poller poller;
-    bool polled;  /* poller is in the loop's list */
-    bool polling; /* within poll() */
-    bool closing;
-    uint64_t worked_ns;
-    struct waiter *waiter;
-    struct loop_timer retry;
-    struct list flights;
-    struct list finished; /* fabric_op whose code is known */
-    struct list unposted; /* receives that libfabric had no room for */
-    struct destination **destinations;
-    unsigned ndestinations;
-    unsigned nreceives;
-    struct receive *receives;
-    void *slab; /* the receives' buffers */
-    size_t slab_len;
-    struct fid_mr *slab_mr;
-};
-
-/* ---- operations -------------------------------------------------------------------------------------------------- */
-
-static struct destination *destination_of(struct endpoint *ep, uint64_t to)
-{
-    uint32_t index = (uint32_t)to;
-    struct destination *d = index < ep->ndestinations ? ep->destinations[index] : NULL;
-
-    return d && d->used && d->generation == (uint32_t)(to >> 32) ? d : NULL;
-}
-
-static void op_finish(struct fabric_op *op, int code)
-{
-    op->code = code;
-    list_remove(&op->link);
-    list_push_back(&op->ep->finished, &op->link);
-}
-
-/* Its place in the destination's counts is given back, then it is the caller's again. */
-static void op_complete(struct fabric_op *op, int code)
-{
-    struct destination *d = destination_of(op->ep, op->to);
-
-    if (d && op->kind == OP_SEND)
-        d->sends--;
-    list_remove(&op->link);
-    free(op->bounce);
-    op->bounce = NULL;
-    op->done(op, code);
-}
-
-static void flight_free(struct flight *f)
-{
-    list_remove(&f->link);
-    if (f->bounce_mr)
-        (void)fi_close(&f->bounce_mr->fid); /* of our own bytes; a leak at worst */
-    free(f->bounce);
-    free(f);
-}
-
-static ssize_t post_send(struct endpoint *ep, struct destination *d, struct fabric_op *op, struct flight *f)
-{
-    void *desc = NULL;
-
-    if (fabric_needs_local(ep->fabric) && op->len) {
-        int r = fi_mr_reg(ep->fabric->domain, op->bounce, op->len, FI_SEND, 0, ++ep->fabric->local_key, 0,
-                          &f->bounce_mr, NULL);
-        if (r < 0)
-            return r;
-        desc = fi_mr_desc(f->bounce_mr);
-    }
-    return fi_send(ep->ep, op->bounce, op->len, desc, d->addr, &f->context);
-}
-
-/* The write and, behind it on the same connection, a message without bytes that carries the data (FI_ORDER_SAW).
- * libfabric's own write with data is no choice: ofi_rxm crashes the receiver when the connection breaks while one is
- * arriving (1.17, rxm_handle_comp_error), so that a killed node would take its peers along.
- *
- * When there is no room for the message the connection may have broken: sent on the next one it would announce bytes
- * that never came. So the write is done again, once it has completed. */
-static ssize_t post_write(struct endpoint *ep, struct destination *d, struct fabric_op *op, struct flight *f)
-{
-    ssize_t r = fi_write(ep->ep, op->buf, op->len, fi_mr_desc(op->mem->mr), d->addr, op->remote_addr, op->remote_key,
-                         &f->context);
-
-    if (r < 0)
-        return r;
-    if (fi_injectdata(ep->ep, op, 0, op->data, d->addr) < 0)
-        d->blocked = op;
-    return 0;
-}
-
-/* Gives the operation to libfabric: 0, or a negative libfabric code with nothing changed. */
-static ssize_t op_post(struct endpoint *ep, struct destination *d, struct fabric_op *op)
-{
-    struct flight *f = calloc(1, sizeof(*f));
-
-    if (!f)
-        return -FI_ENOMEM;
-    list_init(&f->link);
-    ssize_t r = op->kind == OP_SEND ? post_send(ep, d, op, f) : post_write(ep, d, op, f);
-    if (r < 0) {
-        flight_free(f);
-        return r;
-    }
-    f->op = op;
-    f->bounce = op->bounce;
-    op->bounce = NULL;
-    op->flight = f;
-    list_push_back(&ep->flights, &f->link);
-    d->flights++;
-    if (!d->blocked)
-        d->retry_delay_ns = 0;
-    return 0;
-}
-
-static void set_retry(struct endpoint *ep, struct destination *d)
-{
-    uint64_t delay = d->retry_delay_ns ? 2 * d->retry_delay_ns : RETRY_FIRST_NS;
-
-    d->retry_delay_ns = delay < RETRY_LAST_NS ? delay : RETRY_LAST_NS;
-    d->retry_at_ns = loop_now_ns(ep->fabric->loop) + d->retry_delay_ns;
-    if (!ep->retry.heap_index || d->retry_at_ns < ep->retry.at_ns)
-        loop_timer_set(ep->fabric->loop, &ep->retry, d->retry_at_ns);
-}
-
-/* A write without its notification, to be done again. */
-static void unblock(struct endpoint *ep, struct destination *d)
-{
-    list_push_front(&d->waiting, &d->blocked->link);
-    d->blocked = NULL;
-    set_retry(ep, d);
-}
-
-static void flight_complete(struct endpoint *ep, struct flight *f, int code)
-{
-    struct fabric_op *op = f->op;
-
-    flight_free(f);
-    if (!op)
-        return;
-    struct destination *d = destination_of(ep, op->to);
-    d->flights--; /* it is there: forgetting it would have taken the operation from its flight */
-    op->flight = NULL;
-    if (d->blocked == op && code == 0) {
-        unblock(ep, d);
-        return;
-    }
-    if (d->blocked == op)
-        d->blocked = NULL;
-    op_complete(op, code);
-}
-
-static void op_start(struct endpoint *ep, struct fabric_op *op)
-{
-    struct destination *d = destination_of(ep, op->to);
-
-    if (!d || ep->closing) {
-        op_finish(op, ep->closing ? CAIRN_E_ABORTED : CAIRN_E_UNAVAILABLE);
-        return;
-    }
-    if (list_empty(&d->waiting) && !d->blocked) {
-        ssize_t r = op_post(ep, d, op);
-        if (r == 0)
-            return;
-        if (r != -FI_EAGAIN) {
-            op_finish(op, fabric_code((int)-r));
-            return;
-        }
-        set_retry(ep, d);
-    }
-    list_push_back(&d->waiting, &op->link); /* behind what came before it */
-}
-
-static void op_init(struct endpoint *ep, struct fabric_op *op, int kind, uint64_t to, const void *buf, size_t len)
-{
-    loop_assert_here(ep->fabric->loop);
-    op->ep = ep;
-    op->kind = kind;
-    op->to = to;
-    op->buf = buf;
-    op->len = len;
-    op->bounce = NULL;
-    op->flight = NULL;
-    list_init(&op->link);
-}
-
-void endpoint_send(struct endpoint *ep, struct fabric_op *op, uint64_t to, const void *message, size_t len)
-{
-    struct destination *d = destination_of(ep, to);
-
-    op_init(ep, op, OP_SEND, to, NULL, len);
-    if (d)
-        d->sends++; /* op_complete takes it back on every path */
-    if (len > FABRIC_MAX_MESSAGE) {
-        op_finish(op, CAIRN_E_TOO_LARGE);
-        return;
-    }
-    if (d && d->sends > MAX_SENDS) {
-        op_finish(op, CAIRN_E_BUSY);
-        return;
-    }
-    op->bounce = malloc(len ? len : 1);
-    if (!op->bounce) {
-        op_finish(op, CAIRN_E_NOMEM);
-        return;
-    }
-    if (len)
-        memcpy(op->bounce, message, len);
-    op_start(ep, op);
-}
-
-void endpoint_write(struct endpoint *ep, struct fabric_op *op, uint64_t to, const void *buf, size_t len,
-                    struct fabric_mem *mem, uint64_t remote_addr, uint64_t remote_key, uint32_t data)
-{
-    op_init(ep, op, OP_WRITE, to, buf, len);
-    op->mem = mem;
-    op->remote_addr = remote_addr;
-    op->remote_key = remote_key;
-    op->data = data;
-    op_start(ep, op);
-}
-
-/* Tries a destination's waiting operations until one has to wait on. */
-static bool retry_destination(struct endpoint *ep, struct destination *d)
-{
-    bool any = false;
-
-    while (!list_empty(&d->waiting) && !d->blocked) {
-        struct fabric_op *op = list_first(&d->waiting, struct fabric_op, link);
-
-        list_remove(&op->link);
-        ssize_t r = op_post(ep, d, op);
-
-        if (r == -FI_EAGAIN) {
-            list_push_front(&d->waiting, &op->link);
-            set_retry(ep, d);
-            break;
-        }
-        if (r < 0)
-            op_finish(op, fabric_code((int)-r));
-        any = true;
-    }
-    return any;
-}
-
-/* completed: something did in this poll, so that there may be room where operations are in flight. */
-static bool retry_waiting(struct endpoint *ep, bool completed)
-{
-    uint64_t now = loop_now_ns(ep->fabric->loop);
-    bool any = false;
-
-    for (unsigned i = 0; i < ep->ndestinations; i++) {
-        struct destination *d = ep->destinations[i];
-
-        if (!list_empty(&d->waiting) && (now >= d->retry_at_ns || (completed && d->flights)))
-            any |= retry_destination(ep, d);
-    }
-    return any;
-}
-
-/* The timer only ends the loop's wait; the poll that follows tries again. It fires for the earliest destination. */
-static void on_retry(struct loop_timer *timer)
-{
-    struct endpoint *ep = container_of(timer, struct endpoint, retry);
-    uint64_t next = UINT64_MAX;
-
-    for (unsigned i = 0; i < ep->ndestinations; i++) {
-        struct destination *d = ep->destinations[i];
-
-        if (!list_empty(&d->waiting) && d->retry_at_ns > timer->at_ns && d->retry_at_ns < next)
-            next = d->retry_at_ns;
-    }
-    if (next != UINT64_MAX)
-        loop_timer_set(ep->fabric->loop, timer, next);
-}
 
 /* ---- polling
  * --------------------------------------------------------------------------------------------------------- */
@@ -389,7 +65,7 @@ static void on_completion(struct endpoint *ep, const struct fi_cq_data_entry *e)
     if (rx)
         receive_post(ep, rx);
     else if (e->op_context && !(e->flags & FI_REMOTE_WRITE))
-        flight_complete(ep, e->op_context, 0);
+        endpoint_flight_complete(ep, e->op_context, 0);
 }
 
 static void on_error(struct endpoint *ep)
@@ -402,7 +78,7 @@ static void on_error(struct endpoint *ep)
     if (rx)
         receive_post(ep, rx); /* a message was too long, or its connection broke: the sender's trouble */
     else if (e.op_context && !(e.flags & FI_REMOTE_WRITE))
-        flight_complete(ep, e.op_context, fabric_code(e.err));
+        endpoint_flight_complete(ep, e.op_context, fabric_code(e.err));
 }
 
 static bool drain(struct endpoint *ep)
@@ -424,26 +100,6 @@ static bool drain(struct endpoint *ep)
     return any;
 }
 
-static bool run_finished(struct endpoint *ep)
-{
-    struct list now;
-    bool any = !list_empty(&ep->finished);
-
-    list_init(&now);
-    while (!list_empty(&ep->finished)) {
-        struct list *link = ep->finished.next;
-
-        list_remove(link);
-        list_push_back(&now, link);
-    }
-    while (!list_empty(&now)) {
-        struct fabric_op *op = list_first(&now, struct fabric_op, link);
-
-        op_complete(op, op->code);
-    }
-    return any;
-}
-
 static bool on_poll(struct loop_poller *poller)
 {
     struct endpoint *ep = container_of(poller, struct endpoint, poller);
@@ -451,8 +107,8 @@ static bool on_poll(struct loop_poller *poller)
     ep->polling = true;
     bool completed = drain(ep);
     bool any = completed;
-    any |= run_finished(ep);
-    any |= retry_waiting(ep, completed);
+    any |= endpoint_run_finished(ep);
+    any |= endpoint_retry(ep, completed);
     post_receives(ep);
     ep->polling = false;
     if (any)
@@ -564,41 +220,9 @@ int endpoint_resolve(struct endpoint *ep, const void *addr, size_t len, uint64_t
     return 0;
 }
 
-/* Takes everything that goes to a destination, or to all, away from libfabric and completes it. */
-static void abort_ops(struct endpoint *ep, uint64_t to, bool all)
-{
-    struct list ended;
-
-    list_init(&ended);
-    list_for_each (it, &ep->flights) {
-        struct flight *f = container_of(it, struct flight, link);
-        struct fabric_op *op = f->op;
-
-        if (!op || (!all && op->to != to))
-            continue;
-        f->op = NULL;
-        op->flight = NULL;
-        list_push_back(&ended, &op->link);
-    }
-    for (unsigned i = 0; i < ep->ndestinations; i++) {
-        struct destination *d = ep->destinations[i];
-
-        if (!all && i != (uint32_t)to)
-            continue;
-        while (!list_empty(&d->waiting)) {
-            struct list *link = d->waiting.next;
-
-            list_remove(link);
-            list_push_back(&ended, link);
-        }
-    }
-    while (!list_empty(&ended))
-        op_complete(list_first(&ended, struct fabric_op, link), CAIRN_E_ABORTED);
-}
-
 void endpoint_forget(struct endpoint *ep, uint64_t to)
 {
-    struct destination *d = destination_of(ep, to);
+    struct destination *d = endpoint_destination(ep, to);
 
     loop_assert_here(ep->fabric->loop);
     if (!d)
@@ -608,7 +232,7 @@ void endpoint_forget(struct endpoint *ep, uint64_t to)
     d->used = false;
     d->generation++;
     d->blocked = NULL;
-    abort_ops(ep, to, false);
+    endpoint_abort(ep, to, false);
 }
 
 /* ---- life
@@ -719,7 +343,7 @@ int endpoint_open(struct fabric *fabric, uint16_t port, unsigned messages, const
     ep->slab = MAP_FAILED;
     ep->poller.poll = on_poll;
     ep->poller.may_sleep = on_may_sleep;
-    ep->retry.fire = on_retry;
+    ep->retry.fire = endpoint_on_retry;
     list_init(&ep->flights);
     list_init(&ep->finished);
     list_init(&ep->unposted);
@@ -755,7 +379,7 @@ static void free_waiter(struct endpoint *ep)
 static void free_all(struct endpoint *ep)
 {
     while (!list_empty(&ep->flights))
-        flight_free(list_first(&ep->flights, struct flight, link));
+        endpoint_flight_free(list_first(&ep->flights, struct flight, link));
     for (unsigned i = 0; i < ep->ndestinations; i++)
         free(ep->destinations[i]);
     free(ep->destinations);
@@ -780,8 +404,8 @@ void endpoint_free(struct endpoint *ep)
     if (ep->ep)
         must_close(&ep->ep->fid);
     ep->closing = true;
-    abort_ops(ep, 0, true);
-    while (run_finished(ep))
+    endpoint_abort(ep, 0, true);
+    while (endpoint_run_finished(ep))
         ;
     free_waiter(ep); /* before its descriptor goes */
     if (ep->cq)

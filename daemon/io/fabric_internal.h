@@ -38,4 +38,69 @@ static inline bool fabric_needs_local(const struct fabric *fabric)
     return (fabric->info->domain_attr->mr_mode & FI_MR_LOCAL) != 0;
 }
 
+/* ---- an endpoint: endpoint.c and endpoint_ops.c ----------------------------------------------------------- */
+
+struct flight {
+    struct fi_context2 context; /* libfabric's */
+    struct list link;           /* in endpoint.flights */
+    struct fabric_op *op;       /* NULL: its destination was forgotten */
+    void *bounce;
+    struct fid_mr *bounce_mr; /* where the provider wants local memory registered */
+};
+
+struct destination {
+    fi_addr_t addr;
+    uint32_t generation; /* of this place in the table: a forgotten destination is not taken for its successor */
+    bool used;
+    uint8_t name[FABRIC_MAX_ADDR];
+    struct list waiting;       /* fabric_op, in order */
+    struct fabric_op *blocked; /* a write whose notification found no room: done again before anything else */
+    unsigned flights;          /* posted and not complete */
+    unsigned sends;            /* messages not complete, waiting ones included */
+    uint64_t retry_at_ns;
+    uint64_t retry_delay_ns;
+};
+
+struct endpoint {
+    struct fabric *fabric;
+    struct fid_ep *ep;
+    struct fid_cq *cq;
+    struct fid_av *av;
+    int wait_fd;
+    size_t name_len; /* of every address of this provider */
+    const struct endpoint_events *events;
+    void *arg;
+    struct loop_poller poller;
+    bool polled;  /* poller is in the loop's list */
+    bool polling; /* within poll() */
+    bool closing;
+    uint64_t worked_ns;
+    struct waiter *waiter;
+    struct loop_timer retry;
+    struct list flights;
+    struct list finished; /* fabric_op whose code is known */
+    struct list unposted; /* receives that libfabric had no room for */
+    struct destination **destinations;
+    unsigned ndestinations;
+    unsigned nreceives;
+    struct receive *receives;
+    void *slab; /* the receives' buffers */
+    size_t slab_len;
+    struct fid_mr *slab_mr;
+};
+
+/* endpoint_ops.c. The destination that to names, NULL when it was forgotten. */
+struct destination *endpoint_destination(struct endpoint *ep, uint64_t to);
+/* libfabric is done with it. */
+void endpoint_flight_complete(struct endpoint *ep, struct flight *f, int code);
+void endpoint_flight_free(struct flight *f);
+/* Tries what waits again. completed: something did in this poll, so that there may be room where operations are in
+ * flight. */
+bool endpoint_retry(struct endpoint *ep, bool completed);
+void endpoint_on_retry(struct loop_timer *timer);
+/* Completes what ended without libfabric; false when nothing had. */
+bool endpoint_run_finished(struct endpoint *ep);
+/* Takes everything that goes to a destination, or to all, away from libfabric and completes it. */
+void endpoint_abort(struct endpoint *ep, uint64_t to, bool all);
+
 #endif

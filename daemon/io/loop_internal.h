@@ -28,12 +28,12 @@ struct loop_fault_rule {
 
 struct loop {
     struct io_uring ring;
-    unsigned ring_room;    /* completions that fit: more are never in flight, so none overflow */
-    unsigned in_flight;    /* entries of the ring whose completion was not seen yet, cancels included */
-    struct list waiting;   /* loop_op: for an entry of the ring */
-    struct list cancels;   /* loop_op in flight: for an entry that cancels them */
-    struct list finished;  /* loop_op that ended without the kernel; len holds the result */
-    struct list pollers;   /* loop_poller */
+    unsigned ring_room;       /* completions that fit: more are never in flight, so none overflow */
+    unsigned in_flight;       /* entries of the ring whose completion was not seen yet, cancels included */
+    struct list waiting;      /* loop_op: for an entry of the ring */
+    struct list cancels;      /* loop_op in flight: for an entry that cancels them */
+    struct list finished;     /* loop_op that ended without the kernel; len holds the result */
+    struct list pollers;      /* loop_poller */
     struct list *poller_next; /* where the walk over pollers goes on, should that one be removed */
     struct loop_heap timers;
     struct loop_posts deferred;
