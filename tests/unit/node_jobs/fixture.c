@@ -344,6 +344,19 @@ void change_database(struct fixture *f, const char *sql)
     sqlite3_close(db);
 }
 
+uint64_t database_revision(struct fixture *f)
+{
+    struct sqlite3 *db = lock_database(f);
+    sqlite3_stmt *s;
+
+    assert_int_equal(sqlite3_prepare_v2(db, "SELECT number FROM meta WHERE name = 'revision'", -1, &s, NULL), 0);
+    assert_int_equal(sqlite3_step(s), SQLITE_ROW);
+    uint64_t revision = (uint64_t)sqlite3_column_int64(s, 0);
+    sqlite3_finalize(s);
+    unlock_database(db);
+    return revision;
+}
+
 void expire_leases(struct fixture *f)
 {
     change_database(f, "UPDATE lease SET expires_ms = 0");

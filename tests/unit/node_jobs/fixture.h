@@ -59,6 +59,8 @@ struct sqlite3;
 struct sqlite3 *lock_database(struct fixture *f);
 void unlock_database(struct sqlite3 *db);
 void change_database(struct fixture *f, const char *sql);
+/* How many changes there were. */
+uint64_t database_revision(struct fixture *f);
 /* As if every lease had expired. */
 void expire_leases(struct fixture *f);
 

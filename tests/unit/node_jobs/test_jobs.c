@@ -42,7 +42,9 @@ static void two_ranks_commit(void **state)
     assert_int_equal(st[0].committed, 1);
     assert_int_equal(st[0].last_committed_step, 40);
     assert_int_equal(st[0].members, 2);
+    uint64_t before = database_revision(f);
     commit_step_of(f, m, r, 2, 41);
+    assert_int_equal(database_revision(f) - before, 2); /* the intent and the decision, whatever the number of ranks */
     member_leave(r[0]);
     member_leave(r[1]);
 }
