@@ -23,7 +23,7 @@ const char *wire_type_name(int type)
 void wire_status_set(struct wire_status *s, int code, const struct cairn_error *err)
 {
     s->code = code;
-    snprintf(s->message, sizeof s->message, "%s", code < 0 && err ? err->message : "");
+    snprintf(s->message, sizeof s->message, "%.*s", WIRE_TEXT - 1, code < 0 && err ? err->message : "");
 }
 
 /* ---- encode: a body on the stack, packed within its case

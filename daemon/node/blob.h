@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Blobs: manifests and roots, stored whole (in pieces of a part) as copies on several peers and named by their SHA-256. */
+/* Blobs: manifests and roots, stored whole (in pieces of a part) as copies on several peers and named by their SHA-256.
+ */
 #ifndef CAIRN_DAEMON_NODE_BLOB_H
 #define CAIRN_DAEMON_NODE_BLOB_H
 
@@ -8,11 +9,12 @@
 
 void sha256(const void *data, size_t len, uint8_t ret_digest[SHA256_LEN]);
 
-/* Stores and syncs `copies` copies (or as many as peers live, at least 1). key: job, step, incarnation, node, kind and rank. data
- * is borrowed until done, which is called exactly once and never from within the call; ref lives during it. */
+/* Stores and syncs `copies` copies (or as many as peers live, at least 1). key: job, step, incarnation, node, kind and
+ * rank. data is borrowed until done, which is called exactly once and never from within the call; ref lives during it.
+ */
 typedef void (*blob_put_done)(void *arg, int code, const struct cairn_error *err, const struct blob_ref *ref);
-void blob_put(struct links *links, const struct fragment_key *key, uint64_t fence_incarnation, const void *data, size_t len,
-              unsigned copies, uint32_t timeout_ms, blob_put_done done, void *arg);
+void blob_put(struct links *links, const struct fragment_key *key, uint64_t fence_incarnation, const void *data,
+              size_t len, unsigned copies, uint32_t timeout_ms, blob_put_done done, void *arg);
 
 /* Reads and verifies: the hinted peers first, then all. data lives during done. */
 typedef void (*blob_get_done)(void *arg, int code, const struct cairn_error *err, const void *data, size_t len);

@@ -4,9 +4,9 @@
  *     arena pages -> encode (worker: checksum, codec per part, parity) -> fragments -> slots of the stripe's peers
  *                 -> Stored -> Sync -> Synced -> chunk durable -> ... -> manifest stored and synced -> done
  *
- * The arena is the only copy until a chunk is durable with all its fragments: a fragment that is late or lost is encoded again
- * from the arena for the next peer in the stripe's order; where no peer is left the chunk is cut and striped again with the
- * geometry of those that live, under a higher attempt.
+ * The arena is the only copy until a chunk is durable with all its fragments: a fragment that is late or lost is
+ * encoded again from the arena for the next peer in the stripe's order; where no peer is left the chunk is cut and
+ * striped again with the geometry of those that live, under a higher attempt.
  */
 #ifndef CAIRN_DAEMON_NODE_DRAIN_H
 #define CAIRN_DAEMON_NODE_DRAIN_H
@@ -19,7 +19,7 @@ struct drain_spec {
     const char *job;
     uint64_t step;
     uint64_t incarnation;
-    uint64_t fence_incarnation;        /* told to the peers */
+    uint64_t fence_incarnation; /* told to the peers */
     uint32_t rank;
     uint32_t world_size;
     const struct cairn_layout *layout; /* borrowed until done */
@@ -29,8 +29,8 @@ struct drain_spec {
     void *arg;
     /* These parts are durable with all their fragments. */
     void (*durable)(void *arg, uint32_t first_part, uint32_t nparts);
-    /* Exactly once, never from within drain_start. code 0: the shard and its manifest are durable; ref and manifest live during
-     * the call. */
+    /* Exactly once, never from within drain_start. code 0: the shard and its manifest are durable; ref and manifest
+     * live during the call. */
     void (*done)(void *arg, int code, const struct cairn_error *err, const struct shard_ref *ref,
                  const struct manifest *manifest);
 };

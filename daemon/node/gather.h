@@ -1,23 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Gather: the plain bytes of one chunk from its fragments. Reads the wanted data fragments from the hinted peers, then the
- * stripe's order, then all; what is late, missing or corrupt is rebuilt from parity. Every fragment is checked against the
- * manifest (identity, lengths, checksum); when all parts of a chunk were decoded its entry checksum is checked too. */
+/* Gather: the plain bytes of one chunk from its fragments. Reads the wanted data fragments from the hinted peers, then
+ * the stripe's order, then all; what is late, missing or corrupt is rebuilt from parity. Every fragment is checked
+ * against the manifest (identity, lengths, checksum); when all parts of a chunk were decoded its entry checksum is
+ * checked too. */
 #ifndef CAIRN_DAEMON_NODE_GATHER_H
 #define CAIRN_DAEMON_NODE_GATHER_H
 
 #include "core/proto/manifest.h"
 #include "daemon/node/links.h"
 
-struct gather {                       /* a request, owned by the caller until done() */
-    const struct manifest *manifest;  /* borrowed */
+struct gather {                      /* a request, owned by the caller until done() */
+    const struct manifest *manifest; /* borrowed */
     uint32_t chunk;
-    uint32_t part_mask;               /* bit i: part i of the chunk; not 0 */
-    char *target;                     /* part i goes to target + i MiB */
+    uint32_t part_mask; /* bit i: part i of the chunk; not 0 */
+    char *target;       /* part i goes to target + i MiB */
     uint32_t timeout_ms;
     void (*done)(struct gather *g, int code, const struct cairn_error *err); /* never from within gather_start */
     void *arg;
-    uint32_t rebuilt;                 /* filled: fragments that had to be rebuilt */
-    void *state;                      /* gather's */
+    uint32_t rebuilt; /* filled: fragments that had to be rebuilt */
+    void *state;      /* gather's */
 };
 void gather_start(struct links *links, struct gather *g);
 /* done() follows with CAIRN_E_ABORTED; target is not written after it. */
@@ -27,7 +28,7 @@ void gather_cancel(struct links *links, struct gather *g);
 struct gather_check {
     const struct manifest *manifest;
     uint32_t chunk;
-    uint32_t fragment;                /* 0 .. k+m-1 */
+    uint32_t fragment; /* 0 .. k+m-1 */
     uint32_t timeout_ms;
     void (*done)(struct gather_check *c, int code, const struct cairn_error *err);
     void *arg;

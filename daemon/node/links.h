@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The peers a node knows and its connections to them.
  *
- * Peers come from the metadata (cairn/v1/peers/, listed again every second; a record that is gone means its lease expired). The
- * node uses a group of at most 16 of them. A link is one connection: an endpoint of its own (closing it ends everything that a
- * hung peer still holds), slots granted by the peer, streams opened on it, requests with deadlines. A link that misses a deadline
- * fails as a whole: all its requests complete with an error, its endpoint is closed and it is avoided for a growing backoff.
+ * Peers come from the metadata (cairn/v1/peers/, listed again every second; a record that is gone means its lease
+ * expired). The node uses a group of at most 16 of them. A link is one connection: an endpoint of its own (closing it
+ * ends everything that a hung peer still holds), slots granted by the peer, streams opened on it, requests with
+ * deadlines. A link that misses a deadline fails as a whole: all its requests complete with an error, its endpoint is
+ * closed and it is avoided for a growing backoff.
  *
  *     DOWN --hello--> CONNECTING --welcome--> UP --deadline, error, bye--> DOWN (avoided until ...)
  */
@@ -22,14 +23,14 @@ struct links;
 struct link;
 
 struct links_config {
-    const char *node;            /* this node's id */
-    uint64_t start;              /* random, of this start of the daemon */
-    unsigned slots;              /* asked of each peer */
-    unsigned fragment_buffers;   /* FRAGMENT_MAX_RECORD each, for encoding and for reads: the bound on memory */
-    uint32_t fragment_late_ms;   /* a fragment not stored, or not read, by then fails its link */
-    uint32_t sync_late_ms;       /* the same for a sync */
-    uint32_t connect_ms;         /* hello to welcome */
-    uint32_t backoff_ms;         /* first; doubles to 30 s */
+    const char *node;          /* this node's id */
+    uint64_t start;            /* random, of this start of the daemon */
+    unsigned slots;            /* asked of each peer */
+    unsigned fragment_buffers; /* FRAGMENT_MAX_RECORD each, for encoding and for reads: the bound on memory */
+    uint32_t fragment_late_ms; /* a fragment not stored, or not read, by then fails its link */
+    uint32_t sync_late_ms;     /* the same for a sync */
+    uint32_t connect_ms;       /* hello to welcome */
+    uint32_t backoff_ms;       /* first; doubles to 30 s */
 };
 struct links_deps {
     struct loop *loop;
@@ -48,10 +49,10 @@ unsigned links_live(const struct links *links);
 
 struct link_status { /* for status queries */
     char peer[CAIRN_MAX_NAME + 1];
-    const char *state;      /* "up", "connecting", "down", "avoided" */
+    const char *state; /* "up", "connecting", "down", "avoided" */
     uint64_t total_bytes, free_bytes;
     uint64_t fragments_sent, fragments_read, failures;
-    uint32_t avoided_ms;    /* for how long still */
+    uint32_t avoided_ms; /* for how long still */
     char last_error[WIRE_TEXT];
 };
 /* Fills up to room entries, returns how many there are. */

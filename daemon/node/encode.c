@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "daemon/node/encode.h"
+
+#include "core/base/bytes.h"
+#include "core/base/error.h"
+#include "core/model/hash.h"
+#include "core/model/units.h"
+
+#include <isa-l/erasure_code.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#define WORTH_NUM 19 /* a codec must save a twentieth: less is not worth a decode */
+#define WORTH_DEN 20
+
+/* ---- parity
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* The Cauchy matrix's rows: k of the identity, then m of parity. It depends on k and m only, so that any reader can
+ * make it again. */
+static void make_matrix(unsigned k, unsigned m, unsigned char matrix[CAIRN_MAX_FRAGS * CAIRN_MAX_K])
+{
+    gf_gen_cauchy1_matrix(matrix, (int)(k + m), (int)k);
+}
+
+static uint32_t longest(const struct cairn_part_code *part, unsigned k)
+{
+    uint32_t most = 0;
+
+    for (unsigned i = 0; i < k; i++)
+        if (part[i].coded_len > most)
+            most = part[i].coded_len;
+    return (uint32_t)round_up_u64(most, CAIRN_BLOCK);
+}
+
+/* Parity covers the data fragments zero-extended to the longest one's blocks. */
+static void encode_parity(struct encode *e)
+{
+    unsigned char matrix[CAIRN_MAX_FRAGS * CAIRN_MAX_K], tables[CAIRN_MAX_K * CAIRN_MAX_M * 32];
+    unsigned char *data[CAIRN_MAX_K], *parity[CAIRN_MAX_M];
+    uint32_t len = longest(e->part, e->k);
+
+    if (e->m == 0)
+        return;
+    for (unsigned i = 0; i < e->k; i++) {
+        data[i] = (unsigned char *)e->record[i] + FRAGMENT_HEADER;
+        memset(data[i] + e->part[i].coded_len, 0, len - e->part[i].coded_len);
+    }
+    for (unsigned i = 0; i < e->m; i++)
+        parity[i] = (unsigned char *)e->record[e->k + i] + FRAGMENT_HEADER;
+    make_matrix(e->k, e->m, matrix);
+    ec_init_tables((int)e->k, (int)e->m, matrix + e->k * e->k, tables);
+    ec_encode_data((int)len, (int)e->k, (int)e->m, tables, data, parity);
+    for (unsigned i = 0; i < e->m; i++)
+        e->payload_len[e->k + i] = len;
+}
+
+/* ---- encode
+ * -------------------------------------------------------------------------------------------------------------------
+ */
+
+/* The plain bytes are copied first and everything is made from the copy: a client that writes meanwhile spoils its own
+ * save, but checksum and bytes agree. */
+static int encode_part(struct encode *e, unsigned i, char *copy)
+{
+    char *payload = e->record[i] + FRAGMENT_HEADER;
+    size_t len = e->plain_len[i], worth = len * WORTH_NUM / WORTH_DEN;
+
+    memcpy(copy, e->plain[i], len);
+    e->part[i] = (struct cairn_part_code){CODEC_RAW, 0, (uint32_t)len, (uint32_t)len};
+    if (e->codec && worth > 0 && codec_estimate(e->codec, copy, len, e->dtype) < worth) {
+        int64_t n = codec_encode(e->codec, copy, len, e->dtype, payload, worth);
+        if (n < 0)
+            return (int)n;
+        if (n > 0) {
+            e->part[i].codec = codec_id(e->codec);
+            e->part[i].coded_len = (uint32_t)n;
+            return 0;
+        }
+    }
+    memcpy(payload, copy, len);
+    return 0;
+}
+
+void encode_chunk(struct encode *e)
+{
+    struct hash_stream *h = hash_stream_new();
+    /* One part's copy stays in cache between checksum and codec. The last parity record is not used before
+     * encode_parity; without parity the copy goes to a buffer of its own. */
+    char *own = e->m ? NULL : malloc(CAIRN_PART);
+    char *copy = e->m ? e->record[e->k + e->m - 1] + FRAGMENT_HEADER : own;
+
+    e->code = h && copy ? 0 : CAIRN_E_NOMEM;
+    for (unsigned i = 0; i < e->k && e->code == 0; i++) {
+        e->code = encode_part(e, i, copy);
+        if (e->code == 0)
+            hash_stream_add(h, copy, e->plain_len[i]);
+    }
+    if (e->code == 0) {
+        e->entry = hash_stream_end(h);
+        for (unsigned i = 0; i < e->k; i++)
+            e->payload_len[i] = e->part[i].coded_len;
+        encode_parity(e);
+    }
+    for (unsigned i = 0; i < e->k + e->m && e->code == 0; i++) {
+        char *payload = e->record[i] + FRAGMENT_HEADER;
+        size_t padded = round_up_u64(e->payload_len[i], CAIRN_BLOCK);
+        memset(payload + e->payload_len[i], 0, padded - e->payload_len[i]);
+        e->payload_sum[i] = cairn_hash64(payload, e->payload_len[i], 0);
+    }
+    hash_stream_free(h);
+    free(own);
+}
+
+/* ---- decode
+ * -------------------------------------------------------------------------------------------------------------------
+ */
+
+/* Computes the data fragments that are missing from the first k that are there. */
+static int rebuild(struct decode *d)
+{
+    unsigned char matrix[CAIRN_MAX_FRAGS * CAIRN_MAX_K], rows[CAIRN_MAX_K * CAIRN_MAX_K],
+        inverse[CAIRN_MAX_K * CAIRN_MAX_K];
+    unsigned char wanted[CAIRN_MAX_K * CAIRN_MAX_K], tables[CAIRN_MAX_K * CAIRN_MAX_K * 32];
+    unsigned char *have[CAIRN_MAX_K], *make[CAIRN_MAX_K];
+    unsigned n = 0, missing = 0;
+
+    make_matrix(d->k, d->m, matrix);
+    for (unsigned i = 0; i < d->k + d->m && n < d->k; i++) {
+        if (!d->payload[i])
+            continue;
+        memcpy(rows + n * d->k, matrix + i * d->k, d->k);
+        have[n++] = (unsigned char *)d->payload[i];
+    }
+    if (n < d->k)
+        return cairn_fail(&d->err, CAIRN_E_CORRUPT, "%u of %u fragments are there, %u are needed", n, d->k + d->m,
+                          d->k);
+    if (gf_invert_matrix(rows, inverse, (int)d->k) < 0)
+        return cairn_fail(&d->err, CAIRN_E_CORRUPT, "the stripe %u+%u cannot be solved", d->k, d->m);
+    char *spare = d->scratch;
+    for (unsigned i = 0; i < d->k; i++) {
+        if (d->payload[i])
+            continue;
+        memcpy(wanted + missing * d->k, inverse + i * d->k, d->k);
+        d->payload[i] = spare;
+        make[missing++] = (unsigned char *)spare;
+        spare += CAIRN_PART;
+    }
+    ec_init_tables((int)d->k, (int)missing, wanted, tables);
+    ec_encode_data((int)longest(d->part, d->k), (int)d->k, (int)missing, tables, have, make);
+    return 0;
+}
+
+static bool needs_rebuild(const struct decode *d)
+{
+    for (unsigned i = 0; i < d->k; i++)
+        if ((d->part_mask & 1u << i) && !d->payload[i])
+            return true;
+    return false;
+}
+
+static int decode_part(struct decode *d, unsigned i)
+{
+    const struct cairn_part_code *p = &d->part[i];
+
+    if (codec_decode(d->codecs[i], d->payload[i], p->coded_len, d->dtype, d->target + i * CAIRN_PART, p->plain_len) ==
+        0)
+        return 0;
+    return cairn_fail(&d->err, CAIRN_E_CORRUPT, "part %u of a chunk does not decode", i);
+}
+
+static int check_entry(struct decode *d)
+{
+    struct hash_stream *h = hash_stream_new();
+    struct hash128 sum;
+
+    if (!h)
+        return cairn_fail(&d->err, CAIRN_E_NOMEM, "allocate a checksum");
+    for (unsigned i = 0; i < d->k; i++)
+        hash_stream_add(h, d->target + i * CAIRN_PART, d->part[i].plain_len);
+    sum = hash_stream_end(h);
+    hash_stream_free(h);
+    if (sum.low == d->entry.low && sum.high == d->entry.high)
+        return 0;
+    return cairn_fail(&d->err, CAIRN_E_CORRUPT, "the chunk's bytes do not have the checksum that its manifest says");
+}
+
+/* A rebuilt chunk is decoded whole, wanted or not: only then can its entry checksum vouch for what parity gave. */
+void decode_chunk(struct decode *d)
+{
+    uint32_t all = (1u << d->k) - 1, decoded = d->part_mask;
+
+    d->err = (struct cairn_error)CAIRN_ERROR_INIT;
+    d->code = 0;
+    if (needs_rebuild(d)) {
+        d->code = rebuild(d);
+        decoded = all;
+    }
+    for (unsigned i = 0; i < d->k && d->code == 0; i++)
+        if (decoded & 1u << i)
+            d->code = decode_part(d, i);
+    if (d->code == 0 && decoded == all)
+        d->code = check_entry(d);
+}

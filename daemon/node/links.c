@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "daemon/node/links.h"
+
+#include "core/base/cleanup.h"
+#include "core/base/error.h"
+#include "core/model/hash.h"
+#include "core/model/units.h"
+#include "daemon/io/log.h"
+#include "daemon/node/link.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define REFRESH_MS 1000
+#define BYE_MS 50 /* time for goodbyes to leave */
+
+struct links {
+    struct links_deps deps;
+    struct links_config config;
+    char *node;
+    struct link *all[LINKS_MAX]; /* every peer ever seen by this daemon */
+    unsigned nall;
+    struct link *group[CAIRN_GROUP_MAX]; /* registered ones that this node uses */
+    unsigned ngroup;
+    struct buffers *buffers;
+    struct fabric_mem *mem;
+    struct codec *raw, *lz4;
+    struct list pumps;
+    struct loop_post kick;
+    bool kicked;
+    struct loop_timer refresh;
+    struct meta_req list_req;
+    bool listing;
+    bool stopping;
+    void (*stopped)(void *arg);
+    void *stopped_arg;
+};
+
+struct loop *links_loop(struct links *s)
+{
+    return s->deps.loop;
+}
+
+struct workers *links_workers(struct links *s)
+{
+    return s->deps.workers;
+}
+
+struct plugins *links_plugins(struct links *s)
+{
+    return s->deps.plugins;
+}
+
+struct fabric *links_fabric(struct links *s)
+{
+    return s->deps.fabric;
+}
+
+const struct links_config *links_config_of(struct links *s)
+{
+    return &s->config;
+}
+
+struct codec *links_lz4(struct links *s)
+{
+    return s->lz4;
+}
+
+struct fabric_mem *links_mem(struct links *s)
+{
+    return s->mem;
+}
+
+/* ---- pumps and buffers
+ * ---------------------------------------------------------------------------------------------------- */
+
+void links_pump_add(struct links *s, struct pump *p)
+{
+    list_push_back(&s->pumps, &p->link);
+    links_kick(s);
+}
+
+void links_pump_remove(struct pump *p)
+{
+    list_remove(&p->link);
+}
+
+/* A pump may remove itself and others: the list is walked from its head until each was run once. */
+static void run_pumps(struct loop_post *post)
+{
+    struct links *s = post->arg;
+    struct list rest = LIST_INIT(rest);
+
+    s->kicked = false;
+    while (!list_empty(&s->pumps)) {
+        struct list *it = s->pumps.next;
+        list_remove(it);
+        list_push_back(&rest, it);
+    }
+    while (!list_empty(&rest)) {
+        struct pump *p = list_first(&rest, struct pump, link);
+        list_remove(&p->link);
+        list_push_back(&s->pumps, &p->link);
+        p->run(p);
+    }
+}
+
+void links_kick(struct links *s)
+{
+    if (s->kicked)
+        return;
+    s->kicked = true;
+    s->kick = (struct loop_post){.run = run_pumps, .arg = s};
+    loop_defer(s->deps.loop, &s->kick);
+}
+
+void *links_buffer_take(struct links *s)
+{
+    return buffers_take(s->buffers);
+}
+
+void links_buffer_give(struct links *s, void *buffer)
+{
+    buffers_give(s->buffers, buffer);
+    links_kick(s);
+}
+
+unsigned links_buffers_available(struct links *s)
+{
+    return buffers_available(s->buffers);
+}
+
+/* ---- the group
+ * ------------------------------------------------------------------------------------------------------------- */
+
+static uint64_t hash_text(const char *text)
+{
+    return cairn_hash64(text, strlen(text), 0);
+}
+
+static void candidates_of(struct link *const *links, unsigned n, struct cairn_candidate *ret)
+{
+    for (unsigned i = 0; i < n; i++) {
+        const struct record_peer *r = link_record(links[i]);
+        ret[i] = (struct cairn_candidate){r->id, r->domain, (double)(r->total_bytes >> 20) + 1};
+    }
+}
+
+/* At most 16 of the registered peers, drawn by this node's name, so that nodes spread over a large cluster's peers. */
+static void choose_group(struct links *s)
+{
+    struct link *here[LINKS_MAX];
+    struct cairn_candidate c[LINKS_MAX];
+    unsigned order[LINKS_MAX], n = 0;
+
+    for (unsigned i = 0; i < s->nall; i++)
+        if (link_registered(s->all[i]))
+            here[n++] = s->all[i];
+    candidates_of(here, n, c);
+    cairn_place(c, n, hash_text(s->node), order);
+    s->ngroup = n < CAIRN_GROUP_MAX ? n : CAIRN_GROUP_MAX;
+    for (unsigned i = 0; i < s->ngroup; i++)
+        s->group[i] = here[order[i]];
+}
+
+struct link *links_find(struct links *s, const char *peer)
+{
+    for (unsigned i = 0; i < s->nall; i++)
+        if (strcmp(link_id(s->all[i]), peer) == 0)
+            return s->all[i];
+    return NULL;
+}
+
+unsigned links_all(struct links *s, struct link **ret, unsigned room)
+{
+    unsigned n = s->nall < room ? s->nall : room;
+
+    memcpy(ret, s->all, n * sizeof s->all[0]);
+    return n;
+}
+
+unsigned links_order(struct links *s, uint64_t key, struct link *ret[CAIRN_GROUP_MAX])
+{
+    struct cairn_candidate c[CAIRN_GROUP_MAX];
+    unsigned order[CAIRN_GROUP_MAX];
+
+    candidates_of(s->group, s->ngroup, c);
+    cairn_place(c, s->ngroup, key, order);
+    for (unsigned i = 0; i < s->ngroup; i++)
+        ret[i] = s->group[order[i]];
+    return s->ngroup;
+}
+
+unsigned links_live(const struct links *s)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < s->ngroup; i++)
+        n += link_usable(s->group[i], NULL);
+    return n;
+}
+
+void links_why(struct links *s, char *buf, size_t len)
+{
+    size_t at = 0;
+
+    if (len)
+        buf[0] = 0;
+    if (s->nall == 0)
+        snprintf(buf, len, "no storage peer is registered");
+    for (unsigned i = 0; i < s->nall && at < len; i++) {
+        if (link_usable(s->all[i], NULL))
+            continue;
+        int n = snprintf(buf + at, len - at, "%speer %s: %s", at ? "; " : "", link_id(s->all[i]),
+                         link_registered(s->all[i]) ? link_last_error(s->all[i]) : "not registered");
+        at += n > 0 ? (size_t)n : 0;
+    }
+}
+
+/* ---- the peers' records
+ * ------------------------------------------------------------------------------------------------------- */
+
+static void take_record(struct links *s, const struct cairn_kv *kv, bool *seen)
+{
+    struct record_peer rec;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct link *l = NULL;
+
+    if (record_peer_decode(&rec, kv->value, kv->value_len, &err) < 0) {
+        log_line(LOG_WARNING, "the record %s is ignored: %s", kv->key, err.message);
+        return;
+    }
+    for (unsigned i = 0; i < s->nall; i++)
+        if (strcmp(link_id(s->all[i]), rec.id) == 0) {
+            seen[i] = true;
+            link_update(s->all[i], &rec);
+            return;
+        }
+    if (s->nall == LINKS_MAX || link_new(s, &rec, &l, &err) < 0)
+        return; /* the next listing tries again */
+    seen[s->nall] = true;
+    s->all[s->nall++] = l;
+}
+
+static void peers_listed(struct meta_req *req, const struct cairn_meta_result *r)
+{
+    struct links *s = req->arg;
+    bool seen[LINKS_MAX] = {false};
+
+    s->listing = false;
+    if (s->stopping)
+        return;
+    loop_timer_after(s->deps.loop, &s->refresh, REFRESH_MS);
+    if (r->code < 0)
+        return; /* while the engine is away, the peers that are known stay known */
+    for (size_t i = 0; i < r->nkvs; i++)
+        take_record(s, &r->kvs[i], seen);
+    for (unsigned i = 0; i < s->nall; i++)
+        if (!seen[i])
+            link_update(s->all[i], NULL);
+    choose_group(s);
+    for (unsigned i = 0; i < s->nall; i++)
+        link_connect(s->all[i]);
+    links_kick(s);
+}
+
+static void list_peers(struct loop_timer *t)
+{
+    struct links *s = t->arg;
+    char prefix[RECORD_KEY_MAX];
+
+    if (s->listing)
+        return;
+    s->listing = true;
+    s->list_req = (struct meta_req){.done = peers_listed, .arg = s};
+    record_prefix_peers(prefix);
+    meta_list(s->deps.meta, prefix, 5000, &s->list_req);
+}
+
+/* ---- the object
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+static void links_free(struct links *s)
+{
+    for (unsigned i = 0; i < s->nall; i++)
+        link_free(s->all[i]);
+    fabric_mem_free(s->mem);
+    buffers_free(s->buffers);
+    free(s->node);
+    free(s);
+}
+
+static int links_setup(struct links *s, struct cairn_error *err)
+{
+    size_t len;
+    int r = buffers_new(FRAGMENT_MAX_RECORD, s->config.fragment_buffers, &s->buffers, err);
+
+    if (r < 0)
+        return r;
+    void *base = buffers_base(s->buffers, &len);
+    r = fabric_mem_register(s->deps.fabric, base, len, FABRIC_LOCAL, 0, &s->mem, err);
+    if (r == 0)
+        r = plugins_codec(s->deps.plugins, "raw", &s->raw, err);
+    if (r == 0)
+        r = plugins_codec(s->deps.plugins, "lz4", &s->lz4, err);
+    return r;
+}
+
+int links_new(const struct links_deps *deps, const struct links_config *config, struct links **ret_links,
+              struct cairn_error *err)
+{
+    struct links *s = calloc(1, sizeof *s);
+
+    if (!s)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the links to peers");
+    s->deps = *deps;
+    s->config = *config;
+    list_init(&s->pumps);
+    s->node = strdup(config->node);
+    int r = s->node ? links_setup(s, err) : cairn_fail(err, CAIRN_E_NOMEM, "copy a name");
+    if (r < 0) {
+        links_free(s);
+        return r;
+    }
+    s->config.node = s->node;
+    s->refresh = (struct loop_timer){.fire = list_peers, .arg = s};
+    list_peers(&s->refresh);
+    *ret_links = s;
+    return 0;
+}
+
+static void links_stopped(struct loop_timer *t)
+{
+    struct links *s = t->arg;
+    void (*stopped)(void *) = s->stopped;
+    void *arg = s->stopped_arg;
+
+    if (s->listing || s->kicked) {
+        loop_timer_after(s->deps.loop, t, 5);
+        return;
+    }
+    links_free(s);
+    stopped(arg);
+}
+
+void links_stop(struct links *s, void (*done)(void *arg), void *arg)
+{
+    s->stopping = true;
+    s->stopped = done;
+    s->stopped_arg = arg;
+    loop_timer_cancel(s->deps.loop, &s->refresh);
+    for (unsigned i = 0; i < s->nall; i++)
+        link_say_bye(s->all[i]);
+    s->refresh = (struct loop_timer){.fire = links_stopped, .arg = s};
+    loop_timer_after(s->deps.loop, &s->refresh, BYE_MS);
+}
+
+unsigned links_status(const struct links *s, struct link_status *ret, unsigned room)
+{
+    for (unsigned i = 0; i < s->nall && i < room; i++)
+        link_status_of(s->all[i], &ret[i]);
+    return s->nall;
+}
+
+void links_end_checkpoint(struct links *s, const char *job, uint64_t step, uint64_t incarnation, bool aborted)
+{
+    for (unsigned i = 0; i < s->nall; i++)
+        link_end_stream(s->all[i], job, step, incarnation, aborted);
+}
