@@ -45,7 +45,8 @@ struct endpoint;
 struct endpoint_events {
     /* A message came in. from is the transport's, unauthenticated and unknown: senders name themselves in the message. */
     void (*message)(void *arg, const void *data, size_t len);
-    /* The peer's write with this completion data has arrived as a whole in registered memory. */
+    /* A write with this completion data has arrived as a whole in registered memory. Unauthenticated like a message, which
+     * it is: whoever reaches the endpoint can say so, and what lies in the memory must be checked. */
     void (*written)(void *arg, uint32_t data);
 };
 /* port 0: any. messages: receive buffers posted (FABRIC_MAX_MESSAGE each). */
