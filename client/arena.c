@@ -20,7 +20,7 @@
 #define POPULATE_PIECE ((size_t)64 << 20) /* faulted in by one call, so that a signal is never held up for long */
 #define MAX_TEXT ((uint64_t)256 << 20)
 
-/* ---- checks ----------------------------------------------------------------------------------------------------- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 static int check_fd(int fd, uint64_t len, unsigned seals, const char *what, struct cairn_error *err)
 {
@@ -38,7 +38,7 @@ static int check_fd(int fd, uint64_t len, unsigned seals, const char *what, stru
     return 0;
 }
 
-/* ---- the arena -------------------------------------------------------------------------------------------------- */
+/* ---- the arena ------------------------------------------------------------------------------- */
 
 /* For kernels before 5.14. The file's blocks first: a full tmpfs is an error here and a SIGBUS at the first touch. */
 static int touch_all(int fd, char *base, size_t len, struct cairn_error *err)
@@ -118,7 +118,7 @@ void arena_fill_word(const struct arena *a, uint32_t word, uint64_t save)
     __atomic_store_n(&control->filled[word], save, __ATOMIC_RELEASE);
 }
 
-/* ---- views and blobs -------------------------------------------------------------------------------------------- */
+/* ---- views and blobs ------------------------------------------------------------------------- */
 
 int view_map(struct view *v, int fd, uint64_t len, unsigned seals, const char *what, struct cairn_error *err)
 {

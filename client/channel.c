@@ -55,7 +55,7 @@ static bool follow(struct channel *c, int64_t deadline_ns)
     return !signalled;
 }
 
-/* ---- watches: lock held in all of them -------------------------------------------------------------------------- */
+/* ---- watches: lock held in all of them ------------------------------------------------------- */
 
 static void watch_news(struct channel *c, struct channel_watch *w)
 {
@@ -100,7 +100,7 @@ static void watch_event(struct channel *c, const struct local_event *e)
     }
 }
 
-/* ---- life and death --------------------------------------------------------------------------------------------- */
+/* ---- life and death -------------------------------------------------------------------------- */
 
 static void request_fail(struct channel_request *r, const struct cairn_error *why)
 {
@@ -243,7 +243,7 @@ void channel_free(struct channel *c, bool forked)
     free(c);
 }
 
-/* ---- sending ---------------------------------------------------------------------------------------------------- */
+/* ---- sending --------------------------------------------------------------------------------- */
 
 /* Lock held. */
 static uint32_t next_id(struct channel *c)
@@ -302,7 +302,7 @@ void channel_tell(struct channel *c, struct local_header *message)
     pthread_mutex_unlock(&c->lock);
 }
 
-/* ---- receiving: what the leader does ----------------------------------------------------------------------------- */
+/* ---- receiving: what the leader does --------------------------------------------------------- */
 
 static struct channel_request *find_request(struct channel *c, uint32_t id)
 {
@@ -428,7 +428,7 @@ static enum turn lead(struct channel *c, uint32_t timeout_ms)
     return signalled ? TURN_SIGNAL : n > 0 ? TURN_READ : TURN_NOTHING;
 }
 
-/* ---- waiting ---------------------------------------------------------------------------------------------------- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 /* Lock held. */
 static int wait_locked(struct channel *c, channel_ready_fn ready, const void *arg, bool interruptible,

@@ -12,7 +12,7 @@
 #define MAX_THREADS 64
 #define PARTS_PER_THREAD 8 /* a thread must have so much to copy, or making it costs more than it saves */
 
-/* ---- order ------------------------------------------------------------------------------------------------------ */
+/* ---- order ----------------------------------------------------------------------------------- */
 
 static int by_offset(const void *a, const void *b, void *arg)
 {
@@ -54,7 +54,7 @@ static uint32_t first_behind(const struct image_copy *c, uint64_t begin)
     return low;
 }
 
-/* ---- one part --------------------------------------------------------------------------------------------------- */
+/* ---- one part -------------------------------------------------------------------------------- */
 
 /* The bytes [begin, end) of the image, all of this slice, go to dst. */
 static void copy_slice(const struct image_copy *c, uint32_t i, char *dst, uint64_t begin, uint64_t end)
@@ -97,7 +97,7 @@ static void copy_part(const struct image_copy *c, uint32_t part)
     memset(dst + (at - base), 0, end - at);
 }
 
-/* ---- threads ---------------------------------------------------------------------------------------------------- */
+/* ---- threads --------------------------------------------------------------------------------- */
 
 struct crew {
     const struct image_copy *copy;

@@ -15,7 +15,7 @@
 #define MAX_WINDOW ((uint64_t)64 << 30)
 #define MAX_SLOTS 1024 /* what one restore keeps under way at most; a larger window is used in part */
 
-/* ---- open ------------------------------------------------------------------------------------------------------- */
+/* ---- open ------------------------------------------------------------------------------------ */
 
 int cairn_latest(struct cairn_session *session, uint64_t *ret_step, struct cairn_error *err)
 {
@@ -159,7 +159,7 @@ void cairn_restore_free(struct cairn_restore *restore)
     free(restore);
 }
 
-/* ---- describe --------------------------------------------------------------------------------------------------- */
+/* ---- describe -------------------------------------------------------------------------------- */
 
 static int restore_check(const struct cairn_restore *r, struct cairn_error *err)
 {

@@ -48,7 +48,7 @@ struct run {
     void *progress_arg;
 };
 
-/* ---- the plan --------------------------------------------------------------------------------------------------- */
+/* ---- the plan -------------------------------------------------------------------------------- */
 
 static int push_touch(struct run *run, const struct touch *t, struct cairn_error *err)
 {
@@ -137,7 +137,7 @@ static int make_plan(struct run *run, struct cairn_error *err)
     return 0;
 }
 
-/* ---- one chunk -------------------------------------------------------------------------------------------------- */
+/* ---- one chunk ------------------------------------------------------------------------------- */
 
 static int wrap_read(const struct run *run, uint64_t job, int code, struct cairn_error *err)
 {
@@ -243,7 +243,7 @@ static int take(struct run *run, uint32_t slot, struct cairn_error *err)
     return 0;
 }
 
-/* ---- all of them ------------------------------------------------------------------------------------------------ */
+/* ---- all of them ----------------------------------------------------------------------------- */
 
 static bool any_done(const void *arg)
 {

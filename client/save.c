@@ -37,7 +37,7 @@ struct cairn_save {
     struct cairn_error failure;    /* in FAILED */
 };
 
-/* ---- begin and add ---------------------------------------------------------------------------------------------- */
+/* ---- begin and add --------------------------------------------------------------------------- */
 
 int cairn_save_begin(struct cairn_session *session, const struct cairn_save_options *options,
                      struct cairn_save **ret_save, struct cairn_error *err)
@@ -148,7 +148,7 @@ int cairn_save_add(struct cairn_save *save, const struct cairn_tensor *tensor, s
     return r;
 }
 
-/* ---- seal ------------------------------------------------------------------------------------------------------- */
+/* ---- seal ------------------------------------------------------------------------------------ */
 
 /* What seal has in its hands; released on every way out. */
 struct sealing {
@@ -360,7 +360,7 @@ int cairn_save_seal(struct cairn_save *save, struct cairn_error *err)
     return r;
 }
 
-/* ---- wait ------------------------------------------------------------------------------------------------------- */
+/* ---- wait ------------------------------------------------------------------------------------ */
 
 static const char *state_name(int state)
 {
@@ -450,7 +450,7 @@ int cairn_save_wait(struct cairn_save *save, int state, uint32_t timeout_ms, str
     return wait_for(save, &goal, timeout_ms, err);
 }
 
-/* ---- free ------------------------------------------------------------------------------------------------------- */
+/* ---- free ------------------------------------------------------------------------------------ */
 
 static void let_go(struct cairn_save *s)
 {

@@ -21,7 +21,7 @@
 #define MAX_COPY_THREADS 64
 #define RETRY_MS 50 /* between two tries to reach the daemon */
 
-/* ---- checks ----------------------------------------------------------------------------------------------------- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 int struct_check(const char *what, const void *given, size_t size, size_t known, struct cairn_error *err)
 {
@@ -53,7 +53,7 @@ int session_check(const struct cairn_session *s, struct cairn_error *err)
     return 0;
 }
 
-/* ---- attachments ------------------------------------------------------------------------------------------------ */
+/* ---- attachments ----------------------------------------------------------------------------- */
 
 static void attachment_free(struct attachment *a, bool forked)
 {
@@ -279,7 +279,7 @@ void attachment_forget(struct cairn_session *s, struct attachment *a, struct has
     pthread_mutex_unlock(&s->lock);
 }
 
-/* ---- open ------------------------------------------------------------------------------------------------------- */
+/* ---- open ------------------------------------------------------------------------------------ */
 
 static int check_rank(const struct cairn_session_options *o, struct cairn_error *err)
 {

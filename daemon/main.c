@@ -44,8 +44,7 @@ struct daemon {
 
 #define STOP_PATIENCE_MS 10000
 
-/* ---- the end
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void daemon_gone(void *arg)
 {
@@ -103,8 +102,7 @@ static void daemon_free(struct daemon *d)
         close(d->signal_fd);
 }
 
-/* ---- signals, watchdog, status
- * -------------------------------------------------------------------------------------------- */
+/* ---- signals, watchdog, status --------------------------------------------------------------- */
 
 static void daemon_wait_signal(struct daemon *d);
 
@@ -188,8 +186,7 @@ static void daemon_describe(void *arg, json_t *o)
         json_object_set_new(o, "peer", json_null());
 }
 
-/* ---- the beginning
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- the beginning --------------------------------------------------------------------------- */
 
 static unsigned worker_threads(const struct config *c)
 {

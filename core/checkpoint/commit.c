@@ -237,7 +237,7 @@ static void commit_on_rank(struct commit *c, struct commit_effects *fx, const st
     commit_progress(c, fx);
 }
 
-/* ---- answers ----------------------------------------------------------------------------------------------------- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 static void commit_on_intent_aborting(struct commit *c, struct commit_effects *fx)
 {
@@ -338,7 +338,7 @@ static void commit_on_read(struct commit *c, struct commit_effects *fx, const st
         commit_on_absent(c, fx, e->type == COMMIT_ON_READ_FENCED);
 }
 
-/* ---- what comes from outside ------------------------------------------------------------------------------------- */
+/* ---- what comes from outside ----------------------------------------------------------------- */
 
 static const char *commit_lacks(const struct commit *c, int *ret_wanted)
 {
@@ -410,7 +410,7 @@ static void commit_on_outside(struct commit *c, struct commit_effects *fx, const
         commit_abort(c, fx, CAIRN_E_ABORTED, e->reason);
 }
 
-/* ---- the machine ------------------------------------------------------------------------------------------------- */
+/* ---- the machine ----------------------------------------------------------------------------- */
 
 void commit_init(struct commit *c, uint64_t step, uint32_t world_size, uint32_t deadline_ms, uint8_t *rank,
                  struct commit_effects *ret_effects)

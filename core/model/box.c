@@ -70,7 +70,7 @@ unsigned cairn_box_subtract(const struct cairn_box *a, const struct cairn_box *b
     return n;
 }
 
-/* ---- copying ---------------------------------------------------------------------------------------------------- */
+/* ---- copying --------------------------------------------------------------------------------- */
 
 struct loop {
     uint64_t count;

@@ -89,7 +89,7 @@ static int check_catalog(const struct cairn_catalog *c, struct cairn_error *err)
     return e;
 }
 
-/* ---- encode ----------------------------------------------------------------------------------------------------- */
+/* ---- encode ---------------------------------------------------------------------------------- */
 
 static int put_shard(const struct cairn_catalog_shard *s, struct bytes *out, struct cairn_error *err)
 {
@@ -131,7 +131,7 @@ int cairn_catalog_encode(const struct cairn_catalog *c, struct bytes *out, struc
     return e;
 }
 
-/* ---- decode ----------------------------------------------------------------------------------------------------- */
+/* ---- decode ---------------------------------------------------------------------------------- */
 
 /* Fills a zeroed shard; what it holds after a failure is freed with the catalog. */
 static int get_shard(struct cairn_catalog_shard *s, struct bytes_reader *r, struct cairn_error *err)

@@ -36,7 +36,7 @@ void cairn_layout_free(struct cairn_layout *l)
     cairn_layout_init(l);
 }
 
-/* ---- add -------------------------------------------------------------------------------------------------------- */
+/* ---- add ------------------------------------------------------------------------------------- */
 
 static int check_dim(const struct cairn_tensor *t, const struct cairn_slice *s, uint32_t d, struct cairn_error *err)
 {
@@ -135,7 +135,7 @@ int cairn_layout_add(struct cairn_layout *l, const struct cairn_tensor *t, struc
     return 0;
 }
 
-/* ---- place: the slices of one name ------------------------------------------------------------------------------ */
+/* ---- place: the slices of one name ----------------------------------------------------------- */
 
 static int fail_slices(const struct cairn_slice *s, const char *what, uint32_t a, uint32_t b, struct cairn_error *err)
 {
@@ -327,7 +327,7 @@ static int check_namesakes(const struct cairn_layout *l, struct cairn_error *err
     return 0;
 }
 
-/* ---- place: the image ------------------------------------------------------------------------------------------- */
+/* ---- place: the image ------------------------------------------------------------------------ */
 
 struct packing {
     uint64_t bytes[DTYPE_END]; /* per dtype, so far */
@@ -413,7 +413,7 @@ int cairn_layout_place(struct cairn_layout *l, struct cairn_error *err)
     return 0;
 }
 
-/* ---- parts ------------------------------------------------------------------------------------------------------ */
+/* ---- parts ----------------------------------------------------------------------------------- */
 
 static const struct cairn_group *group_of(const struct cairn_layout *l, uint32_t part)
 {

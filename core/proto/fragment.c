@@ -54,8 +54,7 @@ size_t fragment_record_len(uint32_t payload_len)
     return FRAGMENT_HEADER + round_up_u64(payload_len, CAIRN_BLOCK);
 }
 
-/* ---- writing
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 struct writer {
     uint8_t *at;
@@ -117,8 +116,7 @@ void fragment_seal(const struct fragment *f, void *block)
     put(&w, cairn_hash64(block, SUMMED, 0), 8);
 }
 
-/* ---- reading
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static void get_name(struct bytes_reader *r, char ret[CAIRN_MAX_NAME + 1])
 {

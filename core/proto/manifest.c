@@ -33,8 +33,7 @@ void manifest_free(struct manifest *m)
     manifest_init(m);
 }
 
-/* ---- encode: protobuf-c wants arrays of pointers; everything is carved out of one block
- * ----------------------------------- */
+/* ---- encode: protobuf-c wants arrays of pointers; everything is carved out of one block ------ */
 
 struct arena {
     char *at;
@@ -152,8 +151,7 @@ int manifest_encode(const struct manifest *m, struct bytes *out, struct cairn_er
     return out->bad ? cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu bytes for a manifest", len) : 0;
 }
 
-/* ---- decode: untrusted
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- decode: untrusted ----------------------------------------------------------------------- */
 
 static int corrupt(struct cairn_error *err, const char *what)
 {

@@ -18,8 +18,7 @@
 CAIRN_DEFINE_CLEANUP(json_t *, json_decref, cleanup_json)
 #define _cleanup_json_ CAIRN_CLEANUP(cleanup_json)
 
-/* ---- writing
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 static json_t *object_new(void)
 {
@@ -66,8 +65,7 @@ static int write_out(json_t *o, struct bytes *out, struct cairn_error *err)
     return !text || out->bad ? cairn_fail(err, CAIRN_E_NOMEM, "write a metadata record") : 0;
 }
 
-/* ---- reading: the first thing that is missing or wrong is remembered
- * --------------------------------------------------------- */
+/* ---- reading: the first thing that is missing or wrong is remembered ------------------------- */
 
 struct reader {
     json_t *o;
@@ -240,8 +238,7 @@ int record_incarnation_decode(struct record_incarnation *ret, const void *data, 
     return r.code;
 }
 
-/* ---- coordinator, pin, intent
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- coordinator, pin, intent ---------------------------------------------------------------- */
 
 int record_coordinator_encode(const struct record_coordinator *r, struct bytes *out, struct cairn_error *err)
 {

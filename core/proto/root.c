@@ -28,8 +28,7 @@ void root_free(struct root *r)
     root_init(r);
 }
 
-/* ---- encode
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- encode ---------------------------------------------------------------------------------- */
 
 struct scratch { /* what one reference needs beside it */
     pb_ref ref;
@@ -82,8 +81,7 @@ int root_encode(const struct root *r, struct bytes *out, struct cairn_error *err
     return !packed || out->bad ? cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu bytes for a root manifest", len) : 0;
 }
 
-/* ---- decode: untrusted
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- decode: untrusted ----------------------------------------------------------------------- */
 
 static int corrupt(struct cairn_error *err, const char *what)
 {

@@ -26,8 +26,7 @@ void wire_status_set(struct wire_status *s, int code, const struct cairn_error *
     snprintf(s->message, sizeof s->message, "%.*s", WIRE_TEXT - 1, code < 0 && err ? err->message : "");
 }
 
-/* ---- encode: a body on the stack, packed within its case
- * ------------------------------------------------------------------- */
+/* ---- encode: a body on the stack, packed within its case ------------------------------------- */
 
 static int pack(envelope *e, uint8_t buf[WIRE_MAX], struct cairn_error *err)
 {

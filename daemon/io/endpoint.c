@@ -29,8 +29,7 @@ struct waiter {
     bool orphan;
 };
 
-/* ---- polling
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- polling --------------------------------------------------------------------------------- */
 
 static void receive_post(struct endpoint *ep, struct receive *rx)
 {
@@ -142,8 +141,7 @@ static bool on_may_sleep(struct loop_poller *poller)
     return true;
 }
 
-/* ---- destinations
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- destinations ---------------------------------------------------------------------------- */
 
 void endpoint_address(const struct endpoint *ep, uint8_t ret_addr[FABRIC_MAX_ADDR], size_t *ret_len)
 {
@@ -235,8 +233,7 @@ void endpoint_forget(struct endpoint *ep, uint64_t to)
     endpoint_abort(ep, to, false);
 }
 
-/* ---- life
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static int open_queue(struct endpoint *ep, struct cairn_error *err)
 {

@@ -46,8 +46,7 @@ int fabric_fail(struct cairn_error *err, int64_t fi_code, const char *fmt, ...)
     return cairn_fail(err, fabric_code((int)-fi_code), "%s: %s", what, fi_strerror((int)-fi_code));
 }
 
-/* ---- opening
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 /* libfabric takes these from the environment only, when it is first called; what the administrator set wins. */
 static void set_defaults(void)
@@ -185,8 +184,7 @@ void fabric_close(struct fabric *fabric)
     free(fabric);
 }
 
-/* ---- memory
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 int fabric_mem_register(struct fabric *fabric, void *base, size_t len, int access, uint64_t key,
                         struct fabric_mem **ret_mem, struct cairn_error *err)

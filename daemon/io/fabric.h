@@ -26,7 +26,7 @@ struct fabric_config {
 int fabric_open(struct loop *loop, const struct fabric_config *config, struct fabric **ret_fabric, struct cairn_error *err);
 void fabric_close(struct fabric *fabric); /* endpoints and memory must be gone; NULL allowed */
 
-/* ---- memory -------------------------------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 struct fabric_mem;
 enum { FABRIC_LOCAL = 0, FABRIC_REMOTE_WRITE = 1 };
 /* key: what the remote side must show; unpredictable and never used before by this process. Ignored for FABRIC_LOCAL and by
@@ -40,7 +40,7 @@ uint64_t fabric_mem_key(const struct fabric_mem *mem);
 /* What the remote side must use as the address of base[0]: base, or 0 with offset addressing. */
 uint64_t fabric_mem_remote_base(const struct fabric_mem *mem);
 
-/* ---- endpoints ----------------------------------------------------------------------------------------------------- */
+/* ---- endpoints ------------------------------------------------------------------------------- */
 struct endpoint;
 struct endpoint_events {
     /* A message came in. from is the transport's, unauthenticated and unknown: senders name themselves in the message. */

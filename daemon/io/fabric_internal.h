@@ -38,7 +38,7 @@ static inline bool fabric_needs_local(const struct fabric *fabric)
     return (fabric->info->domain_attr->mr_mode & FI_MR_LOCAL) != 0;
 }
 
-/* ---- an endpoint: endpoint.c and endpoint_ops.c ----------------------------------------------------------- */
+/* ---- an endpoint: endpoint.c and endpoint_ops.c ---------------------------------------------- */
 
 struct flight {
     struct fi_context2 context; /* libfabric's */

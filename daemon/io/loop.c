@@ -44,7 +44,7 @@ static uint64_t clock_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-/* ---- operations -------------------------------------------------------------------------------------------------- */
+/* ---- operations ------------------------------------------------------------------------------ */
 
 static void op_start(struct loop *loop, struct loop_op *op, int kind, int fd, void *buf, size_t len, uint64_t offset)
 {
@@ -311,8 +311,7 @@ static bool run_deferred(struct loop *loop)
     return any;
 }
 
-/* ---- pollers
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- pollers --------------------------------------------------------------------------------- */
 
 void loop_poller_add(struct loop *loop, struct loop_poller *poller)
 {
@@ -361,8 +360,7 @@ static bool pollers_may_sleep(struct loop *loop)
     return true;
 }
 
-/* ---- turns
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- turns ----------------------------------------------------------------------------------- */
 
 /* One walk over everything that may have something to do; false when nothing had. */
 static bool work(struct loop *loop)
@@ -458,8 +456,7 @@ void loop_assert_here(const struct loop *loop)
     assert(!loop->bound || pthread_equal(loop->thread, pthread_self()));
 }
 
-/* ---- life
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static int ring_init(struct loop *loop, unsigned entries, struct cairn_error *err)
 {

@@ -25,7 +25,7 @@ void loop_stop(struct loop *loop);
 uint64_t loop_now_ns(const struct loop *loop);
 void loop_assert_here(const struct loop *loop);
 
-/* ---- operations -------------------------------------------------------------------------------------------------- */
+/* ---- operations ------------------------------------------------------------------------------ */
 struct loop_op {
     void (*done)(struct loop_op *op, int res); /* res: as the system call's, negative errno on failure */
     void *arg;
@@ -48,7 +48,7 @@ void loop_poll(struct loop *loop, struct loop_op *op, int fd, unsigned events); 
 /* Asks for an early end; done() still comes, with -ECANCELED or what had happened already. */
 void loop_cancel(struct loop *loop, struct loop_op *op);
 
-/* ---- timers: a binary heap; a timer may be set again or cancelled at any time, also from its own call -------------- */
+/* ---- timers: a binary heap; a timer may be set again or cancelled at any time, also from its own call  */
 struct loop_timer {
     void (*fire)(struct loop_timer *timer);
     void *arg;
@@ -59,7 +59,7 @@ void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t at_ns)
 void loop_timer_after(struct loop *loop, struct loop_timer *timer, uint64_t delay_ms);
 void loop_timer_cancel(struct loop *loop, struct loop_timer *timer);
 
-/* ---- posts: work from another thread; run in order on the loop's thread -------------------------------------------- */
+/* ---- posts: work from another thread; run in order on the loop's thread ---------------------- */
 struct loop_post {
     void (*run)(struct loop_post *post);
     void *arg;
@@ -67,10 +67,10 @@ struct loop_post {
 };
 void loop_post(struct loop *loop, struct loop_post *post); /* thread-safe; wakes the loop */
 
-/* ---- deferred: run later in this turn, from the top of the stack ---------------------------------------------------- */
+/* ---- deferred: run later in this turn, from the top of the stack ----------------------------- */
 void loop_defer(struct loop *loop, struct loop_post *post);
 
-/* ---- pollers: whatever has to be polled by hand (a fabric's progress) ------------------------------------------------ */
+/* ---- pollers: whatever has to be polled by hand (a fabric's progress) ------------------------ */
 struct loop_poller {
     struct list link;
     bool (*poll)(struct loop_poller *poller);         /* every turn; true when it did something */

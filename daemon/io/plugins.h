@@ -16,7 +16,7 @@ struct plugins;
 int plugins_new(const char *dir, struct plugins **ret_plugins, struct cairn_error *err);
 void plugins_free(struct plugins *p); /* everything opened through it must be closed; NULL allowed */
 
-/* ---- codecs -------------------------------------------------------------------------------------------------------- */
+/* ---- codecs ---------------------------------------------------------------------------------- */
 #define CODEC_RAW 0
 #define CODEC_LZ4 1
 struct codec;
@@ -28,7 +28,7 @@ size_t codec_estimate(const struct codec *c, const void *src, size_t len, int dt
 int64_t codec_encode(const struct codec *c, const void *src, size_t len, int dtype, void *dst, size_t room);
 int codec_decode(const struct codec *c, const void *src, size_t len, int dtype, void *dst, size_t plain_len);
 
-/* ---- stores: as in plugin.h ------------------------------------------------------------------------------------------ */
+/* ---- stores: as in plugin.h ------------------------------------------------------------------ */
 struct store;
 struct store_stream;
 int plugins_store_open(struct plugins *p, struct loop *loop, const char *name, const struct cairn_param *params,
@@ -47,7 +47,7 @@ void store_close_stream(struct store_stream *st);
 int store_list(struct store *s, int (*each)(void *arg, const char *name), void *arg, struct cairn_error *err);
 int store_remove(struct store *s, const char *name, struct cairn_error *err);
 
-/* ---- metadata: requests are owned by the caller until done() --------------------------------------------------------- */
+/* ---- metadata: requests are owned by the caller until done() --------------------------------- */
 struct meta;
 struct meta_req {
     void (*done)(struct meta_req *req, const struct cairn_meta_result *result); /* loop's thread; result lives during it */

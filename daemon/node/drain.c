@@ -21,8 +21,7 @@ static uint64_t now_ns(const struct drain *d)
     return loop_now_ns(links_loop(d->links));
 }
 
-/* ---- the end
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void free_chunks(struct list *chunks)
 {
@@ -78,8 +77,7 @@ void drain_cancel(struct drain *d)
     drain_fail(d, cairn_fail(&err, CAIRN_E_ABORTED, "the drain of rank %u was cancelled", d->spec.rank), &err);
 }
 
-/* ---- geometry
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- geometry -------------------------------------------------------------------------------- */
 
 static unsigned live_peers(struct drain *d, bool of_stream)
 {
@@ -225,8 +223,7 @@ static bool all_sent(const struct drain *d)
            list_empty(&d->sending);
 }
 
-/* ---- the manifest
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the manifest ---------------------------------------------------------------------------- */
 
 static int peer_index(struct manifest *m, const char *peer)
 {

@@ -34,8 +34,7 @@ void chunk_move(struct chunk *c, enum chunk_state state)
     list_push_back(lists[state], &c->link);
 }
 
-/* ---- targets
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- targets --------------------------------------------------------------------------------- */
 
 static bool holds_some(const struct chunk *c, const struct link *l)
 {
@@ -104,8 +103,7 @@ uint64_t chunk_record_bytes(const struct chunk *c)
     return bytes + c->m * (uint64_t)fragment_record_len(most);
 }
 
-/* ---- sending: one fragment in a buffer, with its header
- * ------------------------------------------------------------------------- */
+/* ---- sending: one fragment in a buffer, with its header -------------------------------------- */
 
 struct sending {
     struct link_put put;

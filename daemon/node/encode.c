@@ -14,8 +14,7 @@
 #define WORTH_NUM 19 /* a codec must save a twentieth: less is not worth a decode */
 #define WORTH_DEN 20
 
-/* ---- parity
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- parity ---------------------------------------------------------------------------------- */
 
 /* The Cauchy matrix's rows: k of the identity, then m of parity. It depends on k and m only, so that any reader can
  * make it again. */

@@ -341,8 +341,7 @@ static int start_decode(struct gather_run *r, struct cairn_error *err)
     return 0;
 }
 
-/* ---- the interface
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the interface --------------------------------------------------------------------------- */
 
 static void key_of(const struct manifest *m, const struct chunk_record *c, struct fragment_key *key)
 {

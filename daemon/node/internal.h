@@ -81,7 +81,7 @@ struct session {
     unsigned nqueries;
 };
 
-/* ---- session.c: the conversation ---- */
+/* ---- session.c: the conversation ------------------------------------------------------------- */
 int session_new(struct node *node, int fd, struct cairn_error *err); /* takes fd, also on failure */
 void session_close(struct session *s, const char *why);
 void session_pending_end(struct session *s); /* pending--, and the last one frees a closed session */
@@ -90,10 +90,10 @@ void session_send(struct session *s, const void *message, size_t len, const int 
 void session_answer_error(struct session *s, uint32_t id, int code, const struct cairn_error *err);
 void session_answer_ok(struct session *s, uint32_t id);
 
-/* ---- restore.c: also for answers ---- */
+/* ---- restore.c: also for answers ------------------------------------------------------------- */
 int sealed_memfd(const char *name, const void *data, size_t len, int *ret_fd, struct cairn_error *err);
 
-/* ---- session_save.c: layouts, grants, filled snapshots ---- */
+/* ---- session_save.c: layouts, grants, filled snapshots --------------------------------------- */
 void session_on_layout(struct session *s, const struct local_layout *m, int fd); /* takes fd */
 void session_on_begin(struct session *s, const struct local_begin *m);
 void session_on_filled(struct session *s, const struct local_save *m);
@@ -102,14 +102,14 @@ void session_on_why(struct session *s, const struct local_save *m);
 /* The session is over: what is filled goes on, the rest is dropped. */
 void session_leave_saves(struct session *s);
 
-/* ---- restore.c ---- */
+/* ---- restore.c ------------------------------------------------------------------------------- */
 void session_on_latest(struct session *s, const struct local_latest *m);
 void session_on_restore_open(struct session *s, const struct local_restore_open *m);
 void session_on_read(struct session *s, const struct local_read *m);
 void session_on_restore_close(struct session *s, const struct local_restore_close *m);
 void session_leave_restores(struct session *s);
 
-/* ---- query.c ---- */
+/* ---- query.c --------------------------------------------------------------------------------- */
 void session_on_query(struct session *s, const struct local_query *m);
 
 #endif

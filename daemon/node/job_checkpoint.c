@@ -32,7 +32,7 @@ static uint64_t unix_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-/* ---- transactions ------------------------------------------------------------------------------------------------ */
+/* ---- transactions ---------------------------------------------------------------------------- */
 
 static void run_answered(struct meta_req *req, const struct cairn_meta_result *result);
 
@@ -183,7 +183,7 @@ static void run_ask(struct run *run, int what, bool again)
     run->pause_ms = run->pause_ms * 2 > JOB_MAX_PAUSE_MS ? JOB_MAX_PAUSE_MS : run->pause_ms * 2;
 }
 
-/* ---- answers ----------------------------------------------------------------------------------------------------- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 /* Why an intent was refused: for good, or only because a revision that it compared has moved. */
 static void run_intent_refused(struct run *run, const struct view *v)
@@ -274,7 +274,7 @@ static void run_answered(struct meta_req *req, const struct cairn_meta_result *r
     run_maybe_free(run);
 }
 
-/* ---- the root ---------------------------------------------------------------------------------------------------- */
+/* ---- the root -------------------------------------------------------------------------------- */
 
 static void run_root_done(void *arg, int code, const struct cairn_error *err, const struct blob_ref *ref)
 {
@@ -309,7 +309,7 @@ static void run_store_root(struct run *run)
              run->root_bytes.len, copies, jobs->config.checkpoint_ms, run_root_done, run);
 }
 
-/* ---- the end ----------------------------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void run_end(struct run *run)
 {
@@ -402,7 +402,7 @@ void run_stop(struct run *run)
     run_maybe_free(run);
 }
 
-/* ---- the object -------------------------------------------------------------------------------------------------- */
+/* ---- the object ------------------------------------------------------------------------------ */
 
 struct run *job_find_run(const struct job *job, uint64_t step, uint64_t incarnation)
 {

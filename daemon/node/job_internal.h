@@ -47,7 +47,7 @@ void jobs_lease_due(struct loop_timer *timer);
 /* Whether everything has ended, after jobs_stop. */
 void jobs_maybe_stopped(struct jobs *jobs);
 
-/* ---- what the metadata says of one job: job_view.c --------------------------------------------------------------- */
+/* ---- what the metadata says of one job: job_view.c ------------------------------------------- */
 struct view {
     struct record_incarnation inc;
     uint64_t inc_revision; /* 0: absent; the same below */
@@ -69,7 +69,7 @@ int meta_failed(const struct cairn_meta_result *result, struct cairn_error *err,
 int view_send_abort(struct jobs *jobs, const char *job, uint64_t step, uint64_t incarnation, const char *reason,
                     struct meta_req *req, struct cairn_error *err);
 
-/* ---- one job ----------------------------------------------------------------------------------------------------- */
+/* ---- one job --------------------------------------------------------------------------------- */
 enum job_phase { JOB_IDLE, JOB_READING, JOB_LEASING, JOB_CLAIMING, JOB_SWEEPING, JOB_RAISING, JOB_RELEASING };
 struct remembered {
     uint64_t step, incarnation;
@@ -142,7 +142,7 @@ struct member {
     uint64_t pin_number; /* the last it loaded; 0: none */
 };
 
-/* ---- one checkpoint on its way: job_checkpoint.c, job_save.c ----------------------------------------------------- */
+/* ---- one checkpoint on its way: job_checkpoint.c, job_save.c --------------------------------- */
 struct run {
     struct job *job;
     struct list link;
@@ -202,7 +202,7 @@ void run_stop_drains(struct run *run);
 void run_tell(struct run *run, int code, const char *reason);
 void rank_save_dropped(struct rank_save *save, const char *why);
 
-/* ---- reading: job_open.c, job_load.c ----------------------------------------------------------------------------- */
+/* ---- reading: job_open.c, job_load.c --------------------------------------------------------- */
 /* Openings that wait for this job's older saves look again. */
 void jobs_wake_openings(struct jobs *jobs, const char *job);
 void jobs_member_left(struct jobs *jobs, const struct member *member);

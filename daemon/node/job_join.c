@@ -14,7 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- the end of a request: always from the top of the stack ------------------------------------------------------ */
+/* ---- the end of a request: always from the top of the stack ---------------------------------- */
 
 static void join_finish(struct join_request *r, int code, const struct cairn_error *err, struct member *member)
 {
@@ -73,7 +73,7 @@ static void join_late(struct loop_timer *timer)
                 &err, NULL);
 }
 
-/* ---- joining ----------------------------------------------------------------------------------------------------- */
+/* ---- joining --------------------------------------------------------------------------------- */
 
 static int join_check(const struct join_request *r, struct cairn_error *err)
 {
@@ -202,7 +202,7 @@ void job_join_next(struct job *job)
     join_finish(r, v, &err, member);
 }
 
-/* ---- members ----------------------------------------------------------------------------------------------------- */
+/* ---- members --------------------------------------------------------------------------------- */
 
 uint64_t member_incarnation(const struct member *member)
 {

@@ -46,7 +46,7 @@ void checkpoint_unref(struct checkpoint *checkpoint)
     free(c);
 }
 
-/* ---- the cache --------------------------------------------------------------------------------------------------- */
+/* ---- the cache ------------------------------------------------------------------------------- */
 
 struct checkpoint *load_cached(struct jobs *jobs, const struct load_key *key)
 {
@@ -88,7 +88,7 @@ bool jobs_loading(const struct jobs *jobs)
     return !list_empty(&jobs->loads);
 }
 
-/* ---- reading ----------------------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static void load_finish(struct load *load)
 {
@@ -223,7 +223,7 @@ static void load_root_done(void *arg, int code, const struct cairn_error *err, c
     load_pump(load);
 }
 
-/* ---- the object -------------------------------------------------------------------------------------------------- */
+/* ---- the object ------------------------------------------------------------------------------ */
 
 static struct load *load_find(struct jobs *jobs, const struct load_key *key)
 {

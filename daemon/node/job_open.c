@@ -48,7 +48,7 @@ struct opening {
 static void opening_read(struct opening *o);
 static void opening_next(struct opening *o);
 
-/* ---- the end ----------------------------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static bool opening_busy(const struct opening *o)
 {
@@ -145,7 +145,7 @@ static void opening_late(struct loop_timer *timer)
     opening_abandon(o, r, &err);
 }
 
-/* ---- loading ----------------------------------------------------------------------------------------------------- */
+/* ---- loading --------------------------------------------------------------------------------- */
 
 static uint32_t opening_left_ms(const struct opening *o)
 {
@@ -234,7 +234,7 @@ static void opening_load(struct opening *o, ptrdiff_t at)
         opening_fail(o, r, &err);
 }
 
-/* ---- the pin ----------------------------------------------------------------------------------------------------- */
+/* ---- the pin --------------------------------------------------------------------------------- */
 
 static int opening_nothing(struct opening *o, struct cairn_error *err)
 {
@@ -397,7 +397,7 @@ static void opening_next(struct opening *o)
     }
 }
 
-/* ---- the records ------------------------------------------------------------------------------------------------- */
+/* ---- the records ----------------------------------------------------------------------------- */
 
 static void opening_mark(struct opening *o)
 {
@@ -478,7 +478,7 @@ static void opening_read(struct opening *o)
     meta_list(o->jobs->deps.meta, prefix, left_ms < meta_ms ? left_ms : meta_ms, &o->req);
 }
 
-/* ---- the object -------------------------------------------------------------------------------------------------- */
+/* ---- the object ------------------------------------------------------------------------------ */
 
 static int open_check(struct jobs *jobs, const struct open_request *r, struct cairn_error *err)
 {

@@ -52,7 +52,7 @@ void run_tell(struct run *run, int code, const char *reason)
             save_post(run->saves[i]);
 }
 
-/* ---- drains ------------------------------------------------------------------------------------------------------ */
+/* ---- drains ---------------------------------------------------------------------------------- */
 
 static void save_parts_durable(void *arg, uint32_t first_part, uint32_t nparts)
 {
@@ -135,7 +135,7 @@ void run_stop_drains(struct run *run)
     }
 }
 
-/* ---- begin ------------------------------------------------------------------------------------------------------- */
+/* ---- begin ----------------------------------------------------------------------------------- */
 
 static int save_check_member(const struct member *m, uint64_t step, struct cairn_error *err)
 {
@@ -225,7 +225,7 @@ int save_begin(struct member *member, uint64_t step, const struct save_events *e
     return 0;
 }
 
-/* ---- filled, dropped, asked -------------------------------------------------------------------------------------- */
+/* ---- filled, dropped, asked ------------------------------------------------------------------ */
 
 void save_filled(struct rank_save *save, const struct cairn_layout *layout, const char *arena, const uint32_t *pages)
 {

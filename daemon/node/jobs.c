@@ -19,7 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- one job ----------------------------------------------------------------------------------------------------- */
+/* ---- one job --------------------------------------------------------------------------------- */
 
 struct job *jobs_find(struct jobs *jobs, const char *name)
 {
@@ -166,7 +166,7 @@ void job_learn(struct job *job, const struct view *v)
     }
 }
 
-/* ---- reading ----------------------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* What is undecided and not on its way here was another daemon's. */
 static int job_find_leftovers(struct job *job, const struct view *v, struct cairn_error *err)
@@ -260,7 +260,7 @@ void job_not_applied(struct job *job, const struct cairn_meta_result *result)
     job_read_failed(job, meta_failed(result, &err, "write the job's records"), &err);
 }
 
-/* ---- claiming, sweeping, releasing ------------------------------------------------------------------------------- */
+/* ---- claiming, sweeping, releasing ----------------------------------------------------------- */
 
 static void job_claim_done(struct meta_req *req, const struct cairn_meta_result *result)
 {
@@ -369,7 +369,7 @@ static void job_release(struct job *job)
     meta_txn(job->jobs->deps.meta, &txn, job->jobs->config.meta_ms, &job->req);
 }
 
-/* ---- the tick ---------------------------------------------------------------------------------------------------- */
+/* ---- the tick -------------------------------------------------------------------------------- */
 
 static void job_tick_unwanted(struct job *job)
 {
@@ -412,7 +412,7 @@ void job_tick(struct job *job)
         job_join_next(job);
 }
 
-/* ---- the object -------------------------------------------------------------------------------------------------- */
+/* ---- the object ------------------------------------------------------------------------------ */
 
 int jobs_new(const struct jobs_deps *deps, const struct jobs_config *config, struct jobs **ret_jobs,
              struct cairn_error *err)

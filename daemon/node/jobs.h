@@ -43,7 +43,7 @@ struct jobs_request { /* what a request below embeds for jobs to use; the caller
     struct cairn_error err;
 };
 
-/* ---- members: one for each rank's session ----------------------------------------------------------------------------- */
+/* ---- members: one for each rank's session ---------------------------------------------------- */
 struct member;
 struct join_request { /* owned by the caller until done */
     char job[CAIRN_MAX_NAME + 1];
@@ -64,7 +64,7 @@ uint64_t member_incarnation(const struct member *member);
 /* Sets *ret_code to CAIRN_E_FENCED when a newer incarnation took over; 0 otherwise. */
 int member_check(const struct member *member, struct cairn_error *err);
 
-/* ---- saves: one rank's part of a checkpoint ---------------------------------------------------------------------------- */
+/* ---- saves: one rank's part of a checkpoint -------------------------------------------------- */
 struct rank_save;
 struct save_events {
     /* CAIRN_DURABLE or CAIRN_COMMITTED reached, or code < 0: failed for good with err. Last one: COMMITTED or a failure. */
@@ -85,7 +85,7 @@ void save_drop(struct rank_save *save, const char *why);
 /* What it waits for, naming ranks and peers. */
 void save_why(const struct rank_save *save, char *buf, size_t len);
 
-/* ---- reading ------------------------------------------------------------------------------------------------------------ */
+/* ---- reading --------------------------------------------------------------------------------- */
 /* A committed checkpoint with all its manifests, verified; shared and counted. */
 struct checkpoint {
     unsigned refs;
@@ -111,7 +111,7 @@ struct open_request { /* owned by the caller until done */
 void jobs_open(struct jobs *jobs, struct open_request *request);
 void checkpoint_unref(struct checkpoint *checkpoint);
 
-/* ---- queries: what there is, from the metadata --------------------------------------------------------------------------- */
+/* ---- queries: what there is, from the metadata ----------------------------------------------- */
 struct listed { /* one job (step fields 0), or one checkpoint of a job */
     char job[CAIRN_MAX_NAME + 1];
     uint64_t step, incarnation;

@@ -80,8 +80,7 @@ struct link {
 
 static void link_pump(struct link *l);
 
-/* ---- looking
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- looking --------------------------------------------------------------------------------- */
 
 const char *link_id(const struct link *l)
 {
@@ -166,8 +165,7 @@ void link_status_of(const struct link *l, struct link_status *ret)
                                                : "down";
 }
 
-/* ---- sending
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- sending --------------------------------------------------------------------------------- */
 
 struct sending {
     struct fabric_op op;
@@ -210,8 +208,7 @@ static uint64_t deadline(const struct link *l, uint32_t ms)
     return now_ns(l) + (uint64_t)ms * 1000000;
 }
 
-/* ---- failing
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- failing --------------------------------------------------------------------------------- */
 
 static void complete_puts(struct list *puts, const struct cairn_error *err)
 {
@@ -314,8 +311,7 @@ static void link_fail(struct link *l, const char *fmt, ...)
     link_drop(l);
 }
 
-/* ---- streams
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 static struct stream *open_stream(struct link *l, const struct stream_key *key)
 {

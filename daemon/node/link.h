@@ -75,7 +75,7 @@ const char *link_last_error(const struct link *l);
 /* Registered, and neither failed recently nor refusing this stream. */
 bool link_usable(const struct link *l, const struct stream_key *key);
 
-/* ---- what links.c gives to the transfer files ---- */
+/* ---- what links.c gives to the transfer files ------------------------------------------------ */
 struct pump { /* run after anything changed that may let its owner go on: buffers, links, syncs */
     struct list link;
     void (*run)(struct pump *p);
@@ -104,7 +104,7 @@ unsigned links_all(struct links *links, struct link **ret, unsigned room);
 /* The last errors of peers that cannot be used, for messages. */
 void links_why(struct links *links, char *buf, size_t len);
 
-/* ---- link.c, for links.c ---- */
+/* ---- link.c, for links.c --------------------------------------------------------------------- */
 int link_new(struct links *links, const struct record_peer *record, struct link **ret_link, struct cairn_error *err);
 void link_free(struct link *l);                                     /* everything of it completes with ABORTED */
 void link_update(struct link *l, const struct record_peer *record); /* NULL: its record is gone */

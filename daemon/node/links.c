@@ -71,8 +71,7 @@ struct fabric_mem *links_mem(struct links *s)
     return s->mem;
 }
 
-/* ---- pumps and buffers
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- pumps and buffers ----------------------------------------------------------------------- */
 
 void links_pump_add(struct links *s, struct pump *p)
 {
@@ -130,8 +129,7 @@ unsigned links_buffers_available(struct links *s)
     return buffers_available(s->buffers);
 }
 
-/* ---- the group
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- the group ------------------------------------------------------------------------------- */
 
 static uint64_t hash_text(const char *text)
 {
@@ -217,8 +215,7 @@ void links_why(struct links *s, char *buf, size_t len)
     }
 }
 
-/* ---- the peers' records
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- the peers' records ---------------------------------------------------------------------- */
 
 static void take_record(struct links *s, const struct cairn_kv *kv, bool *seen)
 {
@@ -277,8 +274,7 @@ static void list_peers(struct loop_timer *t)
     meta_list(s->deps.meta, prefix, 5000, &s->list_req);
 }
 
-/* ---- the object
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the object ------------------------------------------------------------------------------ */
 
 static void links_free(struct links *s)
 {

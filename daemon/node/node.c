@@ -15,8 +15,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* ---- the socket
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- the socket ------------------------------------------------------------------------------ */
 
 /* The lock, not the socket file, says whether a daemon is there: a dead one leaves its file behind. */
 static int node_lock(struct node *n, struct cairn_error *err)
@@ -98,8 +97,7 @@ static void node_accept(struct node *n)
     loop_accept(n->deps.loop, &n->accept_op, n->listen_fd);
 }
 
-/* ---- the object
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- the object ------------------------------------------------------------------------------ */
 
 static void node_free(struct node *n)
 {
@@ -178,8 +176,7 @@ void node_set_describe(struct node *n, node_describe_fn fn, void *arg)
     n->describe_arg = arg;
 }
 
-/* ---- the end: sessions, then jobs (with their drains), then links
- * -------------------------------------------------------- */
+/* ---- the end: sessions, then jobs (with their drains), then links ---------------------------- */
 
 static void node_links_stopped(void *arg)
 {

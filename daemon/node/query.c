@@ -73,8 +73,7 @@ void query_set(json_t *object, const char *key, json_t *value)
     json_object_set_new(object, key, value ? value : json_null());
 }
 
-/* ---- STATUS
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- STATUS ---------------------------------------------------------------------------------- */
 
 static json_t *status_peers(struct links *links)
 {
@@ -170,8 +169,7 @@ static void query_status(struct query *q)
     query_answer(q, o);
 }
 
-/* ---- LIST
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- LIST ------------------------------------------------------------------------------------ */
 
 static json_t *list_checkpoint(const struct listed *l)
 {
@@ -232,8 +230,7 @@ static void query_list(struct query *q)
     jobs_list(q->session->node->jobs, &q->list);
 }
 
-/* ---- SHOW and VERIFY begin alike
- * ---------------------------------------------------------------------------------------- */
+/* ---- SHOW and VERIFY begin alike ------------------------------------------------------------- */
 
 static void query_opened(struct open_request *r, int code, const struct cairn_error *err, struct checkpoint *c)
 {

@@ -334,8 +334,7 @@ void session_on_restore_open(struct session *s, const struct local_restore_open 
     jobs_open(s->node->jobs, &o->request);
 }
 
-/* ---- READ
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- READ ------------------------------------------------------------------------------------ */
 
 static void read_end(struct restore_read *rd, int code, const struct cairn_error *err)
 {

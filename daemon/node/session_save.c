@@ -173,8 +173,7 @@ void session_on_layout(struct session *s, const struct local_layout *m, int fd)
     workers_submit(s->node->deps.workers, &lj->job);
 }
 
-/* ---- events of a save
- * ------------------------------------------------------------------------------------------------ */
+/* ---- events of a save ------------------------------------------------------------------------ */
 
 static void save_send_event(struct session_save *sv, int state, int code, const struct cairn_error *err)
 {
@@ -244,8 +243,7 @@ static void save_on_ended(void *arg)
 
 static const struct save_events save_events = {save_on_state, save_on_durable, save_on_ended};
 
-/* ---- BEGIN
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- BEGIN ----------------------------------------------------------------------------------- */
 
 static int save_answer_grant(struct session_save *sv, struct cairn_error *err)
 {
@@ -382,8 +380,7 @@ void session_on_begin(struct session *s, const struct local_begin *m)
         save_refuse(sv, r, &err);
 }
 
-/* ---- FILLED, DROP, WHY
- * ------------------------------------------------------------------------------------------------- */
+/* ---- FILLED, DROP, WHY ----------------------------------------------------------------------- */
 
 static struct session_save *session_find_save(struct session *s, uint64_t save, uint64_t step)
 {

@@ -114,24 +114,25 @@ struct peer {
     void *stopped_arg;
 };
 
-/* ---- slots.c: sessions of nodes, and what arrives in their slots ---- */
+/* ---- slots.c: sessions of nodes, and what arrives in their slots ----------------------------- */
 void peer_on_hello(struct peer *p, const struct wire_message *m);
 void peer_on_written(struct peer *p, uint32_t data);
 void peer_on_stream_open(struct peer_node *n, const struct wire_message *m);
 void peer_on_sync(struct peer_node *n, const struct wire_message *m);
 void peer_on_stream_close(struct peer_node *n, const struct wire_message *m);
-/* Revokes the node's memory at once; its struct goes when nothing of it is pending. reason NULL: do not say bye. */
+/* Cuts the node off and revokes its memory at once; its struct goes when nothing of it is pending. A peer that stops says bye with
+ * the reason first. */
 void peer_node_end(struct peer_node *n, const char *reason);
 void peer_node_pending_end(struct peer_node *n);
 void peer_refuse(struct peer *p, const struct wire_message *hello, const struct cairn_error *err);
 void peer_send(struct peer_node *n, const void *message, size_t len); /* best effort: a dead node ends its session */
 void peer_answer(struct peer_node *n, const struct wire_message *m);
 
-/* ---- reads.c ---- */
+/* ---- reads.c --------------------------------------------------------------------------------- */
 void peer_on_read(struct peer_node *n, const struct wire_message *m);
 void peer_drop_reads(struct peer_node *n); /* those that wait for a buffer */
 
-/* ---- register.c: the record under a lease, and checkpoints that were aborted ---- */
+/* ---- register.c: the record under a lease, and checkpoints that were aborted ----------------- */
 void peer_register(struct peer *p);
 void peer_unregister(struct peer *p);
 void peer_forget(struct peer *p, const char *job, uint64_t step, uint64_t incarnation);

@@ -51,8 +51,7 @@ struct keep {
     char *go_round; /* where keep_each_idle left off */
 };
 
-/* ---- the index: open addressing
- * ---------------------------------------------------------------------------------------- */
+/* ---- the index: open addressing -------------------------------------------------------------- */
 
 static uint64_t entry_hash(const struct fragment_key *key)
 {
@@ -120,8 +119,7 @@ static const struct index_entry *index_get(const struct kept_stream *s, const st
     return e->record_len ? e : NULL;
 }
 
-/* ---- streams
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 static void stream_close_file(struct kept_stream *s)
 {
@@ -196,8 +194,7 @@ static void stream_hold(struct kept_stream *s)
     s->keep->busy++;
 }
 
-/* ---- writing
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 int keep_create(struct keep *k, const struct cairn_stream_id *id, uint64_t reserve_bytes,
                 struct kept_stream **ret_stream, struct cairn_error *err)
@@ -274,8 +271,7 @@ void keep_end_writing(struct kept_stream *s)
     stream_release(s);
 }
 
-/* ---- scanning: header blocks one after the other
- * ------------------------------------------------------------------------------ */
+/* ---- scanning: header blocks one after the other --------------------------------------------- */
 
 static void keep_rescan(struct keep *k);
 
@@ -447,8 +443,7 @@ static void keep_rescan(struct keep *k)
     loop_defer(k->loop, &k->rescan);
 }
 
-/* ---- the catalog of files
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- the catalog of files -------------------------------------------------------------------- */
 
 /* Names are JOB/STEP.INC.NODE.GENERATION.cairn in store-file, but a name is the store's: the id is read from the file
  * itself. */

@@ -19,7 +19,7 @@ int keep_new(struct loop *loop, struct store *store, struct keep **ret_keep, str
 void keep_free(struct keep *k);
 bool keep_busy(const struct keep *k);
 
-/* ---- writing ---- */
+/* ---- writing --------------------------------------------------------------------------------- */
 int keep_create(struct keep *k, const struct cairn_stream_id *id, uint64_t reserve_bytes,
                 struct kept_stream **ret_stream, struct cairn_error *err);
 uint64_t kept_generation(const struct kept_stream *s);
@@ -46,7 +46,7 @@ void keep_sync(struct kept_stream *s, struct keep_sync *sync);
 /* The writer is gone or done: what is stored stays readable. The handle is dead after it. */
 void keep_end_writing(struct kept_stream *s);
 
-/* ---- reading ---- */
+/* ---- reading --------------------------------------------------------------------------------- */
 struct keep_read { /* owned by the caller until done */
     void (*done)(struct keep_read *r, int code, const struct cairn_error *err, uint32_t record_len);
     void *arg;
@@ -60,7 +60,7 @@ struct keep_read { /* owned by the caller until done */
 /* Reads the record; NOT_FOUND when this peer has none of that key. Its contents are not verified. */
 void keep_read(struct keep *k, struct keep_read *r);
 
-/* ---- deleting ---- */
+/* ---- deleting -------------------------------------------------------------------------------- */
 /* Calls each() with the id of every stream file that nobody writes, at most max of them, going round from call to call.
  */
 int keep_each_idle(struct keep *k, unsigned max, void (*each)(void *arg, const struct cairn_stream_id *id), void *arg,

@@ -17,8 +17,7 @@
 #define STOP_SENDS_MS 200
 #define MESSAGES 64 /* receive buffers of the endpoint */
 
-/* ---- sending
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- sending --------------------------------------------------------------------------------- */
 
 struct sending {
     struct fabric_op op;
@@ -75,8 +74,7 @@ void peer_refuse(struct peer *p, const struct wire_message *hello, const struct 
     endpoint_send(p->ep, op, to, buf, (size_t)len);
 }
 
-/* ---- receiving
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- receiving ------------------------------------------------------------------------------- */
 
 static struct peer_node *find_session(struct peer *p, uint64_t session)
 {
@@ -154,8 +152,7 @@ static void on_written(void *arg, uint32_t data)
 
 static const struct endpoint_events events = {on_message, on_written};
 
-/* ---- once a second
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- once a second --------------------------------------------------------------------------- */
 
 static void tick(struct loop_timer *t)
 {

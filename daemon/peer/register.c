@@ -143,8 +143,7 @@ void peer_unregister(struct peer *p)
     meta_lease_revoke(p->deps.meta, p->lease, META_MS, &p->meta_req);
 }
 
-/* ---- aborted checkpoints
- * -------------------------------------------------------------------------------------------------- */
+/* ---- aborted checkpoints --------------------------------------------------------------------- */
 
 struct forget {
     struct meta_req req;

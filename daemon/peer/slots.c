@@ -35,8 +35,7 @@ void peer_answer(struct peer_node *n, const struct wire_message *m)
     peer_send(n, buf, (size_t)len);
 }
 
-/* ---- the end of a session
- * ------------------------------------------------------------------------------------------------ */
+/* ---- the end of a session -------------------------------------------------------------------- */
 
 static void node_free(struct peer_node *n)
 {
@@ -68,16 +67,18 @@ void peer_node_end(struct peer_node *n, const char *reason)
 
     if (n->ended)
         return;
-    if (reason) {
+    if (n->peer->stopping) {
         snprintf(bye.bye.reason, sizeof bye.bye.reason, "%s", reason);
         peer_answer(n, &bye);
     }
     n->ended = true;
     n->pending++;
-    n->peer->nnodes--;
-    n->peer->status.nodes = n->peer->nnodes;
-    fabric_mem_free(TAKE_PTR(n->mem)); /* from here on its writes are refused */
+    n->peer->status.nodes = --n->peer->nnodes;
     peer_drop_reads(n);
+    /* First the connection, then the key: a write that is half-way in goes on after its key is gone. */
+    if (!n->peer->stopping)
+        endpoint_forget(n->peer->ep, n->to);
+    fabric_mem_free(TAKE_PTR(n->mem));
     list_for_each_safe (it, &n->streams) {
         struct node_stream *st = container_of(it, struct node_stream, link);
         st->closing = true;
@@ -87,8 +88,7 @@ void peer_node_end(struct peer_node *n, const char *reason)
     peer_node_pending_end(n);
 }
 
-/* ---- hello
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- hello ----------------------------------------------------------------------------------- */
 
 /* A free range of slot numbers: completion data has 16 bits for them. */
 static int find_first_slot(const struct peer *p, uint32_t nslots, uint32_t *ret_first)
@@ -198,8 +198,7 @@ void peer_on_hello(struct peer *p, const struct wire_message *m)
     welcome(n);
 }
 
-/* ---- streams
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 static struct node_stream *find_stream(struct peer_node *n, uint32_t number)
 {
@@ -360,8 +359,7 @@ void peer_on_stream_close(struct peer_node *n, const struct wire_message *m)
     n->peer->status.streams_open = keep_open_streams(n->peer->keep);
 }
 
-/* ---- a fragment's way
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- a fragment's way ------------------------------------------------------------------------ */
 
 static void slot_answer(struct slot *s, int code, const struct cairn_error *err)
 {

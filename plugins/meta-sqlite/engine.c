@@ -78,8 +78,7 @@ static void complete_failed(struct request *q, int code, const struct cairn_erro
     request_free(q);
 }
 
-/* ---- running requests
- * ------------------------------------------------------------------------------------------------- */
+/* ---- running requests ------------------------------------------------------------------------ */
 
 static int run_read(struct cairn_meta *m, struct request *q, uint32_t left_ms, struct rows *rows,
                     struct cairn_error *err)
@@ -133,8 +132,7 @@ static void run_request(struct cairn_meta *m, struct request *q)
     request_free(q);
 }
 
-/* ---- watches
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- watches --------------------------------------------------------------------------------- */
 
 static void deliver(struct cairn_meta *m, struct watch *w)
 {
@@ -174,8 +172,7 @@ static bool feed_watches(struct cairn_meta *m)
     return any;
 }
 
-/* ---- the thread
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
 /* The next request; NULL when it is time to look at the watches, or to quit. */
 static struct request *next_request(struct cairn_meta *m, bool watching, bool *ret_quit)
@@ -221,8 +218,7 @@ static void *engine(void *arg)
     }
 }
 
-/* ---- the interface
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- the interface --------------------------------------------------------------------------- */
 
 static void submit(struct cairn_meta *m, struct request *q, uint32_t timeout_ms, cairn_meta_done done, void *arg)
 {

@@ -9,7 +9,7 @@
 #include <sqlite3.h>
 #include <stdbool.h>
 
-/* ---- tables.c: called on the engine's thread only ---- */
+/* ---- tables.c: called on the engine's thread only -------------------------------------------- */
 struct tables;
 int tables_open(const char *path, struct tables **ret_tables, struct cairn_error *err);
 void tables_close(struct tables *t); /* NULL allowed */

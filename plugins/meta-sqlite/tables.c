@@ -85,8 +85,7 @@ static const char schema[] =
     "INSERT OR IGNORE INTO meta VALUES('revision', 0);"
     "INSERT OR IGNORE INTO meta VALUES('pruned', 0);";
 
-/* ---- errors and statements
- * -------------------------------------------------------------------------------------------- */
+/* ---- errors and statements ------------------------------------------------------------------- */
 
 static int fail_sql(const struct tables *t, int rc, const char *what, struct cairn_error *err)
 {
@@ -139,8 +138,7 @@ static int read_number(struct tables *t, sqlite3_stmt *s, int64_t *ret, struct c
     return rc == SQLITE_ROW ? 0 : fail_sql(t, rc, "read a number", err);
 }
 
-/* ---- rows
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 void rows_free(struct rows *r)
 {
@@ -188,8 +186,7 @@ static int rows_read(struct tables *t, sqlite3_stmt *s, struct rows *r, struct c
     return code;
 }
 
-/* ---- transactions and revisions
- * --------------------------------------------------------------------------------------------- */
+/* ---- transactions and revisions -------------------------------------------------------------- */
 
 static int64_t boottime_ms(void)
 {
@@ -381,8 +378,7 @@ int tables_lease_revoke(struct tables *t, int64_t lease, uint32_t timeout_ms, st
     return end(t, r, err);
 }
 
-/* ---- reads and transactions
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- reads and transactions ------------------------------------------------------------------ */
 
 static int read_kvs(struct tables *t, enum sql which, const char *text, uint32_t timeout_ms, struct rows *ret,
                     struct cairn_error *err)

@@ -38,7 +38,7 @@ struct cairn_store_stream {
     struct cairn_error why; /* when broken */
 };
 
-/* ---- stream.c ---- */
+/* ---- stream.c -------------------------------------------------------------------------------- */
 int stream_create(struct cairn_store *store, const struct cairn_stream_id *id, uint64_t reserve_bytes,
                   struct cairn_store_stream **ret_stream, uint64_t *ret_generation, struct cairn_error *err);
 int stream_open(struct cairn_store *store, const char *name, struct cairn_store_stream **ret_stream,
@@ -49,7 +49,7 @@ void stream_append(struct cairn_store_stream *st, const void *buf, size_t len, s
 void stream_sync(struct cairn_store_stream *st, struct cairn_store_req *req);
 void stream_read(struct cairn_store_stream *st, uint64_t offset, void *buf, size_t len, struct cairn_store_req *req);
 
-/* ---- store.c ---- */
+/* ---- store.c --------------------------------------------------------------------------------- */
 bool name_is_safe(const char *name); /* [A-Za-z0-9._-]+, no "." and ".." */
 int store_space_of(struct cairn_store *store, struct cairn_space *ret_space, struct cairn_error *err);
 

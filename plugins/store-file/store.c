@@ -36,8 +36,7 @@ static const char *param(const struct cairn_param *params, const char *key)
     return NULL;
 }
 
-/* ---- opening
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static int take_lock(struct cairn_store *s, int dir_fd, struct cairn_error *err)
 {
@@ -149,8 +148,7 @@ static int file_open(const struct cairn_host *host, const struct cairn_param *pa
     return 0;
 }
 
-/* ---- space, list, remove
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- space, list, remove --------------------------------------------------------------------- */
 
 /* What is promised to streams is allocated: the file system has subtracted it already. */
 int store_space_of(struct cairn_store *s, struct cairn_space *ret_space, struct cairn_error *err)

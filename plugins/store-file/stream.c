@@ -49,8 +49,7 @@ static uint64_t header_checksum(const struct stream_header *h)
     return XXH3_64bits(h, offsetof(struct stream_header, checksum));
 }
 
-/* ---- completing requests
- * ------------------------------------------------------------------------------------------------ */
+/* ---- completing requests --------------------------------------------------------------------- */
 
 static int break_stream(struct cairn_store_stream *st, int sys_errno, const char *what, struct cairn_error *err)
 {
@@ -79,8 +78,7 @@ static struct cairn_store_stream *stream_of(struct cairn_store_req *req)
     return req->reserved[0];
 }
 
-/* ---- append and read
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- append and read ------------------------------------------------------------------------- */
 
 static void appended(struct cairn_io *io, int64_t result)
 {
@@ -242,8 +240,7 @@ static void header_written(struct cairn_io *io, int64_t result)
     }
 }
 
-/* ---- create, open, close
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- create, open, close --------------------------------------------------------------------- */
 
 static struct cairn_store_stream *stream_new(struct cairn_store *store)
 {

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cluster-client: one rank whose state is a function of (seed, step, rank), so that whoever restores a step can say whether every byte
+ * is right. Prints one line for each thing that happened; the tests read them.
+ *
+ *     save    saves steps first..last, waits for each commit unless --no-wait, prints "committed STEP" or "failed STEP CODE MESSAGE"
+ *     verify  restores --step (or latest) as --world ranks saved it and compares: "verified STEP BYTES"
+ *     bad     sends the tensor table of --case and expects its refusal: "refused MESSAGE"
+ */
+#include <cairn/cairn.h>
+
+#include <getopt.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct options {
+    const char *job, *start_id, *bad_case;
+    uint32_t rank, world;
+    uint64_t bytes, first, last, seed, step, arena_mib;
+    bool no_wait, take_over;
+    uint32_t timeout_ms;
+    unsigned tiny; /* so many tensors of a few bytes instead */
+};
+
+static uint64_t mix(uint64_t x)
+{
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9ull;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebull;
+    return x ^ x >> 31;
+}
+
+static const int dtypes[] = {CAIRN_BF16, CAIRN_F32, CAIRN_I64, CAIRN_BOOL, CAIRN_F8_E4M3, CAIRN_C64, CAIRN_BYTES};
+#define NTENSORS (sizeof dtypes / sizeof dtypes[0])
+
+struct tensor {
+    char name[64];
+    int dtype;
+    uint32_t ndim;
+    uint64_t shape[2], offset[2], length[2];
+    uint64_t bytes; /* of the slice */
+    char *data;
+};
+struct state {
+    unsigned n;
+    struct tensor *t;
+    uint64_t bytes;
+};
+
+/* Each rank has its rows of every tensor; one is empty, one a scalar that rank 0 saves. */
+static void state_make(struct state *s, const struct options *o)
+{
+    s->n = o->tiny ? o->tiny : NTENSORS + 2;
+    s->t = calloc(s->n, sizeof *s->t);
+    s->bytes = 0;
+    for (unsigned i = 0; i < s->n; i++) {
+        struct tensor *t = &s->t[i];
+        uint64_t size, rows;
+        snprintf(t->name, sizeof t->name, "layer.%u.weight", i);
+        t->dtype = dtypes[i % NTENSORS];
+        size = cairn_dtype_size(t->dtype);
+        rows = o->tiny ? 1 : o->bytes / NTENSORS / size / 16 + 1;
+        t->ndim = 2;
+        t->shape[0] = rows * o->world;
+        t->shape[1] = o->tiny ? 1 + i % 3 : 16;
+        t->offset[0] = rows * o->rank;
+        t->length[0] = rows;
+        t->length[1] = t->shape[1];
+        if (!o->tiny && i == NTENSORS) {
+            t->shape[0] = t->offset[0] = t->length[0] = 0;
+        } else if (!o->tiny && i == NTENSORS + 1) {
+            t->ndim = 0;
+            snprintf(t->name, sizeof t->name, "scalar.%u", o->rank);
+        }
+        t->bytes = size;
+        for (unsigned d = 0; d < t->ndim; d++)
+            t->bytes *= t->length[d];
+        t->data = malloc(t->bytes + 8);
+        s->bytes += t->bytes;
+    }
+}
+
+static uint64_t word(const struct options *o, uint64_t step, const struct tensor *t, unsigned i, uint64_t at)
+{
+    uint64_t base = t->ndim ? t->offset[0] * t->length[1] * cairn_dtype_size(t->dtype) : 0;
+
+    if (i % 3 == 2) /* repeats, so that a codec pays */
+        return (base + at) / 512;
+    return mix(o->seed ^ step << 32 ^ (uint64_t)i << 56 ^ (base + at) ^ (t->ndim ? 0 : o->rank));
+}
+
+static void state_fill(struct state *s, const struct options *o, uint64_t step)
+{
+    for (unsigned i = 0; i < s->n; i++)
+        for (uint64_t at = 0; at < s->t[i].bytes; at++)
+            s->t[i].data[at] = (char)(word(o, step, &s->t[i], i, at & ~7ull) >> (at & 7) * 8);
+}
+
+static struct cairn_tensor describe(struct tensor *t)
+{
+    return (struct cairn_tensor){.size = sizeof(struct cairn_tensor),
+                                 .name = t->name,
+                                 .dtype = t->dtype,
+                                 .ndim = t->ndim,
+                                 .shape = t->shape,
+                                 .offset = t->offset,
+                                 .length = t->length,
+                                 .data = t->data};
+}
+
+static int fail(const char *what, const struct cairn_error *err)
+{
+    printf("error %s %s %s\n", what, cairn_code_name(err->code), err->message);
+    return 1;
+}
+
+static int open_session(const struct options *o, uint32_t flags, const struct state *s, struct cairn_session **ret,
+                        struct cairn_error *err)
+{
+    struct cairn_session_options so = {.size = sizeof so,
+                                       .job = o->job,
+                                       .rank = o->rank,
+                                       .world_size = o->world,
+                                       .start_id = o->start_id,
+                                       .arena_bytes = o->arena_mib ? o->arena_mib << 20 : s->bytes * 5 / 2 + (24u << 20),
+                                       .timeout_ms = o->timeout_ms,
+                                       .flags = flags | (o->take_over ? CAIRN_TAKE_OVER : 0u)};
+
+    return cairn_session_open(&so, ret, err);
+}
+
+static int add_all(struct cairn_save *save, struct state *s, struct cairn_error *err)
+{
+    int r = 0;
+
+    for (unsigned i = 0; i < s->n && r == 0; i++) {
+        struct cairn_tensor t = describe(&s->t[i]);
+        r = cairn_save_add(save, &t, err);
+    }
+    return r;
+}
+
+static void save_step(struct cairn_session *session, struct state *s, const struct options *o, uint64_t step)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_save_options so = {.size = sizeof so, .step = step, .on_busy = CAIRN_BUSY_WAIT, .timeout_ms = o->timeout_ms};
+    struct cairn_save *save = NULL;
+    int r;
+
+    state_fill(s, o, step);
+    r = cairn_save_begin(session, &so, &save, &err);
+    if (r == 0)
+        r = add_all(save, s, &err);
+    if (r == 0)
+        r = cairn_save_seal(save, &err);
+    if (r == 0) {
+        printf("sealed %llu\n", (unsigned long long)step);
+        if (!o->no_wait)
+            r = cairn_save_wait(save, CAIRN_COMMITTED, o->timeout_ms, &err);
+    }
+    if (r < 0)
+        printf("failed %llu %s %s\n", (unsigned long long)step, cairn_code_name(r), err.message);
+    else if (!o->no_wait)
+        printf("committed %llu\n", (unsigned long long)step);
+    if (save)
+        cairn_save_free(save);
+}
+
+static int cmd_save(const struct options *o)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_session *session;
+    struct state s;
+    uint64_t latest = 0;
+
+    state_make(&s, o);
+    if (open_session(o, 0, &s, &session, &err) < 0)
+        return fail("open", &err);
+    int r = cairn_latest(session, &latest, &err);
+    if (r < 0 && r != CAIRN_E_NOT_FOUND)
+        return fail("latest", &err);
+    printf("opened %llu latest %lld\n", (unsigned long long)cairn_session_incarnation(session), r < 0 ? -1ll : (long long)latest);
+    for (uint64_t step = o->first ? o->first : r < 0 ? 1 : latest + 1, n = 0; n < o->last; step++, n++)
+        save_step(session, &s, o, step);
+    cairn_session_close(session);
+    return 0;
+}
+
+static int verify_rank(struct cairn_session *session, const struct options *o, uint64_t *ret_step)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_restore *restore;
+    struct cairn_checkpoint_info info = {.size = sizeof info};
+    struct state want, got;
+
+    state_make(&want, o);
+    state_make(&got, o);
+    if (cairn_restore_open(session, o->step, o->timeout_ms, &restore, &err) < 0)
+        return fail("restore_open", &err);
+    cairn_restore_info(restore, &info);
+    for (unsigned i = 0; i < got.n; i++) {
+        struct cairn_tensor t = describe(&got.t[i]);
+        memset(got.t[i].data, 0x5a, got.t[i].bytes);
+        if (cairn_restore_add(restore, &t, &err) < 0)
+            return fail("restore_add", &err);
+    }
+    if (cairn_restore_run(restore, o->timeout_ms, NULL, NULL, &err) < 0)
+        return fail("restore_run", &err);
+    cairn_restore_free(restore);
+    state_fill(&want, o, info.step);
+    for (unsigned i = 0; i < got.n; i++) {
+        if (memcmp(want.t[i].data, got.t[i].data, want.t[i].bytes) == 0)
+            continue;
+        printf("differs step %llu tensor %s\n", (unsigned long long)info.step, want.t[i].name);
+        return 1;
+    }
+    *ret_step = info.step;
+    return 0;
+}
+
+static int cmd_verify(const struct options *o)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_session *session;
+    struct options rank = *o;
+    struct state s = {.bytes = 0};
+    uint64_t step = 0;
+
+    if (open_session(o, CAIRN_OBSERVER, &s, &session, &err) < 0)
+        return fail("open", &err);
+    for (rank.rank = 0; rank.rank < o->world; rank.rank++)
+        if (verify_rank(session, &rank, &step) != 0)
+            return 1;
+    printf("verified %llu\n", (unsigned long long)step);
+    cairn_session_close(session);
+    return 0;
+}
+
+/* ---- bad tensor tables ----------------------------------------------------------------------- */
+
+static int bad_table(struct cairn_save *save, const char *name, struct cairn_error *err)
+{
+    static char data[4096], long_name[65 * 1024];
+    uint64_t shape[2] = {8, 8}, offset[2] = {0, 0}, length[2] = {8, 8};
+    struct cairn_tensor t = {
+        .size = sizeof t, .name = "w", .dtype = CAIRN_F32, .ndim = 2, .shape = shape, .offset = offset, .length = length, .data = data};
+
+    memset(long_name, 'x', sizeof long_name - 1);
+    if (strcmp(name, "overlap") == 0 && cairn_save_add(save, &t, err) == 0)
+        offset[0] = 4, length[0] = 4;
+    else if (strcmp(name, "range") == 0)
+        offset[1] = 4;
+    else if (strcmp(name, "zero") == 0)
+        length[0] = 0;
+    else if (strcmp(name, "overflow") == 0)
+        shape[0] = shape[1] = length[0] = length[1] = (uint64_t)1 << 40;
+    else if (strcmp(name, "offset-overflow") == 0)
+        offset[0] = UINT64_MAX - 2;
+    else if (strcmp(name, "no-name") == 0)
+        t.name = "";
+    else if (strcmp(name, "long-name") == 0)
+        t.name = long_name;
+    else if (strcmp(name, "dtype") == 0)
+        t.dtype = 99;
+    int r = cairn_save_add(save, &t, err);
+    return r < 0 ? r : cairn_save_seal(save, err);
+}
+
+static int cmd_bad(const struct options *o)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_save_options so = {.size = sizeof so, .step = 1};
+    struct cairn_session *session;
+    struct cairn_save *save;
+    struct state s = {.bytes = 0};
+
+    if (open_session(o, 0, &s, &session, &err) < 0)
+        return fail("open", &err);
+    if (cairn_save_begin(session, &so, &save, &err) < 0)
+        return fail("begin", &err);
+    int r = bad_table(save, o->bad_case, &err);
+    printf("%s %s %s\n", r < 0 ? "refused" : "accepted", cairn_code_name(r), err.message);
+    cairn_save_free(save);
+    cairn_session_close(session);
+    return r < 0 ? 0 : 1;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option long_options[] = {
+        {"job", 1, NULL, 'j'},   {"start-id", 1, NULL, 'i'}, {"rank", 1, NULL, 'r'},    {"world", 1, NULL, 'w'},
+        {"bytes", 1, NULL, 'b'}, {"first", 1, NULL, 'f'},    {"count", 1, NULL, 'n'},   {"seed", 1, NULL, 's'},
+        {"step", 1, NULL, 'p'},  {"no-wait", 0, NULL, 'N'},  {"timeout", 1, NULL, 't'}, {"arena-mib", 1, NULL, 'a'},
+        {"case", 1, NULL, 'c'},  {"tiny", 1, NULL, 'y'},     {"take-over", 0, NULL, 'o'}, {NULL, 0, NULL, 0}};
+    struct options o = {.job = "test",
+                        .start_id = "first",
+                        .bad_case = "",
+                        .world = 1,
+                        .bytes = 8 << 20,
+                        .last = 1,
+                        .seed = 1,
+                        .step = CAIRN_LATEST,
+                        .timeout_ms = 30000};
+    int c;
+
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
+        uint64_t number = optarg ? strtoull(optarg, NULL, 10) : 0;
+        if (c == 'j')
+            o.job = optarg;
+        else if (c == 'i')
+            o.start_id = optarg;
+        else if (c == 'r')
+            o.rank = (uint32_t)number;
+        else if (c == 'w')
+            o.world = (uint32_t)number;
+        else if (c == 'b')
+            o.bytes = number;
+        else if (c == 'f')
+            o.first = number;
+        else if (c == 'n')
+            o.last = number;
+        else if (c == 's')
+            o.seed = number;
+        else if (c == 'p')
+            o.step = number;
+        else if (c == 'N')
+            o.no_wait = true;
+        else if (c == 'o')
+            o.take_over = true;
+        else if (c == 't')
+            o.timeout_ms = (uint32_t)number;
+        else if (c == 'a')
+            o.arena_mib = number;
+        else if (c == 'c')
+            o.bad_case = optarg;
+        else if (c == 'y')
+            o.tiny = (unsigned)number;
+        else
+            return 2;
+    }
+    if (optind + 1 != argc)
+        return 2;
+    if (strcmp(argv[optind], "save") == 0)
+        return cmd_save(&o);
+    if (strcmp(argv[optind], "verify") == 0)
+        return cmd_verify(&o);
+    if (strcmp(argv[optind], "bad") == 0)
+        return cmd_bad(&o);
+    return 2;
+}

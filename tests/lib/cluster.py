@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real daemons as processes, for cluster tests, the demo and benches.
+
+    with Cluster(build, peers=6) as c:
+        c.start_all()
+        c.run([...])            # a client, to its end, with a deadline
+        c.node.kill()           # SIGKILL
+        c.node.start()
+
+Everything lives in one temporary directory; processes are ended by their own ids when the with block is left, and die with this
+process in any case (PR_SET_PDEATHSIG). Readiness is the daemon's own sd_notify message, never a sleep.
+"""
+import ctypes
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+SKIP = 77
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_parent():
+    _libc.prctl(1, signal.SIGKILL)
+
+
+def wait_until(what, condition, seconds=30.0):
+    """Polls condition until it holds; the deadline's error says what was waited for."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: not within {seconds} s")
+        time.sleep(0.02)
+
+
+class Daemon:
+    """One cairnd: its configuration, its process, its log."""
+
+    def __init__(self, cluster, name, roles, **options):
+        self.cluster, self.name, self.roles = cluster, name, roles
+        self.dir = cluster.dir / name
+        self.dir.mkdir()
+        self.socket = str(self.dir / "sock")
+        self.log = self.dir / "log"
+        self.process = None
+        self.options = {
+            "daemon": {"node": name, "roles": roles, "socket": self.socket, "state": str(self.dir / "state"),
+                       "plugins": str(cluster.build / "plugins"), "log": "detail"},
+            "meta": {"path": str(cluster.dir / "meta.db"), "lease_ms": 2000},
+            "peer": {"reserve_mib": 1},
+            "node": {},
+        }
+        for key, value in options.items():
+            section, option = key.split("__")
+            self.options[section][option] = value
+        self.write_config()
+
+    def write_config(self):
+        lines = []
+        for section, options in self.options.items():
+            lines.append(f"[{section}]")
+            lines += [f"{key} = {value}" for key, value in options.items()]
+        self.config = self.dir / "cairnd.conf"
+        self.config.write_text("\n".join(lines) + "\n")
+
+    def start(self, wait=True):
+        assert self.process is None or self.process.poll() is not None, f"{self.name} runs already"
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        path = str(self.dir / "notify")
+        if os.path.exists(path):
+            os.unlink(path)
+        self.notify.bind(path)
+        env = dict(os.environ, NOTIFY_SOCKET=path)
+        env.pop("WATCHDOG_USEC", None)
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen([str(self.cluster.build / "daemon" / "cairnd"), "--config", str(self.config)],
+                                            stdout=log, stderr=log, env=env, preexec_fn=_die_with_parent)
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self, seconds=30.0):
+        self.notify.settimeout(0.1)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                if b"READY=1" in self.notify.recv(4096):
+                    return
+            except socket.timeout:
+                pass
+            if self.process.poll() is not None:
+                break
+        raise RuntimeError(f"{self.name} did not become ready:\n{self.tail()}")
+
+    def kill(self, sig=signal.SIGKILL, wait=True):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(sig)
+            if wait:
+                self.process.wait(30)
+
+    def stop(self):
+        self.kill(signal.SIGTERM)
+        return self.process.returncode
+
+    def freeze(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def alive(self):
+        return self.process is not None and self.process.poll() is None
+
+    def tail(self, lines=30):
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else "(no log)"
+
+    def stream_files(self):
+        return sorted((self.dir / "state" / "peer" / "streams").glob("*/*.cairn"))
+
+
+class Cluster:
+    def __init__(self, build, peers=6, keep=False, both_roles=False, directory=None, **node_options):
+        self.build = pathlib.Path(build).resolve()
+        self.keep = keep
+        self.dir = pathlib.Path(directory or tempfile.mkdtemp(prefix="cairn-"))
+        self.dir.mkdir(exist_ok=True)
+        self.children = []
+        node_options.setdefault("node__fragment_late_ms", 1000)
+        node_options.setdefault("node__connect_ms", 1000)
+        node_options.setdefault("node__checkpoint_s", 60)
+        self.peers = [Daemon(self, f"p{i}", "peer") for i in range(1, peers + 1)]
+        self.node = Daemon(self, "n1", "node,peer" if both_roles else "node", **node_options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if kind and not issubclass(kind, SystemExit):
+            for d in [self.node, *self.peers]:
+                print(f"--- {d.name}\n{d.tail()}", file=sys.stderr)
+        self.close()
+
+    def close(self):
+        for child in self.children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        for d in [self.node, *self.peers]:
+            if d.process and d.process.poll() is None:
+                d.process.send_signal(signal.SIGCONT)
+                d.process.kill()
+                d.process.wait()
+        if not self.keep:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    def start_all(self):
+        for p in self.peers:
+            p.start(wait=False)
+        for p in self.peers:
+            p.wait_ready()
+        self.node.start()
+        self.wait_peers_up()
+        return self
+
+    def wait_peers_up(self, count=None):
+        want = len([p for p in self.peers if p.alive()]) if count is None else count
+        wait_until(f"{want} peers up", lambda: self.peers_up() >= want)
+
+    def peers_up(self):
+        status = self.tool("status", check=False)
+        return sum(p["state"] == "up" for p in status.get("peers", [])) if status else 0
+
+    def spawn(self, args, **kwargs):
+        """Starts a client; its socket comes from CAIRN_SOCKET."""
+        env = dict(os.environ, CAIRN_SOCKET=self.node.socket)
+        child = subprocess.Popen([str(a) for a in args], env=env, preexec_fn=_die_with_parent, text=True,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+        self.children.append(child)
+        return child
+
+    def run(self, args, seconds=60.0, check=True):
+        """Runs a client to its end. Returns (exit code, stdout, stderr)."""
+        child = self.spawn(args)
+        try:
+            out, err = child.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+            raise TimeoutError(f"{args} did not end within {seconds} s") from None
+        if check and child.returncode != 0:
+            raise RuntimeError(f"{[str(a) for a in args]} ended with {child.returncode}:\n{out}{err}")
+        return child.returncode, out, err
+
+    def client(self, *args, **kwargs):
+        return self.run([self.build / "tests" / "cluster" / "cluster-client", *args], **kwargs)
+
+    def tool(self, *args, check=True, seconds=60.0):
+        """The tool's JSON; None when it failed and check is off."""
+        code, out, err = self.run([self.build / "client" / "tool" / "cairn", "--json", *args], check=False, seconds=seconds)
+        if code != 0 and check:
+            raise RuntimeError(f"cairn {args} ended with {code}: {out}{err}")
+        return json.loads(out) if code == 0 and out else None
