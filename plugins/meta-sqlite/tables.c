@@ -19,6 +19,7 @@
 #include <time.h>
 
 #define SCHEMA 1
+#define OPEN_TRIES 1000 /* 10 ms apart */
 #define LOG_KEEP 100000 /* revisions */
 
 struct tables {
@@ -584,6 +585,20 @@ static int prepare_all(struct tables *t, struct cairn_error *err)
     return 0;
 }
 
+/* SQLite does not wait for locks when it changes the journal's mode: several daemons that start on a new file at once meet here. */
+static int switch_to_wal(struct tables *t, struct cairn_error *err)
+{
+    const struct timespec pause = {.tv_nsec = 10 * 1000000};
+    int r = CAIRN_E_UNAVAILABLE;
+
+    for (int tries = 0; r == CAIRN_E_UNAVAILABLE && tries < OPEN_TRIES; tries++) {
+        if (tries)
+            nanosleep(&pause, NULL);
+        r = run_text(t, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;", "switch to a write-ahead log", err);
+    }
+    return r;
+}
+
 static int tables_setup(struct tables *t, struct cairn_error *err)
 {
     int r = refuse_network(t->path, err);
@@ -597,7 +612,7 @@ static int tables_setup(struct tables *t, struct cairn_error *err)
         return fail_sql(t, rc, "open the database", err);
     sqlite3_extended_result_codes(t->db, 1);
     sqlite3_busy_timeout(t->db, 10000);
-    r = run_text(t, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;", "switch to a write-ahead log", err);
+    r = switch_to_wal(t, err);
     if (r == 0)
         r = begin(t, 10000, err);
     if (r == 0)

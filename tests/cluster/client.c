@@ -4,6 +4,7 @@
  *
  *     save    saves steps first..last, waits for each commit unless --no-wait, prints "committed STEP" or "failed STEP CODE MESSAGE"
  *     verify  restores --step (or latest) as --world ranks saved it and compares: "verified STEP BYTES"
+ *     status, list, check   prints the daemon's JSON
  *     bad     sends the tensor table of --case and expects its refusal: "refused MESSAGE"
  */
 #include <cairn/cairn.h>
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct options {
     const char *job, *start_id, *bad_case;
@@ -160,10 +162,12 @@ static void save_step(struct cairn_session *session, struct state *s, const stru
         if (!o->no_wait)
             r = cairn_save_wait(save, CAIRN_COMMITTED, o->timeout_ms, &err);
     }
-    if (r < 0)
+    if (r < 0) {
         printf("failed %llu %s %s\n", (unsigned long long)step, cairn_code_name(r), err.message);
-    else if (!o->no_wait)
+        nanosleep(&(struct timespec){.tv_nsec = 20 * 1000000}, NULL); /* a training step; a loop of failures would only burn */
+    } else if (!o->no_wait) {
         printf("committed %llu\n", (unsigned long long)step);
+    }
     if (save)
         cairn_save_free(save);
 }
@@ -234,6 +238,23 @@ static int cmd_verify(const struct options *o)
         if (verify_rank(session, &rank, &step) != 0)
             return 1;
     printf("verified %llu\n", (unsigned long long)step);
+    cairn_session_close(session);
+    return 0;
+}
+
+static int cmd_query(const struct options *o, int kind)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_session *session;
+    struct state s = {.bytes = 0};
+    char *json;
+
+    if (open_session(o, CAIRN_OBSERVER, &s, &session, &err) < 0)
+        return fail("open", &err);
+    if (cairn_query(session, kind, kind == CAIRN_QUERY_STATUS ? NULL : o->job, o->step, o->timeout_ms, &json, &err) < 0)
+        return fail("query", &err);
+    printf("%s\n", json);
+    free(json);
     cairn_session_close(session);
     return 0;
 }
@@ -347,6 +368,12 @@ int main(int argc, char **argv)
         return cmd_save(&o);
     if (strcmp(argv[optind], "verify") == 0)
         return cmd_verify(&o);
+    if (strcmp(argv[optind], "status") == 0)
+        return cmd_query(&o, CAIRN_QUERY_STATUS);
+    if (strcmp(argv[optind], "list") == 0)
+        return cmd_query(&o, CAIRN_QUERY_LIST);
+    if (strcmp(argv[optind], "check") == 0)
+        return cmd_query(&o, CAIRN_QUERY_VERIFY);
     if (strcmp(argv[optind], "bad") == 0)
         return cmd_bad(&o);
     return 2;

@@ -44,7 +44,7 @@ def main():
         c.wait_peers_up(4)
         for step in (1, 2, 3):  # from four of six fragments
             assert f"verified {step}" in c.client("verify", *SIZE, "--step", step)[1]
-        listed = c.tool("ls", "test")
+        listed = c.query("list")
         assert [k["step"] for k in listed["checkpoints"] if k["state"] == "committed"] == [1, 2, 3], listed
         outputs = save(c, "second", 2)  # resumes after 3 with four peers
         assert all("opened 2 latest 3" in o for o in outputs), outputs
@@ -53,7 +53,7 @@ def main():
         for p in c.peers[:2]:
             p.start()
         c.wait_peers_up(6)
-        report = c.tool("verify", "test", "5")
+        report = c.query("check", "--step", "5")
         assert report["fragments"] == report["ok"] and report["fragments"] > 0, report
         assert c.node.stop() == 0
         for p in c.peers:

@@ -176,8 +176,13 @@ class Cluster:
         wait_until(f"{want} peers up", lambda: self.peers_up() >= want)
 
     def peers_up(self):
-        status = self.tool("status", check=False)
+        status = self.query("status")
         return sum(p["state"] == "up" for p in status.get("peers", [])) if status else 0
+
+    def query(self, *args, seconds=60.0):
+        """A query's JSON through libcairn; None when it failed."""
+        code, out, _ = self.client(*args, check=False, seconds=seconds)
+        return json.loads(out) if code == 0 else None
 
     def spawn(self, args, **kwargs):
         """Starts a client; its socket comes from CAIRN_SOCKET."""

@@ -97,7 +97,7 @@ static void must(bool ok, const char *what)
     }
 }
 
-/* ---- sending ---------------------------------------------------------------------------------------------------- */
+/* ---- sending --------------------------------------------------------------------------------- */
 
 static void send_message(int fd, const void *message, size_t len, const int *fds, unsigned nfds)
 {
@@ -164,7 +164,7 @@ static void answer(struct fake *f, struct connection *c, enum fake_fault fault, 
     send_message(c->fd, message, len, fds, nfds);
 }
 
-/* ---- connections ------------------------------------------------------------------------------------------------ */
+/* ---- connections ----------------------------------------------------------------------------- */
 
 static void drop_layouts(struct connection *c)
 {
@@ -223,7 +223,7 @@ static void on_open(struct fake *f, struct connection *c, enum fake_fault fault,
         close(fd);
 }
 
-/* ---- saves ------------------------------------------------------------------------------------------------------ */
+/* ---- saves ----------------------------------------------------------------------------------- */
 
 static void on_layout(struct fake *f, struct connection *c, const struct local_layout *m, int fd)
 {
@@ -359,7 +359,7 @@ static void on_why(struct connection *c, const struct local_save *m)
     send_message(c->fd, &t, sizeof(t), NULL, 0);
 }
 
-/* ---- restores --------------------------------------------------------------------------------------------------- */
+/* ---- restores -------------------------------------------------------------------------------- */
 
 static const struct shard *find_shard(const struct fake *f, uint64_t step, uint32_t rank)
 {
@@ -506,7 +506,7 @@ static void on_latest(struct fake *f, struct connection *c, const struct local_l
         send_error(c->fd, m->h.id, CAIRN_E_NOT_FOUND, "job has no checkpoint");
 }
 
-/* ---- the loop --------------------------------------------------------------------------------------------------- */
+/* ---- the loop -------------------------------------------------------------------------------- */
 
 static void obey(struct fake *f, struct connection *c, enum fake_fault fault, const void *m, int *fds)
 {
@@ -733,7 +733,7 @@ static void *run(void *arg)
     return NULL;
 }
 
-/* ---- control ---------------------------------------------------------------------------------------------------- */
+/* ---- control --------------------------------------------------------------------------------- */
 
 static void poke(struct fake *f)
 {

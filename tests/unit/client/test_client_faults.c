@@ -72,7 +72,7 @@ static void await_count(int type, unsigned n)
     assert_int_equal(fake_count(f, type), n);
 }
 
-/* ---- open ------------------------------------------------------------------------------------------------------- */
+/* ---- open ------------------------------------------------------------------------------------ */
 
 static void test_open_errors(void **state)
 {
@@ -135,7 +135,7 @@ static void test_wrong_arenas(void **state)
     cairn_session_close(s);
 }
 
-/* ---- seal ------------------------------------------------------------------------------------------------------- */
+/* ---- seal ------------------------------------------------------------------------------------ */
 
 static void seal_with(struct cairn_session *s, uint64_t step, int type, enum fake_fault fault, int code, int expect)
 {
@@ -249,7 +249,7 @@ static void test_save_misuse(void **state)
     no_complaint(f);
 }
 
-/* ---- wait ------------------------------------------------------------------------------------------------------- */
+/* ---- wait ------------------------------------------------------------------------------------ */
 
 static void test_wait(void **state)
 {
@@ -346,7 +346,7 @@ static void test_interrupted(void **state)
     no_complaint(f);
 }
 
-/* ---- the daemon goes away --------------------------------------------------------------------------------------- */
+/* ---- the daemon goes away -------------------------------------------------------------------- */
 
 static void test_daemon_restarts(void **state)
 {
@@ -393,7 +393,7 @@ static void test_reconnect_waits(void **state)
     no_complaint(f);
 }
 
-/* ---- restore ---------------------------------------------------------------------------------------------------- */
+/* ---- restore --------------------------------------------------------------------------------- */
 
 static void add_data(struct cairn_restore *r, char *back)
 {

@@ -35,7 +35,7 @@ static void seal_and_commit(struct cairn_save *save)
     cairn_save_free(save);
 }
 
-/* ---- one rank, all kinds of tensors ------------------------------------------------------------------------------ */
+/* ---- one rank, all kinds of tensors ---------------------------------------------------------- */
 
 struct sample {
     const char *name;
@@ -168,7 +168,7 @@ static void test_info_and_slices(void **state)
     no_complaint(f);
 }
 
-/* ---- strides ---------------------------------------------------------------------------------------------------- */
+/* ---- strides --------------------------------------------------------------------------------- */
 
 /* Catches rows and columns that change places, and memory between the elements that is touched. */
 static void test_strides(void **state)
@@ -220,7 +220,7 @@ static void test_strides(void **state)
     no_complaint(f);
 }
 
-/* ---- many ------------------------------------------------------------------------------------------------------- */
+/* ---- many ------------------------------------------------------------------------------------ */
 
 static void count_progress(void *arg, uint64_t done, uint64_t total)
 {
@@ -271,7 +271,7 @@ static void test_many_tiny(void **state)
     no_complaint(f);
 }
 
-/* ---- resharding -------------------------------------------------------------------------------------------------- */
+/* ---- resharding ------------------------------------------------------------------------------ */
 
 #define ROWS 1021
 #define COLS 511

@@ -186,8 +186,7 @@ static struct fabric_mem *reg(struct node *n, void *base, size_t len, int access
     return mem;
 }
 
-/* ---- two endpoints, one loop
- * ------------------------------------------------------------------------------------------- */
+/* ---- two endpoints, one loop ----------------------------------------------------------------- */
 
 static void messages_go_both_ways_in_order(void **state)
 {
@@ -428,8 +427,7 @@ static void bad_addresses_and_providers_are_errors(void **state)
     close_node(&n);
 }
 
-/* ---- two processes
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- two processes --------------------------------------------------------------------------- */
 
 struct process {
     pid_t pid;

@@ -377,8 +377,7 @@ static void deferred_work_runs_without_waiting_and_stop_ends_the_run(void **stat
     loop_free(d.loop);
 }
 
-/* ---- the stores' host
- * -------------------------------------------------------------------------------------------------- */
+/* ---- the stores' host ------------------------------------------------------------------------ */
 
 struct host_result {
     struct cairn_io io;

@@ -33,8 +33,7 @@ static void turn_until(struct loop *loop, const unsigned *flag, unsigned n)
     assert_int_equal(*flag, n);
 }
 
-/* ---- posts
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- posts ----------------------------------------------------------------------------------- */
 
 #define POSTERS 3
 #define POSTS 20000
@@ -129,8 +128,7 @@ static void a_post_ends_the_wait(void **state)
     loop_free(w.loop);
 }
 
-/* ---- workers
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- workers --------------------------------------------------------------------------------- */
 
 struct job {
     struct worker_job job;
@@ -208,8 +206,7 @@ static void free_runs_what_is_queued(void **state)
     assert_int_equal(ended, 10);
 }
 
-/* ---- buffers
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- buffers --------------------------------------------------------------------------------- */
 
 static void buffers_are_bounded_aligned_and_apart(void **state)
 {

@@ -68,7 +68,7 @@ void links_end_checkpoint(struct links *links, const char *job, uint64_t step, u
     links->ended_aborted += aborted;
 }
 
-/* ---- blobs ------------------------------------------------------------------------------------------------------- */
+/* ---- blobs ----------------------------------------------------------------------------------- */
 
 static void blob_answer(struct loop_post *post)
 {
@@ -139,7 +139,7 @@ void blob_get(struct links *links, const struct fragment_key *key, const struct 
     blob_call(links, call);
 }
 
-/* ---- drains ------------------------------------------------------------------------------------------------------ */
+/* ---- drains ---------------------------------------------------------------------------------- */
 
 static void drain_succeed(struct drain *d)
 {

@@ -10,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ---- machines ---------------------------------------------------------------------------------------------------- */
+/* ---- machines -------------------------------------------------------------------------------- */
 
 static uint64_t now_ms(void)
 {
@@ -116,7 +116,7 @@ int fixture_teardown(void **state)
     return 0;
 }
 
-/* ---- requests ---------------------------------------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 struct joined {
     struct join_request r;
@@ -246,7 +246,7 @@ const char *fate(struct fixture *f, struct machine *m, const char *job, uint64_t
     return q.state;
 }
 
-/* ---- saves ------------------------------------------------------------------------------------------------------- */
+/* ---- saves ----------------------------------------------------------------------------------- */
 
 static void save_state(void *arg, int state, int code, const struct cairn_error *err)
 {
@@ -317,7 +317,7 @@ void commit_step_of(struct fixture *f, struct machine *m, struct member **member
     }
 }
 
-/* ---- the database ------------------------------------------------------------------------------------------------ */
+/* ---- the database ---------------------------------------------------------------------------- */
 
 struct sqlite3 *lock_database(struct fixture *f)
 {
