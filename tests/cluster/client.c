@@ -23,6 +23,7 @@ struct options {
     bool no_wait, take_over;
     uint32_t timeout_ms;
     unsigned tiny; /* so many tensors of a few bytes instead */
+    bool empty;    /* no tensor at all */
 };
 
 static uint64_t mix(uint64_t x)
@@ -54,8 +55,8 @@ struct state {
 /* Each rank has its rows of every tensor; one is empty, one a scalar that rank 0 saves. */
 static void state_make(struct state *s, const struct options *o)
 {
-    s->n = o->tiny ? o->tiny : NTENSORS + 2;
-    s->t = calloc(s->n, sizeof *s->t);
+    s->n = o->empty ? 0 : o->tiny ? o->tiny : NTENSORS + 2;
+    s->t = calloc(s->n + 1, sizeof *s->t);
     s->bytes = 0;
     for (unsigned i = 0; i < s->n; i++) {
         struct tensor *t = &s->t[i];
@@ -314,7 +315,7 @@ int main(int argc, char **argv)
         {"job", 1, NULL, 'j'},   {"start-id", 1, NULL, 'i'}, {"rank", 1, NULL, 'r'},    {"world", 1, NULL, 'w'},
         {"bytes", 1, NULL, 'b'}, {"first", 1, NULL, 'f'},    {"count", 1, NULL, 'n'},   {"seed", 1, NULL, 's'},
         {"step", 1, NULL, 'p'},  {"no-wait", 0, NULL, 'N'},  {"timeout", 1, NULL, 't'}, {"arena-mib", 1, NULL, 'a'},
-        {"case", 1, NULL, 'c'},  {"tiny", 1, NULL, 'y'},     {"take-over", 0, NULL, 'o'}, {NULL, 0, NULL, 0}};
+        {"case", 1, NULL, 'c'},  {"tiny", 1, NULL, 'y'},     {"take-over", 0, NULL, 'o'}, {"empty", 0, NULL, 'e'}, {NULL, 0, NULL, 0}};
     struct options o = {.job = "test",
                         .start_id = "first",
                         .bad_case = "",
@@ -349,6 +350,8 @@ int main(int argc, char **argv)
             o.step = number;
         else if (c == 'N')
             o.no_wait = true;
+        else if (c == 'e')
+            o.empty = true;
         else if (c == 'o')
             o.take_over = true;
         else if (c == 't')
