@@ -16,7 +16,8 @@
 #define VERSION 1
 
 CAIRN_DEFINE_CLEANUP(json_t *, json_decref, cleanup_json)
-#define _cleanup_json_ CAIRN_CLEANUP(cleanup_json)
+/* Some objects are only read through the reader, which borrows them. */
+#define _cleanup_json_ __attribute__((unused)) CAIRN_CLEANUP(cleanup_json)
 
 /* ---- writing --------------------------------------------------------------------------------- */
 

@@ -52,8 +52,8 @@ static const char *const sql_texts[] = {
     [SQL_GET] = "SELECT key, value, mod_revision FROM kv WHERE key = ?1",
     [SQL_LIST] =
         "SELECT key, value, mod_revision FROM kv WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1 ORDER BY key",
-    [SQL_PUT] = "INSERT INTO kv(key, value, mod_revision, lease) VALUES(?1, ?2, ?3, ?4) ON CONFLICT(key) DO UPDATE SET"
-                " value = ?2, mod_revision = ?3, lease = ?4",
+    [SQL_PUT] = ("INSERT INTO kv(key, value, mod_revision, lease) VALUES(?1, ?2, ?3, ?4) ON CONFLICT(key) DO UPDATE SET"
+                " value = ?2, mod_revision = ?3, lease = ?4"),
     [SQL_DELETE] = "DELETE FROM kv WHERE key = ?1",
     [SQL_LOG_ADD] = "INSERT INTO log(revision, key, value) VALUES(?1, ?2, ?3)",
     [SQL_LOG_READ] =
