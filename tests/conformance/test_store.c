@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What every store owes, asked of each real one through the door, on a real directory and a real io_uring. */
+#include "core/base/error.h"
+#include "core/model/units.h"
+#include "daemon/io/plugins.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct world {
+    struct loop *loop;
+    struct plugins *plugins;
+    struct store *store;
+    char dir[64];
+    struct cairn_param params[3];
+};
+struct pending {
+    struct cairn_store_req req;
+    bool done;
+    int code;
+};
+static const struct cairn_stream_id id = {.job = "job", .step = 7, .incarnation = 2, .node = "n1"};
+
+static void completed(struct cairn_store_req *req, int code)
+{
+    struct pending *p = req->arg;
+
+    p->done = true;
+    p->code = code;
+}
+
+static int wait_for(struct world *w, struct pending *p)
+{
+    for (int turns = 0; !p->done && turns < 5000; turns++)
+        assert_int_equal(loop_turn(w->loop, 10, NULL), 0);
+    assert_true(p->done);
+    return p->code;
+}
+
+static void begin(struct pending *p)
+{
+    *p = (struct pending){.req = {.done = completed}};
+    p->req.arg = p;
+}
+
+static char *record(size_t len, int seed)
+{
+    char *r = aligned_alloc(CAIRN_BLOCK, len);
+
+    for (size_t i = 0; i < len; i++)
+        r[i] = (char)(i * 7 + (size_t)seed * 13 + i / 4096);
+    return r;
+}
+
+static int append(struct world *w, struct store_stream *st, size_t len, int seed, uint64_t *ret_offset, struct cairn_error *err)
+{
+    struct pending p;
+    char *r = record(len, seed);
+
+    begin(&p);
+    store_append(st, r, len, &p.req);
+    int code = wait_for(w, &p);
+    if (ret_offset)
+        *ret_offset = p.req.offset;
+    cairn_error_copy(err, &p.req.err);
+    free(r);
+    return code;
+}
+
+static int sync_stream(struct world *w, struct store_stream *st, struct cairn_error *err)
+{
+    struct pending p;
+
+    begin(&p);
+    store_sync(st, &p.req);
+    int code = wait_for(w, &p);
+    cairn_error_copy(err, &p.req.err);
+    return code;
+}
+
+static int read_back(struct world *w, struct store_stream *st, uint64_t offset, size_t len, int seed)
+{
+    struct pending p;
+    char *want = record(len, seed), *got = aligned_alloc(CAIRN_BLOCK, len);
+
+    begin(&p);
+    store_read(st, offset, got, len, &p.req);
+    int code = wait_for(w, &p);
+    if (code == 0)
+        assert_memory_equal(want, got, len);
+    free(want);
+    free(got);
+    return code;
+}
+
+static struct store *open_store(struct world *w)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct store *s = NULL;
+
+    if (plugins_store_open(w->plugins, w->loop, "file", w->params, &s, &err) < 0)
+        fail_msg("%s", err.message);
+    return s;
+}
+
+static int setup(void **state)
+{
+    struct world *w = calloc(1, sizeof *w);
+
+    snprintf(w->dir, sizeof w->dir, "store-XXXXXX");
+    if (!mkdtemp(w->dir) || loop_new(64, &w->loop, NULL) < 0 || plugins_new(PLUGIN_DIR, &w->plugins, NULL) < 0)
+        return -1;
+    w->params[0] = (struct cairn_param){"path", w->dir};
+    w->params[1] = (struct cairn_param){"reserve_bytes", "0"};
+    w->store = open_store(w);
+    *state = w;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct world *w = *state;
+    char command[128];
+
+    store_close(w->store);
+    plugins_free(w->plugins);
+    loop_free(w->loop);
+    snprintf(command, sizeof command, "rm -rf %s", w->dir);
+    int r = system(command);
+    free(w);
+    return r;
+}
+
+static struct store_stream *create(struct world *w, uint64_t reserve, uint64_t *ret_generation)
+{
+    struct store_stream *st = NULL;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    uint64_t generation;
+
+    if (store_create(w->store, &id, reserve, &st, &generation, &err) < 0)
+        fail_msg("%s", err.message);
+    if (ret_generation)
+        *ret_generation = generation;
+    return st;
+}
+
+static int count_streams(void *arg, const char *name)
+{
+    char *last = arg;
+
+    snprintf(last, 512, "%s", name);
+    last[512]++;
+    return 0;
+}
+
+static void test_append_sync_reopen(void **state)
+{
+    struct world *w = *state;
+    uint64_t generation, again, end, at[3];
+    struct store_stream *st = create(w, 1 << 20, &generation);
+    struct cairn_stream_id got;
+    char name[513] = {0};
+
+    assert_int_equal(append(w, st, 8192, 1, &at[0], NULL), 0);
+    assert_int_equal(append(w, st, 4096, 2, &at[1], NULL), 0);
+    assert_int_equal(append(w, st, 3 << 20, 3, &at[2], NULL), 0); /* beyond the reservation */
+    assert_true(at[0] == CAIRN_STORE_FIRST && at[1] == at[0] + 8192 && at[2] == at[1] + 4096);
+    assert_int_equal(sync_stream(w, st, NULL), 0);
+    assert_int_equal(read_back(w, st, at[1], 4096, 2), 0);
+    store_close_stream(st);
+    assert_int_equal(store_list(w->store, count_streams, name, NULL), 0);
+    assert_int_equal(name[512], 1);
+    store_close(w->store);
+    w->store = open_store(w);
+    assert_int_equal(store_open_stream(w->store, name, &st, &got, &again, &end, NULL), 0);
+    assert_true(again == generation && got.step == 7 && got.incarnation == 2 && strcmp(got.job, "job") == 0 && strcmp(got.node, "n1") == 0);
+    assert_true(end == at[2] + (3 << 20)); /* what was reserved and not used is given back */
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(read_back(w, st, at[i], i == 0 ? 8192 : i == 1 ? 4096 : 3 << 20, i + 1), 0);
+    assert_int_equal(read_back(w, st, end, 4096, 0), CAIRN_E_CORRUPT); /* behind the end */
+    store_close_stream(st);
+    assert_int_equal(store_remove(w->store, name, NULL), 0);
+    assert_true(store_remove(w->store, name, NULL) < 0);
+    assert_true(store_remove(w->store, "../../etc/passwd.cairn", NULL) < 0);
+}
+
+static void test_every_create_is_another_file(void **state)
+{
+    struct world *w = *state;
+    uint64_t a, b;
+    struct store_stream *x = create(w, 0, &a), *y = create(w, 0, &b);
+
+    assert_true(a != b);
+    assert_string_not_equal(store_stream_name(x), store_stream_name(y));
+    assert_int_equal(sync_stream(w, x, NULL), 0); /* waits for the header */
+    assert_int_equal(sync_stream(w, y, NULL), 0);
+    store_close_stream(x);
+    store_close_stream(y);
+}
+
+/* A failed write or sync must never look like a success later. */
+static void test_a_failure_poisons_the_stream(void **state)
+{
+    struct world *w = *state;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct store_stream *st = create(w, 1 << 20, NULL);
+
+    assert_int_equal(append(w, st, 4096, 1, NULL, NULL), 0);
+    assert_int_equal(sync_stream(w, st, NULL), 0);
+    loop_fault(w->loop, LOOP_FAULT_FDATASYNC, 1, EIO, false);
+    assert_int_equal(sync_stream(w, st, &err), CAIRN_E_IO);
+    assert_int_equal(sync_stream(w, st, &err), CAIRN_E_IO); /* the fault was injected once; the stream remembers */
+    assert_non_null(strstr(err.message, "given up"));
+    assert_int_equal(append(w, st, 4096, 1, NULL, NULL), CAIRN_E_IO);
+    store_close_stream(st);
+    st = create(w, 1 << 20, NULL);
+    assert_int_equal(sync_stream(w, st, NULL), 0);
+    loop_fault(w->loop, LOOP_FAULT_WRITE, 1, ENOSPC, false);
+    assert_int_equal(append(w, st, 4096, 1, NULL, &err), CAIRN_E_NO_SPACE);
+    assert_int_equal(sync_stream(w, st, &err), CAIRN_E_IO);
+    store_close_stream(st);
+}
+
+static void test_room_is_reserved_first(void **state)
+{
+    struct world *w = *state;
+    struct cairn_space space;
+    struct store_stream *st;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    uint64_t generation;
+
+    assert_int_equal(store_space(w->store, &space, NULL), 0);
+    assert_true(space.total_bytes > 0 && space.free_bytes <= space.total_bytes);
+    assert_int_equal(store_create(w->store, &id, space.free_bytes + (1 << 30), &st, &generation, &err), CAIRN_E_NO_SPACE);
+    assert_non_null(strstr(err.message, "free"));
+    char name[513] = {0};
+    assert_int_equal(store_list(w->store, count_streams, name, NULL), 0);
+    assert_int_equal(name[512], 0); /* and nothing is left of it */
+}
+
+static void test_one_owner(void **state)
+{
+    struct world *w = *state;
+    struct store *s;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    assert_int_equal(plugins_store_open(w->plugins, w->loop, "file", w->params, &s, &err), CAIRN_E_EXISTS);
+    assert_non_null(strstr(err.message, "in use"));
+}
+
+static void flip_byte(const char *dir, const char *name, off_t at)
+{
+    char path[700], byte;
+
+    snprintf(path, sizeof path, "%s/streams/%s", dir, name);
+    int fd = open(path, O_RDWR);
+    assert_true(fd >= 0 && pread(fd, &byte, 1, at) == 1);
+    byte ^= 4;
+    assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+    close(fd);
+}
+
+static void test_a_damaged_header_is_named(void **state)
+{
+    struct world *w = *state;
+    struct store_stream *st = create(w, 0, NULL);
+    struct cairn_stream_id got;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    uint64_t generation, end;
+    char name[513] = {0};
+
+    assert_int_equal(sync_stream(w, st, NULL), 0);
+    store_close_stream(st);
+    assert_int_equal(store_list(w->store, count_streams, name, NULL), 0);
+    flip_byte(w->dir, name, 8);
+    assert_int_equal(store_open_stream(w->store, name, &st, &got, &generation, &end, &err), CAIRN_E_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "version"));
+    flip_byte(w->dir, name, 8);
+    flip_byte(w->dir, name, 50);
+    assert_int_equal(store_open_stream(w->store, name, &st, &got, &generation, &end, &err), CAIRN_E_CORRUPT);
+    assert_non_null(strstr(err.message, name));
+}
+
+/* A process that is killed while it writes: what was synced is there for the next one. */
+static void test_synced_data_outlives_a_kill(void **state)
+{
+    struct world *w = *state;
+    int ready[2];
+    char name[513] = {0}, byte;
+
+    store_close(w->store);
+    w->store = NULL;
+    assert_int_equal(pipe(ready), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct world child = *w;
+        struct store_stream *st;
+        uint64_t generation;
+        if (loop_new(64, &child.loop, NULL) < 0)
+            _exit(1);
+        child.store = open_store(&child);
+        if (store_create(child.store, &id, 1 << 20, &st, &generation, NULL) < 0 || append(&child, st, 65536, 5, NULL, NULL) < 0 ||
+            sync_stream(&child, st, NULL) < 0 || write(ready[1], "x", 1) != 1)
+            _exit(1);
+        for (;;)
+            append(&child, st, 65536, 6, NULL, NULL);
+    }
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    w->store = open_store(w); /* the lock went with the process */
+    assert_int_equal(store_list(w->store, count_streams, name, NULL), 0);
+    struct store_stream *st;
+    struct cairn_stream_id got;
+    uint64_t generation, end;
+    assert_int_equal(store_open_stream(w->store, name, &st, &got, &generation, &end, NULL), 0);
+    assert_int_equal(read_back(w, st, CAIRN_STORE_FIRST, 65536, 5), 0);
+    store_close_stream(st);
+    close(ready[0]);
+    close(ready[1]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_append_sync_reopen, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_every_create_is_another_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_failure_poisons_the_stream, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_room_is_reserved_first, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_one_owner, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_damaged_header_is_named, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_synced_data_outlives_a_kill, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
