@@ -1,77 +1,66 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "client/examples/text.h"
+#include "text.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#define MAX_BYTES ((size_t)64 << 20) /* of all files: a directory of something else is not read into memory */
+#define TEXT_MAX (16u << 20) /* enough for this model; a larger directory is cut off here */
 
-/* Appends one file; anything that is not a plain file (GPL is a link to GPL-3) is passed over. */
-static int append(struct text *text, int dir, const char *name)
+static int append_file(struct text *text, const char *directory, const char *name)
 {
+    char path[4096];
     struct stat st;
-    int rc = 0, fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    FILE *f;
 
-    if (fd < 0)
-        return errno == ELOOP ? 0 : -errno;
-    if (fstat(fd, &st) < 0)
-        rc = -errno;
-    else if (S_ISREG(st.st_mode) && (uint64_t)st.st_size > MAX_BYTES - text->len)
-        rc = -EFBIG;
-    else if (S_ISREG(st.st_mode) && st.st_size > 0) {
-        uint8_t *more = realloc(text->bytes, text->len + (size_t)st.st_size);
-        ssize_t got = more ? read(fd, more + text->len, (size_t)st.st_size) : -1;
-        text->bytes = more ? more : text->bytes;
-        if (got != st.st_size)
-            rc = more ? -EIO : -ENOMEM;
-        else
-            text->len += (size_t)got;
-        text->files += rc == 0;
-    }
-    close(fd);
-    return rc;
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    if (lstat(path, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size <= 0 || text->n + (size_t)st.st_size > TEXT_MAX)
+        return 0;
+    uint8_t *more = realloc(text->bytes, text->n + (size_t)st.st_size);
+    if (!more)
+        return -1;
+    text->bytes = more;
+    f = fopen(path, "rb");
+    if (!f)
+        return 0;
+    text->n += fread(text->bytes + text->n, 1, (size_t)st.st_size, f);
+    fclose(f);
+    return 0;
 }
 
-/* By bytes, whatever the locale: every rank and every run must see the same text. */
+/* By bytes, not by the locale's rules: the order is part of what is learned. */
 static int by_name(const struct dirent **a, const struct dirent **b)
 {
-    return strcmp((*a)->d_name, (*b)->d_name);
+    const unsigned char *x = (const unsigned char *)(*a)->d_name, *y = (const unsigned char *)(*b)->d_name;
+
+    while (*x && *x == *y)
+        x++, y++;
+    return *x - *y;
 }
 
-int text_read(const char *directory, size_t min_bytes, struct text *ret_text)
+int text_read(struct text *text, const char *directory)
 {
-    struct text text = {0};
-    struct dirent **names = NULL;
-    int n = 0, rc = 0, dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct dirent **entries;
+    int n = scandir(directory, &entries, NULL, by_name), r = 0;
 
-    if (dir < 0 || (n = scandir(directory, &names, NULL, by_name)) < 0) {
-        rc = -errno;
-        fprintf(stderr, "train: no text to learn: cannot read %s: %s\n", directory, strerror(-rc));
-    }
+    *text = (struct text){0};
+    if (n < 0)
+        return -1;
     for (int i = 0; i < n; i++) {
-        if (rc == 0 && names[i]->d_name[0] != '.' && (rc = append(&text, dir, names[i]->d_name)) < 0)
-            fprintf(stderr, "train: cannot read %s/%s: %s\n", directory, names[i]->d_name, strerror(-rc));
-        free(names[i]);
+        if (r == 0)
+            r = append_file(text, directory, entries[i]->d_name);
+        free(entries[i]);
     }
-    free(names);
-    if (dir >= 0)
-        close(dir);
-    if (rc == 0 && text.len < min_bytes) {
-        rc = -ENOENT;
-        fprintf(stderr, "train: no text to learn: %s holds %u plain files with %zu bytes, at least %zu are needed\n",
-                directory, text.files, text.len, min_bytes);
+    free(entries);
+    if (r == 0 && text->n == 0) {
+        errno = ENODATA;
+        r = -1;
     }
-    if (rc < 0)
-        free(text.bytes);
-    else
-        *ret_text = text;
-    return rc;
+    if (r < 0)
+        text_free(text);
+    return r;
 }
 
 void text_free(struct text *text)
