@@ -1,49 +1,60 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A small byte-level transformer: embeddings, blocks of causal self-attention and an MLP, written out forward and
- * backward. Its parameters are one array of floats with a table of named matrices over it, so that whoever owns the
- * memory decides where it lies. */
+/* A small language model over bytes: embeddings of bytes, of pairs of bytes (hashed) and of positions, two blocks of
+ * causal self-attention and MLP behind layer norms, and an output head. Plain loops in a fixed order, one thread, no
+ * fast math: the same inputs give the same bits in every run. */
 #ifndef CAIRN_EXAMPLES_MODEL_H
 #define CAIRN_EXAMPLES_MODEL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#define MODEL_VOCABULARY 256
+#define MODEL_PAIRS 16384 /* rows of the hashed embedding of pairs; most of the parameters */
+#define MODEL_CONTEXT 64  /* bytes of one sequence; its targets are one byte further */
+#define MODEL_WIDTH 128
+#define MODEL_HIDDEN 512
+#define MODEL_HEADS 4
+#define MODEL_LAYERS 2
+
+/* Indices of parameters. A linear map's or a norm's bias follows it. */
+enum { MODEL_BYTE, MODEL_PAIR, MODEL_POSITION, MODEL_FIRST_LAYER };
 enum {
-    MODEL_VOCABULARY = 256, /* bytes */
-    MODEL_CONTEXT = 64,     /* tokens of a sequence */
-    MODEL_WIDTH = 192,
-    MODEL_HEADS = 4,
-    MODEL_LAYERS = 5,
-    MODEL_INNER = 4 * MODEL_WIDTH, /* of the MLP */
-    MODEL_LAYER_PARAMS = 12,
-    MODEL_PARAMS = 2 + MODEL_LAYERS * MODEL_LAYER_PARAMS + 3,
+    LAYER_NORM1 = 0,
+    LAYER_QKV = 2,
+    LAYER_OUT = 4,
+    LAYER_NORM2 = 6,
+    LAYER_UP = 8,
+    LAYER_DOWN = 10,
+    LAYER_TENSORS = 12,
+};
+enum {
+    MODEL_NORM = MODEL_FIRST_LAYER + MODEL_LAYERS * LAYER_TENSORS,
+    MODEL_HEAD = MODEL_NORM + 2,
+    MODEL_PARAMS = MODEL_HEAD + 2,
 };
 
 struct model_param {
-    char name[48];
-    size_t rows, cols; /* cols 0: a vector of rows elements */
-    size_t at, n;      /* first element in the array of all parameters, and how many */
+    char name[40];
+    size_t rows, cols; /* cols 0: a vector */
+    size_t at, n;      /* its place in arrays of all parameters, in elements */
 };
-
 struct model {
     struct model_param params[MODEL_PARAMS];
-    size_t n; /* floats of all parameters */
+    size_t n; /* of all parameters */
 };
-
 void model_describe(struct model *m);
-/* Draws the first weights. */
 void model_init(const struct model *m, float *weights, uint64_t rng[4]);
 
-struct model_pass; /* the activations of one sequence */
+struct model_pass; /* room for one sequence's way forth and back */
 struct model_pass *model_pass_new(void);
-void model_pass_free(struct model_pass *p);
-/* Adds the gradient of the sequence's mean loss to gradient and returns the loss. tokens has MODEL_CONTEXT + 1 bytes:
- * each is predicted from those before it. */
-float model_learn(struct model_pass *p, const struct model *m, const float *weights, float *gradient,
+void model_pass_free(struct model_pass *pass); /* NULL allowed */
+/* Adds the gradient of the mean loss over MODEL_CONTEXT predictions; tokens has one byte more. Returns that loss, in
+ * nats. */
+float model_learn(struct model_pass *pass, const struct model *m, const float *weights, float *gradient,
                   const uint8_t *tokens);
 
-/* xoshiro256**: the state is four words that can be saved. */
-void rng_seed(uint64_t rng[4], uint64_t seed);
-uint64_t rng_next(uint64_t rng[4]);
+void rng_seed(uint64_t state[4], uint64_t seed);
+uint64_t rng_next(uint64_t state[4]);
 
 #endif
