@@ -128,9 +128,10 @@ static int write_checksum(const struct trainer *t, const char *path)
     if (!f)
         return -1;
     fprintf(f,
-            "step %" PRId64 " weights %016" PRIx64 " mean %016" PRIx64 " variance %016" PRIx64 " bf16 %016" PRIx64 "\n",
-            t->progress.step, hash(t->weights, n * 4), hash(t->mean, n * 4), hash(t->variance, n * 4),
-            hash(t->half, n * 2));
+            "%016" PRIx64 " weights, %016" PRIx64 " mean, %016" PRIx64 " variance, %016" PRIx64 " bf16 at step %" PRId64
+            "\n",
+            hash(t->weights, n * sizeof(float)), hash(t->mean, n * sizeof(float)), hash(t->variance, n * sizeof(float)),
+            hash(t->half, n * sizeof(uint16_t)), t->progress.step);
     return fclose(f);
 }
 
