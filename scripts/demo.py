@@ -80,10 +80,8 @@ def main():
         c.start_all()
         say(f"3. the same training, saved every {EVERY} steps")
         first = Run(c, "run", "first", a.steps)
-        first.read_until(r"step %d\b.*saved" % (a.steps // 2))
-        size = re.search(r"saved ([\d.]+) MiB", first.lines[-1])
-        say(f"   at step {a.steps // 2}: {size.group(1) if size else '?'} MiB a rank, stall {first.stalls()[-1]:.1f} ms; "
-            "now, while that save is on its way:")
+        saved = first.read_until(r"step %d: rank \d saved ([\d.]+) Mi?B, stall ([\d.]+) ms" % (a.steps // 2))
+        say(f"   at step {a.steps // 2}: {saved.group(1)} MiB a rank, stall {saved.group(2)} ms; now, while that save is on its way:")
         first.kill_ranks()
         c.node.kill()
         for p in c.peers[:2]:
@@ -95,7 +93,7 @@ def main():
         steps = [k["step"] for k in listed["checkpoints"] if k["state"] == "committed"]
         say(f"5. the node daemon is back with four peers; committed steps: {', '.join(map(str, steps))}")
         second = Run(c, "run", "second", a.steps)
-        resumed = second.read_until(r"resumes from step (\d+)\D+([\d.]+) MiB in ([\d.]+) ms")
+        resumed = second.read_until(r"resume[sd] from step (\d+): ([\d.]+) Mi?B in ([\d.]+) ms")
         say(f"6. both ranks resume from step {resumed.group(1)}: {resumed.group(2)} MiB restored in {resumed.group(3)} ms, "
             "fragments of the dead peers rebuilt from parity")
         second.finish()

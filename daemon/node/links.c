@@ -147,7 +147,7 @@ static void candidates_of(struct link *const *links, unsigned n, struct cairn_ca
 /* At most 16 of the registered peers, drawn by this node's name, so that nodes spread over a large cluster's peers. */
 static void choose_group(struct links *s)
 {
-    struct link *here[LINKS_MAX];
+    struct link *here[LINKS_MAX] = {NULL};
     struct cairn_candidate c[LINKS_MAX];
     unsigned order[LINKS_MAX], n = 0;
 

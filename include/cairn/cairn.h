@@ -101,7 +101,7 @@ CAIRN_API const char *cairn_dtype_name(int dtype);
 #define CAIRN_MAX_TENSOR_NAME 4096 /* bytes of a tensor's name: UTF-8 without control characters */
 #define CAIRN_MAX_DIMS 16
 
-/* ---- session ---------------------------------------------------------------------------------------------------- */
+/* ---- session --------------------------------------------------------------------------------- */
 
 struct cairn_session;
 
@@ -137,7 +137,7 @@ CAIRN_API int cairn_session_fd(const struct cairn_session *session);
 /* The fencing number this session saves under; 0 for an observer. */
 CAIRN_API uint64_t cairn_session_incarnation(const struct cairn_session *session);
 
-/* ---- save ------------------------------------------------------------------------------------------------------- */
+/* ---- save ------------------------------------------------------------------------------------ */
 
 struct cairn_save;
 
@@ -185,7 +185,7 @@ CAIRN_API int cairn_save_wait(struct cairn_save *save, int state, uint32_t timeo
 /* Before seal: gives the step up for this rank, the checkpoint is aborted at once. After it: only forgets the handle. */
 CAIRN_API void cairn_save_free(struct cairn_save *save);
 
-/* ---- restore ---------------------------------------------------------------------------------------------------- */
+/* ---- restore --------------------------------------------------------------------------------- */
 
 #define CAIRN_LATEST UINT64_MAX /* as a step: the highest committed (incarnation, step) */
 
@@ -230,7 +230,7 @@ CAIRN_API int cairn_restore_run(struct cairn_restore *restore, uint32_t timeout_
                                 void *arg, struct cairn_error *err);
 CAIRN_API void cairn_restore_free(struct cairn_restore *restore);
 
-/* ---- queries ---------------------------------------------------------------------------------------------------- */
+/* ---- queries --------------------------------------------------------------------------------- */
 
 enum cairn_query_kind {
     CAIRN_QUERY_STATUS = 1, /* the daemon, its peers, sessions and saves under way */
