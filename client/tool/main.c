@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "client/tool/tool.h"
+
+#include "core/base/error.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static const struct command commands[] = {
+    {"status", "", cmd_status, "the daemon, its peers, sessions and jobs"},
+    {"ls", "[JOB]", cmd_ls, "the jobs, or the checkpoints of one"},
+    {"show", "JOB STEP", cmd_show, "one checkpoint: shards, tensors, where fragments lie"},
+    {"verify", "JOB [STEP]", cmd_verify, "reads and checks every fragment where it lies"},
+    {"restore", "JOB [STEP|latest] --to DIR", cmd_restore, "writes a checkpoint as safetensors files"},
+};
+#define NCOMMANDS (sizeof commands / sizeof commands[0])
+
+static void print_options(FILE *f)
+{
+    fputs("options:\n"
+          "      --socket PATH      the daemon's socket ($CAIRN_SOCKET, /run/cairn/cairnd.sock)\n"
+          "      --json             print JSON, for scripts\n"
+          "      --timeout SECONDS  give up after so long (60)\n"
+          "      --help             print this\n"
+          "      --version          print the version\n",
+          f);
+}
+
+static void print_usage(FILE *f)
+{
+    fputs("usage: cairn COMMAND [ARGUMENT...] [OPTION...]\n\n", f);
+    for (size_t i = 0; i < NCOMMANDS; i++)
+        fprintf(f, "  %-8s %-28s %s\n", commands[i].name, commands[i].arguments, commands[i].help);
+    fputs("\n", f);
+    print_options(f);
+    fputs("exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 unavailable or late, 5 corrupt or not verified\n", f);
+}
+
+static void print_command_usage(FILE *f, const struct command *c)
+{
+    fprintf(f, "usage: cairn %s %s\n%s\n\n", c->name, c->arguments, c->help);
+    if (c->run == cmd_restore)
+        fputs("      --to DIR           where the files go; made when it is missing\n"
+              "      --merge            one file of whole tensors instead of one for each rank\n"
+              "      --rank N           only this rank's file\n"
+              "      --force            overwrite files that are there\n",
+              f);
+    print_options(f);
+}
+
+static int exit_code_of(int code)
+{
+    switch (code) {
+    case CAIRN_E_NOT_FOUND:
+        return EXIT_NOT_FOUND;
+    case CAIRN_E_UNAVAILABLE:
+    case CAIRN_E_TIMEOUT:
+    case CAIRN_E_BUSY:
+        return EXIT_UNAVAILABLE;
+    case CAIRN_E_CORRUPT:
+        return EXIT_CORRUPT;
+    default:
+        return EXIT_FAILED;
+    }
+}
+
+int tool_fail(const char *what, const struct cairn_error *err)
+{
+    fprintf(stderr, "cairn: %s: %s\n", what, err->message);
+    return exit_code_of(err->code);
+}
+
+int tool_open(const struct tool *t, const char *job, struct cairn_session **ret, struct cairn_error *err)
+{
+    struct cairn_session_options so = {
+        .size = sizeof so, .job = job, .socket_path = t->socket, .timeout_ms = t->timeout_ms, .flags = CAIRN_OBSERVER};
+
+    return cairn_session_open(&so, ret, err);
+}
+
+int tool_query(const struct tool *t, int kind, const char *job, uint64_t step, json_t **ret_answer)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_session *session;
+    char *text = NULL;
+    json_error_t why;
+
+    *ret_answer = NULL;
+    if (tool_open(t, job, &session, &err) < 0)
+        return tool_fail("connect", &err);
+    int r = cairn_query(session, kind, job, step, t->timeout_ms, &text, &err);
+    cairn_session_close(session);
+    if (r < 0)
+        return tool_fail(job ? job : "ask the daemon", &err);
+    *ret_answer = json_loads(text, JSON_REJECT_DUPLICATES, &why);
+    if (t->json)
+        puts(text);
+    free(text);
+    if (*ret_answer)
+        return EXIT_OK;
+    fprintf(stderr, "cairn: the daemon's answer is no JSON: %s\n", why.text);
+    return EXIT_FAILED;
+}
+
+int tool_parse_step(const char *text, uint64_t *ret_step)
+{
+    char *end;
+
+    if (strcmp(text, "latest") == 0) {
+        *ret_step = CAIRN_LATEST;
+        return 0;
+    }
+    errno = 0;
+    *ret_step = strtoull(text, &end, 10);
+    if (text[0] >= '0' && text[0] <= '9' && !*end && !errno)
+        return 0;
+    fprintf(stderr, "cairn: \"%s\" is no step: a number or \"latest\" is wanted\n", text);
+    return -1;
+}
+
+const char *tool_size(json_int_t bytes, char buf[32])
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+    double v = (double)bytes;
+    unsigned u = 0;
+
+    for (; v >= 1024 && u < 5; u++)
+        v /= 1024;
+    snprintf(buf, 32, u ? "%.1f %s" : "%.0f %s", v, units[u]);
+    return buf;
+}
+
+const char *tool_text(const json_t *o, const char *key)
+{
+    const char *s = json_string_value(json_object_get(o, key));
+
+    return s ? s : "";
+}
+
+json_int_t tool_number(const json_t *o, const char *key)
+{
+    return json_integer_value(json_object_get(o, key));
+}
+
+static const struct command *find_command(const char *name)
+{
+    for (size_t i = 0; i < NCOMMANDS; i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+static int parse_number(const char *name, const char *text, long max, long *ret)
+{
+    char *end;
+    long v = strtol(text, &end, 10);
+
+    if (end == text || *end || v < 0 || v > max) {
+        fprintf(stderr, "cairn: %s %s: a number from 0 to %ld is wanted\n", name, text, max);
+        return -1;
+    }
+    *ret = v;
+    return 0;
+}
+
+/* 0 go on, 1 print help, -1 usage error. */
+static int parse_options(struct tool *t, int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"socket", 1, NULL, 's'},  {"json", 0, NULL, 'j'}, {"timeout", 1, NULL, 't'}, {"to", 1, NULL, 'o'},
+        {"merge", 0, NULL, 'm'},   {"rank", 1, NULL, 'r'}, {"force", 0, NULL, 'f'},   {"help", 0, NULL, 'h'},
+        {"version", 0, NULL, 'v'}, {NULL, 0, NULL, 0}};
+    int c, help = 0;
+    long number;
+
+    while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+        if (c == 's')
+            t->socket = optarg;
+        else if (c == 'j')
+            t->json = true;
+        else if (c == 'o')
+            t->to = optarg;
+        else if (c == 'm')
+            t->merge = true;
+        else if (c == 'f')
+            t->force = true;
+        else if (c == 'h')
+            help = 1;
+        else if (c == 'v')
+            help = 2;
+        else if (c == '?' ||
+                 parse_number(c == 't' ? "--timeout" : "--rank", optarg, c == 't' ? 86400 : 1 << 20, &number) < 0)
+            return -1;
+        else if (c == 't')
+            t->timeout_ms = (uint32_t)number * 1000;
+        else
+            t->rank = number;
+    }
+    t->argc = argc - optind;
+    t->argv = argv + optind;
+    return help;
+}
+
+int main(int argc, char **argv)
+{
+    struct tool t = {.timeout_ms = 60000, .rank = -1};
+    int help = parse_options(&t, argc, argv); /* getopt moves options to the front */
+    const struct command *c = t.argc > 0 && help >= 0 ? find_command(t.argv[0]) : NULL;
+
+    if (help == 2) {
+        printf("cairn %s\n", CAIRN_VERSION);
+        return EXIT_OK;
+    }
+    if (help == 1) {
+        if (c)
+            print_command_usage(stdout, c);
+        else
+            print_usage(stdout);
+        return EXIT_OK;
+    }
+    if (!c) {
+        if (t.argc > 0 && help == 0)
+            fprintf(stderr, "cairn: there is no command \"%s\"\n", t.argv[0]);
+        print_usage(stderr);
+        return EXIT_USAGE;
+    }
+    int r = c->run(&t);
+    if (r == EXIT_USAGE)
+        print_command_usage(stderr, c);
+    return r;
+}

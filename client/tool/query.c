@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Commands that ask the daemon and print its answer: status, ls, show, verify. */
+#include "client/tool/tool.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define EACH(array_, o_) \
+    size_t i_;           \
+    json_t *o_;          \
+    json_array_foreach(array_, i_, o_)
+
+/* ---- status ---------------------------------------------------------------------------------- */
+
+static void print_peers(const json_t *peers)
+{
+    char total[32], left[32];
+
+    if (json_array_size(peers) == 0) {
+        puts("no storage peer is registered");
+        return;
+    }
+    printf("%-16s %-10s %12s %12s %10s %8s  %s\n", "PEER", "STATE", "FREE", "SIZE", "SENT", "FAILED", "LAST ERROR");
+    EACH(peers, p)
+    {
+        printf("%-16s %-10s %12s %12s %10lld %8lld  %s\n", tool_text(p, "peer"), tool_text(p, "state"),
+               tool_size(tool_number(p, "free_bytes"), left), tool_size(tool_number(p, "total_bytes"), total),
+               (long long)tool_number(p, "fragments_sent"), (long long)tool_number(p, "failures"),
+               tool_text(p, "last_error"));
+    }
+}
+
+static void print_jobs(const json_t *jobs)
+{
+    if (json_array_size(jobs) == 0)
+        return;
+    printf("\n%-24s %12s %8s %8s %8s %10s %8s %12s\n", "JOB", "INCARNATION", "WORLD", "RANKS", "OPEN", "COMMITTED",
+           "ABORTED", "LAST STEP");
+    EACH(jobs, j)
+    {
+        printf("%-24s %12lld %8lld %8lld %8lld %10lld %8lld %12lld\n", tool_text(j, "job"),
+               (long long)tool_number(j, "incarnation"), (long long)tool_number(j, "world_size"),
+               (long long)tool_number(j, "members"), (long long)tool_number(j, "checkpoints_open"),
+               (long long)tool_number(j, "committed"), (long long)tool_number(j, "aborted"),
+               (long long)tool_number(j, "last_committed_step"));
+    }
+}
+
+int cmd_status(struct tool *t)
+{
+    char used[32], bytes[32], limit[32];
+    json_t *a;
+
+    if (t->argc != 1)
+        return EXIT_USAGE;
+    int r = tool_query(t, CAIRN_QUERY_STATUS, NULL, 0, &a);
+    if (r == EXIT_OK && !t->json) {
+        const json_t *arena = json_object_get(a, "arena");
+        printf("cairnd %s on node %s, up %lld s; arenas %s (%s in use) of %s\n\n", tool_text(a, "version"),
+               tool_text(a, "node"), (long long)tool_number(a, "uptime_ms") / 1000,
+               tool_size(tool_number(arena, "bytes"), bytes), tool_size(tool_number(arena, "used_bytes"), used),
+               tool_size(tool_number(arena, "limit_bytes"), limit));
+        print_peers(json_object_get(a, "peers"));
+        print_jobs(json_object_get(a, "jobs"));
+    }
+    json_decref(a);
+    return r;
+}
+
+/* ---- ls -------------------------------------------------------------------------------------- */
+
+static void print_checkpoint(const json_t *k)
+{
+    time_t when = (time_t)(tool_number(k, "created_unix_ms") / 1000);
+    char plain[32], stored[32], at[32] = "-";
+
+    if (when)
+        strftime(at, sizeof at, "%Y-%m-%d %H:%M:%S", localtime(&when));
+    printf("%12lld %12lld %-10s %6lld %12s %12s  %-19s  %s\n", (long long)tool_number(k, "step"),
+           (long long)tool_number(k, "incarnation"), tool_text(k, "state"), (long long)tool_number(k, "world_size"),
+           tool_size(tool_number(k, "plain_bytes"), plain), tool_size(tool_number(k, "stored_bytes"), stored), at,
+           tool_text(k, "reason"));
+}
+
+int cmd_ls(struct tool *t)
+{
+    const char *job = t->argc > 1 ? t->argv[1] : NULL;
+    json_t *a;
+
+    if (t->argc > 2)
+        return EXIT_USAGE;
+    int r = tool_query(t, CAIRN_QUERY_LIST, job, 0, &a);
+    if (r == EXIT_OK && !t->json && !job) {
+        EACH(json_object_get(a, "jobs"), name)
+        {
+            puts(json_string_value(name));
+        }
+    } else if (r == EXIT_OK && !t->json) {
+        printf("%12s %12s %-10s %6s %12s %12s  %-19s  %s\n", "STEP", "INCARNATION", "STATE", "WORLD", "SIZE", "STORED",
+               "COMMITTED AT", "REASON");
+        EACH(json_object_get(a, "checkpoints"), k)
+        {
+            print_checkpoint(k);
+        }
+    }
+    if (r == EXIT_OK && job && json_array_size(json_object_get(a, "checkpoints")) == 0) {
+        fprintf(stderr, "cairn: job %s has no checkpoint\n", job);
+        r = EXIT_NOT_FOUND;
+    }
+    json_decref(a);
+    return r;
+}
+
+/* ---- show ------------------------------------------------------------------------------------ */
+
+static void print_shards(const json_t *shards)
+{
+    char plain[32], stored[32];
+
+    printf("%6s %-16s %12s %12s %8s %8s %9s  %s\n", "RANK", "NODE", "SIZE", "STORED", "TENSORS", "CHUNKS", "GEOMETRY",
+           "FRAGMENTS ON PEERS");
+    EACH(shards, s)
+    {
+        const char *peer;
+        json_t *n;
+        printf("%6lld %-16s %12s %12s %8lld %8lld %9s ", (long long)tool_number(s, "rank"), tool_text(s, "node"),
+               tool_size(tool_number(s, "plain_bytes"), plain), tool_size(tool_number(s, "stored_bytes"), stored),
+               (long long)tool_number(s, "tensors"), (long long)tool_number(s, "chunks"), tool_text(s, "geometry"));
+        json_object_foreach(json_object_get(s, "peers"), peer, n)
+            printf(" %s:%lld", peer, (long long)json_integer_value(n));
+        puts("");
+    }
+}
+
+static void print_tensors(const json_t *tensors)
+{
+    printf("\n%-48s %-12s %-24s %6s\n", "TENSOR", "DTYPE", "SHAPE", "SLICES");
+    EACH(tensors, x)
+    {
+        char *shape = json_dumps(json_object_get(x, "shape"), JSON_COMPACT);
+        printf("%-48s %-12s %-24s %6zu\n", tool_text(x, "name"), tool_text(x, "dtype"), shape ? shape : "?",
+               json_array_size(json_object_get(x, "slices")));
+        free(shape);
+    }
+}
+
+int cmd_show(struct tool *t)
+{
+    uint64_t step;
+    json_t *a;
+
+    if (t->argc != 3 || tool_parse_step(t->argv[2], &step) < 0)
+        return EXIT_USAGE;
+    int r = tool_query(t, CAIRN_QUERY_SHOW, t->argv[1], step, &a);
+    if (r == EXIT_OK && !t->json) {
+        printf("job %s, step %lld, incarnation %lld, %lld ranks\n\n", tool_text(a, "job"),
+               (long long)tool_number(a, "step"), (long long)tool_number(a, "incarnation"),
+               (long long)tool_number(a, "world_size"));
+        print_shards(json_object_get(a, "shards"));
+        print_tensors(json_object_get(a, "tensors"));
+    }
+    json_decref(a);
+    return r;
+}
+
+/* ---- verify ---------------------------------------------------------------------------------- */
+
+static void print_report(const json_t *a)
+{
+    printf("job %s, step %lld: %lld of %lld fragments are right", tool_text(a, "job"),
+           (long long)tool_number(a, "step"), (long long)tool_number(a, "ok"), (long long)tool_number(a, "fragments"));
+    if (json_array_size(json_object_get(a, "bad")) == 0) {
+        puts("");
+        return;
+    }
+    printf(", %lld missing, %lld corrupt; %s\n", (long long)tool_number(a, "missing"),
+           (long long)tool_number(a, "corrupt"),
+           json_is_true(json_object_get(a, "repairable")) ? "every byte can still be restored" : "SOME BYTES ARE LOST");
+    EACH(json_object_get(a, "bad"), b)
+    {
+        printf("  rank %lld part %lld fragment %lld on %s: %s\n", (long long)tool_number(b, "rank"),
+               (long long)tool_number(b, "first_part"), (long long)tool_number(b, "fragment"), tool_text(b, "peer"),
+               tool_text(b, "error"));
+    }
+}
+
+int cmd_verify(struct tool *t)
+{
+    uint64_t step = CAIRN_LATEST;
+    json_t *a;
+
+    if (t->argc < 2 || t->argc > 3 || (t->argc == 3 && tool_parse_step(t->argv[2], &step) < 0))
+        return EXIT_USAGE;
+    int r = tool_query(t, CAIRN_QUERY_VERIFY, t->argv[1], step, &a);
+    if (r == EXIT_OK && !t->json)
+        print_report(a);
+    if (r == EXIT_OK && tool_number(a, "ok") != tool_number(a, "fragments"))
+        r = EXIT_CORRUPT;
+    json_decref(a);
+    return r;
+}

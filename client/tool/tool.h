@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The tool `cairn`: what its commands share. */
+#ifndef CAIRN_CLIENT_TOOL_TOOL_H
+#define CAIRN_CLIENT_TOOL_TOOL_H
+
+#include <cairn/cairn.h>
+#include <jansson.h>
+#include <stdbool.h>
+
+/* For scripts; cairn(1) documents them. */
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_NOT_FOUND = 3, EXIT_UNAVAILABLE = 4, EXIT_CORRUPT = 5 };
+
+struct tool {
+    const char *socket; /* NULL: libcairn's default */
+    bool json;
+    uint32_t timeout_ms;
+    /* of the command */
+    int argc;
+    char **argv;
+    const char *to; /* --to */
+    bool merge, force;
+    int64_t rank; /* --rank; -1: all */
+};
+
+struct command {
+    const char *name;
+    const char *arguments;
+    int (*run)(struct tool *t);
+    const char *help;
+};
+
+/* Prints "cairn: what: message" and gives the exit code of the error. */
+int tool_fail(const char *what, const struct cairn_error *err);
+/* An observer's session for a job; NULL job for none. */
+int tool_open(const struct tool *t, const char *job, struct cairn_session **ret, struct cairn_error *err);
+/* Asks, and prints the answer when --json was given. Returns an exit code; ret_answer is NULL when there is nothing
+ * left to print. */
+int tool_query(const struct tool *t, int kind, const char *job, uint64_t step, json_t **ret_answer);
+/* A step, or "latest". */
+int tool_parse_step(const char *text, uint64_t *ret_step);
+/* "12.3 MiB" */
+const char *tool_size(json_int_t bytes, char buf[32]);
+const char *tool_text(const json_t *o, const char *key);
+json_int_t tool_number(const json_t *o, const char *key);
+
+int cmd_status(struct tool *t);
+int cmd_ls(struct tool *t);
+int cmd_show(struct tool *t);
+int cmd_verify(struct tool *t);
+int cmd_restore(struct tool *t);
+
+#endif
