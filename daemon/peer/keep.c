@@ -390,8 +390,8 @@ static enum find_result read_find(struct keep *k, struct keep_read *r, struct ke
 
 static void read_try(struct keep *k, struct keep_read *r)
 {
-    struct kept_stream *s;
-    const struct index_entry *e;
+    struct kept_stream *s = NULL;
+    const struct index_entry *e = NULL;
     struct cairn_error err = CAIRN_ERROR_INIT;
 
     switch (read_find(k, r, &s, &e)) {

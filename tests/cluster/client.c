@@ -85,6 +85,13 @@ static void state_make(struct state *s, const struct options *o)
     }
 }
 
+static void state_free(struct state *s)
+{
+    for (unsigned i = 0; i < s->n; i++)
+        free(s->t[i].data);
+    free(s->t);
+}
+
 static uint64_t word(const struct options *o, uint64_t step, const struct tensor *t, unsigned i, uint64_t at)
 {
     uint64_t base = t->ndim ? t->offset[0] * t->length[1] * cairn_dtype_size(t->dtype) : 0;
@@ -181,48 +188,72 @@ static int cmd_save(const struct options *o)
     uint64_t latest = 0;
 
     state_make(&s, o);
-    if (open_session(o, 0, &s, &session, &err) < 0)
+    if (open_session(o, 0, &s, &session, &err) < 0) {
+        state_free(&s);
         return fail("open", &err);
+    }
     int r = cairn_latest(session, &latest, &err);
-    if (r < 0 && r != CAIRN_E_NOT_FOUND)
+    if (r < 0 && r != CAIRN_E_NOT_FOUND) {
+        cairn_session_close(session);
+        state_free(&s);
         return fail("latest", &err);
+    }
     printf("opened %llu latest %lld\n", (unsigned long long)cairn_session_incarnation(session), r < 0 ? -1ll : (long long)latest);
     for (uint64_t step = o->first ? o->first : r < 0 ? 1 : latest + 1, n = 0; n < o->last; step++, n++)
         save_step(session, &s, o, step);
     cairn_session_close(session);
+    state_free(&s);
+    return 0;
+}
+
+static int restore_state(struct cairn_restore *restore, struct state *got, const struct options *o, struct cairn_error *err)
+{
+    int r = 0;
+
+    for (unsigned i = 0; i < got->n && r == 0; i++) {
+        struct cairn_tensor t = describe(&got->t[i]);
+        memset(got->t[i].data, 0x5a, got->t[i].bytes);
+        r = cairn_restore_add(restore, &t, err);
+    }
+    return r < 0 ? r : cairn_restore_run(restore, o->timeout_ms, NULL, NULL, err);
+}
+
+static int compare(const struct state *want, const struct state *got, uint64_t step)
+{
+    for (unsigned i = 0; i < got->n; i++) {
+        if (memcmp(want->t[i].data, got->t[i].data, want->t[i].bytes) == 0)
+            continue;
+        printf("differs step %llu tensor %s\n", (unsigned long long)step, want->t[i].name);
+        return 1;
+    }
     return 0;
 }
 
 static int verify_rank(struct cairn_session *session, const struct options *o, uint64_t *ret_step)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
-    struct cairn_restore *restore;
+    struct cairn_restore *restore = NULL;
     struct cairn_checkpoint_info info = {.size = sizeof info};
     struct state want, got;
+    int r = cairn_restore_open(session, o->step, o->timeout_ms, &restore, &err);
 
+    if (r < 0)
+        return fail("restore_open", &err);
     state_make(&want, o);
     state_make(&got, o);
-    if (cairn_restore_open(session, o->step, o->timeout_ms, &restore, &err) < 0)
-        return fail("restore_open", &err);
     cairn_restore_info(restore, &info);
-    for (unsigned i = 0; i < got.n; i++) {
-        struct cairn_tensor t = describe(&got.t[i]);
-        memset(got.t[i].data, 0x5a, got.t[i].bytes);
-        if (cairn_restore_add(restore, &t, &err) < 0)
-            return fail("restore_add", &err);
-    }
-    if (cairn_restore_run(restore, o->timeout_ms, NULL, NULL, &err) < 0)
-        return fail("restore_run", &err);
+    r = restore_state(restore, &got, o, &err);
     cairn_restore_free(restore);
-    state_fill(&want, o, info.step);
-    for (unsigned i = 0; i < got.n; i++) {
-        if (memcmp(want.t[i].data, got.t[i].data, want.t[i].bytes) == 0)
-            continue;
-        printf("differs step %llu tensor %s\n", (unsigned long long)info.step, want.t[i].name);
-        return 1;
+    if (r < 0) {
+        r = fail("restore", &err);
+    } else {
+        state_fill(&want, o, info.step);
+        r = compare(&want, &got, info.step);
     }
+    state_free(&want);
+    state_free(&got);
     *ret_step = info.step;
-    return 0;
+    return r;
 }
 
 static int cmd_verify(const struct options *o)
@@ -235,12 +266,13 @@ static int cmd_verify(const struct options *o)
 
     if (open_session(o, CAIRN_OBSERVER, &s, &session, &err) < 0)
         return fail("open", &err);
-    for (rank.rank = 0; rank.rank < o->world; rank.rank++)
-        if (verify_rank(session, &rank, &step) != 0)
-            return 1;
-    printf("verified %llu\n", (unsigned long long)step);
+    int r = 0;
+    for (rank.rank = 0; rank.rank < o->world && r == 0; rank.rank++)
+        r = verify_rank(session, &rank, &step);
+    if (r == 0)
+        printf("verified %llu\n", (unsigned long long)step);
     cairn_session_close(session);
-    return 0;
+    return r;
 }
 
 static int cmd_query(const struct options *o, int kind)

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The tool as a person and as a script use it: tables, JSON, exit codes, safetensors that a reader of the published format accepts.
+
+Catches: a hole or a wrong offset in a file, slices merged in the wrong place, an exit code that says ok for a damaged checkpoint."""
+import argparse
+import json
+import os
+import pathlib
+import struct
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
+from cluster import Cluster  # noqa: E402
+
+SIZES = {"BF16": 2, "F32": 4, "I64": 8, "BOOL": 1, "F8_E4M3": 1, "C64": 8, "U8": 1}
+
+
+def read_safetensors(path):
+    """Checks the format's rules; returns (metadata, {name: (dtype, shape, bytes)})."""
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    assert data[8:9] == b"{" and (8 + length) % 8 == 0
+    header = json.loads(data[8:8 + length])
+    metadata = header.pop("__metadata__")
+    assert all(isinstance(v, str) for v in metadata.values())
+    body, end, tensors = data[8 + length:], 0, {}
+    for name, t in sorted(header.items(), key=lambda x: x[1]["data_offsets"]):
+        begin, stop = t["data_offsets"]
+        count = 1
+        for d in t["shape"]:
+            count *= d
+        assert begin == end and stop - begin == count * SIZES[t["dtype"]], (name, t)
+        end = stop
+        tensors[name] = (t["dtype"], t["shape"], body[begin:stop])
+    assert end == len(body), "holes or a tail"
+    return metadata, tensors
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--build", required=True)
+    with Cluster(parser.parse_args().build, peers=3) as c:
+        c.start_all()
+        tool = [c.build / "client" / "tool" / "cairn"]
+        args = ["save", "--bytes", 3 << 20, "--world", 2, "--start-id", "a", "--count", 2]
+        ranks = [c.spawn([c.build / "tests/cluster/cluster-client", *args, "--rank", r]) for r in (0, 1)]
+        for r in ranks:
+            assert "committed 2" in r.communicate(timeout=60)[0]
+        assert "PEER" in c.run([*tool, "status"])[1] and "test" in c.run([*tool, "ls"])[1]
+        assert len(c.tool("ls", "test")["checkpoints"]) == 2
+        assert "2+1" in c.run([*tool, "show", "test", 2])[1]
+        out = c.dir / "out"
+        c.run([*tool, "restore", "test", "--to", out])
+        c.run([*tool, "restore", "test", 2, "--to", out, "--merge"])
+        metadata, merged = read_safetensors(out / "model.safetensors")
+        assert metadata["cairn.step"] == "2" and merged["layer.0.weight"][1][1] == 16
+        parts = [read_safetensors(out / f"rank-{r:05}.safetensors")[1] for r in (0, 1)]
+        for name, (dtype, shape, data) in merged.items():  # ranks hold rows: one after the other they are the tensor
+            assert data == b"".join(p[name][2] for p in parts if name in p), name
+        for want, *command in [(1, "restore", "test", "--to", out), (2, "frob"), (2, "show", "test"), (3, "show", "test", 99),
+                               (3, "ls", "nothing"), (3, "restore", "nothing", "--to", out), (4, "status", "--socket", "/nonexistent")]:
+            code = c.run([*tool, *command], check=False)[0]
+            assert code == want, (command, code, want)
+        assert c.run([*tool, "restore", "test", "--to", out, "--force", "--json"])[0] == 0
+        assert c.run([*tool, "verify", "test"])[0] == 0
+        c.peers[0].stop()
+        os.unlink(c.peers[0].stream_files()[-1])
+        c.peers[0].start()
+        c.wait_peers_up(3)
+        codes = [c.run([*tool, "verify", "test", step], check=False)[0] for step in (1, 2)]
+        assert sorted(codes) == [0, 5], codes
+        assert not list(out.glob("*.part"))
+    print("1 passed, 0 failed")
+
+
+main()
