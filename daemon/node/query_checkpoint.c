@@ -50,8 +50,13 @@ static json_t *describe_shard(const struct shard_ref *ref, const struct manifest
     json_t *o = json_object();
     char geometry[16] = "-";
 
-    if (m->nchunks)
-        snprintf(geometry, sizeof geometry, "%u+%u", m->chunks[0].k, m->chunks[0].m);
+    const struct chunk_record *widest = NULL; /* a group's last chunk has fewer parts */
+
+    for (uint32_t i = 0; i < m->nchunks; i++)
+        if (!widest || m->chunks[i].k > widest->k)
+            widest = &m->chunks[i];
+    if (widest)
+        snprintf(geometry, sizeof geometry, "%u+%u", widest->k, widest->m);
     query_set(o, "rank", json_integer(ref->rank));
     query_set(o, "node", json_string(ref->node));
     query_set(o, "plain_bytes", json_integer((json_int_t)ref->plain_bytes));

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cluster-client: one rank whose state is a function of (seed, step, rank), so that whoever restores a step can say whether every byte
- * is right. Prints one line for each thing that happened; the tests read them.
+/* cluster-client: one rank whose state is a function of (seed, step, rank), so that whoever restores a step can say
+ * whether every byte is right. Prints one line for each thing that happened; the tests read them.
  *
- *     save    saves steps first..last, waits for each commit unless --no-wait, prints "committed STEP" or "failed STEP CODE MESSAGE"
- *     verify  restores --step (or latest) as --world ranks saved it and compares: "verified STEP BYTES"
+ *     save    saves steps first..last, waits for each commit unless --no-wait, prints "committed STEP" or "failed STEP
+ * CODE MESSAGE" verify  restores --step (or latest) as --world ranks saved it and compares: "verified STEP BYTES"
  *     status, list, check   prints the daemon's JSON
  *     bad     sends the tensor table of --case and expects its refusal: "refused MESSAGE"
  */
@@ -134,7 +134,8 @@ static int open_session(const struct options *o, uint32_t flags, const struct st
                                        .rank = o->rank,
                                        .world_size = o->world,
                                        .start_id = o->start_id,
-                                       .arena_bytes = o->arena_mib ? o->arena_mib << 20 : s->bytes * 5 / 2 + (24u << 20),
+                                       .arena_bytes =
+                                           o->arena_mib ? o->arena_mib << 20 : s->bytes * 5 / 2 + (24u << 20),
                                        .timeout_ms = o->timeout_ms,
                                        .flags = flags | (o->take_over ? CAIRN_TAKE_OVER : 0u)};
 
@@ -155,7 +156,8 @@ static int add_all(struct cairn_save *save, struct state *s, struct cairn_error 
 static void save_step(struct cairn_session *session, struct state *s, const struct options *o, uint64_t step)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
-    struct cairn_save_options so = {.size = sizeof so, .step = step, .on_busy = CAIRN_BUSY_WAIT, .timeout_ms = o->timeout_ms};
+    struct cairn_save_options so = {
+        .size = sizeof so, .step = step, .on_busy = CAIRN_BUSY_WAIT, .timeout_ms = o->timeout_ms};
     struct cairn_save *save = NULL;
     int r;
 
@@ -172,7 +174,8 @@ static void save_step(struct cairn_session *session, struct state *s, const stru
     }
     if (r < 0) {
         printf("failed %llu %s %s\n", (unsigned long long)step, cairn_code_name(r), err.message);
-        nanosleep(&(struct timespec){.tv_nsec = 20 * 1000000}, NULL); /* a training step; a loop of failures would only burn */
+        nanosleep(&(struct timespec){.tv_nsec = 20 * 1000000},
+                  NULL); /* a training step; a loop of failures would only burn */
     } else if (!o->no_wait) {
         printf("committed %llu\n", (unsigned long long)step);
     }
@@ -198,7 +201,8 @@ static int cmd_save(const struct options *o)
         state_free(&s);
         return fail("latest", &err);
     }
-    printf("opened %llu latest %lld\n", (unsigned long long)cairn_session_incarnation(session), r < 0 ? -1ll : (long long)latest);
+    printf("opened %llu latest %lld\n", (unsigned long long)cairn_session_incarnation(session),
+           r < 0 ? -1ll : (long long)latest);
     for (uint64_t step = o->first ? o->first : r < 0 ? 1 : latest + 1, n = 0; n < o->last; step++, n++)
         save_step(session, &s, o, step);
     cairn_session_close(session);
@@ -206,7 +210,8 @@ static int cmd_save(const struct options *o)
     return 0;
 }
 
-static int restore_state(struct cairn_restore *restore, struct state *got, const struct options *o, struct cairn_error *err)
+static int restore_state(struct cairn_restore *restore, struct state *got, const struct options *o,
+                         struct cairn_error *err)
 {
     int r = 0;
 
@@ -298,8 +303,14 @@ static int bad_table(struct cairn_save *save, const char *name, struct cairn_err
 {
     static char data[4096], long_name[65 * 1024];
     uint64_t shape[2] = {8, 8}, offset[2] = {0, 0}, length[2] = {8, 8};
-    struct cairn_tensor t = {
-        .size = sizeof t, .name = "w", .dtype = CAIRN_F32, .ndim = 2, .shape = shape, .offset = offset, .length = length, .data = data};
+    struct cairn_tensor t = {.size = sizeof t,
+                             .name = "w",
+                             .dtype = CAIRN_F32,
+                             .ndim = 2,
+                             .shape = shape,
+                             .offset = offset,
+                             .length = length,
+                             .data = data};
 
     memset(long_name, 'x', sizeof long_name - 1);
     if (strcmp(name, "overlap") == 0 && cairn_save_add(save, &t, err) == 0)
@@ -344,10 +355,11 @@ static int cmd_bad(const struct options *o)
 int main(int argc, char **argv)
 {
     static const struct option long_options[] = {
-        {"job", 1, NULL, 'j'},   {"start-id", 1, NULL, 'i'}, {"rank", 1, NULL, 'r'},    {"world", 1, NULL, 'w'},
-        {"bytes", 1, NULL, 'b'}, {"first", 1, NULL, 'f'},    {"count", 1, NULL, 'n'},   {"seed", 1, NULL, 's'},
-        {"step", 1, NULL, 'p'},  {"no-wait", 0, NULL, 'N'},  {"timeout", 1, NULL, 't'}, {"arena-mib", 1, NULL, 'a'},
-        {"case", 1, NULL, 'c'},  {"tiny", 1, NULL, 'y'},     {"take-over", 0, NULL, 'o'}, {"empty", 0, NULL, 'e'}, {NULL, 0, NULL, 0}};
+        {"job", 1, NULL, 'j'},   {"start-id", 1, NULL, 'i'}, {"rank", 1, NULL, 'r'},      {"world", 1, NULL, 'w'},
+        {"bytes", 1, NULL, 'b'}, {"first", 1, NULL, 'f'},    {"count", 1, NULL, 'n'},     {"seed", 1, NULL, 's'},
+        {"step", 1, NULL, 'p'},  {"no-wait", 0, NULL, 'N'},  {"timeout", 1, NULL, 't'},   {"arena-mib", 1, NULL, 'a'},
+        {"case", 1, NULL, 'c'},  {"tiny", 1, NULL, 'y'},     {"take-over", 0, NULL, 'o'}, {"empty", 0, NULL, 'e'},
+        {NULL, 0, NULL, 0}};
     struct options o = {.job = "test",
                         .start_id = "first",
                         .bad_case = "",

@@ -43,7 +43,7 @@ def main():
     with Cluster(parser.parse_args().build, peers=3) as c:
         c.start_all()
         tool = [c.build / "client" / "tool" / "cairn"]
-        args = ["save", "--bytes", 3 << 20, "--world", 2, "--start-id", "a", "--count", 2]
+        args = ["save", "--bytes", 48 << 20, "--world", 2, "--start-id", "a", "--count", 2]
         ranks = [c.spawn([c.build / "tests/cluster/cluster-client", *args, "--rank", r]) for r in (0, 1)]
         for r in ranks:
             assert "committed 2" in r.communicate(timeout=60)[0]

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What every codec owes, asked of each real one through the door: lossless, deterministic, within its room, deaf to damage. */
+/* What every codec owes, asked of each real one through the door: lossless, deterministic, within its room, deaf to
+ * damage. */
 #include "core/base/error.h"
 #include "core/model/units.h"
 #include "daemon/io/plugins.h"
@@ -27,7 +28,10 @@ static void fill(unsigned char *p, size_t len, unsigned how, uint64_t seed)
 {
     for (size_t i = 0; i < len; i++) {
         uint64_t r = next_random(&seed);
-        p[i] = how == 0 ? 0 : how == 1 ? (unsigned char)r : how == 2 ? (unsigned char)(i / 8 % 97) : (unsigned char)(i % 512 < 300 ? 7 : r);
+        p[i] = how == 0   ? 0
+               : how == 1 ? (unsigned char)r
+               : how == 2 ? (unsigned char)(i / 8 % 97)
+                          : (unsigned char)(i % 512 < 300 ? 7 : r);
     }
 }
 
@@ -43,7 +47,8 @@ static struct codec *load(struct plugins *p, const char *name)
 
 static void round_trip(const struct codec *c, size_t len, int dtype, unsigned how)
 {
-    unsigned char *plain = malloc(len), *coded = malloc(len + GUARD), *again = malloc(len + GUARD), *back = malloc(len + GUARD);
+    unsigned char *plain = malloc(len), *coded = malloc(len + GUARD), *again = malloc(len + GUARD),
+                  *back = malloc(len + GUARD);
 
     fill(plain, len, how, len * 31 + how + 1);
     memset(coded, 0xa5, len + GUARD);
@@ -96,7 +101,8 @@ static void test_damage_is_refused_or_harmless(void **state)
             for (int flips = 0; flips < 3; flips++)
                 bad[next_random(&seed) % cut] ^= (unsigned char)next_random(&seed);
             memset(back, 0xa5, len + GUARD);
-            (void)codec_decode(c, bad, cut, CAIRN_U8, back, len); /* it need not notice: checksums do; it must stay within */
+            (void)codec_decode(c, bad, cut, CAIRN_U8, back,
+                               len); /* it need not notice: checksums do; it must stay within */
             for (size_t i = 0; i < GUARD; i++)
                 assert_int_equal(back[len + i], 0xa5);
         }
@@ -132,8 +138,9 @@ static void test_bad_plugins_are_refused(void **state)
 {
     static const struct {
         const char *name, *says;
-    } bad[] = {{"abi", "ABI"},         {"kind", "is a store plugin"}, {"name", "calls itself"}, {"size", "table has"},
-               {"missing", "required"}, {"nosymbol", "cairn_plugin_entry"}, {"twin", "id"},     {"absent", "load plugin"}};
+    } bad[] = {{"abi", "ABI"},        {"kind", "is a store plugin"}, {"name", "calls itself"},
+               {"size", "table has"}, {"missing", "required"},       {"nosymbol", "cairn_plugin_entry"},
+               {"twin", "id"},        {"absent", "load plugin"}};
     struct plugins *p;
 
     (void)state;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What every metadata engine owes, asked of each real one: order, atomic guarded transactions between processes, leases, watches. Watches are
- * asked of the plugin's own table, because the daemon's door has no call for them yet. */
+/* What every metadata engine owes, asked of each real one: order, atomic guarded transactions between processes,
+ * leases, watches. Watches are asked of the plugin's own table, because the daemon's door has no call for them yet. */
 #include "core/base/error.h"
 #include "daemon/io/plugins.h"
 
@@ -80,7 +80,8 @@ static int get(struct world *w, const char *key, struct answer *a)
 }
 
 /* Puts when the key's revision is the given one. */
-static int put_if(struct world *w, const char *key, uint64_t revision, const char *value, int64_t lease, struct answer *a)
+static int put_if(struct world *w, const char *key, uint64_t revision, const char *value, int64_t lease,
+                  struct answer *a)
 {
     struct cairn_compare compare = {key, revision};
     struct cairn_put put = {key, value, strlen(value), lease};
@@ -324,7 +325,8 @@ static void on_event(void *arg, int code, const struct cairn_kv *kv)
     pthread_mutex_lock(&s->lock);
     s->n++;
     snprintf(s->text + strlen(s->text), sizeof s->text - strlen(s->text), "%s%s%.*s ", code ? "lost" : kv->key,
-             code || !kv->value ? "-" : "=", code ? 0 : (int)kv->value_len, code || !kv->value ? "" : (const char *)kv->value);
+             code || !kv->value ? "-" : "=", code ? 0 : (int)kv->value_len,
+             code || !kv->value ? "" : (const char *)kv->value);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -355,11 +357,13 @@ static void test_watches_see_changes_in_order(void **state)
     assert_non_null(dso);
     *(void **)&entry = dlsym(dso, "cairn_plugin_entry");
     const struct cairn_meta_ops *ops = entry()->ops;
-    assert_int_equal(put_if(w, "w/before", 0, "0", 0, &a), 0); /* through another connection, as another process would */
+    assert_int_equal(put_if(w, "w/before", 0, "0", 0, &a),
+                     0); /* through another connection, as another process would */
     uint64_t revision = a.revision;
     assert_int_equal(put_if(w, "w/first", 0, "1", 0, &a), 0);
     assert_int_equal(ops->open(w->params, &m, &err), 0);
-    int64_t from_now = ops->watch(m, "w/", 0, on_event, &now), resumed = ops->watch(m, "w/", revision, on_event, &since);
+    int64_t from_now = ops->watch(m, "w/", 0, on_event, &now),
+            resumed = ops->watch(m, "w/", revision, on_event, &since);
     assert_true(from_now > 0 && resumed > 0);
     assert_int_equal(put_if(w, "w/second", 0, "2", 0, &a), 0);
     assert_int_equal(put_if(w, "other", 0, "3", 0, &a), 0);

@@ -63,7 +63,8 @@ static char *record(size_t len, int seed)
     return r;
 }
 
-static int append(struct world *w, struct store_stream *st, size_t len, int seed, uint64_t *ret_offset, struct cairn_error *err)
+static int append(struct world *w, struct store_stream *st, size_t len, int seed, uint64_t *ret_offset,
+                  struct cairn_error *err)
 {
     struct pending p;
     char *r = record(len, seed);
@@ -184,7 +185,8 @@ static void test_append_sync_reopen(void **state)
     store_close(w->store);
     w->store = open_store(w);
     assert_int_equal(store_open_stream(w->store, name, &st, &got, &again, &end, NULL), 0);
-    assert_true(again == generation && got.step == 7 && got.incarnation == 2 && strcmp(got.job, "job") == 0 && strcmp(got.node, "n1") == 0);
+    assert_true(again == generation && got.step == 7 && got.incarnation == 2 && strcmp(got.job, "job") == 0 &&
+                strcmp(got.node, "n1") == 0);
     assert_true(end == at[2] + (3 << 20)); /* what was reserved and not used is given back */
     for (int i = 0; i < 3; i++)
         assert_int_equal(read_back(w, st, at[i], i == 0 ? 8192 : i == 1 ? 4096 : 3 << 20, i + 1), 0);
@@ -242,7 +244,8 @@ static void test_room_is_reserved_first(void **state)
 
     assert_int_equal(store_space(w->store, &space, NULL), 0);
     assert_true(space.total_bytes > 0 && space.free_bytes <= space.total_bytes);
-    assert_int_equal(store_create(w->store, &id, space.free_bytes + (1 << 30), &st, &generation, &err), CAIRN_E_NO_SPACE);
+    assert_int_equal(store_create(w->store, &id, space.free_bytes + (1 << 30), &st, &generation, &err),
+                     CAIRN_E_NO_SPACE);
     assert_non_null(strstr(err.message, "free"));
     char name[513] = {0};
     assert_int_equal(store_list(w->store, count_streams, name, NULL), 0);
@@ -310,8 +313,9 @@ static void test_synced_data_outlives_a_kill(void **state)
         if (loop_new(64, &child.loop, NULL) < 0)
             _exit(1);
         child.store = open_store(&child);
-        if (store_create(child.store, &id, 1 << 20, &st, &generation, NULL) < 0 || append(&child, st, 65536, 5, NULL, NULL) < 0 ||
-            sync_stream(&child, st, NULL) < 0 || write(ready[1], "x", 1) != 1)
+        if (store_create(child.store, &id, 1 << 20, &st, &generation, NULL) < 0 ||
+            append(&child, st, 65536, 5, NULL, NULL) < 0 || sync_stream(&child, st, NULL) < 0 ||
+            write(ready[1], "x", 1) != 1)
             _exit(1);
         for (;;)
             append(&child, st, 65536, 6, NULL, NULL);

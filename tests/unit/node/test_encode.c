@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Encoding and rebuilding a chunk: any m of k+m fragments may be lost, whatever the codecs made of the parts.
+ * Catches: a wrong row of the code, parts of different coded lengths in one stripe, padding that is not zero. */
+#include "core/base/bytes.h"
+#include "core/model/units.h"
+#include "daemon/node/encode.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+struct world {
+    struct plugins *plugins;
+    struct codec *raw, *lz4;
+    char *plain[CAIRN_MAX_K];
+    char *record[CAIRN_MAX_FRAGS], *again[CAIRN_MAX_FRAGS];
+    char *target, *scratch;
+};
+
+static int setup(void **state)
+{
+    struct world *w = calloc(1, sizeof *w);
+
+    assert_int_equal(plugins_new(PLUGIN_DIR, &w->plugins, NULL), 0);
+    assert_int_equal(plugins_codec(w->plugins, "raw", &w->raw, NULL), 0);
+    assert_int_equal(plugins_codec(w->plugins, "lz4", &w->lz4, NULL), 0);
+    for (unsigned i = 0; i < 8; i++) {
+        w->plain[i] = malloc(CAIRN_PART);
+        uint64_t r = i + 1;
+        for (size_t b = 0; b < CAIRN_PART; b++) { /* every other part repeats, so that codecs differ within a stripe */
+            r = r * 6364136223846793005ull + 1442695040888963407ull;
+            w->plain[i][b] = i % 2 ? (char)(b / 64) : (char)(r >> 56);
+        }
+    }
+    for (unsigned i = 0; i < CAIRN_MAX_FRAGS; i++) {
+        w->record[i] = malloc(FRAGMENT_MAX_RECORD);
+        w->again[i] = malloc(FRAGMENT_MAX_RECORD);
+    }
+    w->target = malloc(8 * CAIRN_PART);
+    w->scratch = malloc(8 * CAIRN_PART);
+    *state = w;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct world *w = *state;
+
+    for (unsigned i = 0; i < 8; i++)
+        free(w->plain[i]);
+    for (unsigned i = 0; i < CAIRN_MAX_FRAGS; i++) {
+        free(w->record[i]);
+        free(w->again[i]);
+    }
+    free(w->target);
+    free(w->scratch);
+    plugins_free(w->plugins);
+    free(w);
+    return 0;
+}
+
+static struct encode encode(struct world *w, unsigned k, unsigned m, size_t last_len, char **record)
+{
+    struct encode e = {.k = k, .m = m, .dtype = CAIRN_U8, .codec = w->lz4};
+
+    for (unsigned i = 0; i < k; i++) {
+        e.plain[i] = w->plain[i];
+        e.plain_len[i] = (uint32_t)(i + 1 == k ? last_len : CAIRN_PART);
+    }
+    for (unsigned i = 0; i < k + m; i++)
+        e.record[i] = record[i];
+    encode_chunk(&e);
+    assert_int_equal(e.code, 0);
+    return e;
+}
+
+static void decode_without(struct world *w, const struct encode *e, uint32_t lost, uint32_t mask, int expect)
+{
+    struct decode d = {.k = e->k,
+                       .m = e->m,
+                       .dtype = e->dtype,
+                       .entry = e->entry,
+                       .part_mask = mask,
+                       .target = w->target,
+                       .scratch = w->scratch};
+    char *copies[CAIRN_MAX_FRAGS] = {NULL};
+
+    memcpy(d.part, e->part, sizeof d.part);
+    memset(w->target, 0xee, 8 * CAIRN_PART);
+    for (unsigned i = 0; i < e->k + e->m; i++) {
+        if (i < e->k)
+            d.codecs[i] = e->part[i].codec == CODEC_LZ4 ? w->lz4 : w->raw;
+        if (lost & 1u << i)
+            continue;
+        d.payload[i] = copies[i] = calloc(1, CAIRN_PART);
+        memcpy(copies[i], e->record[i] + FRAGMENT_HEADER, e->payload_len[i]);
+    }
+    decode_chunk(&d);
+    assert_int_equal(d.code, expect);
+    for (unsigned i = 0; i < e->k && expect == 0; i++)
+        if (mask & 1u << i)
+            assert_memory_equal(w->target + i * CAIRN_PART, w->plain[i], e->plain_len[i]);
+    for (unsigned i = 0; i < e->k + e->m; i++)
+        free(copies[i]);
+}
+
+static void test_every_loss_up_to_m(void **state)
+{
+    static const struct {
+        unsigned k, m;
+    } shapes[] = {{1, 0}, {1, 1}, {1, 2}, {2, 1}, {2, 2}, {3, 2}, {4, 2}};
+    struct world *w = *state;
+
+    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
+        unsigned n = shapes[s].k + shapes[s].m;
+        struct encode e = encode(w, shapes[s].k, shapes[s].m, 12345, w->record);
+        for (uint32_t lost = 0; lost < 1u << n; lost++) {
+            unsigned count = (unsigned)__builtin_popcount(lost);
+            bool hurts = lost & ((1u << shapes[s].k) - 1);
+            if (count <= shapes[s].m)
+                decode_without(w, &e, lost, (1u << shapes[s].k) - 1, 0);
+            else if (hurts && count == shapes[s].m + 1)
+                decode_without(w, &e, lost, (1u << shapes[s].k) - 1, CAIRN_E_CORRUPT);
+        }
+    }
+}
+
+static void test_one_part_of_many(void **state)
+{
+    struct world *w = *state;
+    struct encode e = encode(w, 4, 2, 777, w->record);
+
+    decode_without(w, &e, 0x2e, 1, 0); /* only its own fragment is needed */
+    decode_without(w, &e, 0x03, 2, 0); /* its own is lost: rebuilt, checked, given */
+}
+
+/* A fragment is encoded again from the arena for a spare peer: it must be the same bytes. */
+static void test_encoding_again_gives_the_same(void **state)
+{
+    struct world *w = *state;
+    struct encode a = encode(w, 4, 2, 5000, w->record), b = encode(w, 4, 2, 5000, w->again);
+
+    assert_memory_equal(&a.entry, &b.entry, sizeof a.entry);
+    assert_memory_equal(a.part, b.part, 4 * sizeof a.part[0]);
+    assert_int_equal(a.part[0].codec, CODEC_RAW);
+    assert_int_equal(a.part[1].codec, CODEC_LZ4);
+    for (unsigned i = 0; i < 6; i++) {
+        size_t padded = round_up_u64(a.payload_len[i], CAIRN_BLOCK);
+        assert_int_equal(a.payload_len[i], b.payload_len[i]);
+        assert_memory_equal(w->record[i] + FRAGMENT_HEADER, w->again[i] + FRAGMENT_HEADER, padded);
+        for (size_t at = a.payload_len[i]; at < padded; at++)
+            assert_int_equal(w->record[i][FRAGMENT_HEADER + at], 0);
+    }
+}
+
+/* The fragments are right and the manifest's checksum is not: no byte may pass as verified. */
+static void test_the_entry_checksum_has_the_last_word(void **state)
+{
+    struct world *w = *state;
+    struct encode e = encode(w, 2, 1, 4096, w->record);
+
+    e.entry.low ^= 1;
+    decode_without(w, &e, 0, 3, CAIRN_E_CORRUPT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_loss_up_to_m),
+        cmocka_unit_test(test_one_part_of_many),
+        cmocka_unit_test(test_encoding_again_gives_the_same),
+        cmocka_unit_test(test_the_entry_checksum_has_the_last_word),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
