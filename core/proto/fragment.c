@@ -41,6 +41,9 @@
 #define VERSION 1
 #define NAME_ROOM 132
 #define SUMMED 600
+#define USED 608
+#define RESERVED 128 /* key id, tenant, tier and what follows them */
+#define RESERVED_LEN 16
 
 bool fragment_key_equal(const struct fragment_key *a, const struct fragment_key *b)
 {
@@ -66,7 +69,7 @@ static void put(struct writer *w, uint64_t v, unsigned bytes)
         *w->at++ = (uint8_t)(v >> (8 * i));
 }
 
-static void put_name(struct writer *w, const char *name)
+static void put_name(struct writer *w, const char name[CAIRN_MAX_NAME + 1])
 {
     size_t len = strnlen(name, CAIRN_MAX_NAME);
 
@@ -118,12 +121,23 @@ void fragment_seal(const struct fragment *f, void *block)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
+static bool all_zero(const char *at, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        if (at[i])
+            return false;
+    return true;
+}
+
+/* A name that is not terminated and zero-filled reads as the empty one, which no check lets pass. */
 static void get_name(struct bytes_reader *r, char ret[CAIRN_MAX_NAME + 1])
 {
     const char *from = bytes_get(r, NAME_ROOM);
+    size_t len = strnlen(from, CAIRN_MAX_NAME);
 
-    memcpy(ret, from, CAIRN_MAX_NAME);
-    ret[CAIRN_MAX_NAME] = 0;
+    memset(ret, 0, CAIRN_MAX_NAME + 1);
+    if (all_zero(from + len, NAME_ROOM - len))
+        memcpy(ret, from, len);
 }
 
 static int check_front(struct bytes_reader *r, const void *block, struct cairn_error *err)
@@ -141,7 +155,48 @@ static int check_front(struct bytes_reader *r, const void *block, struct cairn_e
                           features, VERSION);
     if (sum != cairn_hash64(block, SUMMED, 0))
         return cairn_fail(err, CAIRN_E_CORRUPT, "the checksum of a fragment's header does not match");
+    if (!all_zero((const char *)block + USED, FRAGMENT_HEADER - USED))
+        return cairn_fail(err, CAIRN_E_CORRUPT, "the block of a fragment's header is not zero behind it");
     return 0;
+}
+
+static int check_part(const struct cairn_part_code *p, struct cairn_error *err)
+{
+    if (p->plain_len >= 1 && p->plain_len <= CAIRN_PART && p->coded_len >= 1 && p->coded_len <= p->plain_len)
+        return 0;
+    return cairn_fail(err, CAIRN_E_CORRUPT, "a stripe with a part of %u bytes coded in %u", p->plain_len, p->coded_len);
+}
+
+/* A data fragment is its part, parity has the length of the longest part in whole blocks. */
+static int check_stripe(const struct fragment *f, struct cairn_error *err)
+{
+    uint32_t longest = 0;
+    int r = 0;
+
+    for (unsigned i = 0; i < f->k && r == 0; i++) {
+        r = check_part(&f->part[i], err);
+        if (f->part[i].coded_len > longest)
+            longest = f->part[i].coded_len;
+    }
+    if (r < 0)
+        return r;
+    uint64_t want = f->key.index < f->k ? f->part[f->key.index].coded_len : round_up_u64(longest, CAIRN_BLOCK);
+    if (f->payload_len != want)
+        return cairn_fail(err, CAIRN_E_CORRUPT, "a fragment %u of %u bytes whose stripe gives it %u", f->key.index,
+                          f->payload_len, (unsigned)want);
+    return 0;
+}
+
+/* Pieces of a blob are whole but for the last one. */
+static int check_piece(const struct fragment *f, struct cairn_error *err)
+{
+    uint64_t begin = (uint64_t)f->key.first_part * CAIRN_PART;
+
+    if (f->k == 1 && f->m == 0 && begin < f->blob_len &&
+        f->payload_len == (f->blob_len - begin < CAIRN_PART ? f->blob_len - begin : CAIRN_PART))
+        return 0;
+    return cairn_fail(err, CAIRN_E_CORRUPT, "piece %u of %u bytes of a blob of %" PRIu64, f->key.first_part,
+                      f->payload_len, f->blob_len);
 }
 
 /* The checksum proves that a daemon wrote it, not that the daemon was right. */
@@ -162,12 +217,16 @@ static int check_fields(const struct fragment *f, struct cairn_error *err)
         return cairn_fail(err, CAIRN_E_CORRUPT, "a fragment of %u bytes", f->payload_len);
     if (!cairn_dtype_size(f->dtype))
         return cairn_fail(err, CAIRN_E_CORRUPT, "a fragment of dtype %d, which does not exist", f->dtype);
-    for (unsigned i = 0; f->key.kind == FRAGMENT_DATA && i < f->k; i++)
-        if (f->part[i].plain_len < 1 || f->part[i].plain_len > CAIRN_PART || f->part[i].coded_len < 1 ||
-            f->part[i].coded_len > CAIRN_PART)
-            return cairn_fail(err, CAIRN_E_CORRUPT, "a stripe with a part of %u bytes coded in %u",
-                              f->part[i].plain_len, f->part[i].coded_len);
-    return 0;
+    return f->key.kind == FRAGMENT_DATA ? check_stripe(f, err) : check_piece(f, err);
+}
+
+/* Whatever these will mean, a reader of this version would misread the fragment. */
+static int check_reserved(const void *block, struct cairn_error *err)
+{
+    if (all_zero((const char *)block + RESERVED, RESERVED_LEN))
+        return 0;
+    return cairn_fail(err, CAIRN_E_UNSUPPORTED,
+                      "a fragment with a key id, a tenant or a tier, which version %d has not", VERSION);
 }
 
 static void get_fields(struct bytes_reader *r, struct fragment *f)
@@ -213,6 +272,8 @@ int fragment_parse(const void *block, struct fragment *ret, struct cairn_error *
         return code;
     get_fields(&r, &f);
     code = check_fields(&f, err);
+    if (code == 0)
+        code = check_reserved(block, err);
     if (code == 0)
         *ret = f;
     return code;

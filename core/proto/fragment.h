@@ -50,7 +50,8 @@ struct fragment {
 size_t fragment_record_len(uint32_t payload_len);
 /* Writes the 4 KiB header block. payload_sum must be filled. */
 void fragment_seal(const struct fragment *f, void *block);
-/* Reads and verifies an untrusted header block. CAIRN_E_CORRUPT says what is wrong and which version was seen. */
+/* Reads and verifies an untrusted header block: CAIRN_E_CORRUPT, or CAIRN_E_UNSUPPORTED for what a later version wrote,
+ * with the version that was seen. */
 int fragment_parse(const void *block, struct fragment *ret, struct cairn_error *err);
 /* Whether the payload is the one the header promises. */
 int fragment_check_payload(const struct fragment *f, const void *payload, struct cairn_error *err);

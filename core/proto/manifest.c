@@ -132,13 +132,26 @@ static void fill_shard(shard *s, const struct manifest *m, struct arena *a)
     }
 }
 
+/* What decode refuses is not written either; the arrays below have no more room. */
+static int check_chunks(const struct manifest *m, struct cairn_error *err)
+{
+    for (uint32_t i = 0; i < m->nchunks; i++)
+        if (m->chunks[i].k < 1 || m->chunks[i].k > CAIRN_MAX_K || m->chunks[i].m > CAIRN_MAX_M)
+            return cairn_fail(err, CAIRN_E_INVAL, "chunk %u of a manifest has a stripe of %u+%u", i, m->chunks[i].k,
+                              m->chunks[i].m);
+    return 0;
+}
+
 int manifest_encode(const struct manifest *m, struct bytes *out, struct cairn_error *err)
 {
-    size_t size = scratch_size(m);
-    _cleanup_free_ char *block = malloc(size);
+    int r = check_chunks(m, err);
+    size_t size = r == 0 ? scratch_size(m) : 0;
+    _cleanup_free_ char *block = malloc(size ? size : 1);
     struct arena a = {block, size};
     shard s;
 
+    if (r < 0)
+        return r;
     if (!block)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu bytes to encode a manifest", size);
     fill_shard(&s, m, &a);
@@ -195,6 +208,9 @@ static int decode_chunk(const struct manifest *m, const chunk *c, struct chunk_r
 {
     if (c->n_part < 1 || c->n_part > CAIRN_MAX_K || c->m > CAIRN_MAX_M || c->n_peer != c->n_part + c->m)
         return corrupt(err, "with a chunk of an impossible geometry");
+    if (c->reserved_key)
+        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "a manifest with an encrypted chunk, which version %d has not",
+                          VERSION);
     *r = (struct chunk_record){.first_part = c->first_part,
                                .attempt = c->attempt,
                                .k = (uint8_t)c->n_part,
@@ -202,7 +218,7 @@ static int decode_chunk(const struct manifest *m, const chunk *c, struct chunk_r
                                .entry = {c->entry_low, c->entry_high}};
     for (size_t i = 0; i < c->n_part; i++) {
         const part *p = c->part[i];
-        if (p->codec > UINT16_MAX || p->params > UINT16_MAX || p->coded_len < 1 || p->coded_len > CAIRN_PART)
+        if (p->codec > UINT16_MAX || p->params > UINT16_MAX || p->coded_len < 1 || p->coded_len > p->plain_len)
             return corrupt(err, "with a part that no codec writes");
         if (p->plain_len != cairn_layout_part_len(&m->layout, c->first_part + (uint32_t)i))
             return corrupt(err, "with a part of a wrong length");
@@ -263,7 +279,7 @@ static int decode_front(struct manifest *m, const shard *s, struct cairn_error *
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu peers", s->n_peer);
     for (; m->npeers < s->n_peer; m->npeers++) {
         if (cairn_name_check("peer", s->peer[m->npeers], err) < 0)
-            return CAIRN_E_CORRUPT;
+            return cairn_wrap(err, CAIRN_E_CORRUPT, "a manifest");
         snprintf(m->peers[m->npeers], sizeof m->peers[0], "%s", s->peer[m->npeers]);
     }
     return 0;
@@ -271,7 +287,7 @@ static int decode_front(struct manifest *m, const shard *s, struct cairn_error *
 
 int manifest_decode(struct manifest *m, const void *data, size_t len, struct cairn_error *err)
 {
-    shard *s = cairn__manifest__v1__shard__unpack(NULL, len, data);
+    shard *s = len <= MANIFEST_MAX ? cairn__manifest__v1__shard__unpack(NULL, len, data) : NULL;
     int r;
 
     if (!s)

@@ -8,6 +8,7 @@
 
 #define SHA256_LEN 32
 #define MANIFEST_MAX_PEERS 255
+#define MANIFEST_MAX ((size_t)1 << 30) /* bytes of a shard's or a root manifest */
 
 struct chunk_record {
     uint32_t first_part;

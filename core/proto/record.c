@@ -21,6 +21,14 @@ CAIRN_DEFINE_CLEANUP(json_t *, json_decref, cleanup_json)
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
+/* A value that JSON does not take (broken UTF-8, a number beyond 63 bits, no memory) must not be left out silently: the
+ * record loses its version, and write_out refuses it. */
+static void set(json_t *o, const char *key, json_t *v)
+{
+    if (json_object_set_new(o, key, v) < 0)
+        json_object_del(o, "v");
+}
+
 static json_t *object_new(void)
 {
     json_t *o = json_object();
@@ -32,12 +40,25 @@ static json_t *object_new(void)
 
 static void set_number(json_t *o, const char *key, uint64_t v)
 {
-    json_object_set_new(o, key, json_integer((json_int_t)v));
+    set(o, key, v <= INT64_MAX ? json_integer((json_int_t)v) : NULL);
 }
 
 static void set_text(json_t *o, const char *key, const char *v)
 {
-    json_object_set_new(o, key, json_string(v));
+    set(o, key, json_string(v));
+}
+
+/* An error's message may have been cut within a character: an abort must not fail over that. */
+static void set_any_text(json_t *o, const char *key, const char *v)
+{
+    char plain[WIRE_TEXT];
+    json_t *text = json_string(v);
+
+    snprintf(plain, sizeof plain, "%s", v);
+    for (char *c = plain; *c; c++)
+        if ((unsigned char)*c >= 0x80)
+            *c = '?';
+    set(o, key, text ? text : json_string(plain));
 }
 
 static void set_hex(json_t *o, const char *key, const uint8_t *data, size_t len)
@@ -61,6 +82,8 @@ static int write_out(json_t *o, struct bytes *out, struct cairn_error *err)
 {
     _cleanup_free_ char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
 
+    if (o && !json_object_get(o, "v"))
+        return cairn_fail(err, CAIRN_E_INVAL, "a metadata record with a value that JSON does not take");
     if (text)
         bytes_put(out, text, strlen(text));
     return !text || out->bad ? cairn_fail(err, CAIRN_E_NOMEM, "write a metadata record") : 0;
@@ -212,7 +235,7 @@ int record_incarnation_encode(const struct record_incarnation *r, struct bytes *
     set_number(o, "world_size", r->world_size);
     for (uint32_t i = 0; i < r->nseen && i < RECORD_SEEN_MAX; i++)
         json_array_append_new(seen, json_string(r->seen[i]));
-    json_object_set_new(o, "seen", seen);
+    set(o, "seen", seen);
     return write_out(o, out, err);
 }
 
@@ -271,7 +294,7 @@ int record_pin_encode(const struct record_pin *r, struct bytes *out, struct cair
 
     set_number(o, "number", r->number);
     set_number(o, "incarnation", r->incarnation);
-    json_object_set_new(o, "none", json_boolean(r->none));
+    set(o, "none", json_boolean(r->none));
     set_number(o, "step", r->step);
     set_number(o, "ckpt_incarnation", r->ckpt_incarnation);
     return write_out(o, out, err);
@@ -335,10 +358,12 @@ static void set_blob(json_t *o, const struct blob_ref *b)
 
     set_number(root, "len", b->len);
     set_hex(root, "sha256", b->sha256, SHA256_LEN);
-    for (uint32_t i = 0; i < b->npeers; i++)
+    for (uint32_t i = 0; i < b->npeers && i <= CAIRN_MAX_M; i++)
         json_array_append_new(peers, json_string(b->peer[i]));
-    json_object_set_new(root, "peers", peers);
-    json_object_set_new(o, "root", root);
+    set(root, "peers", peers);
+    if (!json_object_get(root, "len") || json_array_size(peers) != b->npeers)
+        json_object_del(o, "v");
+    set(o, "root", root);
 }
 
 static void get_blob(struct reader *r, struct blob_ref *b)
@@ -347,7 +372,7 @@ static void get_blob(struct reader *r, struct blob_ref *b)
     json_t *peers;
 
     in.o = json_object_get(r->o, "root");
-    b->len = get_number(&in, "len", (uint64_t)1 << 32);
+    b->len = get_number(&in, "len", MANIFEST_MAX);
     if (get_hex(&in, "sha256", b->sha256, SHA256_LEN) != SHA256_LEN)
         wrong(&in, "sha256", "SHA-256");
     peers = json_object_get(in.o, "peers");
@@ -367,7 +392,7 @@ int record_decision_encode(const struct record_decision *r, struct bytes *out, s
     set_text(o, "decision", r->commit ? "commit" : "abort");
     set_text(o, "node", r->node);
     if (!r->commit)
-        json_object_set_new(o, "reason", json_stringn_nocheck(r->reason, strnlen(r->reason, sizeof r->reason)));
+        set_any_text(o, "reason", r->reason);
     if (r->commit)
         set_blob(o, &r->root);
     set_number(o, "world_size", r->world_size);

@@ -42,6 +42,15 @@ void record_key_ckpt(char *buf, const char *job, uint64_t step, uint64_t incarna
     snprintf(buf, RECORD_KEY_MAX, ROOT "jobs/%s/ckpt/%020" PRIu64 ".%010" PRIu64 "/%s", job, step, incarnation, what);
 }
 
+/* sscanf takes more than we write: signs, blanks, other widths. */
+static bool is_own(const char *key, const char *job, uint64_t step, uint64_t incarnation, const char *what)
+{
+    char again[RECORD_KEY_MAX];
+
+    record_key_ckpt(again, job, step, incarnation, what);
+    return strcmp(again, key) == 0;
+}
+
 int record_parse_ckpt(const char *key, char ret_job[CAIRN_MAX_NAME + 1], uint64_t *ret_step, uint64_t *ret_incarnation,
                       const char **ret_what, struct cairn_error *err)
 {
@@ -53,7 +62,8 @@ int record_parse_ckpt(const char *key, char ret_job[CAIRN_MAX_NAME + 1], uint64_
     if (strncmp(key, prefix, sizeof prefix - 1) == 0 &&
         sscanf(key + sizeof prefix - 1, "%129[^/]/ckpt/%20" SCNu64 ".%20" SCNu64 "/%n", job, &step, &incarnation,
                &end) == 3 &&
-        end > 0 && cairn_name_check("job", job, NULL) == 0) {
+        end > 0 && cairn_name_check("job", job, NULL) == 0 &&
+        is_own(key, job, step, incarnation, key + sizeof prefix - 1 + end)) {
         memcpy(ret_job, job, CAIRN_MAX_NAME + 1);
         *ret_step = step;
         *ret_incarnation = incarnation;

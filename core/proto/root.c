@@ -92,7 +92,7 @@ static int decode_ref(struct shard_ref *to, const pb_ref *from, uint32_t rank, s
 {
     if (from->rank != rank)
         return corrupt(err, "whose shards are not its ranks in order");
-    if (from->manifest_sha256.len != SHA256_LEN || from->manifest_len == 0 || from->manifest_len > (uint64_t)1 << 32)
+    if (from->manifest_sha256.len != SHA256_LEN || from->manifest_len == 0 || from->manifest_len > MANIFEST_MAX)
         return corrupt(err, "with a shard that names no manifest");
     if (from->n_peer > CAIRN_MAX_M + 1 || cairn_name_check("node", from->node, err) < 0)
         return corrupt(err, "with a shard in impossible places");
@@ -137,7 +137,7 @@ static int decode_root(struct root *r, const pb_root *p, struct cairn_error *err
 
 int root_decode(struct root *r, const void *data, size_t len, struct cairn_error *err)
 {
-    pb_root *p = cairn__manifest__v1__root__unpack(NULL, len, data);
+    pb_root *p = len <= MANIFEST_MAX ? cairn__manifest__v1__root__unpack(NULL, len, data) : NULL;
     int code =
         p ? decode_root(r, p, err) : cairn_fail(err, CAIRN_E_CORRUPT, "%zu bytes that are no root manifest", len);
 

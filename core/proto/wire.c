@@ -224,7 +224,7 @@ static int bad(struct cairn_error *err, const char *what)
 static int get_name(const char *what, const char *from, char to[CAIRN_MAX_NAME + 1], struct cairn_error *err)
 {
     if (cairn_name_check(what, from, err) < 0)
-        return CAIRN_E_PROTOCOL;
+        return cairn_wrap(err, CAIRN_E_PROTOCOL, "a message");
     snprintf(to, CAIRN_MAX_NAME + 1, "%s", from);
     return 0;
 }
@@ -322,6 +322,8 @@ static int decode_body(const envelope *e, struct wire_message *m, struct cairn_e
         m->stream_opened.generation = e->stream_opened->generation;
         return get_status(e->stream_opened->code, e->stream_opened->message, &m->stream_opened.status, err);
     case WIRE_STORED:
+        if (e->stored->slot > UINT16_MAX || e->stored->generation > UINT16_MAX)
+            return bad(err, "a STORED beyond the completion data's range");
         m->stored.slot = e->stored->slot;
         m->stored.generation = e->stored->generation;
         m->stored.stream = e->stored->stream;
