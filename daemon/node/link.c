@@ -902,6 +902,11 @@ int link_new(struct links *links, const struct record_peer *record, struct link 
     return 0;
 }
 
+bool link_failing(const struct link *l)
+{
+    return l->failing;
+}
+
 void link_free(struct link *l)
 {
     if (l->state != LINK_DOWN) {

@@ -106,8 +106,8 @@ static void run_pumps(struct loop_post *post)
 
 void links_kick(struct links *s)
 {
-    if (s->kicked)
-        return;
+    if (s->kicked || s->stopping)
+        return; /* whoever had a pump has ended before the stop */
     s->kicked = true;
     s->kick = (struct loop_post){.run = run_pumps, .arg = s};
     loop_defer(s->deps.loop, &s->kick);
@@ -331,7 +331,11 @@ static void links_stopped(struct loop_timer *t)
     void (*stopped)(void *) = s->stopped;
     void *arg = s->stopped_arg;
 
-    if (s->listing || s->kicked) {
+    bool busy = s->listing || s->kicked;
+
+    for (unsigned i = 0; i < s->nall; i++)
+        busy |= link_failing(s->all[i]);
+    if (busy) {
         loop_timer_after(s->deps.loop, t, 5);
         return;
     }

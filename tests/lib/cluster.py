@@ -120,7 +120,7 @@ class Daemon:
     def alive(self):
         return self.process is not None and self.process.poll() is None
 
-    def tail(self, lines=30):
+    def tail(self, lines=80):
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else "(no log)"
 
     def stream_files(self):
