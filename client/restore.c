@@ -352,8 +352,9 @@ static int fail_uncovered(const struct cairn_slice *asked, const struct cairn_bo
     return cairn_fail(err, CAIRN_E_NOT_FOUND, "tensor \"%.200s\": no rank saved its elements [%s]", asked->name, range);
 }
 
-/* Goes through the saved slices of the name, own: those of this session's rank, else: all others. A replica that this
- * rank saved itself is nearer than one of another rank. */
+/* Goes through the saved slices of the tensor, own: those of this session's rank, else: all others. A replica that this
+ * rank saved itself is nearer than one of another rank. Ranks may use one name for different tensors: what has another
+ * dtype or shape is not what was asked for. */
 static int cover(struct cairn_restore *r, struct todo *t, const struct cairn_slice *asked, bool own,
                  struct cairn_error *err)
 {
@@ -364,25 +365,33 @@ static int cover(struct cairn_restore *r, struct todo *t, const struct cairn_sli
         uint32_t shard;
         const struct cairn_slice *s = slice_index_get(&r->index, i, &shard);
         bool is_own = !(r->session->open.flags & CAIRN_OBSERVER) && shard == r->session->open.rank;
-        if (is_own == own)
+        if (is_own == own && same_tensor(asked, s))
             code = cover_with(r, t, shard, s, err);
     }
     return code;
 }
 
+/* Is there a slice of this tensor at all? */
+static int find_tensor(const struct cairn_restore *r, const struct cairn_slice *asked, struct cairn_error *err)
+{
+    uint64_t first = slice_index_next(&r->index, asked->name, asked->name_len, INDEX_NONE);
+
+    for (uint64_t i = first; i != INDEX_NONE; i = slice_index_next(&r->index, asked->name, asked->name_len, i))
+        if (same_tensor(asked, slice_index_get(&r->index, i, NULL)))
+            return 0;
+    if (first == INDEX_NONE)
+        return cairn_fail(err, CAIRN_E_NOT_FOUND, "the checkpoint has no tensor \"%.300s\"", asked->name);
+    return fail_differs(asked, slice_index_get(&r->index, first, NULL), err);
+}
+
 static int add_pieces(struct cairn_restore *r, const struct cairn_slice *asked, struct cairn_error *err)
 {
     CAIRN_CLEANUP(todo_free) struct todo t = {0};
-    uint64_t any = slice_index_next(&r->index, asked->name, asked->name_len, INDEX_NONE);
+    int code = find_tensor(r, asked, err);
 
-    if (any == INDEX_NONE)
-        return cairn_fail(err, CAIRN_E_NOT_FOUND, "the checkpoint has no tensor \"%.300s\"", asked->name);
-    const struct cairn_slice *saved = slice_index_get(&r->index, any, NULL);
-    if (!same_tensor(asked, saved))
-        return fail_differs(asked, saved, err);
-    if (asked->bytes == 0)
-        return 0;
-    int code = todo_push(&t, &asked->box, 1, err);
+    if (code < 0 || asked->bytes == 0)
+        return code;
+    code = todo_push(&t, &asked->box, 1, err);
     if (code == 0)
         code = cover(r, &t, asked, true, err);
     if (code == 0)

@@ -418,12 +418,53 @@ static void test_missing_elements(void **state)
     no_complaint(f);
 }
 
+/* Rank 0 saves one F32, rank 1 two F64, under one name. Catches bytes of another tensor in the memory of the one that
+ * was asked for: too few, or, worse, too many. */
+static void test_one_name_two_tensors(void **state)
+{
+    uint64_t one[1] = {1}, two[1] = {2};
+    float single = 1.5f, got_single = 0;
+    double pair[2] = {2.5, 3.5}, got_pair[2] = {0, 0};
+    struct cairn_tensor t[2] = {
+        {.size = sizeof(t[0]), .name = "x", .dtype = CAIRN_F32, .ndim = 1, .shape = one, .data = &single},
+        {.size = sizeof(t[0]), .name = "x", .dtype = CAIRN_F64, .ndim = 1, .shape = two, .data = pair}};
+    struct cairn_session *s;
+    struct cairn_save *save;
+    struct cairn_restore *r;
+
+    (void)state;
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        OK(open_rank(f, rank, 2, 4, 5000, &s));
+        OK(begin(s, 1, &save));
+        OK(cairn_save_add(save, &t[rank], &err));
+        seal_and_commit(save);
+        cairn_session_close(s);
+    }
+    t[0].data = &got_single;
+    t[1].data = got_pair;
+    for (uint32_t rank = 0; rank < 2; rank++) { /* both find both, whoever saved it */
+        OK(open_rank(f, rank, 2, 4, 5000, &s));
+        OK(cairn_restore_open(s, 1, 5000, &r, &err));
+        OK(cairn_restore_add(r, &t[0], &err));
+        OK(cairn_restore_add(r, &t[1], &err));
+        OK(cairn_restore_run(r, 5000, NULL, NULL, &err));
+        assert_memory_equal(&got_single, &single, sizeof(single));
+        assert_memory_equal(got_pair, pair, sizeof(pair));
+        t[0].shape = two;
+        FAILS(CAIRN_E_INVAL, cairn_restore_add(r, &t[0], &err));
+        t[0].shape = one;
+        cairn_restore_free(r);
+        cairn_session_close(s);
+    }
+    no_complaint(f);
+}
+
 int main(void)
 {
 #define TEST(name_) cmocka_unit_test_setup_teardown(name_, start, stop)
     const struct CMUnitTest tests[] = {
         TEST(test_round_trip), TEST(test_info_and_slices), TEST(test_strides),          TEST(test_many_tiny),
-        TEST(test_resharding), TEST(test_restore_errors),  TEST(test_missing_elements),
+        TEST(test_resharding), TEST(test_restore_errors),  TEST(test_missing_elements), TEST(test_one_name_two_tensors),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
