@@ -49,6 +49,7 @@ struct peer_node {
     uint64_t start;
     uint64_t to;      /* where answers go */
     bool ended;       /* waits for pending */
+    bool cut;         /* its connection is closed: nothing of it writes into its memory any more */
     unsigned pending; /* checks, appends, syncs, sends, reads */
     uint64_t heard_ns;
     struct list streams;
@@ -100,10 +101,11 @@ struct peer {
     struct peer_status status;
     struct loop_timer tick; /* idle nodes, the record, forgotten checkpoints */
     unsigned ticks;
-    struct loop_timer cut;       /* ends sends that hang, when the peer stops */
+    struct loop_timer cut; /* ends sends that hang, when the peer stops */
     /* registration */
     int64_t lease;
     bool registering; /* a request is under way */
+    bool complained;  /* that it is not registered */
     struct meta_req meta_req;
     struct loop_timer refresh;
     struct bytes record;
@@ -120,8 +122,8 @@ void peer_on_written(struct peer *p, uint32_t data);
 void peer_on_stream_open(struct peer_node *n, const struct wire_message *m);
 void peer_on_sync(struct peer_node *n, const struct wire_message *m);
 void peer_on_stream_close(struct peer_node *n, const struct wire_message *m);
-/* Cuts the node off and revokes its memory at once; its struct goes when nothing of it is pending. A peer that stops says bye with
- * the reason first. */
+/* Cuts the node off and revokes its memory at once; its struct goes when nothing of it is pending. A peer that stops
+ * says bye with the reason first. */
 void peer_node_end(struct peer_node *n, const char *reason);
 void peer_node_pending_end(struct peer_node *n);
 void peer_refuse(struct peer *p, const struct wire_message *hello, const struct cairn_error *err);

@@ -36,6 +36,7 @@ struct kept_stream {
     size_t nbuckets, nentries;
     uint64_t end; /* of the file, while scanning */
     uint64_t scan_at;
+    uint64_t scanned_at; /* on keep.clock, when its last scan ended */
     void *scan_block;
     struct cairn_store_req scan_req;
 };
@@ -47,6 +48,7 @@ struct keep {
     struct list reads;       /* keep_read that wait for scans */
     struct loop_post rescan; /* look again at reads, from the top of the stack */
     bool rescan_posted;
+    uint64_t clock; /* scans that ended */
     unsigned busy;
     char *go_round; /* where keep_each_idle left off */
 };
@@ -278,6 +280,7 @@ static void keep_rescan(struct keep *k);
 static void scan_end(struct kept_stream *s)
 {
     s->state = STREAM_INDEXED;
+    s->scanned_at = ++s->keep->clock;
     free(TAKE_PTR(s->scan_block));
     keep_rescan(s->keep);
 }
@@ -304,8 +307,7 @@ static void scanned(struct cairn_store_req *req, int code)
         return;
     }
     size_t len = fragment_record_len(f.payload_len);
-    if (s->scan_at + len <= s->end)
-        index_put(s, &f.key, s->scan_at, (uint32_t)len);
+    index_put(s, &f.key, s->scan_at, (uint32_t)len); /* one that the file's end cuts off reads as CORRUPT */
     s->scan_at += len;
     scan_next(s);
 }
@@ -325,14 +327,14 @@ static void scan_begin(struct kept_stream *s)
 {
     struct cairn_stream_id id;
 
-    if (store_open_stream(s->keep->store, s->name, &s->file, &id, &s->generation, &s->end, NULL) < 0) {
-        s->broken = true; /* its reads say NOT_FOUND; verify names the fragments that are missing */
-        return;
+    int r = store_open_stream(s->keep->store, s->name, &s->file, &id, &s->generation, &s->end, NULL);
+    if (r < 0) { /* its reads say NOT_FOUND; verify names the fragments that are missing */
+        s->broken = r == CAIRN_E_CORRUPT || r == CAIRN_E_UNSUPPORTED;
+        return; /* else, say without a descriptor, a later read tries again */
     }
     s->scan_block = aligned_alloc(CAIRN_BLOCK, FRAGMENT_HEADER);
     if (!s->scan_block) {
         stream_close_file(s);
-        s->broken = true;
         return;
     }
     s->state = STREAM_SCANNING;
@@ -356,6 +358,7 @@ static void read_done(struct cairn_store_req *req, int code)
 static void read_start(struct keep_read *r, struct kept_stream *s, const struct index_entry *e)
 {
     r->stream = s;
+    r->generation = s->generation;
     r->record_len = e->record_len;
     r->req = (struct cairn_store_req){.done = read_done, .arg = r};
     stream_used(s);
@@ -374,7 +377,8 @@ static enum find_result read_find(struct keep *k, struct keep_read *r, struct ke
         struct kept_stream *s = container_of(it, struct kept_stream, link);
         if (!same_stream(&s->id, &r->key) || s->broken)
             continue;
-        if (s->state == STREAM_CLOSED)
+        /* One that was scanned for this read, and closed again to make room, does not have it. */
+        if (s->state == STREAM_CLOSED && s->scanned_at <= r->since)
             scan_begin(s);
         const struct index_entry *e = index_get(s, &r->key);
         if (e && s->file) {
@@ -410,6 +414,7 @@ static void read_try(struct keep *k, struct keep_read *r)
 void keep_read(struct keep *k, struct keep_read *r)
 {
     list_init(&r->link);
+    r->since = k->clock;
     read_try(k, r);
 }
 

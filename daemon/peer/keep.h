@@ -54,6 +54,8 @@ struct keep_read { /* owned by the caller until done */
     void *buffer;     /* FRAGMENT_MAX_RECORD, aligned */
     struct list link; /* keep's */
     struct kept_stream *stream;
+    uint64_t generation; /* of the file that it lies in: the record must repeat it */
+    uint64_t since;      /* keep's */
     uint32_t record_len;
     struct cairn_store_req req;
 };

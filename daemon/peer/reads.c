@@ -51,6 +51,8 @@ static void read_check_run(struct worker_job *job)
     r->code = fragment_parse(r->buffer, &f, &r->err);
     if (r->code == 0 && !fragment_key_equal(&f.key, &r->key))
         r->code = cairn_fail(&r->err, CAIRN_E_CORRUPT, "another fragment lies in its place");
+    if (r->code == 0 && f.generation != r->read.generation)
+        r->code = cairn_fail(&r->err, CAIRN_E_CORRUPT, "it was written into another file");
     if (r->code == 0 && fragment_record_len(f.payload_len) != r->record_len)
         r->code = cairn_fail(&r->err, CAIRN_E_CORRUPT, "its length is %zu, the catalog says %u",
                              fragment_record_len(f.payload_len), r->record_len);
@@ -58,20 +60,26 @@ static void read_check_run(struct worker_job *job)
         r->code = fragment_check_payload(&f, (const char *)r->buffer + FRAGMENT_HEADER, &r->err);
 }
 
+/* Whatever is wrong with what is stored, the reader learns that it is damaged; why is for the log. */
+static void read_damaged(struct peer_read *r)
+{
+    char what[512];
+
+    r->node->peer->status.bad_fragments++;
+    fragment_describe(&r->key, what, sizeof what);
+    r->code = cairn_wrap(&r->err, CAIRN_E_CORRUPT, "%s", what);
+    log_line(LOG_ERROR, "a stored fragment does not verify: %s", r->err.message);
+}
+
 static void read_checked(struct worker_job *job)
 {
     struct peer_read *r = job->arg;
     struct peer *p = r->node->peer;
-    char what[512];
 
-    if (r->code < 0) {
-        p->status.bad_fragments++;
-        fragment_describe(&r->key, what, sizeof what);
-        cairn_wrap(&r->err, r->code, "%s", what);
-        log_line(LOG_ERROR, "a stored fragment does not verify: %s", r->err.message);
-    } else {
+    if (r->code < 0)
+        read_damaged(r);
+    else
         p->status.fragments_read++;
-    }
     if (r->code < 0 || r->check_only || r->node->ended) {
         read_answer(r, r->code, &r->err);
         read_free(r);
@@ -91,6 +99,11 @@ static void read_loaded(struct keep_read *kr, int code, const struct cairn_error
     if (code == 0 && !r->check_only && record_len > r->room)
         code = cairn_fail(&own, CAIRN_E_TOO_LARGE, "it has %u bytes, the reader has room for %llu", record_len,
                           (unsigned long long)r->room);
+    if (code == CAIRN_E_CORRUPT) { /* its file ends before it does */
+        r->err = own;
+        read_damaged(r);
+        own = r->err;
+    }
     if (code < 0) {
         read_answer(r, code, &own);
         read_free(r);

@@ -34,8 +34,9 @@ static int make_record(struct peer *p, struct cairn_error *err)
 
 static void lost_registration(struct peer *p, const char *what, const struct cairn_meta_result *r)
 {
-    if (p->status.registered || p->lease == 0)
+    if (!p->complained)
         log_line(LOG_WARNING, "peer %s is not registered: %s: %s", p->id, what, r->err ? r->err->message : "refused");
+    p->complained = true;
     p->status.registered = false;
     p->lease = 0;
     register_again_in(p, 1000);
@@ -58,6 +59,7 @@ static void recorded(struct meta_req *req, const struct cairn_meta_result *r)
         log_line(LOG_NOTICE, "peer %s is registered with %llu MiB free", p->id,
                  (unsigned long long)(p->status.free_bytes >> 20));
     p->status.registered = true;
+    p->complained = false;
     register_again_in(p, p->config.lease_ms / 3);
 }
 

@@ -41,6 +41,9 @@ static void node_free(struct peer_node *n)
 {
     struct peer *p = n->peer;
 
+    /* A stop lets its bye leave first; a write that is half-way in must not go on into what is unmapped. */
+    if (!n->cut && p->ep)
+        endpoint_forget(p->ep, n->to);
     if (n->memory)
         munmap(n->memory, n->memory_len);
     list_remove(&n->link);
@@ -76,8 +79,10 @@ void peer_node_end(struct peer_node *n, const char *reason)
     n->peer->status.nodes = --n->peer->nnodes;
     peer_drop_reads(n);
     /* First the connection, then the key: a write that is half-way in goes on after its key is gone. */
-    if (!n->peer->stopping)
+    if (!n->peer->stopping) {
+        n->cut = true;
         endpoint_forget(n->peer->ep, n->to);
+    }
     fabric_mem_free(TAKE_PTR(n->mem));
     list_for_each_safe (it, &n->streams) {
         struct node_stream *st = container_of(it, struct node_stream, link);
@@ -127,10 +132,14 @@ static int node_make_memory(struct peer_node *n, struct cairn_error *err)
 static int node_new(struct peer *p, const struct wire_message *m, struct peer_node **ret_node, struct cairn_error *err)
 {
     uint32_t nslots = m->hello.slots < p->config.slots_per_node ? m->hello.slots : p->config.slots_per_node, first;
+    unsigned sessions = 0; /* with those that ended and wait for their last request */
 
+    list_for_each (it, &p->nodes)
+        sessions++;
     if (nslots == 0)
         return cairn_fail(err, CAIRN_E_INVAL, "node %s asks for no slots", m->hello.node);
-    if (p->nnodes >= p->config.max_nodes || find_first_slot(p, nslots, &first) < 0)
+    if (p->nnodes >= p->config.max_nodes || sessions >= 2 * p->config.max_nodes ||
+        find_first_slot(p, nslots, &first) < 0)
         return cairn_fail(err, CAIRN_E_BUSY, "peer %s serves %u nodes already ([peer] max_nodes)", p->id, p->nnodes);
     struct peer_node *n = calloc(1, sizeof *n + nslots * sizeof n->slots[0]);
     if (!n)
@@ -375,7 +384,7 @@ static void slot_answer(struct slot *s, int code, const struct cairn_error *err)
     if (code == 0) {
         n->peer->status.fragments_stored++;
         n->peer->status.bytes_stored += fragment_record_len(s->fragment.payload_len);
-    } else if (code == CAIRN_E_CORRUPT) {
+    } else if (code == CAIRN_E_CORRUPT || code == CAIRN_E_UNSUPPORTED) {
         n->peer->status.bad_fragments++;
         log_line(LOG_WARNING, "a fragment from node %s did not verify and was not stored: %s", n->id, err->message);
     }
@@ -399,11 +408,26 @@ static void slot_check_run(struct worker_job *job)
     s->code = fragment_check_payload(&s->fragment, s->memory + FRAGMENT_HEADER, &s->err);
 }
 
+/* The stream is the one whose file has the generation that the header repeats. */
+static struct node_stream *stream_of(struct peer_node *n, const struct fragment *f)
+{
+    list_for_each (it, &n->streams) {
+        struct node_stream *st = container_of(it, struct node_stream, link);
+        const struct cairn_stream_id *id = kept_id(st->kept);
+        if (!st->closing && kept_generation(st->kept) == f->generation && id->step == f->key.step &&
+            id->incarnation == f->key.incarnation && strcmp(id->job, f->key.job) == 0 &&
+            strcmp(id->node, f->key.node) == 0)
+            return st;
+    }
+    return NULL;
+}
+
 static void slot_checked(struct worker_job *job)
 {
     struct slot *s = job->arg;
     struct peer_node *n = s->node;
-    struct node_stream *st = n->ended ? NULL : find_stream(n, s->stream);
+    /* Found again: its number may name another stream by now. */
+    struct node_stream *st = n->ended ? NULL : stream_of(n, &s->fragment);
     int r = s->code;
 
     if (r == 0 && !st)
@@ -422,24 +446,10 @@ static void slot_checked(struct worker_job *job)
     keep_append(st->kept, s->memory, &s->append);
 }
 
-/* The stream is the one whose file has the generation that the header repeats. */
-static struct node_stream *stream_of(struct peer_node *n, const struct fragment *f)
-{
-    list_for_each (it, &n->streams) {
-        struct node_stream *st = container_of(it, struct node_stream, link);
-        const struct cairn_stream_id *id = kept_id(st->kept);
-        if (!st->closing && kept_generation(st->kept) == f->generation && id->step == f->key.step &&
-            id->incarnation == f->key.incarnation && strcmp(id->job, f->key.job) == 0 &&
-            strcmp(id->node, f->key.node) == 0)
-            return st;
-    }
-    return NULL;
-}
-
 static void slot_filled(struct slot *s)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
-    char header[FRAGMENT_HEADER];
+    char header[FRAGMENT_HEADER], what[512];
     int r;
 
     s->busy = true;
@@ -447,8 +457,10 @@ static void slot_filled(struct slot *s)
     memcpy(header, s->memory, sizeof header); /* judged once, from a copy */
     r = fragment_parse(header, &s->fragment, &err);
     struct node_stream *st = r == 0 ? stream_of(s->node, &s->fragment) : NULL;
-    if (r == 0 && !st)
-        r = cairn_fail(&err, CAIRN_E_CORRUPT, "it belongs to no stream that is open, or to an older file of one");
+    if (r == 0 && !st) {
+        fragment_describe(&s->fragment.key, what, sizeof what);
+        r = cairn_fail(&err, CAIRN_E_CORRUPT, "%s belongs to no stream that is open, or to an older file of one", what);
+    }
     if (r < 0) {
         slot_answer(s, r, &err);
         return;
