@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "client/tool/tool.h"
 
+#include "core/base/cleanup.h"
 #include "core/base/error.h"
 
 #include <errno.h>
@@ -24,7 +25,7 @@ static void print_options(FILE *f)
     fputs("options:\n"
           "      --socket PATH      the daemon's socket ($CAIRN_SOCKET, /run/cairn/cairnd.sock)\n"
           "      --json             print JSON, for scripts\n"
-          "      --timeout SECONDS  give up after so long (60)\n"
+          "      --timeout SECONDS  give up after so long (60; verify and restore 3600)\n"
           "      --help             print this\n"
           "      --version          print the version\n",
           f);
@@ -76,8 +77,11 @@ int tool_fail(const char *what, const struct cairn_error *err)
 
 int tool_open(const struct tool *t, const char *job, struct cairn_session **ret, struct cairn_error *err)
 {
-    struct cairn_session_options so = {
-        .size = sizeof so, .job = job, .socket_path = t->socket, .timeout_ms = t->timeout_ms, .flags = CAIRN_OBSERVER};
+    struct cairn_session_options so = {.size = sizeof so,
+                                       .job = job,
+                                       .socket_path = t->socket,
+                                       .timeout_ms = tool_timeout(t, TOOL_SHORT_MS),
+                                       .flags = CAIRN_OBSERVER};
 
     return cairn_session_open(&so, ret, err);
 }
@@ -92,7 +96,8 @@ int tool_query(const struct tool *t, int kind, const char *job, uint64_t step, j
     *ret_answer = NULL;
     if (tool_open(t, job, &session, &err) < 0)
         return tool_fail("connect", &err);
-    int r = cairn_query(session, kind, job, step, t->timeout_ms, &text, &err);
+    uint32_t preset_ms = kind == CAIRN_QUERY_VERIFY ? TOOL_LONG_MS : TOOL_SHORT_MS;
+    int r = cairn_query(session, kind, job, step, tool_timeout(t, preset_ms), &text, &err);
     cairn_session_close(session);
     if (r < 0)
         return tool_fail(job ? job : "ask the daemon", &err);
@@ -134,11 +139,23 @@ const char *tool_size(json_int_t bytes, char buf[32])
     return buf;
 }
 
-const char *tool_text(const json_t *o, const char *key)
+uint32_t tool_timeout(const struct tool *t, uint32_t preset_ms)
 {
-    const char *s = json_string_value(json_object_get(o, key));
+    return t->timeout_ms ? t->timeout_ms : preset_ms;
+}
 
-    return s ? s : "";
+const char *tool_text(json_t *o, const char *key)
+{
+    json_t *value = json_object_get(o, key);
+    const char *s = json_string_value(value);
+    _cleanup_free_ char *clean = s ? strdup(s) : NULL;
+
+    for (char *c = clean; c && *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 0x7f)
+            *c = '?';
+    if (!clean || json_string_set(value, clean) < 0)
+        return "";
+    return json_string_value(value);
 }
 
 json_int_t tool_number(const json_t *o, const char *key)
@@ -207,7 +224,7 @@ static int parse_options(struct tool *t, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct tool t = {.timeout_ms = 60000, .rank = -1};
+    struct tool t = {.rank = -1};
     int help = parse_options(&t, argc, argv); /* getopt moves options to the front */
     const struct command *c = t.argc > 0 && help >= 0 ? find_command(t.argv[0]) : NULL;
 

@@ -70,7 +70,7 @@ int cmd_status(struct tool *t)
 
 /* ---- ls -------------------------------------------------------------------------------------- */
 
-static void print_checkpoint(const json_t *k)
+static void print_checkpoint(json_t *k)
 {
     time_t when = (time_t)(tool_number(k, "created_unix_ms") / 1000);
     char plain[32], stored[32], at[32] = "-";
@@ -166,7 +166,7 @@ int cmd_show(struct tool *t)
 
 /* ---- verify ---------------------------------------------------------------------------------- */
 
-static void print_report(const json_t *a)
+static void print_report(json_t *a)
 {
     printf("job %s, step %lld: %lld of %lld fragments are right", tool_text(a, "job"),
            (long long)tool_number(a, "step"), (long long)tool_number(a, "ok"), (long long)tool_number(a, "fragments"));

@@ -49,7 +49,7 @@ static void progress(void *arg, uint64_t done, uint64_t total)
 static int run(struct job *j, struct cairn_error *err)
 {
     clock_gettime(CLOCK_MONOTONIC, &j->begin);
-    int r = cairn_restore_run(j->restore, j->t->timeout_ms, progress, j, err);
+    int r = cairn_restore_run(j->restore, tool_timeout(j->t, TOOL_LONG_MS), progress, j, err);
     if (j->terminal)
         fputs("\r\033[K", stderr);
     return r;
@@ -136,10 +136,13 @@ static void note_slice(struct safetensors *s, const char *name, const struct cai
 }
 
 /* A rank may have several slices of one tensor: the second is called NAME@1. */
-static int add_slice(struct safetensors *s, const struct cairn_tensor *t, uint64_t *ret_at, struct cairn_error *err)
+static int add_slice(struct job *j, struct safetensors *s, uint64_t i, const struct cairn_tensor *t, uint64_t *at,
+                     struct cairn_error *err)
 {
     _cleanup_free_ char *name = strdup(t->name);
 
+    (void)j;
+    (void)i;
     for (unsigned n = 1; name && json_object_get(s->header, name); n++) {
         free(name);
         if (asprintf(&name, "%s@%u", t->name, n) < 0)
@@ -149,28 +152,53 @@ static int add_slice(struct safetensors *s, const struct cairn_tensor *t, uint64
         return cairn_fail(err, CAIRN_E_NOMEM, "name a tensor");
     if (is_slice(t) || strcmp(name, t->name) != 0)
         note_slice(s, name, t);
-    return safetensors_add(s, name, t->dtype, t->ndim, t->length, bytes_of(t->dtype, t->ndim, t->length), ret_at, err);
+    return safetensors_add(s, name, t->dtype, t->ndim, t->length, bytes_of(t->dtype, t->ndim, t->length), at, err);
 }
 
-static int fill_rank(struct job *j, uint32_t rank, struct safetensors *s, struct cairn_error *err)
+/* Tells every slice of a rank (ANY_RANK: of all) to fn, the widest elements first: so every tensor is aligned in the
+ * file, which readers that map it need. */
+#define ANY_RANK UINT32_MAX
+typedef int (*slice_fn)(struct job *j, struct safetensors *s, uint64_t i, const struct cairn_tensor *t, uint64_t *at,
+                        struct cairn_error *err);
+
+static int each_slice(struct job *j, struct safetensors *s, uint32_t rank, slice_fn fn, uint64_t *at,
+                      struct cairn_error *err)
+{
+    int r = 0;
+
+    for (size_t width = 8; width > 0; width /= 2) {
+        for (uint64_t i = 0; i < j->info.slices && r == 0; i++) {
+            struct cairn_tensor t = {.size = sizeof t};
+            uint32_t owner;
+            r = cairn_restore_slice(j->restore, i, &owner, &t);
+            if (r == 0 && (rank == ANY_RANK || owner == rank) && cairn_dtype_size(t.dtype) == width)
+                r = fn(j, s, i, &t, &at[i], err);
+        }
+    }
+    return r;
+}
+
+/* First the header, then, in the mapped file, the places that the tensors are restored to. */
+static int fill(struct job *j, struct safetensors *s, uint32_t rank, slice_fn note, slice_fn read,
+                struct cairn_error *err)
 {
     _cleanup_free_ uint64_t *at = calloc(j->info.slices + 1, sizeof *at);
     int r = at ? 0 : cairn_fail(err, CAIRN_E_NOMEM, "allocate a table of %" PRIu64 " slices", j->info.slices);
 
-    for (int pass = 0; pass < 2 && r == 0; pass++) {
-        if (pass == 1)
-            r = safetensors_map(s, j->t->force, err);
-        for (uint64_t i = 0; i < j->info.slices && r == 0; i++) {
-            struct cairn_tensor t = {.size = sizeof t};
-            uint32_t owner;
-            cairn_restore_slice(j->restore, i, &owner, &t);
-            if (owner != rank)
-                continue;
-            r = pass == 0 ? add_slice(s, &t, &at[i], err)
-                          : cairn_restore_add_slice(j->restore, i, s->data + at[i], err);
-        }
-    }
+    if (r == 0)
+        r = each_slice(j, s, rank, note, at, err);
+    if (r == 0)
+        r = safetensors_map(s, j->t->force, err);
+    if (r == 0)
+        r = each_slice(j, s, rank, read, at, err);
     return r;
+}
+
+static int read_slice(struct job *j, struct safetensors *s, uint64_t i, const struct cairn_tensor *t, uint64_t *at,
+                      struct cairn_error *err)
+{
+    (void)t;
+    return cairn_restore_add_slice(j->restore, i, s->data + *at, err);
 }
 
 static int restore_rank(struct job *j, uint32_t rank, struct cairn_error *err)
@@ -184,42 +212,39 @@ static int restore_rank(struct job *j, uint32_t rank, struct cairn_error *err)
         return r;
     snprintf(text, sizeof text, "%u", rank);
     safetensors_note(&s, "cairn.rank", text);
-    return file_end(j, &s, fill_rank(j, rank, &s, err), err);
+    return file_end(j, &s, fill(j, &s, rank, add_slice, read_slice, err), err);
 }
 
 /* ---- one file of whole tensors ----------------------------------------------------------------- */
 
-static int fill_merged(struct job *j, struct safetensors *s, struct cairn_error *err)
+/* Every name once. What ranks call alike must be slices of one tensor. */
+static int add_whole(struct job *j, struct safetensors *s, uint64_t i, const struct cairn_tensor *t, uint64_t *at,
+                     struct cairn_error *err)
 {
-    _cleanup_free_ uint64_t *at = calloc(j->info.slices + 1, sizeof *at);
-    int r = at ? 0 : cairn_fail(err, CAIRN_E_NOMEM, "allocate a table of %" PRIu64 " slices", j->info.slices);
+    const json_t *there = json_object_get(s->header, t->name);
 
-    for (int pass = 0; pass < 2 && r == 0; pass++) {
-        if (pass == 1)
-            r = safetensors_map(s, j->t->force, err);
-        for (uint64_t i = 0; i < j->info.slices && r == 0; i++) {
-            struct cairn_tensor t = {.size = sizeof t};
-            uint32_t owner;
-            cairn_restore_slice(j->restore, i, &owner, &t);
-            if (pass == 0 && json_object_get(s->header, t.name)) {
-                at[i] = UINT64_MAX; /* another slice of a tensor that is in the list */
-                continue;
-            }
-            if (pass == 0) {
-                r = safetensors_add(s, t.name, t.dtype, t.ndim, t.shape, bytes_of(t.dtype, t.ndim, t.shape), &at[i],
-                                    err);
-            } else if (at[i] != UINT64_MAX) {
-                struct cairn_tensor whole = {.size = sizeof whole,
-                                             .name = t.name,
-                                             .dtype = t.dtype,
-                                             .ndim = t.ndim,
-                                             .shape = t.shape,
-                                             .data = s->data + at[i]};
-                r = cairn_restore_add(j->restore, &whole, err);
-            }
-        }
-    }
-    return r;
+    (void)j;
+    (void)i;
+    if (!there)
+        return safetensors_add(s, t->name, t->dtype, t->ndim, t->shape, bytes_of(t->dtype, t->ndim, t->shape), at, err);
+    *at = UINT64_MAX; /* another slice of it */
+    if (safetensors_is(there, t->dtype, t->ndim, t->shape))
+        return 0;
+    return cairn_fail(err, CAIRN_E_EXISTS, "ranks saved different tensors as %s: restore without --merge", t->name);
+}
+
+static int read_whole(struct job *j, struct safetensors *s, uint64_t i, const struct cairn_tensor *t, uint64_t *at,
+                      struct cairn_error *err)
+{
+    struct cairn_tensor whole = {.size = sizeof whole,
+                                 .name = t->name,
+                                 .dtype = t->dtype,
+                                 .ndim = t->ndim,
+                                 .shape = t->shape,
+                                 .data = s->data + *at};
+
+    (void)i;
+    return *at == UINT64_MAX ? 0 : cairn_restore_add(j->restore, &whole, err);
 }
 
 static int restore_merged(struct job *j, struct cairn_error *err)
@@ -227,7 +252,7 @@ static int restore_merged(struct job *j, struct cairn_error *err)
     struct safetensors s;
     int r = file_new(j, "model.safetensors", &s, err);
 
-    return r < 0 ? r : file_end(j, &s, fill_merged(j, &s, err), err);
+    return r < 0 ? r : file_end(j, &s, fill(j, &s, ANY_RANK, add_whole, read_whole, err), err);
 }
 
 /* ---- the command ------------------------------------------------------------------------------- */
@@ -265,7 +290,8 @@ int cmd_restore(struct tool *t)
     struct job j = {.t = t, .info = {.size = sizeof j.info}, .terminal = isatty(STDERR_FILENO) && !t->json};
     uint64_t step = CAIRN_LATEST;
 
-    if (t->argc < 2 || t->argc > 3 || !t->to || (t->argc == 3 && tool_parse_step(t->argv[2], &step) < 0))
+    if (t->argc < 2 || t->argc > 3 || !t->to || (t->merge && t->rank >= 0) ||
+        (t->argc == 3 && tool_parse_step(t->argv[2], &step) < 0))
         return EXIT_USAGE;
     j.name = t->argv[1];
     if (mkdir(t->to, 0755) < 0 && errno != EEXIST) {
@@ -274,7 +300,7 @@ int cmd_restore(struct tool *t)
     }
     if (tool_open(t, j.name, &session, &err) < 0)
         return tool_fail("connect", &err);
-    int r = cairn_restore_open(session, step, t->timeout_ms, &j.restore, &err);
+    int r = cairn_restore_open(session, step, tool_timeout(t, TOOL_LONG_MS), &j.restore, &err);
     if (r == 0) {
         j.files = json_array();
         cairn_restore_info(j.restore, &j.info);

@@ -10,6 +10,7 @@
 #include <libgen.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -36,6 +37,22 @@ void safetensors_note(struct safetensors *s, const char *key, const char *value)
     json_object_set_new(s->metadata, key, json_string(value));
 }
 
+static const char *type_name(int dtype)
+{
+    return dtype == CAIRN_BYTES ? "U8" : cairn_dtype_name(dtype);
+}
+
+bool safetensors_is(const json_t *entry, int dtype, uint32_t ndim, const uint64_t *shape)
+{
+    const json_t *dims = json_object_get(entry, "shape");
+    const char *type = json_string_value(json_object_get(entry, "dtype"));
+    bool same = type && strcmp(type, type_name(dtype)) == 0 && json_array_size(dims) == ndim;
+
+    for (uint32_t i = 0; i < ndim && same; i++)
+        same = (uint64_t)json_integer_value(json_array_get(dims, i)) == shape[i];
+    return same;
+}
+
 int safetensors_add(struct safetensors *s, const char *name, int dtype, uint32_t ndim, const uint64_t *shape,
                     uint64_t bytes, uint64_t *ret_at, struct cairn_error *err)
 {
@@ -51,7 +68,7 @@ int safetensors_add(struct safetensors *s, const char *name, int dtype, uint32_t
         json_array_append_new(dims, json_integer((json_int_t)shape[i]));
     json_array_append_new(offsets, json_integer((json_int_t)s->bytes));
     json_array_append_new(offsets, json_integer((json_int_t)(s->bytes + bytes)));
-    json_object_set_new(t, "dtype", json_string(dtype == CAIRN_BYTES ? "U8" : cairn_dtype_name(dtype)));
+    json_object_set_new(t, "dtype", json_string(type_name(dtype)));
     json_object_set_new(t, "shape", dims);
     json_object_set_new(t, "data_offsets", offsets);
     if (json_object_set_new(s->header, name, t) < 0)
@@ -88,9 +105,16 @@ int safetensors_map(struct safetensors *s, bool overwrite, struct cairn_error *e
         return cairn_fail(err, CAIRN_E_TOO_LARGE, "the header of %s has too many tensors for the format", s->path);
     if (!overwrite && access(s->path, F_OK) == 0)
         return cairn_fail(err, CAIRN_E_EXISTS, "%s is there already (--force overwrites it)", s->path);
-    s->fd = open(s->temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (s->fd < 0)
-        return cairn_fail_errno(err, errno, "create %s", s->temporary);
+    int fd = open(s->temporary, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0) { /* locked: another restore is writing it */
+        int code = cairn_fail_errno(err, errno, "create %s", s->temporary);
+        if (fd >= 0)
+            close(fd);
+        return code;
+    }
+    s->fd = fd;
+    if (ftruncate(fd, 0) < 0) /* what a killed restore left */
+        return cairn_fail_errno(err, errno, "truncate %s", s->temporary);
     return map_file(s, header, strlen(header), err);
 }
 

@@ -13,7 +13,7 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_NOT_FOUND = 3, EXIT_UN
 struct tool {
     const char *socket; /* NULL: libcairn's default */
     bool json;
-    uint32_t timeout_ms;
+    uint32_t timeout_ms; /* 0: the command's own */
     /* of the command */
     int argc;
     char **argv;
@@ -29,6 +29,10 @@ struct command {
     const char *help;
 };
 
+#define TOOL_SHORT_MS 60000  /* for a question */
+#define TOOL_LONG_MS 3600000 /* for what reads a whole checkpoint */
+uint32_t tool_timeout(const struct tool *t, uint32_t preset_ms);
+
 /* Prints "cairn: what: message" and gives the exit code of the error. */
 int tool_fail(const char *what, const struct cairn_error *err);
 /* An observer's session for a job; NULL job for none. */
@@ -40,7 +44,8 @@ int tool_query(const struct tool *t, int kind, const char *job, uint64_t step, j
 int tool_parse_step(const char *text, uint64_t *ret_step);
 /* "12.3 MiB" */
 const char *tool_size(json_int_t bytes, char buf[32]);
-const char *tool_text(const json_t *o, const char *key);
+/* A string; "" when it is missing. Its control characters became '?': what others named must not steer the terminal. */
+const char *tool_text(json_t *o, const char *key);
 json_int_t tool_number(const json_t *o, const char *key);
 
 int cmd_status(struct tool *t);
