@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Untrusted metadata records and keys. */
+#include "core/proto/record.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+size_t fuzz_seed(uint8_t *buf, size_t room);
+
+size_t fuzz_seed(uint8_t *buf, size_t room)
+{
+    struct record_decision d = {
+        .commit = true, .node = "n1", .world_size = 2, .root = {.len = 100, .npeers = 1, .peer = {"p1"}}};
+    struct bytes out = {.data = NULL};
+
+    if (record_decision_encode(&d, &out, NULL) < 0 || out.len > room)
+        abort();
+    memcpy(buf, out.data, out.len);
+    size_t n = out.len;
+    bytes_free(&out);
+    return n;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+    struct record_peer peer;
+    struct record_incarnation *incarnation = malloc(sizeof *incarnation);
+    struct record_coordinator coordinator;
+    struct record_pin pin;
+    struct record_intent intent;
+    struct record_decision decision;
+    char *key = malloc(len + 1), job[CAIRN_MAX_NAME + 1];
+    uint64_t step, number;
+    const char *what;
+
+    (void)record_peer_decode(&peer, data, len, NULL);
+    (void)record_incarnation_decode(incarnation, data, len, NULL);
+    (void)record_coordinator_decode(&coordinator, data, len, NULL);
+    (void)record_pin_decode(&pin, data, len, NULL);
+    (void)record_intent_decode(&intent, data, len, NULL);
+    (void)record_decision_decode(&decision, data, len, NULL);
+    memcpy(key, data, len);
+    key[len] = 0;
+    (void)record_parse_ckpt(key, job, &step, &number, &what, NULL);
+    free(key);
+    free(incarnation);
+    return 0;
+}
