@@ -141,7 +141,7 @@ static struct walk walk_of(const struct cairn_box_copy *c)
         stride *= c->source.length[d];
     }
     w.span = elements_span + c->elem_size;
-    w.target = c->target + to_target;
+    w.target = (char *)((uintptr_t)c->target + (uintptr_t)to_target); /* a span is asked for without a target */
     walk_reverse(&w);
     return w;
 }

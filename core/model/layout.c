@@ -18,7 +18,7 @@
 
 #define COMPARE_MAX ((uint64_t)1 << 30)
 #define DTYPE_END 256 /* dtypes are a byte in the format */
-#define SHOWN 160     /* bytes of a tensor's name in a message */
+#define SHOWN_MAX 160 /* bytes of a tensor's name in a message */
 
 void cairn_layout_init(struct cairn_layout *l)
 {
@@ -36,6 +36,18 @@ void cairn_layout_free(struct cairn_layout *l)
     cairn_layout_init(l);
 }
 
+/* How much of a checked name goes into a message: whole characters. */
+static int shown(const char *name)
+{
+    size_t len = strnlen(name, SHOWN_MAX + 1);
+
+    if (len <= SHOWN_MAX)
+        return (int)len;
+    while (((unsigned char)name[--len] & 0xc0) == 0x80)
+        ;
+    return (int)len;
+}
+
 /* ---- add ------------------------------------------------------------------------------------- */
 
 static int check_dim(const struct cairn_tensor *t, const struct cairn_slice *s, uint32_t d, struct cairn_error *err)
@@ -48,10 +60,10 @@ static int check_dim(const struct cairn_tensor *t, const struct cairn_slice *s, 
         return cairn_fail(err, CAIRN_E_INVAL,
                           "tensor \"%.*s\": offset %" PRIu64 " and length %" PRIu64 " leave shape %" PRIu64
                           " in dimension %u",
-                          SHOWN, t->name, offset, length, shape, d);
+                          shown(t->name), t->name, offset, length, shape, d);
     if (!length && shape)
         return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%.*s\": length 0 in dimension %u where shape is %" PRIu64,
-                          SHOWN, t->name, d, shape);
+                          shown(t->name), t->name, d, shape);
     return 0;
 }
 
@@ -62,8 +74,8 @@ static int check_total(const struct cairn_tensor *t, const struct cairn_slice *s
 
     for (uint32_t d = 0; d < t->ndim; d++)
         if (s->shape[d] && __builtin_mul_overflow(total, s->shape[d], &total))
-            return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%.*s\": its shape overflows at dimension %u", SHOWN,
-                              t->name, d);
+            return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%.*s\": its shape overflows at dimension %u",
+                              shown(t->name), t->name, d);
     return 0;
 }
 
@@ -76,12 +88,12 @@ static int slice_from(const struct cairn_tensor *t, struct cairn_slice *ret_slic
     if (r < 0)
         return r;
     if (!cairn_dtype_size(t->dtype))
-        return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%.*s\": %d is no dtype", SHOWN, t->name, t->dtype);
+        return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%.*s\": %d is no dtype", shown(t->name), t->name, t->dtype);
     if (t->ndim > CAIRN_MAX_DIMS)
-        return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%.*s\": %u dimensions, at most %d are possible", SHOWN, t->name,
-                          t->ndim, CAIRN_MAX_DIMS);
+        return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%.*s\": %u dimensions, at most %d are possible", shown(t->name),
+                          t->name, t->ndim, CAIRN_MAX_DIMS);
     if (t->ndim && !t->shape)
-        return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%.*s\": %u dimensions without a shape", SHOWN, t->name,
+        return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%.*s\": %u dimensions without a shape", shown(t->name), t->name,
                           t->ndim);
     s.name_len = (uint32_t)len;
     for (uint32_t d = 0; d < t->ndim; d++) {
@@ -98,7 +110,7 @@ static int slice_from(const struct cairn_tensor *t, struct cairn_slice *ret_slic
     s.bytes = cairn_box_elements(&s.box) * cairn_dtype_size(t->dtype);
     if (s.bytes > CAIRN_MAX_IMAGE)
         return cairn_fail(err, CAIRN_E_TOO_LARGE, "tensor \"%.*s\": %" PRIu64 " bytes, a shard has at most %" PRIu64,
-                          SHOWN, t->name, s.bytes, CAIRN_MAX_IMAGE);
+                          shown(t->name), t->name, s.bytes, CAIRN_MAX_IMAGE);
     *ret_slice = s;
     return 0;
 }
@@ -139,8 +151,8 @@ int cairn_layout_add(struct cairn_layout *l, const struct cairn_tensor *t, struc
 
 static int fail_slices(const struct cairn_slice *s, const char *what, uint32_t a, uint32_t b, struct cairn_error *err)
 {
-    return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%.*s\": %s (slices %u and %u of the shard)", SHOWN, s->name, what,
-                      a < b ? a : b, a < b ? b : a);
+    return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%.*s\": %s (slices %u and %u of the shard)", shown(s->name),
+                      s->name, what, a < b ? a : b, a < b ? b : a);
 }
 
 static int compare_names(const void *a, const void *b, void *arg)
@@ -254,7 +266,7 @@ static int sweep(const struct namesakes *s, uint64_t *left, struct cairn_error *
 
         if (nactive > *left)
             return cairn_fail(err, CAIRN_E_TOO_LARGE, "tensor \"%.*s\": %u slices in one shard are too many to compare",
-                              SHOWN, first->name, s->n);
+                              shown(first->name), first->name, s->n);
         *left -= nactive;
         for (uint32_t j = 0; j < nactive; j++) {
             struct span other = s->spans[j];
