@@ -69,9 +69,16 @@ static int exit_code_of(int code)
     }
 }
 
-int tool_fail(const char *what, const struct cairn_error *err)
+int tool_fail(const struct tool *t, const char *what, const struct cairn_error *err)
 {
     fprintf(stderr, "cairn: %s: %s\n", what, err->message);
+    if (t->json) {
+        json_t *o = json_pack("{s:i, s:{s:s, s:s}}", "v", 1, "error", "code", cairn_code_name(err->code), "message",
+                              err->message);
+        if (o && json_dumpf(o, stdout, JSON_COMPACT) == 0)
+            puts("");
+        json_decref(o);
+    }
     return exit_code_of(err->code);
 }
 
@@ -95,12 +102,12 @@ int tool_query(const struct tool *t, int kind, const char *job, uint64_t step, j
 
     *ret_answer = NULL;
     if (tool_open(t, job, &session, &err) < 0)
-        return tool_fail("connect", &err);
+        return tool_fail(t, "connect", &err);
     uint32_t preset_ms = kind == CAIRN_QUERY_VERIFY ? TOOL_LONG_MS : TOOL_SHORT_MS;
     int r = cairn_query(session, kind, job, step, tool_timeout(t, preset_ms), &text, &err);
     cairn_session_close(session);
     if (r < 0)
-        return tool_fail(job ? job : "ask the daemon", &err);
+        return tool_fail(t, job ? job : "ask the daemon", &err);
     *ret_answer = json_loads(text, JSON_REJECT_DUPLICATES, &why);
     if (t->json)
         puts(text);

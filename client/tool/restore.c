@@ -296,10 +296,10 @@ int cmd_restore(struct tool *t)
     j.name = t->argv[1];
     if (mkdir(t->to, 0755) < 0 && errno != EEXIST) {
         cairn_fail_errno(&err, errno, "create the directory %s", t->to);
-        return tool_fail("restore", &err);
+        return tool_fail(t, "restore", &err);
     }
     if (tool_open(t, j.name, &session, &err) < 0)
-        return tool_fail("connect", &err);
+        return tool_fail(t, "connect", &err);
     int r = cairn_restore_open(session, step, tool_timeout(t, TOOL_LONG_MS), &j.restore, &err);
     if (r == 0) {
         j.files = json_array();
@@ -311,5 +311,5 @@ int cmd_restore(struct tool *t)
         cairn_restore_free(j.restore);
     }
     cairn_session_close(session);
-    return r < 0 ? tool_fail("restore", &err) : EXIT_OK;
+    return r < 0 ? tool_fail(t, "restore", &err) : EXIT_OK;
 }

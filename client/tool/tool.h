@@ -33,8 +33,8 @@ struct command {
 #define TOOL_LONG_MS 3600000 /* for what reads a whole checkpoint */
 uint32_t tool_timeout(const struct tool *t, uint32_t preset_ms);
 
-/* Prints "cairn: what: message" and gives the exit code of the error. */
-int tool_fail(const char *what, const struct cairn_error *err);
+/* Prints "cairn: what: message", and with --json the error as an object; gives the exit code of the error. */
+int tool_fail(const struct tool *t, const char *what, const struct cairn_error *err);
 /* An observer's session for a job; NULL job for none. */
 int tool_open(const struct tool *t, const char *job, struct cairn_session **ret, struct cairn_error *err);
 /* Asks, and prints the answer when --json was given. Returns an exit code; ret_answer is NULL when there is nothing

@@ -63,7 +63,9 @@ def main():
                                (3, "ls", "nothing"), (3, "restore", "nothing", "--to", out), (4, "status", "--socket", "/nonexistent")]:
             code = c.run([*tool, *command], check=False)[0]
             assert code == want, (command, code, want)
-        assert c.run([*tool, "restore", "test", "--to", out, "--force", "--json"])[0] == 0
+        assert len(c.tool("restore", "test", "--to", out, "--force")["files"]) == 2
+        failed = json.loads(c.run([*tool, "show", "test", 99, "--json"], check=False)[1])
+        assert failed["error"]["code"] == "not_found" and "99" in failed["error"]["message"], failed
         assert c.run([*tool, "verify", "test"])[0] == 0
         c.peers[0].stop()
         os.unlink(c.peers[0].stream_files()[-1])
