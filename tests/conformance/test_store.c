@@ -264,7 +264,7 @@ static void test_one_owner(void **state)
 
 static void flip_byte(const char *dir, const char *name, off_t at)
 {
-    char path[700], byte;
+    char path[700], byte = 0;
 
     snprintf(path, sizeof path, "%s/streams/%s", dir, name);
     int fd = open(path, O_RDWR);
