@@ -97,7 +97,7 @@ void model_pass_free(struct model_pass *pass)
     free(pass);
 }
 
-/* ---- linear maps ---- */
+/* ---- linear maps ----------------------------------------------------------------------------- */
 
 /* c[i][j] = (add ? c[i][j] : 0) + sum over k of a[i * a_row + k * a_column] * b[k][j]; m is a multiple of 4, n of 8.
  * The sums of a 4 by 8 tile stay in registers. */
@@ -152,7 +152,7 @@ static void linear_back(const struct model_pass *m, unsigned tensor, const float
     multiply(d_from, d_to, out, 1, turned, rows, out, in, false);
 }
 
-/* ---- layer norm ---- */
+/* ---- layer norm ------------------------------------------------------------------------------ */
 
 static void norm(const struct model_pass *m, unsigned tensor, const float *from, size_t rows, float *to,
                  struct norm_stat *stat)
@@ -195,7 +195,7 @@ static void norm_back(const struct model_pass *m, unsigned tensor, const float *
     }
 }
 
-/* ---- attention ---- */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 static float dot(const float *a, const float *b)
 {
@@ -260,7 +260,7 @@ static void attend_back(const float *qkv, const float *odds, const float *d_mixe
     }
 }
 
-/* ---- the model ---- */
+/* ---- the model ------------------------------------------------------------------------------- */
 
 /* Pairs of bytes share rows by a hash; the first byte of a sequence has no neighbour. */
 static unsigned pair_row(const uint8_t *tokens, unsigned i)

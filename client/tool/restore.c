@@ -102,7 +102,7 @@ static uint64_t bytes_of(int dtype, uint32_t ndim, const uint64_t *length)
     return bytes;
 }
 
-/* ---- one file a rank -------------------------------------------------------------------------- */
+/* ---- one file a rank ------------------------------------------------------------------------- */
 
 static bool is_slice(const struct cairn_tensor *t)
 {
@@ -215,7 +215,7 @@ static int restore_rank(struct job *j, uint32_t rank, struct cairn_error *err)
     return file_end(j, &s, fill(j, &s, rank, add_slice, read_slice, err), err);
 }
 
-/* ---- one file of whole tensors ----------------------------------------------------------------- */
+/* ---- one file of whole tensors --------------------------------------------------------------- */
 
 /* Every name once. What ranks call alike must be slices of one tensor. */
 static int add_whole(struct job *j, struct safetensors *s, uint64_t i, const struct cairn_tensor *t, uint64_t *at,
@@ -255,7 +255,7 @@ static int restore_merged(struct job *j, struct cairn_error *err)
     return r < 0 ? r : file_end(j, &s, fill(j, &s, ANY_RANK, add_whole, read_whole, err), err);
 }
 
-/* ---- the command ------------------------------------------------------------------------------- */
+/* ---- the command ----------------------------------------------------------------------------- */
 
 static int restore_all(struct job *j, struct cairn_error *err)
 {

@@ -106,7 +106,7 @@ void links_why(struct links *links, char *buf, size_t len);
 
 /* ---- link.c, for links.c --------------------------------------------------------------------- */
 int link_new(struct links *links, const struct record_peer *record, struct link **ret_link, struct cairn_error *err);
-bool link_failing(const struct link *l); /* its tear-down is posted: it must not be freed */
+bool link_failing(const struct link *l);                            /* its tear-down is posted: it must not be freed */
 void link_free(struct link *l);                                     /* everything of it completes with ABORTED */
 void link_update(struct link *l, const struct record_peer *record); /* NULL: its record is gone */
 void link_connect(struct link *l);

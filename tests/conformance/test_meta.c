@@ -310,7 +310,7 @@ static void test_a_damaged_database_is_an_error(void **state)
     assert_true(plugins_meta_open(w->plugins, w->loop, "sqlite", params, &m, &err) < 0);
 }
 
-/* ---- watches ---- */
+/* ---- watches --------------------------------------------------------------------------------- */
 
 struct seen {
     pthread_mutex_t lock;
