@@ -102,7 +102,7 @@ def main():
         same_sum = reference.sum.read_bytes() == second.sum.read_bytes()
         lines = len(reference.loss.read_text().splitlines())
         say(f"8. compared with the reference: {lines} losses {'identical' if same_loss else 'DIFFER'} to the last bit, weights and Adam "
-            f"state {'identical' if same_sum else 'DIFFER'} ")
+            f"state {'identical' if same_sum else 'DIFFER'}")
         if a.keep:
             say(f"   files are in {c.dir}")
         ok = same_loss and same_sum and lines == a.steps

@@ -110,6 +110,28 @@ def garbage_on_the_socket(c):
     assert c.node.alive() and saved(c, "--job", "after-garbage")[0] == [1]
 
 
+def wrong_descriptor(c):
+    """A rank whose layout is a pipe, or a memfd shorter than announced, is told so and keeps its session (catches: an mmap that faults)."""
+    header = struct.Struct("=IHHII")
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    s.settimeout(10)
+    s.connect(c.node.socket)
+    body = struct.pack("129s129s2xIIII4xQ64x", b"wrong-fd", b"start", 0, 0, 1, 10000, 8 << 20)
+    s.send(header.pack(0x4C4E5243, 1, 1, 16 + len(body), 1) + body)
+    message, fds, _, _ = socket.recv_fds(s, 65536, 2)
+    assert header.unpack(message[:16])[2] == 66, message
+    r, w = os.pipe()
+    short = os.memfd_create("short", os.MFD_ALLOW_SEALING)
+    for fd, says in [(r, b"no memfd"), (short, b"bytes")]:
+        socket.send_fds(s, [header.pack(0x4C4E5243, 1, 2, 40, 2) + struct.pack("QQQ", 1, 2, 1000)], [fd])
+        message = s.recv(65536)
+        assert header.unpack(message[:16])[2] == 64 and says in message, message
+    for fd in [r, w, short, *fds]:
+        os.close(fd)
+    s.close()
+    assert saved(c, "--job", "after-wrong-fd")[0] == [1]
+
+
 def trainer_killed(c):
     """Killed at any moment: its arena and descriptors come back, its step is committed or aborted, never in between."""
     args = [c.build / "tests/cluster/cluster-client", "save", "--bytes", 24 << 20, "--job", "dies", "--count", 1000]
@@ -256,7 +278,7 @@ def second_daemon(c):
     assert saved(c, "--job", "still-there")[0] == [1]
 
 
-DAYS = [bad_tables, bad_names, bad_ranks, fenced_start, arena_too_small, tiny_and_empty, garbage_on_the_socket, config_with_a_typo,
+DAYS = [bad_tables, bad_names, bad_ranks, fenced_start, arena_too_small, tiny_and_empty, garbage_on_the_socket, wrong_descriptor, config_with_a_typo,
         second_daemon, trainer_killed, peer_stopped, peer_killed_in_mid_stripe, damaged_files, disk_full, all_peers_gone]
 
 
