@@ -194,6 +194,16 @@ static const char *check_query(const void *message, size_t len)
     return NULL;
 }
 
+static const char *check_command(const void *message, size_t len)
+{
+    const struct local_command *m = message;
+
+    (void)len;
+    if (!TERMINATED(m, job) || !TERMINATED(m, argument))
+        return unterminated;
+    return ZERO(m, pad) && !m->pad2 ? NULL : not_zero;
+}
+
 static const struct kind requests[] = {
     [LOCAL_OPEN] = {"OPEN", sizeof(struct local_open), 0, false, false, check_open},
     [LOCAL_LAYOUT] = {"LAYOUT", sizeof(struct local_layout), 1, false, false, check_layout},
@@ -206,6 +216,7 @@ static const struct kind requests[] = {
     [LOCAL_READ] = {"READ", sizeof(struct local_read), 0, false, false, check_read},
     [LOCAL_RESTORE_CLOSE] = {"RESTORE_CLOSE", sizeof(struct local_restore_close), 0, false, false, NULL},
     [LOCAL_QUERY] = {"QUERY", sizeof(struct local_query), 0, false, false, check_query},
+    [LOCAL_COMMAND] = {"COMMAND", sizeof(struct local_command), 0, false, false, check_command},
 };
 
 static const struct kind answers[] = {

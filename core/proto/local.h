@@ -43,6 +43,7 @@ enum local_type {
     LOCAL_READ = 9,
     LOCAL_RESTORE_CLOSE = 10, /* answered by OK */
     LOCAL_QUERY = 11,         /* answered by ANSWER */
+    LOCAL_COMMAND = 12,       /* the same */
 
     LOCAL_ERROR = 64,
     LOCAL_OK = 65,
@@ -202,6 +203,16 @@ struct local_query {
     uint32_t timeout_ms;
     uint32_t pad2;
     uint64_t step;
+};
+struct local_command {
+    struct local_header h;
+    char job[CAIRN_MAX_NAME + 1];
+    uint8_t pad[3];
+    uint32_t kind; /* enum cairn_command_kind */
+    uint32_t timeout_ms;
+    uint32_t pad2;
+    uint64_t step;
+    char argument[CAIRN_COMMAND_TEXT]; /* terminated; may be empty */
 };
 struct local_answer {
     struct local_header h;

@@ -111,5 +111,6 @@ void session_leave_restores(struct session *s);
 
 /* ---- query.c --------------------------------------------------------------------------------- */
 void session_on_query(struct session *s, const struct local_query *m);
+void session_on_command(struct session *s, const struct local_command *m);
 
 #endif

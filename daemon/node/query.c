@@ -8,18 +8,18 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct query *query_new(struct session *s, const struct local_query *m)
+struct query *query_new(struct session *s, uint32_t id, int kind, const char *job, uint64_t step, uint32_t timeout_ms)
 {
     struct query *q = calloc(1, sizeof *q);
 
     if (!q)
         return NULL;
     q->session = s;
-    q->id = m->h.id;
-    q->kind = (int)m->kind;
-    q->step = m->step;
-    q->timeout_ms = m->timeout_ms ? m->timeout_ms : 30000;
-    snprintf(q->job, sizeof q->job, "%s", m->job);
+    q->id = id;
+    q->kind = kind;
+    q->step = step;
+    q->timeout_ms = timeout_ms ? timeout_ms : 30000;
+    snprintf(q->job, sizeof q->job, "%s", job);
     q->started_ns = loop_now_ns(s->node->deps.loop);
     s->pending++;
     s->nqueries++;
@@ -270,7 +270,7 @@ void session_on_query(struct session *s, const struct local_query *m)
         r = cairn_fail(&err, CAIRN_E_INVAL, "this query needs a job");
     else if (s->nqueries >= SESSION_MAX_QUERIES)
         r = cairn_fail(&err, CAIRN_E_BUSY, "%u queries of this session are under way", s->nqueries);
-    else if (!(q = query_new(s, m)))
+    else if (!(q = query_new(s, m->h.id, (int)m->kind, m->job, m->step, m->timeout_ms)))
         r = cairn_fail(&err, CAIRN_E_NOMEM, "allocate a query");
     if (r < 0)
         session_answer_error(s, m->h.id, r, &err);

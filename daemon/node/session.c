@@ -365,6 +365,9 @@ static void session_dispatch(struct session *s, int type, const void *m, int *fd
     case LOCAL_QUERY:
         session_on_query(s, m);
         break;
+    case LOCAL_COMMAND:
+        session_on_command(s, m);
+        break;
     default:
         session_close(s, "it sent a message that only a daemon sends");
     }

@@ -243,6 +243,23 @@ enum cairn_query_kind {
 CAIRN_API int cairn_query(struct cairn_session *session, int kind, const char *job, uint64_t step, uint32_t timeout_ms,
                           char **ret_json, struct cairn_error *err);
 
+/* ---- commands: what changes something --------------------------------------------------------- */
+
+enum cairn_command_kind {
+    CAIRN_COMMAND_PIN = 1,      /* hold a committed checkpoint against retention; argument: a label for the hold */
+    CAIRN_COMMAND_UNPIN = 2,    /* give that hold up */
+    CAIRN_COMMAND_DELETE = 3,   /* delete a committed checkpoint */
+    CAIRN_COMMAND_RETAIN = 4,   /* set the job's retention; argument: the rule */
+    CAIRN_COMMAND_REPAIR = 10,  /* rebuild what is missing or corrupt onto healthy peers */
+    CAIRN_COMMAND_SCRUB = 11,   /* let peers verify what they store */
+    CAIRN_COMMAND_REBUILD = 12, /* rebuild the job's records from what the peers store; job NULL: of all jobs */
+};
+#define CAIRN_COMMAND_TEXT 512 /* bytes of an argument with its end */
+/* As cairn_query(), for what changes something: who may open the daemon's socket may do it. argument may be NULL. Errors
+ * name what forbids it. */
+CAIRN_API int cairn_command(struct cairn_session *session, int kind, const char *job, uint64_t step,
+                            const char *argument, uint32_t timeout_ms, char **ret_json, struct cairn_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -28,6 +28,7 @@ union any {
     struct local_read read;
     struct local_read_done read_done;
     struct local_query query;
+    struct local_command command;
     char bytes[LOCAL_MAX_MESSAGE];
 };
 
@@ -48,6 +49,7 @@ static const struct type types[] = {
     {LOCAL_READ, sizeof(struct local_read), 0},
     {LOCAL_RESTORE_CLOSE, sizeof(struct local_restore_close), 0},
     {LOCAL_QUERY, sizeof(struct local_query), 0},
+    {LOCAL_COMMAND, sizeof(struct local_command), 0},
     {LOCAL_ERROR, sizeof(struct local_error), 0},
     {LOCAL_OK, sizeof(struct local_ok), 0},
     {LOCAL_OPENED, sizeof(struct local_opened), 1},
@@ -130,7 +132,7 @@ static void test_good(void **state)
         assert_string_not_equal(local_type_name(types[i].type), "unknown");
     }
     assert_string_equal(local_type_name(-1), "unknown");
-    assert_string_equal(local_type_name(12), "unknown");
+    assert_string_equal(local_type_name(60), "unknown");
     assert_string_equal(local_type_name(1 << 20), "unknown");
 }
 
@@ -214,6 +216,8 @@ static void test_strings(void **state)
     UNTERMINATED(LOCAL_ERROR, m.error.message);
     UNTERMINATED(LOCAL_RESTORE_OPEN, m.restore_open.job);
     UNTERMINATED(LOCAL_QUERY, m.query.job);
+    UNTERMINATED(LOCAL_COMMAND, m.command.job);
+    UNTERMINATED(LOCAL_COMMAND, m.command.argument);
 }
 
 static void test_values(void **state)
@@ -249,6 +253,8 @@ static void test_values(void **state)
     REFUSED(LOCAL_READ_DONE, m.read_done.pad = 1);
     REFUSED(LOCAL_QUERY, m.query.kind = 5);
     REFUSED(LOCAL_QUERY, m.query.pad2 = 1);
+    REFUSED(LOCAL_COMMAND, m.command.pad[2] = 1);
+    REFUSED(LOCAL_COMMAND, m.command.pad2 = 1);
 }
 
 int main(void)

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* CAIRN_COMMAND_*: what changes something, on behalf of the tool. One row a command; each is a query that ends with its
+ * answer. */
+#include "daemon/node/query_internal.h"
+
+#include "core/base/error.h"
+
+#include <stdio.h>
+
+struct command {
+    int kind; /* enum cairn_command_kind */
+    bool needs_job;
+    void (*run)(struct query *q);
+};
+
+static const struct command commands[] = {
+    {0, false, NULL}, /* no command has this number */
+};
+
+static const struct command *command_find(uint32_t kind)
+{
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
+        if (commands[i].run && (uint32_t)commands[i].kind == kind)
+            return &commands[i];
+    return NULL;
+}
+
+void session_on_command(struct session *s, const struct local_command *m)
+{
+    const struct command *c = command_find(m->kind);
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct query *q = NULL;
+    int r = 0;
+
+    if (!c)
+        r = cairn_fail(&err, CAIRN_E_UNSUPPORTED, "this cairnd has no command of kind %u", m->kind);
+    else if (c->needs_job && !m->job[0])
+        r = cairn_fail(&err, CAIRN_E_INVAL, "this command needs a job");
+    else if (s->nqueries >= SESSION_MAX_QUERIES)
+        r = cairn_fail(&err, CAIRN_E_BUSY, "%u queries of this session are under way", s->nqueries);
+    else if (!(q = query_new(s, m->h.id, (int)m->kind, m->job, m->step, m->timeout_ms)))
+        r = cairn_fail(&err, CAIRN_E_NOMEM, "allocate a command");
+    if (r < 0) {
+        session_answer_error(s, m->h.id, r, &err);
+        return;
+    }
+    snprintf(q->argument, sizeof q->argument, "%s", m->argument);
+    c->run(q);
+}
