@@ -69,9 +69,6 @@ static void save_drain_done(void *arg, int code, const struct cairn_error *err, 
     struct commit_event e = {.type = COMMIT_ON_DURABLE, .rank = save->rank};
 
     (void)manifest;
-    save->draining = false;
-    save->drain = NULL;
-    run->ndrains--;
     if (code == 0 && commit_open(&run->machine) && !run->over) {
         run->root.shards[save->rank] = *ref;
         save->durable = true;
@@ -83,6 +80,19 @@ static void save_drain_done(void *arg, int code, const struct cairn_error *err, 
     }
     save_post(save);
     run_feed(run, &e);
+}
+
+/* Behind its done(): what was late is stored too, or left to repair. */
+static void save_drain_ended(void *arg, unsigned left)
+{
+    struct rank_save *save = arg;
+    struct run *run = save->run;
+
+    (void)left;
+    save->draining = false;
+    save->drain = NULL;
+    run->ndrains--;
+    save_post(save);
     run_maybe_free(run);
 }
 
@@ -103,7 +113,8 @@ static void save_start_drain(struct rank_save *save)
                               .deadline_ms = job->jobs->config.checkpoint_ms,
                               .arg = save,
                               .durable = save_parts_durable,
-                              .done = save_drain_done};
+                              .done = save_drain_done,
+                              .ended = save_drain_ended};
 
     int r = drain_start(job->jobs->deps.links, &spec, &save->drain, &err);
     if (r == 0) {
