@@ -71,6 +71,7 @@ struct links_counts {            /* since the start */
     uint64_t fragments_left;     /* that a committed checkpoint went without: left to repair */
     uint64_t fragments_dropped;  /* from their buffers, to be encoded again or left */
     uint64_t reads_hedged;       /* fragments read because others were late */
+    unsigned hedging;            /* of them, now */
 };
 /* Counted by drains, blobs and gathers. */
 struct links_counts *links_counts(struct links *links);

@@ -179,6 +179,11 @@ class Cluster:
         status = self.query("status")
         return sum(p["state"] == "up" for p in status.get("peers", [])) if status else 0
 
+    def wait_complete(self, seconds=30.0):
+        """Until what was late at the commits is stored too, or left to repair."""
+        wait_until("saves to complete behind their commits",
+                   lambda: (s := self.query("status")) and not any(j["checkpoints_open"] for j in s["jobs"]), seconds)
+
     def query(self, *args, seconds=60.0):
         """A query's JSON through libcairn; None when it failed."""
         code, out, _ = self.client(*args, check=False, seconds=seconds)
