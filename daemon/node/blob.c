@@ -82,8 +82,9 @@ static void writer_finish(struct blob_writer *w)
             links_counts(w->links)->fragments_left += w->pieces;
     }
     w->told = true;
+    w->busy++; /* what done() ends may be the last of it */
     w->done(w->arg, w->code, &w->err, w->code == 0 ? &w->ref : NULL);
-    if (w->busy == 0)
+    if (--w->busy == 0)
         free(w);
 }
 
