@@ -5,8 +5,8 @@
 
 #include <stddef.h>
 
-#define ENOUGH 8    /* answers before a record says anything */
-#define SLOWER 3    /* times the group's usual that a peer may be slow on its own account */
+#define ENOUGH 8     /* answers before a record says anything */
+#define SLOWER 3     /* times the group's usual that a peer may be slow on its own account */
 #define MEAN_SHARE 8 /* a new answer's share of the mean is one of so many */
 #define DEV_SHARE 4
 #define DEVIATIONS 6

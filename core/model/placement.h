@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Placement: which peers a node uses and in which order a chunk's fragments go to them, by weighted rendezvous hashing
- * (Thaler and Ravishankar 1998; weights as in Schindelhauer and Schomaker 2005: score = -w / ln(hash)). A peer that comes or
- * goes moves only what it must. */
+ * (Thaler and Ravishankar 1998; weights as in Schindelhauer and Schomaker 2005: score = -w / ln(hash)). A peer that
+ * comes or goes moves only what it must. */
 #ifndef CAIRN_CORE_MODEL_PLACEMENT_H
 #define CAIRN_CORE_MODEL_PLACEMENT_H
 
@@ -12,9 +12,9 @@
 enum cairn_nearness { CAIRN_ELSEWHERE, CAIRN_OWN_DOMAIN, CAIRN_OWN_PEER };
 
 struct cairn_candidate {
-    const char *id;              /* of the peer */
-    const char *domain;          /* failure domain; "" when unknown: then the peer is its own */
-    double weight;               /* capacity in any unit; 0: it has no room and is left out */
+    const char *id;               /* of the peer */
+    const char *domain;           /* failure domain; "" when unknown: then the peer is its own */
+    double weight;                /* capacity in any unit; 0: it has no room and is left out */
     enum cairn_nearness nearness; /* to the node whose fragments are placed */
 };
 

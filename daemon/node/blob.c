@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Blobs. A put keeps each copy on one peer: when that peer fails, the copy begins again on another. Of its m + 1 copies
- * margin + 1 are enough, as many as a stripe needs to survive the loss of margin peers; the others are waited for as long
- * as these took once more, and then left to repair. A get goes through
- * the peers one after the other until one gives all pieces and the whole has the SHA-256 that was asked for. */
+ * margin + 1 are enough, as many as a stripe needs to survive the loss of margin peers; the others are waited for as
+ * long as these took once more, and then left to repair. A get goes through the peers one after the other until one
+ * gives all pieces and the whole has the SHA-256 that was asked for. */
 #include "daemon/node/blob.h"
 
 #include "core/base/cleanup.h"

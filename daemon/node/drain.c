@@ -4,8 +4,8 @@
  * from chunks that count is mended, syncs are asked for, and when all parts count the manifest is stored. What is still
  * on its way then ends behind done().
  *
- * Back-pressure is the pool of buffers. A slow peer holds some until it stores them or its deadline fails its link; when
- * others wait for buffers, fragments that only queue for it are dropped from chunks that count without them. */
+ * Back-pressure is the pool of buffers. A slow peer holds some until it stores them or its deadline fails its link;
+ * when others wait for buffers, fragments that only queue for it are dropped from chunks that count without them. */
 #include "daemon/node/drain_chunk.h"
 
 #include "core/base/cleanup.h"
@@ -376,8 +376,8 @@ static void time_is_over(struct loop_timer *t)
     links_kick(d->links);
 }
 
-/* The shard counts. What is late goes on behind this, but no longer than a peer needs to be found hung and its fragments
- * to be stored elsewhere. */
+/* The shard counts. What is late goes on behind this, but no longer than a peer needs to be found hung and its
+ * fragments to be stored elsewhere. */
 static void tell_done(struct drain *d)
 {
     d->told = true;
@@ -454,8 +454,7 @@ static void drain_pump(struct pump *p)
         encode_more(d);
         mend(d);
     }
-    if (d->unsynced_bytes >= SYNC_BYTES ||
-        (all_stored(d) && (waits_for_sync(&d->going) || waits_for_sync(&d->safe))))
+    if (d->unsynced_bytes >= SYNC_BYTES || (all_stored(d) && (waits_for_sync(&d->going) || waits_for_sync(&d->safe))))
         sync_all(d);
     if (d->durable_parts == d->spec.layout->nparts && !d->manifest_going && d->code == 0)
         store_manifest(d);

@@ -34,9 +34,9 @@ struct chunk {
     enum chunk_state state;
     uint32_t first_part, attempt;
     uint8_t k, m;
-    bool counted;   /* it has been SAFE: its parts are durable, and it is never cut again */
-    bool released;  /* its pages may be taken: it cannot be encoded any more */
-    bool known; /* encoded before: entry and part are what it must give again */
+    bool counted;  /* it has been SAFE: its parts are durable, and it is never cut again */
+    bool released; /* its pages may be taken: it cannot be encoded any more */
+    bool known;    /* encoded before: entry and part are what it must give again */
     struct hash128 entry;
     struct cairn_part_code part[CAIRN_MAX_K];
     unsigned sending;
@@ -49,9 +49,9 @@ struct drain {
     char job[CAIRN_MAX_NAME + 1];
     struct stream_key stream;
     struct pump pump;
-    struct loop_timer deadline; /* for done(), then for what is left behind it */
+    struct loop_timer deadline;                    /* for done(), then for what is left behind it */
     struct list todo, encoding, going, safe, full; /* of struct chunk */
-    uint32_t next_part;                                   /* the first that is in no chunk yet */
+    uint32_t next_part;                            /* the first that is in no chunk yet */
     uint32_t durable_parts;
     uint64_t unsynced_bytes;
     uint64_t no_peer_since_ns; /* 0: there is one */

@@ -223,86 +223,6 @@ void link_pump(struct link *l)
     link_pump_reads(l);
 }
 
-static void say_ping(struct link *l, uint32_t late_ms)
-{
-    struct wire_message m = {.type = WIRE_PING};
-
-    l->ping_deadline_ns = link_deadline(l, late_ms);
-    link_say(l, &m);
-}
-
-/* It is there and answers: only now it gets fragments again. */
-static void link_proved(struct link *l)
-{
-    l->proven = true;
-    log_line(LOG_NOTICE, "peer %s answers again", l->record.id);
-    links_kick(l->links);
-}
-
-static void on_welcome(struct link *l, const struct wire_message *m)
-{
-    if (l->state != LINK_CONNECTING)
-        return;
-    if (m->welcome.status.code < 0) {
-        link_fail(l, "it refused us: %s", m->welcome.status.message);
-        return;
-    }
-    if (strcmp(m->welcome.peer, l->record.id) != 0) {
-        link_fail(l, "peer %s answers at its address", m->welcome.peer);
-        return;
-    }
-    l->state = LINK_UP;
-    l->up_since_ns = link_now_ns(l);
-    l->session = m->session;
-    l->slots_key = m->welcome.key;
-    l->slots_base = m->welcome.base;
-    l->slot_bytes = m->welcome.slot_bytes;
-    l->first_slot = m->welcome.first_slot;
-    l->nslots = m->welcome.slots < LINK_MAX_SLOTS ? m->welcome.slots : LINK_MAX_SLOTS;
-    l->nfree = l->nslots;
-    for (unsigned i = 0; i < l->nslots; i++)
-        l->slots[i] = (struct slot){.put = NULL};
-    log_line(LOG_DETAIL, "peer %s is up with %u slots", l->record.id, l->nslots);
-    if (!l->proven)
-        say_ping(l, links_config_of(l->links)->connect_ms);
-    link_pump(l);
-    links_kick(l->links);
-}
-
-static void on_message(void *arg, const void *data, size_t len)
-{
-    struct link *l = arg;
-    struct wire_message m;
-    struct cairn_error err = CAIRN_ERROR_INIT;
-
-    if (l->failing)
-        return;
-    if (wire_decode(data, len, &m, &err) < 0) {
-        link_fail(l, "it sent %s", err.message);
-        return;
-    }
-    if (m.type != WIRE_WELCOME && m.session != l->session)
-        return;
-    l->heard_ns = link_now_ns(l);
-    l->ping_deadline_ns = 0;
-    if (m.type == WIRE_PONG && !l->proven)
-        link_proved(l);
-    if (m.type == WIRE_WELCOME)
-        on_welcome(l, &m);
-    else if (m.type == WIRE_STREAM_OPENED)
-        link_on_stream_opened(l, &m);
-    else if (m.type == WIRE_STORED)
-        link_on_stored(l, &m);
-    else if (m.type == WIRE_SYNCED)
-        link_on_synced(l, &m);
-    else if (m.type == WIRE_READ_DONE)
-        link_on_read_done(l, &m);
-    else if (m.type == WIRE_BYE)
-        link_fail(l, "it said goodbye: %s", m.bye.reason);
-}
-
-static const struct endpoint_events events = {on_message, link_on_written};
-
 /* ---- lateness -------------------------------------------------------------------------------- */
 
 void link_did_well(struct link *l)
@@ -364,6 +284,93 @@ bool link_read_is_late(const struct link *l, const struct link_read *r)
     return false;
 }
 
+/* ---- messages -------------------------------------------------------------------------------- */
+
+static void say_ping(struct link *l, uint32_t late_ms)
+{
+    struct wire_message m = {.type = WIRE_PING};
+
+    l->ping_deadline_ns = link_deadline(l, late_ms);
+    link_say(l, &m);
+}
+
+/* It is there and answers: only now a link that failed gets fragments again, and one that was late and has nothing left
+ * to answer is prompt. */
+static void on_pong(struct link *l)
+{
+    uint64_t since;
+
+    if (!l->proven)
+        log_line(LOG_NOTICE, "peer %s answers again", l->record.id);
+    l->proven = true;
+    l->late &= waits_for_answer(l, &since);
+    links_kick(l->links);
+}
+
+static void on_welcome(struct link *l, const struct wire_message *m)
+{
+    if (l->state != LINK_CONNECTING)
+        return;
+    if (m->welcome.status.code < 0) {
+        link_fail(l, "it refused us: %s", m->welcome.status.message);
+        return;
+    }
+    if (strcmp(m->welcome.peer, l->record.id) != 0) {
+        link_fail(l, "peer %s answers at its address", m->welcome.peer);
+        return;
+    }
+    l->state = LINK_UP;
+    l->up_since_ns = link_now_ns(l);
+    l->session = m->session;
+    l->slots_key = m->welcome.key;
+    l->slots_base = m->welcome.base;
+    l->slot_bytes = m->welcome.slot_bytes;
+    l->first_slot = m->welcome.first_slot;
+    l->nslots = m->welcome.slots < LINK_MAX_SLOTS ? m->welcome.slots : LINK_MAX_SLOTS;
+    l->nfree = l->nslots;
+    for (unsigned i = 0; i < l->nslots; i++)
+        l->slots[i] = (struct slot){.put = NULL};
+    log_line(LOG_DETAIL, "peer %s is up with %u slots", l->record.id, l->nslots);
+    if (!l->proven)
+        say_ping(l, links_config_of(l->links)->connect_ms);
+    link_pump(l);
+    links_kick(l->links);
+}
+
+static void on_message(void *arg, const void *data, size_t len)
+{
+    struct link *l = arg;
+    struct wire_message m;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    if (l->failing)
+        return;
+    if (wire_decode(data, len, &m, &err) < 0) {
+        link_fail(l, "it sent %s", err.message);
+        return;
+    }
+    if (m.type != WIRE_WELCOME && m.session != l->session)
+        return;
+    l->heard_ns = link_now_ns(l);
+    l->ping_deadline_ns = 0;
+    if (m.type == WIRE_PONG)
+        on_pong(l);
+    if (m.type == WIRE_WELCOME)
+        on_welcome(l, &m);
+    else if (m.type == WIRE_STREAM_OPENED)
+        link_on_stream_opened(l, &m);
+    else if (m.type == WIRE_STORED)
+        link_on_stored(l, &m);
+    else if (m.type == WIRE_SYNCED)
+        link_on_synced(l, &m);
+    else if (m.type == WIRE_READ_DONE)
+        link_on_read_done(l, &m);
+    else if (m.type == WIRE_BYE)
+        link_fail(l, "it said goodbye: %s", m.bye.reason);
+}
+
+static const struct endpoint_events events = {on_message, link_on_written};
+
 /* ---- deadlines ------------------------------------------------------------------------------- */
 
 static const char *overdue_stream(const struct link *l, uint64_t now)
@@ -393,6 +400,8 @@ static const char *overdue(const struct link *l, uint64_t now)
 
 static bool expects_answer(const struct link *l)
 {
+    if (l->late)
+        return true;
     list_for_each (it, &l->streams)
         if (container_of(it, struct stream, link)->deadline_ns)
             return true;

@@ -55,7 +55,7 @@ struct link_read {
     struct fragment_key key;
     bool check;
     uint64_t request;
-    int buffer;           /* of the link's read buffers; -1 */
+    int buffer;                    /* of the link's read buffers; -1 */
     uint64_t sent_ns, deadline_ns; /* set when it is sent */
 };
 

@@ -66,12 +66,12 @@ struct link_status { /* for status queries */
 /* Fills up to room entries, returns how many there are. */
 unsigned links_status(const struct links *links, struct link_status *ret, unsigned room);
 
-struct links_counts {            /* since the start */
-    uint64_t fragments_spared;   /* late ones that were given to another peer too */
-    uint64_t fragments_left;     /* that a committed checkpoint went without: left to repair */
-    uint64_t fragments_dropped;  /* from their buffers, to be encoded again or left */
-    uint64_t reads_hedged;       /* fragments read because others were late */
-    unsigned hedging;            /* of them, now */
+struct links_counts {           /* since the start */
+    uint64_t fragments_spared;  /* late ones that were given to another peer too */
+    uint64_t fragments_left;    /* that a committed checkpoint went without: left to repair */
+    uint64_t fragments_dropped; /* from their buffers, to be encoded again or left */
+    uint64_t reads_hedged;      /* fragments read because others were late */
+    unsigned hedging;           /* of them, now */
 };
 /* Counted by drains, blobs and gathers. */
 struct links_counts *links_counts(struct links *links);

@@ -23,7 +23,7 @@ static void test_order_of_input_does_not_matter(void **state)
     uint64_t seed = 5;
     (void)state;
 
-    for (unsigned n = 0; n <= 100; n += n < 20 ? 1 : 40) { 
+    for (unsigned n = 0; n <= 100; n += n < 20 ? 1 : 40) {
         peers(c, names, n, n % 5);
         memcpy(shuffled, c, sizeof(c));
         for (uint64_t key = 0; key < 20; key++) {
