@@ -168,6 +168,7 @@ static void restripe(struct chunk *c)
     }
     list_remove(&c->link);
     free(c);
+    links_kick(d->links); /* its successors are behind whoever walks the list now */
 }
 
 /* ---- the pump
