@@ -3,6 +3,7 @@
 
 #include "core/base/error.h"
 #include "core/model/name.h"
+#include "core/model/units.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -65,7 +66,9 @@ static const struct option options[] = {
     {"node", "windows_max_mib", NUMBER, AT(windows_max_mib), "128", 4, 1ul << 20, "memory of all restores"},
     {"node", "slots", NUMBER, AT(slots), "8", 1, 256, "fragments on their way to one peer"},
     {"node", "fragment_buffers_mib", NUMBER, AT(fragment_buffers_mib), "64", 32, 1ul << 20, "memory for encoding"},
-    {"node", "fragment_late_ms", NUMBER, AT(fragment_late_ms), "2000", 50, 600000, "then its peer is avoided"},
+    {"node", "margin", NUMBER, AT(margin), "0", 0, CAIRN_MAX_M, "lost peers a commit survives; 0: parity less one"},
+    {"node", "domain", TEXT, AT(node_domain), "", 0, 0, "failure domain of this machine; empty: [peer] domain"},
+    {"node", "fragment_late_ms", NUMBER, AT(fragment_late_ms), "1000", 50, 600000, "then its peer is avoided"},
     {"node", "sync_late_ms", NUMBER, AT(sync_late_ms), "10000", 50, 600000, "the same for a sync"},
     {"node", "connect_ms", NUMBER, AT(connect_ms), "2000", 50, 600000, "the same for a greeting"},
     {"node", "backoff_ms", NUMBER, AT(backoff_ms), "500", 10, 600000, "how long at first; doubles to 30 s"},
@@ -193,6 +196,10 @@ static int config_complete(struct config *c, struct cairn_error *err)
         r = cairn_name_check("[peer] id", c->peer_id, err);
     if (r == 0 && c->domain[0])
         r = cairn_name_check("[peer] domain", c->domain, err);
+    if (r == 0 && !c->node_domain[0] && c->is_peer)
+        snprintf(c->node_domain, sizeof c->node_domain, "%s", c->domain);
+    if (r == 0 && c->node_domain[0])
+        r = cairn_name_check("[node] domain", c->node_domain, err);
     if (r == 0)
         r = config_default_path(c->meta_path, c, "meta.db", err);
     if (r == 0)

@@ -48,6 +48,8 @@ struct config {
     unsigned windows_max_mib;
     unsigned slots;
     unsigned fragment_buffers_mib;
+    unsigned margin;
+    char node_domain[CONFIG_TEXT];
     unsigned fragment_late_ms;
     unsigned sync_late_ms;
     unsigned connect_ms;

@@ -276,6 +276,8 @@ static int daemon_start_node(struct daemon *d, struct cairn_error *err)
                              .slots = c->slots,
                              .fragment_buffers =
                                  (unsigned)(((uint64_t)c->fragment_buffers_mib << 20) / FRAGMENT_MAX_RECORD),
+                             .margin = c->margin,
+                             .domain = c->node_domain,
                              .fragment_late_ms = c->fragment_late_ms,
                              .sync_late_ms = c->sync_late_ms,
                              .connect_ms = c->connect_ms,
