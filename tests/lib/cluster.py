@@ -188,9 +188,9 @@ class Cluster:
         status = self.query("status")
         return sum(p["state"] == "up" for p in status.get("peers", [])) if status else 0
 
-    def query(self, *args, seconds=60.0):
+    def query(self, *args, seconds=60.0, node=None):
         """A query's JSON through libcairn; None when it failed."""
-        code, out, _ = self.client(*args, check=False, seconds=seconds)
+        code, out, _ = self.client(*args, check=False, seconds=seconds, node=node)
         return json.loads(out) if code == 0 else None
 
     def spawn(self, args, node=None, **kwargs):

@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 
+from cluster import wait_until
+
 
 class Book:
     """What the ranks of all starts said."""
@@ -32,8 +34,8 @@ class Book:
 
     def seed(self, step, incarnation):
         """Whose bytes a listed step must have."""
-        start = self.starts.get(incarnation)
-        assert start is not None, f"step {step} is of incarnation {incarnation}, which no rank ever opened"
+        wait_until(f"a rank that opened incarnation {incarnation}, which step {step} is of", lambda: incarnation in self.starts, 10)
+        start = self.starts[incarnation]
         assert self.told.get(step, start) == start, f"step {step} was told by start {self.told[step]}, and is of start {start}"
         return start
 
