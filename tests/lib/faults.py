@@ -4,6 +4,7 @@
 A fault says what it hurts: a storm keeps the number of hurt peers within the margin, asks only nodes that are not hurt, and lets etcd keep
 a majority.
 """
+import random
 
 
 class Fault:
@@ -12,7 +13,8 @@ class Fault:
     kind, group, lasts = "", "", True
 
     def __init__(self, storm, part):
-        self.storm, self.c, self.random, self.part = storm, storm.c, storm.random, part
+        self.storm, self.c, self.part = storm, storm.c, part
+        self.random = random.Random(storm.random.getrandbits(32))  # its own: the storm's next choice depends on no file or time
 
     @classmethod
     def possible(cls, storm):
@@ -27,6 +29,10 @@ class Fault:
 
     def end(self):
         pass
+
+    def steps(self):
+        """Checkpoints that had better be looked at now."""
+        return []
 
 
 class Kill(Fault):
@@ -121,6 +127,9 @@ class PeerFlip(Fault):
 
     def end(self):
         self.c.unflip(self.flips)
+
+    def steps(self):
+        return {self.c.step_of(path) for path, *_ in self.flips}
 
 
 class NodeKill(Kill):

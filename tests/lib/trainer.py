@@ -19,7 +19,7 @@ class Book:
         self.starts = {}  # incarnation: its start
         self.longest = 0.0  # seconds that a living rank, while it was not stopped, said nothing
         self.twice = []  # steps that ranks of two starts were told
-        self.failures = 0
+        self.failures = []  # the lines
 
     def note(self, start, line):
         words = line.split()
@@ -30,7 +30,7 @@ class Book:
             if self.told.setdefault(step, start) != start:
                 self.twice.append(step)
         elif words and words[0] == "failed":
-            self.failures += 1
+            self.failures.append(line.strip())
 
     def seed(self, step, incarnation):
         """Whose bytes a listed step must have."""

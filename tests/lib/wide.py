@@ -41,6 +41,10 @@ class Wide(Cluster):
     def stream_files(self, peer, job=None):
         return sorted((self.store_of(peer) / "streams").glob(f"{job or '*'}/*.cairn"))
 
+    @staticmethod
+    def step_of(path):
+        return int(path.name.split(".")[0])
+
     def flip_bits(self, peer, random, count, job=None):
         """Damages stored bytes of one peer behind its back. Returns what unflip() takes: (file, offset, byte before, byte now)."""
         flips, files = [], self.stream_files(peer, job)
