@@ -47,7 +47,8 @@ class Storm:
 
     def start_trainer(self):
         self.starts += 1
-        self.trainer = Trainer(self.c, self.starts, self.book, per_node=self.a.ranks, size=self.a.bytes, timeout_ms=TIMEOUT_MS)
+        self.trainer = Trainer(self.c, self.starts, self.book, per_node=self.a.ranks, size=self.a.bytes, timeout_ms=TIMEOUT_MS,
+                               pause_ms=self.a.pause)
 
     def restart_trainer(self):
         self.trainer.join()
@@ -196,7 +197,8 @@ def parse():
     parser.add_argument("--peers", type=int, default=6)
     parser.add_argument("--etcd", type=int, default=0, help="members; 0: a SQLite file")
     parser.add_argument("--margin", type=int, default=1, help="peers hurt at once")
-    parser.add_argument("--bytes", type=int, default=3 << 20, help="of each rank")
+    parser.add_argument("--bytes", type=int, default=1 << 20, help="of each rank")
+    parser.add_argument("--pause", type=int, default=100, help="ms between two saves")
     parser.add_argument("--disk-mib", type=int, default=1024, help="of each peer")
     parser.add_argument("--recover", type=float, default=90, help="seconds until something must be committed again")
     parser.add_argument("--retain", action="store_true", help="the cluster deletes older checkpoints")

@@ -83,11 +83,11 @@ class Rank:
 class Trainer:
     """All ranks of one start; rank r is on node r // per_node."""
 
-    def __init__(self, cluster, start, book, per_node=2, nodes=None, size=3 << 20, timeout_ms=20000, prefix="start", job=None, count=1000000):
+    def __init__(self, cluster, start, book, per_node=2, nodes=None, size=3 << 20, timeout_ms=20000, prefix="start", job=None, count=1000000, pause_ms=0):
         nodes = nodes or cluster.nodes
         self.start, self.world = start, per_node * len(nodes)
         args = [cluster.build / "tests" / "cluster" / "cluster-client", "save", "--bytes", size, "--world", self.world, "--start-id",
-                f"{prefix}-{start}", "--seed", start, "--count", count, "--timeout", timeout_ms, *(["--job", job] if job else [])]
+                f"{prefix}-{start}", "--seed", start, "--count", count, "--timeout", timeout_ms, "--pause", pause_ms, *(["--job", job] if job else [])]
         self.ranks = [Rank(cluster.spawn([*args, "--rank", r], nodes[r // per_node]), start, book) for r in range(self.world)]
 
     def ended(self):
