@@ -73,11 +73,11 @@ class Storm:
 
     def point(self):
         time.sleep(self.random.uniform(0, 0.12))  # anywhere within a save
-        begin = time.monotonic()
         try:
             for _ in range(self.random.choice([1, 1, 2])):
                 f = self.pick()
                 print(f"  {time.monotonic() - self.begin:6.1f} s  {f.name()}", flush=True)
+                f.began = time.monotonic()
                 if f.lasts:
                     self.active.append(f)
                 f.begin()
@@ -85,10 +85,13 @@ class Storm:
             time.sleep(self.random.uniform(0, 2) if self.active else 0)
             self.check_during()
         finally:
-            for f in reversed(self.active):
-                self.counts[f.kind][1] += time.monotonic() - begin
-                f.end()
-            self.active.clear()
+            self.end_faults()
+
+    def end_faults(self):
+        while self.active:
+            f = self.active.pop()
+            self.counts[f.kind][1] += time.monotonic() - f.began
+            f.end()
 
     # ---- what must hold
 
@@ -130,7 +133,18 @@ class Storm:
         try:
             wait_until("", lambda: self.try_verify(step, seed, node), READ_S)
         except TimeoutError:
-            raise AssertionError(f"step {step} cannot be restored by {node.name}: {self.last_read}") from None
+            hurt = [f.name() for f in self.active]
+            raise AssertionError(f"step {step} cannot be restored by {node.name} ({', '.join(hurt) or 'nothing is hurt'}): {self.last_read}; "
+                                 f"it lies on {self.placed(step)}") from None
+
+    def placed(self, step):
+        """Of each rank geometry and peers, once everything is whole again: for the message."""
+        self.end_faults()
+        try:
+            shown = wait_until("", lambda: self.c.tool("show", "test", step, check=False, seconds=70), 30)
+            return "; ".join(f"rank {s['rank']} {s['geometry']} {' '.join(s['peers'])}" for s in shown["shards"])
+        except TimeoutError:
+            return "nobody knows which peers"
 
     def check_during(self):
         """Metadata may be away for a moment, and a list that is older than a commit is not asked for."""
@@ -181,6 +195,10 @@ class Storm:
         self.wait_progress()
         return self.check_all()
 
+    def failures(self):
+        codes = collections.Counter(line.split()[2] for line in self.book.failures)
+        return ", ".join(f"{n} {code}" for code, n in codes.most_common()) or "none"
+
     def table(self):
         lines = [f"{'fault':<24}{'times':>6}{'seconds':>9}"]
         lines += [f"{kind:<24}{n:>6}{seconds:>9.1f}" for kind, (n, seconds) in sorted(self.counts.items())]
@@ -225,7 +243,7 @@ def main():
         for kind in sorted(c.net.missing):
             print(f"left out: the kernel has no {kind}")
         print(f"seed {a.seed}: {a.faults} times, {storm.starts} starts, {len(storm.book.told)} commits told, {listed} listed, all restored bit "
-              f"for bit; {len(storm.book.failures)} saves refused or failed; {dict(storm.reads)}; longest silence of a rank "
+              f"for bit; saves that failed: {storm.failures()}; {dict(storm.reads)}; longest silence of a rank "
               f"{storm.book.longest:.1f} s; {time.monotonic() - storm.begin:.0f} s")
     print("1 passed, 0 failed")
 
