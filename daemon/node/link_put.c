@@ -145,8 +145,8 @@ void link_sync(struct link *l, const struct stream_key *key)
 {
     struct stream *st = link_find_stream(l, key->job, key->step, key->incarnation);
 
-    if (!st || st->state != STREAM_OPEN || st->synced_to == st->stored)
-        return;
+    if (!st || st->state == STREAM_OPENING || st->synced_to == st->stored)
+        return; /* one that takes no more is synced all the same: what it took counts */
     if (st->syncing)
         st->sync_wanted |= st->syncing_to < st->stored;
     else if (l->state == LINK_UP && !l->failing)
