@@ -163,6 +163,10 @@ static void describe_peer(const struct daemon *d, json_t *o)
     json_object_set_new(p, "bytes_stored", json_integer((json_int_t)st.bytes_stored));
     json_object_set_new(p, "fragments_read", json_integer((json_int_t)st.fragments_read));
     json_object_set_new(p, "bad_fragments", json_integer((json_int_t)st.bad_fragments));
+    json_object_set_new(p, "scrub_last_unix_ms",
+                        st.scrub_last_unix_ms ? json_integer((json_int_t)st.scrub_last_unix_ms) : json_null());
+    json_object_set_new(p, "scrubbed_fragments", json_integer((json_int_t)st.scrubbed_fragments));
+    json_object_set_new(p, "scrubbed_bad", json_integer((json_int_t)st.scrubbed_bad));
     json_object_set_new(p, "free_bytes", json_integer((json_int_t)st.free_bytes));
     json_object_set_new(p, "total_bytes", json_integer((json_int_t)st.total_bytes));
     json_object_set_new(o, "peer", p);
@@ -243,7 +247,8 @@ static int daemon_start_peer(struct daemon *d, struct cairn_error *err)
                              .max_nodes = c->max_nodes,
                              .read_buffers = c->read_buffers,
                              .node_idle_ms = c->node_idle_ms,
-                             .lease_ms = c->lease_ms};
+                             .lease_ms = c->lease_ms,
+                             .scrub_mib_s = c->scrub_mib_s};
 
     snprintf(reserve, sizeof reserve, "%llu", (unsigned long long)c->reserve_mib << 20);
     int r = plugins_store_open(d->plugins, d->loop, c->store, params, &d->store, err);

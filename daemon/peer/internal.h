@@ -13,6 +13,7 @@
 #define PEER_MAX_FENCES 4096        /* jobs whose fence is remembered */
 
 struct peer_node;
+struct scrub;
 
 /* One slot of a node, from the arrival of its bytes to the answer. */
 struct slot {
@@ -65,7 +66,7 @@ struct peer_read {
     struct list link; /* waiting, when it has no buffer */
     struct peer_node *node;
     uint64_t request;
-    bool check_only;
+    bool check_only, present_only;
     uint64_t address, remote_key, room;
     uint32_t data;
     struct fragment_key key;
@@ -75,6 +76,8 @@ struct peer_read {
     uint32_t record_len;
     int code;
     struct cairn_error err;
+    unsigned damaged;          /* copies that did not verify */
+    struct cairn_error damage; /* the first one's */
     struct fabric_op write;
 };
 
@@ -94,6 +97,7 @@ struct peer {
     unsigned nnodes;
     struct buffers *read_buffers;
     struct fabric_mem *read_mem;
+    struct scrub *scrub;
     struct list reads_waiting;
     unsigned nreads_waiting;
     struct fence *fences;
@@ -133,6 +137,13 @@ void peer_answer(struct peer_node *n, const struct wire_message *m);
 /* ---- reads.c --------------------------------------------------------------------------------- */
 void peer_on_read(struct peer_node *n, const struct wire_message *m);
 void peer_drop_reads(struct peer_node *n); /* those that wait for a buffer */
+
+/* ---- scrub.c: reads all that is stored, slowly by itself and at once when it is told to ------------------------- */
+int scrub_new(struct peer *p, struct cairn_error *err); /* sets p->scrub */
+void scrub_free(struct scrub *s);                       /* nothing may be under way; NULL allowed */
+void scrub_stop(struct scrub *s);                       /* drops what waits; what is under way ends soon */
+bool scrub_busy(const struct scrub *s);
+void peer_on_scrub(struct peer_node *n, const struct wire_message *m);
 
 /* ---- register.c: the record under a lease, and checkpoints that were aborted ----------------- */
 void peer_register(struct peer *p);

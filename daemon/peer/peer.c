@@ -110,6 +110,9 @@ static void dispatch(struct peer_node *n, const struct wire_message *m)
     case WIRE_READ:
         peer_on_read(n, m);
         break;
+    case WIRE_SCRUB:
+        peer_on_scrub(n, m);
+        break;
     case WIRE_FORGET:
         peer_forget(n->peer, m->forget.job, m->forget.step, m->forget.incarnation);
         break;
@@ -178,6 +181,7 @@ static void tick(struct loop_timer *t)
 static void peer_free(struct peer *p)
 {
     endpoint_free(p->ep);
+    scrub_free(p->scrub);
     fabric_mem_free(p->read_mem);
     buffers_free(p->read_buffers);
     keep_free(p->keep);
@@ -204,6 +208,8 @@ static int peer_start_parts(struct peer *p, struct cairn_error *err)
         return r;
     void *base = buffers_base(p->read_buffers, &len);
     r = fabric_mem_register(p->deps.fabric, base, len, FABRIC_LOCAL, 0, &p->read_mem, err);
+    if (r == 0)
+        r = scrub_new(p, err);
     if (r == 0)
         r = endpoint_open(p->deps.fabric, p->config.port, MESSAGES, &events, p, &p->ep, err);
     return r;
@@ -243,7 +249,7 @@ static void stop_now(struct loop_timer *t)
     void (*stopped)(void *) = p->stopped;
     void *arg = p->stopped_arg;
 
-    if (keep_busy(p->keep)) {
+    if (keep_busy(p->keep) || scrub_busy(p->scrub)) {
         loop_timer_after(p->deps.loop, t, 1);
         return;
     }
@@ -277,6 +283,7 @@ void peer_stop(struct peer *p, void (*done)(void *arg), void *arg)
     p->stopped = done;
     p->stopped_arg = arg;
     loop_timer_cancel(p->deps.loop, &p->tick);
+    scrub_stop(p->scrub);
     p->cut = (struct loop_timer){.fire = cut_off, .arg = p};
     loop_timer_after(p->deps.loop, &p->cut, STOP_SENDS_MS);
     list_for_each_safe (it, &p->nodes)

@@ -25,6 +25,7 @@ struct peer_config {
     unsigned read_buffers;
     uint32_t node_idle_ms; /* a node silent for so long loses its slots */
     uint32_t lease_ms;     /* of the record in the metadata */
+    uint32_t scrub_mib_s;  /* read to verify what is stored, all the time; 0: only when it is asked for */
 };
 struct peer_deps {
     struct loop *loop;
@@ -49,6 +50,9 @@ struct peer_status {
     uint64_t bad_fragments; /* that arrived or were read with a wrong checksum */
     uint64_t free_bytes;
     uint64_t total_bytes;
+    uint64_t scrub_last_unix_ms;   /* when the last scrub of everything ended; 0: none since the start */
+    uint64_t scrubbed_fragments;   /* read by all scrubs since the start */
+    uint64_t scrubbed_bad;         /* of them: damaged */
 };
 void peer_status(const struct peer *peer, struct peer_status *ret);
 
