@@ -279,7 +279,9 @@ static int daemon_start_node(struct daemon *d, struct cairn_error *err)
                              .backoff_ms = c->backoff_ms,
                              .checkpoint_ms = c->checkpoint_s * 1000,
                              .lease_ms = c->lease_ms,
-                             .meta_ms = c->meta_timeout_ms};
+                             .meta_ms = c->meta_timeout_ms,
+                             .repair_mib_s = c->repair_mib_s,
+                             .repair_every_s = c->repair_every_s};
     int r = node_new(&deps, &nc, &d->node, err);
 
     if (r == 0)

@@ -39,6 +39,7 @@ struct node_stream {
     bool syncing;
     uint64_t sync_sequence;
     bool closing;
+    bool repair; /* of a committed checkpoint: no fence holds */
 };
 
 /* A node's session. */
@@ -124,6 +125,8 @@ struct peer {
 void peer_on_hello(struct peer *p, const struct wire_message *m);
 void peer_on_written(struct peer *p, uint32_t data);
 void peer_on_stream_open(struct peer_node *n, const struct wire_message *m);
+/* Whether it may be was found out: opens it, or with code < 0 says why not. */
+void peer_stream_open(struct peer_node *n, const struct wire_message *m, int code, struct cairn_error *err);
 void peer_on_sync(struct peer_node *n, const struct wire_message *m);
 void peer_on_stream_close(struct peer_node *n, const struct wire_message *m);
 /* Cuts the node off and revokes its memory at once; its struct goes when nothing of it is pending. A peer that stops
@@ -137,6 +140,9 @@ void peer_answer(struct peer_node *n, const struct wire_message *m);
 /* ---- reads.c --------------------------------------------------------------------------------- */
 void peer_on_read(struct peer_node *n, const struct wire_message *m);
 void peer_drop_reads(struct peer_node *n); /* those that wait for a buffer */
+
+/* ---- repair_open.c: a stream for a repair; the decision is looked up first ----------------------------------------- */
+void peer_open_for_repair(struct peer_node *n, const struct wire_message *m);
 
 /* ---- scrub.c: reads all that is stored, slowly by itself and at once when it is told to ------------------------- */
 int scrub_new(struct peer *p, struct cairn_error *err); /* sets p->scrub */
