@@ -157,6 +157,7 @@ static void describe_peer(const struct daemon *d, json_t *o)
     peer_status(d->peer, &st);
     json_object_set_new(p, "id", json_string(d->config.peer_id));
     json_object_set_new(p, "registered", json_boolean(st.registered));
+    json_object_set_new(p, "engine_accepted", json_boolean(st.engine_accepted));
     json_object_set_new(p, "nodes", json_integer(st.nodes));
     json_object_set_new(p, "streams_open", json_integer(st.streams_open));
     json_object_set_new(p, "fragments_stored", json_integer((json_int_t)st.fragments_stored));
@@ -236,10 +237,11 @@ static int daemon_start_machine_room(struct daemon *d, struct cairn_error *err)
 static int daemon_start_peer(struct daemon *d, struct cairn_error *err)
 {
     const struct config *c = &d->config;
-    char reserve[32];
+    char reserve[32], engine_path[CONFIG_TEXT + 16];
     struct cairn_param params[] = {{"path", c->store_path}, {"reserve_bytes", reserve}, {NULL, NULL}};
     struct peer_deps deps = {d->loop, d->fabric, d->workers, NULL, d->meta};
     struct peer_config pc = {.id = c->peer_id,
+                             .engine_path = engine_path,
                              .domain = c->domain,
                              .provider = c->provider,
                              .port = (uint16_t)c->port,
@@ -250,6 +252,7 @@ static int daemon_start_peer(struct daemon *d, struct cairn_error *err)
                              .lease_ms = c->lease_ms,
                              .scrub_mib_s = c->scrub_mib_s};
 
+    snprintf(engine_path, sizeof engine_path, "%s/engine", c->store_path);
     snprintf(reserve, sizeof reserve, "%llu", (unsigned long long)c->reserve_mib << 20);
     int r = plugins_store_open(d->plugins, d->loop, c->store, params, &d->store, err);
     if (r < 0)

@@ -19,6 +19,7 @@ static const struct command commands[] = {
     {"restore", "JOB [STEP|latest] --to DIR", cmd_restore, "writes a checkpoint as safetensors files"},
     {"repair", "JOB [STEP]", cmd_repair, "makes again what peers have lost of a job's checkpoints"},
     {"scrub", "[JOB]", cmd_scrub, "lets every peer read and check what it stores"},
+    {"rebuild", "[JOB]", cmd_rebuild, "writes the catalog again from what the peers store"},
 };
 #define NCOMMANDS (sizeof commands / sizeof commands[0])
 

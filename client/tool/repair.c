@@ -95,3 +95,34 @@ int cmd_scrub(struct tool *t)
     json_decref(a);
     return r;
 }
+
+/* ---- rebuild --------------------------------------------------------------------------------- */
+
+static void print_rebuild(json_t *a)
+{
+    printf("%-24s %12s %12s %-10s  %s\n", "JOB", "STEP", "INCARNATION", "STATE", "ERROR");
+    EACH(json_object_get(a, "checkpoints"), k)
+    {
+        printf("%-24s %12lld %12lld %-10s  %s\n", tool_text(k, "job"), number(k, "step"), number(k, "incarnation"),
+               tool_text(k, "state"), tool_text(k, "error"));
+    }
+    printf("\n%lld decisions were written, %lld were there, %lld checkpoints are undecided; %lld of %zu peers accept this "
+           "metadata engine\n",
+           number(a, "written"), number(a, "present"), number(a, "undecided"), number(a, "accepted"),
+           json_array_size(json_object_get(a, "peers")));
+}
+
+int cmd_rebuild(struct tool *t)
+{
+    json_t *a;
+
+    if (t->argc > 2)
+        return EXIT_USAGE;
+    int r = tool_command(t, CAIRN_COMMAND_REBUILD, t->argc == 2 ? t->argv[1] : NULL, 0, NULL, &a);
+    if (r == EXIT_OK && !t->json)
+        print_rebuild(a);
+    if (r == EXIT_OK && !json_is_true(json_object_get(a, "complete")))
+        r = EXIT_UNAVAILABLE;
+    json_decref(a);
+    return r;
+}

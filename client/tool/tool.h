@@ -58,5 +58,6 @@ int cmd_verify(struct tool *t);
 int cmd_restore(struct tool *t);
 int cmd_repair(struct tool *t);
 int cmd_scrub(struct tool *t);
+int cmd_rebuild(struct tool *t);
 
 #endif

@@ -16,6 +16,7 @@ struct command {
 static const struct command commands[] = {
     {CAIRN_COMMAND_REPAIR, true, command_repair},
     {CAIRN_COMMAND_SCRUB, false, command_scrub},
+    {CAIRN_COMMAND_REBUILD, false, command_rebuild},
 };
 
 static const struct command *command_find(uint32_t kind)

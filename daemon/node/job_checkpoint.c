@@ -9,6 +9,7 @@
 #include "core/base/cleanup.h"
 #include "core/model/stripe.h"
 #include "daemon/io/log.h"
+#include "daemon/node/decision_copy.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -327,6 +328,7 @@ static void run_end(struct run *run)
     job->committed += committed;
     job->aborted += !committed;
     if (committed) {
+        decision_copy(job->jobs, &run->root, &run->root_ref);
         job->any_committed = true;
         job->last_committed = run->step;
         log_line(LOG_NOTICE, "job %s: step %llu of incarnation %llu is committed", job->name, step,

@@ -107,6 +107,13 @@ struct peer {
     struct loop_timer tick; /* idle nodes, the record, forgotten checkpoints */
     unsigned ticks;
     struct loop_timer cut; /* ends sends that hang, when the peer stops */
+    /* the metadata engine */
+    char *engine_path;                     /* the file that remembers its id */
+    char engine[CAIRN_MAX_NAME + 1];       /* that this peer belongs to; "": to none yet */
+    char engine_seen[CAIRN_MAX_NAME + 1];  /* that is there */
+    bool engine_looking, engine_looked;    /* a request is under way; one was answered */
+    struct meta_req engine_req;
+    struct loop_timer engine_timer;
     /* registration */
     int64_t lease;
     bool registering; /* a request is under way */
@@ -140,6 +147,13 @@ void peer_answer(struct peer_node *n, const struct wire_message *m);
 /* ---- reads.c --------------------------------------------------------------------------------- */
 void peer_on_read(struct peer_node *n, const struct wire_message *m);
 void peer_drop_reads(struct peer_node *n); /* those that wait for a buffer */
+
+/* ---- engine.c: which metadata engine is the right one; what there is, for a rebuild ------------------------------ */
+int peer_engine_start(struct peer *p, struct cairn_error *err); /* registers the peer when it has looked */
+void peer_engine_look(struct peer *p);
+int peer_check_engine(const struct peer *p, struct cairn_error *err); /* UNAVAILABLE: nothing is stored or deleted */
+void peer_on_accept_engine(struct peer_node *n, const struct wire_message *m);
+void peer_on_inventory(struct peer_node *n, const struct wire_message *m);
 
 /* ---- repair_open.c: a stream for a repair; the decision is looked up first ----------------------------------------- */
 void peer_open_for_repair(struct peer_node *n, const struct wire_message *m);

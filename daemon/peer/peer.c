@@ -110,6 +110,12 @@ static void dispatch(struct peer_node *n, const struct wire_message *m)
     case WIRE_READ:
         peer_on_read(n, m);
         break;
+    case WIRE_INVENTORY:
+        peer_on_inventory(n, m);
+        break;
+    case WIRE_ACCEPT_ENGINE:
+        peer_on_accept_engine(n, m);
+        break;
     case WIRE_SCRUB:
         peer_on_scrub(n, m);
         break;
@@ -169,8 +175,10 @@ static void tick(struct loop_timer *t)
             peer_node_end(n, "silent for too long");
         }
     }
-    if (p->ticks++ % FORGET_TICKS == 1)
+    if (p->ticks++ % FORGET_TICKS == 1) {
+        peer_engine_look(p);
         peer_forget_some(p);
+    }
     loop_timer_after(p->deps.loop, t, TICK_MS);
 }
 
@@ -190,6 +198,7 @@ static void peer_free(struct peer *p)
     free(p->id);
     free(p->domain);
     free(p->provider);
+    free(p->engine_path);
     free(p);
 }
 
@@ -212,6 +221,8 @@ static int peer_start_parts(struct peer *p, struct cairn_error *err)
         r = scrub_new(p, err);
     if (r == 0)
         r = endpoint_open(p->deps.fabric, p->config.port, MESSAGES, &events, p, &p->ep, err);
+    if (r == 0)
+        r = peer_engine_start(p, err);
     return r;
 }
 
@@ -229,7 +240,8 @@ int peer_new(const struct peer_deps *deps, const struct peer_config *config, str
     p->id = strdup(config->id);
     p->domain = strdup(config->domain ? config->domain : "");
     p->provider = strdup(config->provider ? config->provider : "");
-    int r = p->id && p->domain && p->provider ? peer_start_parts(p, err)
+    p->engine_path = strdup(config->engine_path);
+    int r = p->id && p->domain && p->provider && p->engine_path ? peer_start_parts(p, err)
                                               : cairn_fail(err, CAIRN_E_NOMEM, "copy the configuration");
     if (r < 0) {
         peer_free(p);
@@ -238,7 +250,6 @@ int peer_new(const struct peer_deps *deps, const struct peer_config *config, str
     record_key_peer(p->record_key, p->id);
     p->tick = (struct loop_timer){.fire = tick, .arg = p};
     loop_timer_after(p->deps.loop, &p->tick, TICK_MS);
-    peer_register(p);
     *ret_peer = p;
     return 0;
 }
@@ -271,7 +282,7 @@ static void cut_off(struct loop_timer *t)
 /* Called when anything that a stop waits for has ended. */
 void peer_maybe_stopped(struct peer *p)
 {
-    if (!p->stopping || p->registering || p->lease || p->forgetting || !list_empty(&p->nodes) || p->tick.heap_index)
+    if (!p->stopping || p->registering || p->engine_looking || p->lease || p->forgetting || !list_empty(&p->nodes) || p->tick.heap_index)
         return;
     p->tick = (struct loop_timer){.fire = stop_now, .arg = p};
     loop_timer_after(p->deps.loop, &p->tick, 0);
@@ -283,6 +294,7 @@ void peer_stop(struct peer *p, void (*done)(void *arg), void *arg)
     p->stopped = done;
     p->stopped_arg = arg;
     loop_timer_cancel(p->deps.loop, &p->tick);
+    loop_timer_cancel(p->deps.loop, &p->engine_timer);
     scrub_stop(p->scrub);
     p->cut = (struct loop_timer){.fire = cut_off, .arg = p};
     loop_timer_after(p->deps.loop, &p->cut, STOP_SENDS_MS);

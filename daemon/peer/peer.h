@@ -19,6 +19,7 @@ struct peer_config {
     const char *id;
     const char *domain;
     const char *provider;    /* for the record */
+    const char *engine_path; /* the file that remembers the metadata engine's id */
     uint16_t port;           /* of the fabric endpoint; 0: any */
     unsigned slots_per_node; /* FRAGMENT_MAX_RECORD bytes each */
     unsigned max_nodes;
@@ -42,6 +43,7 @@ void peer_stop(struct peer *peer, void (*done)(void *arg), void *arg);
 
 struct peer_status {
     bool registered;
+    bool engine_accepted; /* the metadata engine is the one that this peer belongs to */
     unsigned nodes;
     unsigned streams_open;
     uint64_t fragments_stored;

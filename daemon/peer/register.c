@@ -162,7 +162,7 @@ static void decision_read(struct meta_req *req, const struct cairn_meta_result *
     struct cairn_error err = CAIRN_ERROR_INIT;
 
     p->forgetting--;
-    if (!p->stopping && r->code == 0 && r->nkvs == 1 &&
+    if (!p->stopping && peer_check_engine(p, &err) == 0 && r->code == 0 && r->nkvs == 1 &&
         record_decision_decode(&d, r->kvs[0].value, r->kvs[0].value_len, &err) == 0 && !d.commit) {
         int n = keep_forget(p->keep, f->job, f->step, f->incarnation, &err);
         if (n < 0)

@@ -275,6 +275,8 @@ static int stream_open(struct peer_node *n, const struct wire_message *m, struct
         return cairn_fail(err, CAIRN_E_EXISTS, "stream %u is open already", m->stream_open.stream);
     raise_fence(n->peer, id.job, m->stream_open.fence_incarnation);
     r = m->stream_open.repair ? 0 : check_fence(n->peer, id.job, id.incarnation, err);
+    if (r == 0)
+        r = peer_check_engine(n->peer, err);
     if (r < 0)
         return r;
     struct node_stream *st = calloc(1, sizeof *st);

@@ -86,7 +86,7 @@ def scrub(c, *args):
 def scrub_finds(c):
     """A bit flipped in a payload and one in a header: both are found, the records behind the header are not lost with it."""
     before = scrub(c)
-    files = [f for f in c.peers[4].stream_files() if f.stat().st_size > 4 << 20]
+    files = [f for f in c.peers[4].stream_files() if f.stat().st_size > 2 << 20]
     flip(files[0], BLOCK + 100)  # the first record's header
     flip(files[1], files[1].stat().st_size - BLOCK - 1)
     c.peers[4].stop()
@@ -98,8 +98,37 @@ def scrub_finds(c):
     assert all(after[p]["fragments"] == before[p]["fragments"] > 0 for p in after), (before, after)
     assert "scrub:" in c.peers[4].tail(200) and "test/" in c.peers[4].tail(200)
     out = c.tool("repair", "test")
-    assert out["repaired"] == 2 and out["lost_chunks"] == 0, out
+    assert out["repaired"] + out["copies_added"] == 2 and out["lost_chunks"] == 0, out
     assert all(verify(c, s)["ok"] == verify(c, s)["fragments"] for s in (1, 2))
+
+
+def catalog_lost(c):
+    """Without its database nothing is known; the peers refuse what is new until the catalog was written again from their files."""
+    listed = c.query("list", "--job", "test")
+    incarnation = max(k["incarnation"] for k in listed["checkpoints"])
+    assert c.node.stop() == 0
+    for p in c.peers:
+        assert p.stop() == 0
+    for f in c.dir.glob("meta.db*"):
+        f.unlink()
+    c.start_all()
+    assert c.tool("ls")["jobs"] == []
+    files = [f for p in c.peers for f in p.stream_files()]
+    out = c.client("save", *SIZE, "--count", 1, "--job", "refused", "--timeout", 3, check=False)[1]
+    assert "committed 1" not in out, out
+    assert any("cairn rebuild" in p.tail(200) for p in c.peers)
+    assert set(files) <= {f for p in c.peers for f in p.stream_files()}  # an absent key deletes nothing
+    out = c.tool("rebuild")
+    assert out["written"] == len(listed["checkpoints"]) and out["complete"] and out["accepted"] == len(c.peers), out
+    assert out["undecided"] == 0, out
+    again = c.query("list", "--job", "test")
+    assert again == listed, (again, listed)
+    restart_node(c, 6)
+    for k in again["checkpoints"]:
+        assert f"verified {k['step']}" in c.client("verify", *SIZE, "--step", k["step"])[1]
+    out = c.client("save", *SIZE, "--count", 1, "--start-id", "after")[1]
+    assert f"opened {incarnation + 1} " in out and "committed" in out, (incarnation, out)
+    assert c.tool("rebuild")["written"] == 0
 
 
 def main():
@@ -107,7 +136,7 @@ def main():
     parser.add_argument("--build", required=True)
     with Cluster(parser.parse_args().build, peers=6) as c:
         c.start_all()
-        for day in (loses_and_heals, scrub_finds):
+        for day in (loses_and_heals, scrub_finds, catalog_lost):
             day(c)
             print(f"ok {day.__name__}")
         assert c.node.stop() == 0, c.node.tail()
