@@ -2,8 +2,8 @@
 /* REBUILD: the records of the catalog from what peers store, after the metadata engine was lost.
  *
  *     inventory of all peers -> job by job: its records are read
- *         -> an incarnation at least the highest seen
- *         -> each checkpoint that has no decision: a copy of it is read, checked against its root, and put if absent
+ *         -> an incarnation above the highest seen
+ *         -> each checkpoint that is not committed: a copy of its decision is read, checked against its root, and put
  *     -> peers accept the engine, when all jobs were gone through
  *
  * Everything is put by transactions that compare, and nothing is deleted: it may be run again, and beside jobs that save. */
@@ -41,7 +41,6 @@ struct rebuild {
     char why[WIRE_TEXT];             /* the last copy was not taken */
     uint64_t written, present, undecided;
     json_t *jobs, *checkpoints;
-    char engine[CAIRN_MAX_NAME + 1];
     unsigned peer, accepted;
     struct link_call call;
     struct loop_timer deadline;
@@ -74,7 +73,7 @@ static void rebuild_end(struct rebuild *r)
     json_t *o = json_object();
 
     query_set(o, "v", json_integer(1));
-    query_set(o, "engine", r->engine[0] ? json_string(r->engine) : json_null());
+    query_set(o, "engine", r->inv.engine[0] ? json_string(r->inv.engine) : json_null());
     query_set(o, "complete", json_boolean(r->inv.complete));
     query_set(o, "accepted", json_integer(r->accepted));
     query_set(o, "written", json_integer((json_int_t)r->written));
@@ -129,43 +128,12 @@ static void accept_next(struct rebuild *r)
 
     for (; r->peer < r->inv.nall; r->peer++) {
         struct wire_message m = {.type = WIRE_ACCEPT_ENGINE};
-        snprintf(m.accept_engine.engine, sizeof m.accept_engine.engine, "%s", r->engine);
+        snprintf(m.accept_engine.engine, sizeof m.accept_engine.engine, "%s", r->inv.engine);
         r->call = (struct link_call){.done = accepted, .arg = r};
         if (link_call(r->inv.all[r->peer], &r->call, &m, READ_MS, &err) == 0)
             return;
     }
     rebuild_end(r);
-}
-
-static void engine_read(struct meta_req *req, const struct cairn_meta_result *result)
-{
-    struct rebuild *r = req->arg;
-    struct record_engine rec;
-    struct cairn_error err = CAIRN_ERROR_INIT;
-    int code = result->code < 0 ? meta_failed(result, &err, "read the engine's id") : 0;
-
-    if (code == 0 && result->nkvs == 0)
-        code = cairn_fail(&err, CAIRN_E_UNAVAILABLE, "no peer has given the metadata engine an id yet: run it again");
-    if (code == 0)
-        code = record_engine_decode(&rec, result->kvs[0].value, result->kvs[0].value_len, &err);
-    if (code < 0) {
-        rebuild_fail(r, code, &err);
-        return;
-    }
-    snprintf(r->engine, sizeof r->engine, "%s", rec.id);
-    if (r->inv.job[0])
-        rebuild_end(r); /* other jobs are still unknown here: the peers go on refusing */
-    else
-        accept_next(r);
-}
-
-static void all_written(struct rebuild *r)
-{
-    char key[RECORD_KEY_MAX];
-
-    record_key_engine(key);
-    r->req = (struct meta_req){.done = engine_read, .arg = r};
-    meta_get(r->node->deps.meta, key, r->node->config.meta_ms, &r->req);
 }
 
 /* ---- one checkpoint -------------------------------------------------------------------------- */
@@ -200,7 +168,15 @@ static void decision_put(struct meta_req *req, const struct cairn_meta_result *r
         checkpoint_done(r, result->succeeded ? "written" : "present");
 }
 
-static void put_decision(struct rebuild *r)
+static int view_find_fate(const struct rebuild *r)
+{
+    const struct wire_stream *s = &r->inv.items[r->at].stream;
+    ptrdiff_t at = view_find(&r->view, s->step, s->incarnation);
+
+    return at < 0 ? KNOWN_UNDECIDED : r->view.known[at].fate;
+}
+
+static void put_decision(struct rebuild *r, uint64_t revision)
 {
     const struct wire_stream *s = &r->inv.items[r->at].stream;
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -214,12 +190,45 @@ static void put_decision(struct rebuild *r)
         return;
     }
     record_key_ckpt(key, s->job, s->step, s->incarnation, "decision");
-    struct cairn_compare absent = {key, 0};
+    struct cairn_compare same = {key, revision};
     struct cairn_put put = {key, value.data, value.len, 0};
-    struct cairn_txn txn = {.compares = &absent, .ncompares = 1, .puts = &put, .nputs = 1};
+    struct cairn_txn txn = {.compares = &same, .ncompares = 1, .puts = &put, .nputs = 1};
     r->req = (struct meta_req){.done = decision_put, .arg = r};
     meta_txn(r->node->deps.meta, &txn, r->node->config.meta_ms, &r->req);
     bytes_free(&value);
+}
+
+/* An abort that stands beside a copy of a commit was decided after the engine was lost, by a start that took the numbers
+ * of the old one: the commit was first. What was aborted before has no copy. */
+static void abort_read(struct meta_req *req, const struct cairn_meta_result *result)
+{
+    struct rebuild *r = req->arg;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct record_decision d = {.commit = false};
+    int code = result->code < 0 ? meta_failed(result, &err, "read a decision") : 0;
+
+    if (code == 0 && result->nkvs > 0)
+        code = record_decision_decode(&d, result->kvs[0].value, result->kvs[0].value_len, &err);
+    if (code < 0)
+        rebuild_fail(r, code, &err);
+    else if (d.commit)
+        checkpoint_done(r, "present");
+    else
+        put_decision(r, result->nkvs > 0 ? result->kvs[0].mod_revision : 0);
+}
+
+static void decide(struct rebuild *r)
+{
+    const struct wire_stream *s = &r->inv.items[r->at].stream;
+    char key[RECORD_KEY_MAX];
+
+    if (view_find_fate(r) == KNOWN_UNDECIDED) {
+        put_decision(r, 0);
+        return;
+    }
+    record_key_ckpt(key, s->job, s->step, s->incarnation, "decision");
+    r->req = (struct meta_req){.done = abort_read, .arg = r};
+    meta_get(r->node->deps.meta, key, r->node->config.meta_ms, &r->req);
 }
 
 static void try_next(struct rebuild *r);
@@ -251,7 +260,7 @@ static void root_read(void *arg, int code, const struct cairn_error *err, const 
     if (code < 0)
         try_failed(r, &own);
     else
-        put_decision(r);
+        decide(r);
 }
 
 static int take_decision(struct rebuild *r, const char *record, struct cairn_error *err)
@@ -313,7 +322,7 @@ static void try_next(struct rebuild *r)
             return;
         snprintf(r->why, sizeof r->why, "%.*s", WIRE_TEXT - 1, err.message);
     }
-    checkpoint_done(r, "undecided");
+    checkpoint_done(r, view_find_fate(r) == KNOWN_ABORTED ? "present" : "undecided");
 }
 
 /* ---- one job --------------------------------------------------------------------------------- */
@@ -323,8 +332,7 @@ static void job_known(struct rebuild *r)
     json_t *o = json_object();
 
     query_set(o, "job", json_string(r->job));
-    query_set(o, "incarnation",
-              json_integer((json_int_t)(r->view.inc.incarnation > r->highest ? r->view.inc.incarnation : r->highest)));
+    query_set(o, "incarnation", json_integer((json_int_t)r->view.inc.incarnation));
     json_array_append_new(r->jobs, o);
     next_checkpoint(r);
 }
@@ -338,8 +346,10 @@ static void incarnation_put(struct meta_req *req, const struct cairn_meta_result
         rebuild_fail(r, meta_failed(result, &err, "write an incarnation"), &err);
     else if (!result->succeeded)
         rebuild_fail(r, cairn_fail(&err, CAIRN_E_BUSY, "job %s was started meanwhile: run it again", r->job), &err);
-    else
+    else {
+        r->view.inc.incarnation = r->highest + 1;
         job_known(r);
+    }
 }
 
 /* Seen start ids stay seen, where the engine still knows them. */
@@ -350,7 +360,7 @@ static void raise_incarnation(struct rebuild *r)
     struct bytes value = {.data = NULL};
     char key[RECORD_KEY_MAX];
 
-    inc.incarnation = r->highest;
+    inc.incarnation = r->highest + 1;
     inc.world_size = inc.world_size ? inc.world_size : 1;
     snprintf(inc.start_id, sizeof inc.start_id, "%s", START_ID);
     int code = record_incarnation_encode(&inc, &value, &err);
@@ -377,7 +387,8 @@ static void job_read(struct meta_req *req, const struct cairn_meta_result *resul
     int code = view_read(&r->view, r->job, result, &err);
     if (code < 0)
         rebuild_fail(r, code, &err);
-    else if (r->view.inc.incarnation < r->highest)
+    else if (r->view.inc.incarnation < r->highest ||
+             (r->inv.strange && r->view.inc.incarnation == r->highest)) /* the same number, given twice */
         raise_incarnation(r);
     else
         job_known(r);
@@ -401,8 +412,12 @@ static void next_checkpoint(struct rebuild *r)
 {
     if (rebuild_stopped(r))
         return;
+    if (r->at == r->inv.n && r->inv.job[0]) {
+        rebuild_end(r); /* other jobs are still unknown here: the peers go on refusing */
+        return;
+    }
     if (r->at == r->inv.n) {
-        all_written(r);
+        accept_next(r);
         return;
     }
     const struct stored *s = &r->inv.items[r->at];
@@ -415,7 +430,7 @@ static void next_checkpoint(struct rebuild *r)
     ptrdiff_t known = view_find(&r->view, s->stream.step, s->stream.incarnation);
     r->why[0] = 0;
     r->try = r->at;
-    if (known >= 0 && r->view.known[known].fate != KNOWN_UNDECIDED)
+    if (known >= 0 && r->view.known[known].fate == KNOWN_COMMITTED)
         checkpoint_done(r, "present");
     else
         try_next(r);
@@ -431,6 +446,34 @@ static void inventoried(struct inventory *inv, int code, const struct cairn_erro
         rebuild_fail(r, code, err);
     else
         next_checkpoint(r);
+}
+
+static void engine_read(struct meta_req *req, const struct cairn_meta_result *result)
+{
+    struct rebuild *r = req->arg;
+    struct record_engine rec;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    int code = result->code < 0 ? meta_failed(result, &err, "read the engine's id") : 0;
+
+    if (code == 0 && result->nkvs == 0)
+        code = cairn_fail(&err, CAIRN_E_UNAVAILABLE, "no peer has given the metadata engine an id yet: run it again");
+    if (code == 0)
+        code = record_engine_decode(&rec, result->kvs[0].value, result->kvs[0].value_len, &err);
+    if (code < 0) {
+        rebuild_fail(r, code, &err);
+        return;
+    }
+    snprintf(r->inv.engine, sizeof r->inv.engine, "%s", rec.id);
+    inventory_start(&r->inv);
+}
+
+static void read_engine(struct rebuild *r)
+{
+    char key[RECORD_KEY_MAX];
+
+    record_key_engine(key);
+    r->req = (struct meta_req){.done = engine_read, .arg = r};
+    meta_get(r->node->deps.meta, key, r->node->config.meta_ms, &r->req);
 }
 
 static void rebuild_stop(struct node_work *w)
@@ -464,5 +507,5 @@ void command_rebuild(struct query *q)
     list_push_back(&r->node->work, &r->work.link);
     r->deadline = (struct loop_timer){.fire = too_late, .arg = r};
     loop_timer_after(r->node->deps.loop, &r->deadline, q->timeout_ms);
-    inventory_start(&r->inv);
+    read_engine(r);
 }

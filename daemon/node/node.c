@@ -4,6 +4,7 @@
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 #include "daemon/io/log.h"
+#include "daemon/node/care.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -139,7 +140,8 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
     if (r < 0)
         return r;
     struct jobs_deps jd = {n->deps.loop, n->links, n->deps.meta};
-    return jobs_new(&jd, &jc, &n->jobs, err);
+    r = jobs_new(&jd, &jc, &n->jobs, err);
+    return r < 0 ? r : care_start(n, err);
 }
 
 int node_new(const struct node_deps *deps, const struct node_config *config, struct node **ret_node,

@@ -53,11 +53,12 @@ static void next_peer(struct inventory *inv, const char *error)
 
     query_set(o, "peer", json_string(link_id(inv->all[inv->at])));
     query_set(o, "streams", json_integer((json_int_t)(inv->n - inv->first)));
-    query_set(o, "engine", inv->engine[0] ? json_string(inv->engine) : json_null());
+    query_set(o, "engine", inv->of_peer[0] ? json_string(inv->of_peer) : json_null());
     query_set(o, "error", error ? json_string(error) : json_null());
     json_array_append_new(inv->peers, o);
     inv->complete &= !error;
-    inv->engine[0] = 0;
+    inv->strange |= strcmp(inv->of_peer, inv->engine) != 0;
+    inv->of_peer[0] = 0;
     inv->first = inv->n;
     inv->at++;
     go_on(inv);
@@ -76,7 +77,7 @@ static int take_items(struct inventory *inv, const struct wire_message *m, struc
         }
         inv->items[inv->n++] = (struct stored){m->inventory_items.items[i], inv->all[inv->at]};
     }
-    snprintf(inv->engine, sizeof inv->engine, "%s", m->inventory_items.engine);
+    snprintf(inv->of_peer, sizeof inv->of_peer, "%s", m->inventory_items.engine);
     return 0;
 }
 

@@ -15,6 +15,7 @@ struct stored { /* a stream of one peer */
 struct inventory { /* owned by the caller until done() */
     struct links *links;
     char job[CAIRN_MAX_NAME + 1]; /* "": of all jobs */
+    char engine[CAIRN_MAX_NAME + 1]; /* the one that is there */
     void (*done)(struct inventory *inv, int code, const struct cairn_error *err);
     void *arg;
     bool stop; /* set by the caller: done() comes soon, with ABORTED */
@@ -22,6 +23,7 @@ struct inventory { /* owned by the caller until done() */
     struct stored *items; /* by job, step, incarnation, node */
     size_t n;
     bool complete;  /* every peer that is known answered */
+    bool strange;   /* a peer belongs to another engine */
     json_t *peers;  /* {"peer", "streams", "engine", "error"} each */
     /* its own */
     struct link *all[LINKS_MAX];
@@ -30,7 +32,7 @@ struct inventory { /* owned by the caller until done() */
     struct loop_post post;
     size_t first; /* of this peer's items */
     size_t room;
-    char engine[CAIRN_MAX_NAME + 1];
+    char of_peer[CAIRN_MAX_NAME + 1]; /* its engine */
 };
 void inventory_start(struct inventory *inv);
 void inventory_free(struct inventory *inv);
