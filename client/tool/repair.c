@@ -33,8 +33,7 @@ static void print_repair(json_t *a)
     }
     printf("\n%lld fragments were made again, %lld copies of manifests added, %s written\n", number(a, "repaired"),
            number(a, "copies_added"), tool_size(tool_number(a, "bytes"), size));
-    json_object_foreach(json_object_get(a, "peers"), peer, n)
-        printf("  %s: %lld\n", peer, number(n, "fragments"));
+    json_object_foreach(json_object_get(a, "peers"), peer, n) printf("  %s: %lld\n", peer, number(n, "fragments"));
 }
 
 /* Whether a checkpoint of the answer could not be read, or is not whole now. */
@@ -106,10 +105,11 @@ static void print_rebuild(json_t *a)
         printf("%-24s %12lld %12lld %-10s  %s\n", tool_text(k, "job"), number(k, "step"), number(k, "incarnation"),
                tool_text(k, "state"), tool_text(k, "error"));
     }
-    printf("\n%lld decisions were written, %lld were there, %lld checkpoints are undecided; %lld of %zu peers accept this "
-           "metadata engine\n",
-           number(a, "written"), number(a, "present"), number(a, "undecided"), number(a, "accepted"),
-           json_array_size(json_object_get(a, "peers")));
+    printf(
+        "\n%lld decisions were written, %lld were there, %lld checkpoints are undecided; %lld of %zu peers accept this "
+        "metadata engine\n",
+        number(a, "written"), number(a, "present"), number(a, "undecided"), number(a, "accepted"),
+        json_array_size(json_object_get(a, "peers")));
 }
 
 int cmd_rebuild(struct tool *t)

@@ -25,8 +25,8 @@ struct repair_plan {
     unsigned missing;
     unsigned homeless; /* missing, and no healthy peer is without a fragment of this stripe */
 };
-/* holder[k + m]: index of the peer that has a good one, or REPAIR_NOWHERE. peers[n] are in the order of preference. Never
- * two fragments of a stripe on one peer; a failure domain with fewer fragments of the stripe comes first. */
+/* holder[k + m]: index of the peer that has a good one, or REPAIR_NOWHERE. peers[n] are in the order of preference.
+ * Never two fragments of a stripe on one peer; a failure domain with fewer fragments of the stripe comes first. */
 enum repair_verdict repair_plan(unsigned k, unsigned m, const int *holder, const struct repair_peer *peers, unsigned n,
                                 struct repair_plan *ret);
 

@@ -14,7 +14,7 @@
  * numbers. */
 void record_key_peer(char *buf, const char *peer); /* cairn/v1/peers/<id> */
 void record_prefix_peers(char *buf);
-void record_key_engine(char *buf); /* cairn/v1/engine: which metadata engine this is */
+void record_key_engine(char *buf);  /* cairn/v1/engine: which metadata engine this is */
 void record_prefix_jobs(char *buf); /* cairn/v1/jobs/ */
 void record_key_job(char *buf, const char *job,
                     const char *what);                /* cairn/v1/jobs/<job>/<what>: incarnation, coordinator, pin */

@@ -96,8 +96,7 @@ static void was_whole(void *arg, const struct listed *l)
 {
     struct care *c = arg;
 
-    c->whole[c->next_whole++ % MAX_WHOLE] =
-        (struct whole){id_of(l), peers_hash(c), loop_now_ns(c->node->deps.loop)};
+    c->whole[c->next_whole++ % MAX_WHOLE] = (struct whole){id_of(l), peers_hash(c), loop_now_ns(c->node->deps.loop)};
 }
 
 /* ---- a look ---------------------------------------------------------------------------------- */

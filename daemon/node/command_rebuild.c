@@ -6,7 +6,8 @@
  *         -> each checkpoint that is not committed: a copy of its decision is read, checked against its root, and put
  *     -> peers accept the engine, when all jobs were gone through
  *
- * Everything is put by transactions that compare, and nothing is deleted: it may be run again, and beside jobs that save. */
+ * Everything is put by transactions that compare, and nothing is deleted: it may be run again, and beside jobs that
+ * save. */
 #include "daemon/node/command_internal.h"
 #include "daemon/node/rebuild.h"
 
@@ -29,9 +30,9 @@ struct rebuild {
     struct query *q;
     struct node *node;
     struct inventory inv;
-    size_t at;  /* of inv.items: the first of the checkpoint that is looked at */
-    size_t end; /* behind its last */
-    size_t try; /* whose copy of the decision is being read */
+    size_t at;                    /* of inv.items: the first of the checkpoint that is looked at */
+    size_t end;                   /* behind its last */
+    size_t try;                   /* whose copy of the decision is being read */
     char job[CAIRN_MAX_NAME + 1]; /* that view is of; "": none */
     struct view view;
     uint64_t highest; /* incarnation of that job, on any peer */
@@ -96,10 +97,10 @@ static bool rebuild_stopped(struct rebuild *r)
     if (r->inv.stop)
         rebuild_fail(r, cairn_fail(&err, CAIRN_E_ABORTED, "cairnd is stopping"), &err);
     else if (r->late)
-        rebuild_fail(r,
-                     cairn_fail(&err, CAIRN_E_TIMEOUT, "the catalog was not rebuilt in %u ms; run it again",
-                                r->q->timeout_ms),
-                     &err);
+        rebuild_fail(
+            r,
+            cairn_fail(&err, CAIRN_E_TIMEOUT, "the catalog was not rebuilt in %u ms; run it again", r->q->timeout_ms),
+            &err);
     else
         return false;
     return true;
@@ -198,8 +199,8 @@ static void put_decision(struct rebuild *r, uint64_t revision)
     bytes_free(&value);
 }
 
-/* An abort that stands beside a copy of a commit was decided after the engine was lost, by a start that took the numbers
- * of the old one: the commit was first. What was aborted before has no copy. */
+/* An abort that stands beside a copy of a commit was decided after the engine was lost, by a start that took the
+ * numbers of the old one: the commit was first. What was aborted before has no copy. */
 static void abort_read(struct meta_req *req, const struct cairn_meta_result *result)
 {
     struct rebuild *r = req->arg;

@@ -61,8 +61,7 @@ void decision_copy(struct jobs *jobs, const struct root *root, const struct blob
         return;
     }
     c->jobs = jobs;
-    c->key = (struct fragment_key){
-        .step = root->step, .incarnation = root->incarnation, .kind = FRAGMENT_DECISION};
+    c->key = (struct fragment_key){.step = root->step, .incarnation = root->incarnation, .kind = FRAGMENT_DECISION};
     snprintf(c->key.job, sizeof c->key.job, "%s", root->job);
     snprintf(c->key.node, sizeof c->key.node, "%s", root->node);
     jobs->posts++;

@@ -6,7 +6,8 @@
 
 #include "daemon/node/jobs.h"
 
-/* The checkpoint that root describes was committed; root and ref are read during the call. A stop of jobs waits for it. */
+/* The checkpoint that root describes was committed; root and ref are read during the call. A stop of jobs waits for it.
+ */
 void decision_copy(struct jobs *jobs, const struct root *root, const struct blob_ref *ref);
 
 #endif

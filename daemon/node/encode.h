@@ -42,8 +42,8 @@ void decode_chunk(struct decode *d);
 
 /* Fragments made again from any k: byte for byte what encode_chunk gave. */
 struct remake {
-    struct decode decode; /* part_mask: all; its payloads are what was read */
-    uint32_t wanted;      /* bit i: fragment i, data or parity */
+    struct decode decode;          /* part_mask: all; its payloads are what was read */
+    uint32_t wanted;               /* bit i: fragment i, data or parity */
     char *record[CAIRN_MAX_FRAGS]; /* of the wanted ones; the payload goes behind the header block */
     /* results */
     uint32_t payload_len[CAIRN_MAX_FRAGS];

@@ -15,7 +15,7 @@
 
 /* What goes on without being a session: a stop tells it, and waits until it has left the list. */
 struct node_work {
-    struct list link; /* in node.work */
+    struct list link;                  /* in node.work */
     void (*stop)(struct node_work *w); /* may be called more than once; may end the work at once */
 };
 

@@ -22,7 +22,7 @@ struct stream_key {
     uint64_t step;
     uint64_t incarnation;
     uint64_t fence_incarnation;
-    uint64_t reserve_bytes; /* asked for when the stream is opened first */
+    uint64_t reserve_bytes;            /* asked for when the stream is opened first */
     char repaired[CAIRN_MAX_NAME + 1]; /* whose fragments are repaired; "": this node saves its own */
 };
 
@@ -73,7 +73,8 @@ uint64_t link_synced_to(const struct link *l, const struct stream_key *key);
 /* Nothing more of a repair goes to this peer. */
 void link_end_repair(struct link *l, const struct stream_key *key);
 
-struct link_call { /* a message that is answered by one: SCRUB, INVENTORY, ACCEPT_ENGINE; owned by the caller until done */
+struct link_call { /* a message that is answered by one: SCRUB, INVENTORY, ACCEPT_ENGINE; owned by the caller until done
+                    */
     void (*done)(struct link_call *c, int code, const struct cairn_error *err, const struct wire_message *answer);
     void *arg;
     struct list link; /* the link's, with what follows */

@@ -20,8 +20,7 @@ static void call_late(struct loop_timer *t)
     call_end(c, CAIRN_E_TIMEOUT, &err, NULL);
 }
 
-int link_call(struct link *l, struct link_call *c, struct wire_message *m, uint32_t timeout_ms,
-              struct cairn_error *err)
+int link_call(struct link *l, struct link_call *c, struct wire_message *m, uint32_t timeout_ms, struct cairn_error *err)
 {
     list_init(&c->link);
     if (!link_usable(l, NULL) || l->state != LINK_UP)

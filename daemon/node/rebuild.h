@@ -14,7 +14,7 @@ struct stored { /* a stream of one peer */
 };
 struct inventory { /* owned by the caller until done() */
     struct links *links;
-    char job[CAIRN_MAX_NAME + 1]; /* "": of all jobs */
+    char job[CAIRN_MAX_NAME + 1];    /* "": of all jobs */
     char engine[CAIRN_MAX_NAME + 1]; /* the one that is there */
     void (*done)(struct inventory *inv, int code, const struct cairn_error *err);
     void *arg;
@@ -22,9 +22,9 @@ struct inventory { /* owned by the caller until done() */
     /* results */
     struct stored *items; /* by job, step, incarnation, node */
     size_t n;
-    bool complete;  /* every peer that is known answered */
-    bool strange;   /* a peer belongs to another engine */
-    json_t *peers;  /* {"peer", "streams", "engine", "error"} each */
+    bool complete; /* every peer that is known answered */
+    bool strange;  /* a peer belongs to another engine */
+    json_t *peers; /* {"peer", "streams", "engine", "error"} each */
     /* its own */
     struct link *all[LINKS_MAX];
     unsigned nall, at;

@@ -117,12 +117,12 @@ static void report_checkpoint(struct repair *r, const struct listed *l)
     query_set(o, "error", r->why[0] ? json_string(r->why) : json_null());
     json_array_append_new(r->checkpoints, o);
     if (n->repaired || n->copies_added || n->lost_chunks || n->unplaced)
-        log_line(n->lost_chunks ? LOG_ERROR : LOG_NOTICE,
-                 "repair of %s step %llu: %llu fragments made again, %llu copies added, %llu without a place, %llu chunks "
-                 "lost",
-                 r->q.job, (unsigned long long)l->step, (unsigned long long)n->repaired,
-                 (unsigned long long)n->copies_added, (unsigned long long)n->unplaced,
-                 (unsigned long long)n->lost_chunks);
+        log_line(
+            n->lost_chunks ? LOG_ERROR : LOG_NOTICE,
+            "repair of %s step %llu: %llu fragments made again, %llu copies added, %llu without a place, %llu chunks "
+            "lost",
+            r->q.job, (unsigned long long)l->step, (unsigned long long)n->repaired, (unsigned long long)n->copies_added,
+            (unsigned long long)n->unplaced, (unsigned long long)n->lost_chunks);
     add_counts(&r->all, n);
 }
 
@@ -388,8 +388,8 @@ static bool checkpoint_begin(struct repair *r)
 
     if (r->stopping)
         return false; /* the jobs may be gone already */
-    while (r->next < r->nitems && (under_way(r, &r->items[r->next]) ||
-                                   (r->q.skip && r->q.skip(r->q.skip_arg, &r->items[r->next]))))
+    while (r->next < r->nitems &&
+           (under_way(r, &r->items[r->next]) || (r->q.skip && r->q.skip(r->q.skip_arg, &r->items[r->next]))))
         r->next++;
     if (r->next == r->nitems)
         return false;
@@ -480,8 +480,9 @@ static void too_late(struct loop_timer *t)
     struct repair *r = t->arg;
     struct cairn_error err = CAIRN_ERROR_INIT;
 
-    fail(r, cairn_fail(&err, CAIRN_E_TIMEOUT, "the repair of %s was not through in %u ms; %llu fragments were made again",
-                       r->q.job, r->q.timeout_ms, (unsigned long long)(r->all.repaired + r->now.repaired)),
+    fail(r,
+         cairn_fail(&err, CAIRN_E_TIMEOUT, "the repair of %s was not through in %u ms; %llu fragments were made again",
+                    r->q.job, r->q.timeout_ms, (unsigned long long)(r->all.repaired + r->now.repaired)),
          &err);
 }
 

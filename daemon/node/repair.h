@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A repair goes through a job's committed checkpoints, the newest first, and makes whole what peers have lost:
  *
- *     list -> load a checkpoint -> its stripes, some at a time -> copies of its manifests, root and decision -> the next
+ *     list -> load a checkpoint -> its stripes, some at a time -> copies of its manifests, root and decision -> the
+ * next
  *
  * What it reads and writes is paced ([node] repair_mib_s); a few chunks are in memory at a time. A peer that comes back
  * with fragments that were made again elsewhere has duplicates: they are equal, and harmless. */
@@ -19,7 +20,7 @@ struct repair_request { /* copied */
     bool quick;             /* ask peers for what they know, read nothing to find out */
     repair_is_away is_away; /* NULL: nobody is */
     void *is_away_arg;
-    bool (*skip)(void *arg, const struct listed *l); /* NULL: none */
+    bool (*skip)(void *arg, const struct listed *l);      /* NULL: none */
     void (*was_whole)(void *arg, const struct listed *l); /* nothing of it is missing; NULL */
     void *skip_arg;
     uint32_t timeout_ms; /* 0: none */

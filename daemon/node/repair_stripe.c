@@ -102,10 +102,10 @@ static int take_record(struct stripe_frag *f, const char *record, struct cairn_e
     struct fragment r;
     int code = fragment_parse(record, &r, err);
 
-    if (code == 0 && (!fragment_key_equal(&r.key, &f->read.key) || r.k != c->k || r.m != c->m ||
-                      r.entry.low != c->entry.low || r.entry.high != c->entry.high ||
-                      memcmp(r.part, c->part, c->k * sizeof c->part[0]) != 0 ||
-                      (f->index < c->k && r.payload_len != c->part[f->index].coded_len)))
+    if (code == 0 &&
+        (!fragment_key_equal(&r.key, &f->read.key) || r.k != c->k || r.m != c->m || r.entry.low != c->entry.low ||
+         r.entry.high != c->entry.high || memcmp(r.part, c->part, c->k * sizeof c->part[0]) != 0 ||
+         (f->index < c->k && r.payload_len != c->part[f->index].coded_len)))
         code = cairn_fail(err, CAIRN_E_CORRUPT, "a fragment that is not the manifest's");
     if (code == 0)
         code = fragment_check_payload(&r, record + FRAGMENT_HEADER, err);

@@ -37,7 +37,7 @@ struct stripe_repair { /* owned by the caller until done() of what it started la
     struct links *links;
     const struct manifest *manifest;
     uint32_t chunk;
-    bool quick; /* peers answer from their catalogs and read nothing */
+    bool quick;             /* peers answer from their catalogs and read nothing */
     repair_is_away is_away; /* NULL: nobody is */
     void *is_away_arg;
     void (*done)(struct stripe_repair *s);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which metadata engine this peer belongs to. The engine has an id (cairn/v1/engine, put by whoever finds none); the peer
- * keeps the first one it sees in a file beside its store. Another one, say after the database was lost, knows nothing of
- * what is stored here: nothing is deleted and nothing new is taken until `cairn rebuild` has written the catalog again
- * and says so.
+/* Which metadata engine this peer belongs to. The engine has an id (cairn/v1/engine, put by whoever finds none); the
+ * peer keeps the first one it sees in a file beside its store. Another one, say after the database was lost, knows
+ * nothing of what is stored here: nothing is deleted and nothing new is taken until `cairn rebuild` has written the
+ * catalog again and says so.
  *
  *     start -> look at the key -> absent: put a random id, look again -> remember, or compare -> register
  */
@@ -217,8 +217,9 @@ struct accept {
 static int judge(struct accept *a, const struct cairn_meta_result *r, struct cairn_error *err)
 {
     struct record_engine rec;
-    int code = r->code < 0 || r->nkvs == 0 ? cairn_fail(err, CAIRN_E_UNAVAILABLE, "the metadata engine's id is not there")
-                                           : record_engine_decode(&rec, r->kvs[0].value, r->kvs[0].value_len, err);
+    int code = r->code < 0 || r->nkvs == 0
+                   ? cairn_fail(err, CAIRN_E_UNAVAILABLE, "the metadata engine's id is not there")
+                   : record_engine_decode(&rec, r->kvs[0].value, r->kvs[0].value_len, err);
 
     if (code == 0 && strcmp(rec.id, a->engine) != 0)
         code = cairn_fail(err, CAIRN_E_INVAL, "the metadata engine here is %s, not %s", rec.id, a->engine);
@@ -266,8 +267,8 @@ void peer_on_accept_engine(struct peer_node *n, const struct wire_message *m)
 void peer_on_inventory(struct peer_node *n, const struct wire_message *m)
 {
     struct wire_message out = {.type = WIRE_INVENTORY_ITEMS};
-    struct cairn_stream_id ids[WIRE_ITEMS + 1], after = {.step = m->inventory.after.step,
-                                                         .incarnation = m->inventory.after.incarnation};
+    struct cairn_stream_id ids[WIRE_ITEMS + 1],
+        after = {.step = m->inventory.after.step, .incarnation = m->inventory.after.incarnation};
 
     snprintf(after.job, sizeof after.job, "%s", m->inventory.after.job);
     snprintf(after.node, sizeof after.node, "%s", m->inventory.after.node);

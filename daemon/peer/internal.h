@@ -108,10 +108,10 @@ struct peer {
     unsigned ticks;
     struct loop_timer cut; /* ends sends that hang, when the peer stops */
     /* the metadata engine */
-    char *engine_path;                     /* the file that remembers its id */
-    char engine[CAIRN_MAX_NAME + 1];       /* that this peer belongs to; "": to none yet */
-    char engine_seen[CAIRN_MAX_NAME + 1];  /* that is there */
-    bool engine_looking, engine_looked;    /* a request is under way; one was answered */
+    char *engine_path;                    /* the file that remembers its id */
+    char engine[CAIRN_MAX_NAME + 1];      /* that this peer belongs to; "": to none yet */
+    char engine_seen[CAIRN_MAX_NAME + 1]; /* that is there */
+    bool engine_looking, engine_looked;   /* a request is under way; one was answered */
     struct meta_req engine_req;
     struct loop_timer engine_timer;
     /* registration */
@@ -155,7 +155,8 @@ int peer_check_engine(const struct peer *p, struct cairn_error *err); /* UNAVAIL
 void peer_on_accept_engine(struct peer_node *n, const struct wire_message *m);
 void peer_on_inventory(struct peer_node *n, const struct wire_message *m);
 
-/* ---- repair_open.c: a stream for a repair; the decision is looked up first ----------------------------------------- */
+/* ---- repair_open.c: a stream for a repair; the decision is looked up first -----------------------------------------
+ */
 void peer_open_for_repair(struct peer_node *n, const struct wire_message *m);
 
 /* ---- scrub.c: reads all that is stored, slowly by itself and at once when it is told to ------------------------- */

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_IDLE_STREAMS 64 /* indexed though nobody writes them */
+#define MAX_IDLE_STREAMS 64                               /* indexed though nobody writes them */
 #define RESYNC_BLOCKS (FRAGMENT_MAX_RECORD / CAIRN_BLOCK) /* looked through for the record behind a damaged header */
 
 /* ---- streams --------------------------------------------------------------------------------- */
@@ -183,8 +183,8 @@ static bool same_stream(const struct cairn_stream_id *id, const struct fragment_
            strcmp(id->node, key->node) == 0;
 }
 
-/* A block that is not the header of a record of this file's generation was damaged, or nothing was written there: the next
- * record begins within the length of the longest one, or there is none. */
+/* A block that is not the header of a record of this file's generation was damaged, or nothing was written there: the
+ * next record begins within the length of the longest one, or there is none. */
 static void scanned(struct cairn_store_req *req, int code)
 {
     struct kept_stream *s = req->arg;

@@ -51,11 +51,11 @@ struct keep_read { /* owned by the caller until done */
     void (*done)(struct keep_read *r, int code, const struct cairn_error *err, uint32_t record_len);
     void *arg;
     struct fragment_key key;
-    void *buffer;     /* FRAGMENT_MAX_RECORD, aligned */
+    void *buffer;      /* FRAGMENT_MAX_RECORD, aligned */
     bool present_only; /* asks for no more than whether there is one that is not known to be damaged */
     bool known_bad;    /* filled: CORRUPT because of keep_mark_bad */
     uint64_t offset;   /* filled: in its file */
-    struct list link; /* keep's */
+    struct list link;  /* keep's */
     struct kept_stream *stream;
     uint64_t generation; /* of the file that it lies in: the record must repeat it */
     uint64_t since;      /* keep's */

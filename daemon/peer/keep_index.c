@@ -8,7 +8,8 @@
 #include <string.h>
 
 #define BUCKETS 1024 /* at first */
-#define MAX_BAD 4096 /* damaged records of one file that are remembered; the others are found again by their checksums */
+#define MAX_BAD \
+    4096 /* damaged records of one file that are remembered; the others are found again by their checksums */
 
 /* ---- the index: open addressing -------------------------------------------------------------- */
 
@@ -73,9 +74,8 @@ bool index_put(struct kept_stream *s, const struct fragment_key *key, uint64_t o
         return false;
     struct index_entry *e = index_at(s->index, s->nbuckets, key, hash);
     s->nentries += !e->record_len;
-    *e = (struct index_entry){hash,         (uint32_t)key->kind, key->rank,  key->first_part,
-                              key->attempt, key->index,          record_len, offset,
-                              is_bad(s, offset)};
+    *e = (struct index_entry){hash,       (uint32_t)key->kind, key->rank, key->first_part,  key->attempt,
+                              key->index, record_len,          offset,    is_bad(s, offset)};
     return true;
 }
 

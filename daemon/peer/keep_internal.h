@@ -33,7 +33,7 @@ struct kept_stream {
     size_t nbad;
     uint64_t end; /* of the file, while scanning */
     uint64_t scan_at;
-    unsigned scan_lost; /* blocks in a row that are no record's header */
+    unsigned scan_lost;  /* blocks in a row that are no record's header */
     uint64_t scanned_at; /* on keep.clock, when its last scan ended */
     void *scan_block;
     struct cairn_store_req scan_req;

@@ -241,8 +241,9 @@ int peer_new(const struct peer_deps *deps, const struct peer_config *config, str
     p->domain = strdup(config->domain ? config->domain : "");
     p->provider = strdup(config->provider ? config->provider : "");
     p->engine_path = strdup(config->engine_path);
-    int r = p->id && p->domain && p->provider && p->engine_path ? peer_start_parts(p, err)
-                                              : cairn_fail(err, CAIRN_E_NOMEM, "copy the configuration");
+    int r = p->id && p->domain && p->provider && p->engine_path
+                ? peer_start_parts(p, err)
+                : cairn_fail(err, CAIRN_E_NOMEM, "copy the configuration");
     if (r < 0) {
         peer_free(p);
         return cairn_wrap(err, r, "start peer %s", config->id);
@@ -282,7 +283,8 @@ static void cut_off(struct loop_timer *t)
 /* Called when anything that a stop waits for has ended. */
 void peer_maybe_stopped(struct peer *p)
 {
-    if (!p->stopping || p->registering || p->engine_looking || p->lease || p->forgetting || !list_empty(&p->nodes) || p->tick.heap_index)
+    if (!p->stopping || p->registering || p->engine_looking || p->lease || p->forgetting || !list_empty(&p->nodes) ||
+        p->tick.heap_index)
         return;
     p->tick = (struct loop_timer){.fire = stop_now, .arg = p};
     loop_timer_after(p->deps.loop, &p->tick, 0);

@@ -52,9 +52,9 @@ struct peer_status {
     uint64_t bad_fragments; /* that arrived or were read with a wrong checksum */
     uint64_t free_bytes;
     uint64_t total_bytes;
-    uint64_t scrub_last_unix_ms;   /* when the last scrub of everything ended; 0: none since the start */
-    uint64_t scrubbed_fragments;   /* read by all scrubs since the start */
-    uint64_t scrubbed_bad;         /* of them: damaged */
+    uint64_t scrub_last_unix_ms; /* when the last scrub of everything ended; 0: none since the start */
+    uint64_t scrubbed_fragments; /* read by all scrubs since the start */
+    uint64_t scrubbed_bad;       /* of them: damaged */
 };
 void peer_status(const struct peer *peer, struct peer_status *ret);
 

@@ -64,8 +64,8 @@ static void read_check_run(struct worker_job *job)
 
 static void read_start(struct peer_read *r, void *buffer);
 
-/* Whatever is wrong with what is stored, the reader learns that it is damaged; why is for the log. A repair may have put
- * another copy into another file of this peer: it is looked for before the reader is told. */
+/* Whatever is wrong with what is stored, the reader learns that it is damaged; why is for the log. A repair may have
+ * put another copy into another file of this peer: it is looked for before the reader is told. */
 static void read_damaged(struct peer_read *r)
 {
     struct peer *p = r->node->peer;

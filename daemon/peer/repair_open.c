@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A repair writes what a checkpoint lacks, long after it was decided: the fence of the job does not hold for it, but the
- * peer sees for itself that the checkpoint was committed and is not being deleted. */
+/* A repair writes what a checkpoint lacks, long after it was decided: the fence of the job does not hold for it, but
+ * the peer sees for itself that the checkpoint was committed and is not being deleted. */
 #include "daemon/peer/internal.h"
 
 #include "core/base/error.h"

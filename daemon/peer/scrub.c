@@ -242,7 +242,8 @@ static void header_read(struct cairn_store_req *req, int code)
 static void pass_open_next(struct scrub *s, struct pass *x)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
-    int r = store_open_stream(s->peer->deps.store, x->names[x->next++], &x->file, &x->id, &x->generation, &x->end, &err);
+    int r =
+        store_open_stream(s->peer->deps.store, x->names[x->next++], &x->file, &x->id, &x->generation, &x->end, &err);
 
     x->at = CAIRN_STORE_FIRST;
     x->lost = 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The plan of a repair. Catches: two fragments of a stripe on one peer, one on a peer that is sick, a stripe called lost
- * that has k left or repairable that has not, domains that are not spread. */
+/* The plan of a repair. Catches: two fragments of a stripe on one peer, one on a peer that is sick, a stripe called
+ * lost that has k left or repairable that has not, domains that are not spread. */
 #include "core/checkpoint/repair.h"
 
 #include <setjmp.h>
