@@ -65,7 +65,7 @@ static const struct option options[] = {
     {"node", "backoff_ms", NUMBER, AT(backoff_ms), "500", 10, 600000, "how long at first; doubles to 30 s"},
     {"node", "checkpoint_s", NUMBER, AT(checkpoint_s), "600", 1, 1ul << 20,
      "a checkpoint not committed by then is aborted"},
-    {"node", "repair_mib_s", NUMBER, AT(repair_mib_s), "64", 1, 1ul << 20, "bytes that a repair reads and writes"},
+    {"node", "repair_mib_s", NUMBER, AT(repair_mib_s), "64", 1, 1ul << 20, "read and written by a repair"},
     {"node", "repair_every_s", NUMBER, AT(repair_every_s), "600", 0, 1ul << 30,
      "how often jobs are looked through for what to repair; 0: when asked"},
 };
