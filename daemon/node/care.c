@@ -114,7 +114,7 @@ static void repaired(void *arg, int code, const struct cairn_error *err, json_t 
     struct care *c = arg;
 
     json_decref(report);
-    if (code < 0 && code != CAIRN_E_ABORTED)
+    if (code < 0 && code != CAIRN_E_ABORTED && code != CAIRN_E_BUSY)
         log_line(LOG_WARNING, "job %s could not be looked through for what to repair: %s", c->jobs[c->next - 1].job,
                  err->message);
     next_job(c);
@@ -153,7 +153,8 @@ static void next_job(struct care *c)
             c->running = true;
             return;
         }
-        log_line(LOG_WARNING, "job %s: %s", name, err.message);
+        if (err.code != CAIRN_E_BUSY)
+            log_line(LOG_WARNING, "job %s: %s", name, err.message);
     }
     loop_timer_after(c->node->deps.loop, &c->timer, (uint64_t)c->node->config.repair_every_s * 1000);
 }

@@ -494,10 +494,29 @@ static void stop_work(struct node_work *w)
     fail(r, cairn_fail(&err, CAIRN_E_ABORTED, "cairnd is stopping"), &err);
 }
 
+/* Two of one job would do the same things twice and end each other's streams. One that only looks gives way to one that
+ * was asked for. */
+static int check_alone(struct node *node, const struct repair_request *request, struct cairn_error *err)
+{
+    list_for_each (it, &node->work) {
+        struct repair *r = container_of(container_of(it, struct node_work, link), struct repair, work);
+        if (r->work.stop != stop_work || strcmp(r->q.job, request->job) != 0)
+            continue;
+        int code = cairn_fail(err, CAIRN_E_BUSY, "a repair of job %s is under way", request->job);
+        if (r->q.quick && !request->quick && !r->stopping)
+            fail(r, code, err);
+        return code;
+    }
+    return 0;
+}
+
 int repair_start(struct node *node, const struct repair_request *request, struct cairn_error *err)
 {
-    struct repair *r = calloc(1, sizeof *r);
+    int code = check_alone(node, request, err);
+    struct repair *r = code < 0 ? NULL : calloc(1, sizeof *r);
 
+    if (code < 0)
+        return code;
     if (!r)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a repair");
     r->node = node;

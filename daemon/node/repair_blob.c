@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOB_MS 60000 /* to read, and to store */
+#define BLOB_MS 30000 /* to read, and to store */
 
 static void ask_next(struct loop_post *post);
 

@@ -167,8 +167,12 @@ static void looked(struct meta_req *req, const struct cairn_meta_result *r)
                                            : record_engine_decode(&rec, r->kvs[0].value, r->kvs[0].value_len, &err);
     if (code == 0)
         seen(p, rec.id);
+    else if (code == CAIRN_E_UNAVAILABLE && !p->complained)
+        log_line(LOG_WARNING, "peer %s is not registered: the metadata cannot be read: %s", p->id,
+                 r->err ? r->err->message : "no answer");
     else if (code != CAIRN_E_UNAVAILABLE)
         log_line(LOG_ERROR, "the metadata engine's id does not read: %s", err.message);
+    p->complained |= code < 0;
     look_ended(p, code < 0 && !p->engine_looked ? RETRY_MS : 0);
 }
 

@@ -34,6 +34,11 @@ def flip(path, at):
         f.write(bytes([byte[0] ^ 0x10]))
 
 
+def data_files(peer):
+    """Those with fragments of chunks, not copies of decisions alone."""
+    return [f for f in peer.stream_files() if f.stat().st_size > 2 << 20]
+
+
 def verify(c, step):
     return c.query("check", "--step", step, "--job", "test")
 
@@ -53,7 +58,7 @@ def loses_and_heals(c):
         f.unlink()
     c.peers[0].start()
     restart_node(c, 6)
-    flip(c.peers[1].stream_files()[0], BLOCK + BLOCK + 77)  # the first fragment's payload
+    flip(data_files(c.peers[1])[0], BLOCK + BLOCK + 77)  # the first fragment's payload
     before = verify(c, 1), verify(c, 2)
     assert all(r["missing"] > 0 and r["repairable"] for r in before), before
     assert sum(r["corrupt"] for r in before) == 1, before
@@ -87,7 +92,7 @@ def scrub(c, *args):
 def scrub_finds(c):
     """A bit flipped in a payload and one in a header: both are found, the records behind the header are not lost with it."""
     before = scrub(c)
-    files = [f for f in c.peers[4].stream_files() if f.stat().st_size > 2 << 20]
+    files = data_files(c.peers[4])
     flip(files[0], BLOCK + 100)  # the first record's header
     flip(files[1], files[1].stat().st_size - BLOCK - 1)
     c.peers[4].stop()
@@ -101,6 +106,10 @@ def scrub_finds(c):
     out = c.tool("repair", "test")
     assert out["repaired"] + out["copies_added"] == 2 and out["lost_chunks"] == 0, out
     assert all(verify(c, s)["ok"] == verify(c, s)["fragments"] for s in (1, 2))
+
+
+def in_state(c, state):
+    return [k["step"] for k in c.query("list", "--job", "test")["checkpoints"] if k["state"] == state]
 
 
 def catalog_lost(c):
@@ -117,14 +126,14 @@ def catalog_lost(c):
     files = [f for p in c.peers for f in p.stream_files()]
     # A start that gets the old numbers again, and whose step is aborted: what has these numbers on the peers is another checkpoint.
     t = c.spawn([c.build / "tests/cluster/cluster-client", "save", *SIZE, "--count", 1, "--first", 1, "--start-id", "amnesia"])
-    wait_until("the step to be under way", lambda: t.stdout.readline().startswith("sealed"), 20)
+    wait_until("the step to be under way", lambda: in_state(c, "undecided"), 20)
     c.node.kill()
     t.kill()
     t.wait()
     c.node.start()
     c.wait_peers_up(6)
     c.client("save", *SIZE, "--count", 0, "--start-id", "sweeper")
-    wait_until("the step to be aborted", lambda: [k for k in c.query("list", "--job", "test")["checkpoints"] if k["state"] == "aborted"], 20)
+    wait_until("the step to be aborted", lambda: in_state(c, "aborted"), 20)
     out = c.client("save", *SIZE, "--count", 1, "--job", "refused", "--timeout", 3, check=False)[1]
     assert "committed 1" not in out, out
     assert any("cairn rebuild" in p.tail(200) for p in c.peers)
@@ -144,6 +153,17 @@ def catalog_lost(c):
     out = c.client("save", *SIZE, "--count", 1, "--start-id", "after")[1]
     assert int(out.split("opened ")[1].split()[0]) > incarnation and "committed" in out, (incarnation, out)
     assert c.tool("rebuild")["written"] == 0
+    # What an older incarnation committed is repaired too, though the peers refuse its writes by now.
+    old = [f for f in c.peers[5].stream_files() if f.parent.name == "test" and f in files]
+    c.peers[5].stop()
+    for f in old:
+        f.unlink()
+    c.peers[5].start()
+    c.wait_peers_up(6)
+    out = c.tool("repair", "test", "1")
+    assert old and out["repaired"] > 0 and out["unplaced"] == 0, out
+    report = verify(c, 1)
+    assert report["ok"] == report["fragments"] > 0, report
 
 
 def by_itself(build):
