@@ -12,23 +12,46 @@ Without etcd all daemons share a SQLite file, which no cut cable separates from 
 the file system, and what they do beyond it is the node's doing.
 """
 import os
+import shutil
 
 import netns
 from cluster import Cluster
+
+try:
+    from etcd import Etcd
+except ImportError:
+    Etcd = None
+
+
+def etcd_here():
+    """Whether members of etcd can be started: the helper and the program are there."""
+    return Etcd is not None and shutil.which("etcd") is not None
 
 
 class Wide(Cluster):
     def __init__(self, build, nodes=1, peers=6, etcd=0, disk_mib=0, domains=None, net=None, common=None, **options):
         self.net = net or netns.Net()
-        self.etcd = None
-        self.wanted = {"etcd": etcd, "disk_mib": disk_mib}
-        common = {"meta__lease_ms": 2000, **(common or {})}
+        if etcd and not etcd_here():
+            raise netns.Missing("there is no etcd, or no tests/lib/etcd.py")
+        members = [self.net.host(f"e{i + 1}") for i in range(etcd)]
+        self.etcd = Etcd(members) if etcd else None
+        common = {"meta__lease_ms": 2000, **(self.etcd.options() if etcd else {}), **(common or {})}
         super().__init__(build, peers=peers, nodes=nodes, common=common, hosts=self.net.host, **options)
         for i, p in enumerate(self.peers):
             p.options["peer"]["domain"] = domains[i] if domains else f"h{i + 1}"
             p.disk = self._disk(p, disk_mib) if disk_mib else None
         for d in [*self.nodes, *self.peers]:
             d.write_config()
+
+    def start_all(self):
+        if self.etcd:
+            self.etcd.start(self.dir)
+        return super().start_all()
+
+    def close(self):
+        if self.etcd:
+            self.etcd.close()
+        super().close()
 
     def _disk(self, peer, mib):
         disk = netns.Disk(peer.dir / "disk", mib)
