@@ -237,7 +237,7 @@ def main():
     try:
         netns.enter()
         c = Wide(a.build, nodes=a.nodes, peers=a.peers, etcd=a.etcd, disk_mib=a.disk_mib, keep=a.keep, node__fragment_late_ms=500,
-                 node__connect_ms=500, node__sync_late_ms=3000, node__backoff_ms=100)
+                 node__connect_ms=500, node__sync_late_ms=3000, node__backoff_ms=100, node__checkpoint_s=30)
     except (netns.NotPermitted, netns.Missing) as e:
         print(f"skipped: {e}")
         sys.exit(SKIP)

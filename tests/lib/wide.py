@@ -51,6 +51,10 @@ class Wide(Cluster):
     def close(self):
         if self.etcd:
             self.etcd.close()
+        self.end_all()
+        for p in self.peers:
+            if p.disk and not self.keep:
+                p.disk.unmount()  # the daemons have ended
         super().close()
 
     def _disk(self, peer, mib):
