@@ -5,10 +5,11 @@ ranks on what is left, from the same state to the last bit."""
 import sys
 import time
 
+import etcd
 import netns
 from cluster import SKIP, wait_until
 from training import Run
-from wide import Wide, etcd_here
+from wide import Wide
 
 RANKS, EVERY, MORE = 2, 5, 20
 
@@ -107,7 +108,7 @@ class Demo:
 
 def main(a):
     if a.etcd is None:
-        a.etcd = 3 if etcd_here() else 0
+        a.etcd = 3 if etcd.AVAILABLE else 0
     try:
         netns.enter()
         c = Wide(a.build, nodes=a.nodes, peers=a.peers, etcd=a.etcd, keep=a.keep, node__fragment_late_ms=500, node__connect_ms=500,

@@ -12,30 +12,19 @@ Without etcd all daemons share a SQLite file, which no cut cable separates from 
 the file system, and what they do beyond it is the node's doing.
 """
 import os
-import shutil
 
+import etcd as etcds
 import netns
 from cluster import Cluster
-
-try:
-    from etcd import Etcd
-except ImportError:
-    Etcd = None
-
-
-def etcd_here():
-    """Whether members of etcd can be started: the helper and the program are there."""
-    return Etcd is not None and shutil.which("etcd") is not None
 
 
 class Wide(Cluster):
     def __init__(self, build, nodes=1, peers=6, etcd=0, disk_mib=0, domains=None, net=None, common=None, **options):
         self.net = net or netns.Net()
-        if etcd and not etcd_here():
-            raise netns.Missing("there is no etcd, or no tests/lib/etcd.py")
-        members = [self.net.host(f"e{i + 1}") for i in range(etcd)]
-        self.etcd = Etcd(members) if etcd else None
-        common = {"meta__lease_ms": 2000, **(self.etcd.options() if etcd else {}), **(common or {})}
+        common = {"meta__lease_ms": 2000, **(common or {})}
+        self.etcd = self._make_etcd(etcd) if etcd else None
+        if etcd:
+            common |= {"meta__plugin": "etcd", "meta__endpoints": self.etcd.endpoints}
         super().__init__(build, peers=peers, nodes=nodes, common=common, hosts=self.net.host, **options)
         for i, p in enumerate(self.peers):
             p.options["peer"]["domain"] = domains[i] if domains else f"h{i + 1}"
@@ -43,9 +32,18 @@ class Wide(Cluster):
         for d in [*self.nodes, *self.peers]:
             d.write_config()
 
+    def _make_etcd(self, members):
+        if not etcds.AVAILABLE:
+            raise netns.Missing("there is no etcd (package etcd-server)")
+        hosts = [self.net.host(f"e{i + 1}") for i in range(members)]
+        made = etcds.Etcd(members, hosts=[h.address for h in hosts], prefixes=[h.prefix for h in hosts])
+        for member, host in zip(made.members, hosts):
+            member.host = host  # whose cable can be pulled
+        return made
+
     def start_all(self):
         if self.etcd:
-            self.etcd.start(self.dir)
+            self.etcd.start()
         return super().start_all()
 
     def close(self):
@@ -104,7 +102,7 @@ class Wide(Cluster):
         """Every cable whole, every disk with room, nobody stopped."""
         for host in self.net.hosts:
             host.heal()
-        for d in [*self.nodes, *self.peers]:
+        for d in [*self.nodes, *self.peers, *(self.etcd.members if self.etcd else [])]:
             if d.alive():
                 d.thaw()
         for p in self.peers:
