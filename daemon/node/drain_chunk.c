@@ -320,7 +320,7 @@ void chunk_spare_late(struct chunk *c)
 
 void chunk_shed(struct chunk *c, bool all)
 {
-    if (c->sending == 0 || chunk_count(c, FRAG_STORED) < chunk_enough(c))
+    if (c->sending == 0 || (!all && chunk_count(c, FRAG_STORED) < chunk_enough(c)))
         return;
     for (unsigned i = 0; i < 2 * chunk_fragments(c); i++) {
         struct place *at = &c->frag[i / 2].at[i % 2];
