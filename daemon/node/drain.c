@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHORT_OF_BUFFERS 16 /* free ones: then late fragments give theirs */
+#define SHORT_OF_BUFFERS 16             /* free ones: then late fragments give theirs */
 #define SYNC_BYTES ((uint64_t)32 << 20) /* stored and not synced: then a sync is asked for */
 
 static uint64_t now_ns(const struct drain *d)
