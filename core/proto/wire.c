@@ -17,6 +17,8 @@ const char *wire_type_name(int type)
                                         "SYNCED", "STREAM_CLOSE", "READ",        "READ_DONE",     "FORGET", "PING",
                                         "PONG",   "BYE"};
 
+    if (type == WIRE_FORGOTTEN)
+        return "FORGOTTEN";
     return type >= WIRE_HELLO && type <= WIRE_BYE ? names[type - WIRE_HELLO] : "UNKNOWN";
 }
 
@@ -175,6 +177,15 @@ static int encode_forget(envelope *e, const struct wire_message *m, uint8_t *buf
     return pack(e, buf, err);
 }
 
+static int encode_forgotten(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
+{
+    BODY(Forgotten, FORGOTTEN, forgotten, FORGOTTEN);
+    b.job = str(m->forget.job);
+    b.step = m->forget.step;
+    b.incarnation = m->forget.incarnation;
+    return pack(e, buf, err);
+}
+
 static int encode_ping(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
 {
     BODY(Ping, PING, ping, PING);
@@ -205,10 +216,12 @@ int wire_encode(const struct wire_message *m, uint8_t buf[WIRE_MAX], struct cair
         encode_pong,   encode_bye};
     envelope e = CAIRN__WIRE__V1__ENVELOPE__INIT;
 
-    if (m->type < WIRE_HELLO || m->type > WIRE_BYE)
+    if ((m->type < WIRE_HELLO || m->type > WIRE_BYE) && m->type != WIRE_FORGOTTEN)
         return cairn_fail(err, CAIRN_E_INVAL, "a message of type %d", m->type);
     e.version = WIRE_VERSION;
     e.session = m->session;
+    if (m->type == WIRE_FORGOTTEN)
+        return encode_forgotten(&e, m, buf, err);
     return encoders[m->type - WIRE_HELLO](&e, m, buf, err);
 }
 
@@ -348,6 +361,10 @@ static int decode_body(const envelope *e, struct wire_message *m, struct cairn_e
         m->forget.step = e->forget->step;
         m->forget.incarnation = e->forget->incarnation;
         return get_name("job", e->forget->job, m->forget.job, err);
+    case WIRE_FORGOTTEN:
+        m->forget.step = e->forgotten->step;
+        m->forget.incarnation = e->forgotten->incarnation;
+        return get_name("job", e->forgotten->job, m->forget.job, err);
     case WIRE_PING:
         m->ping.request = e->ping->request;
         return 0;

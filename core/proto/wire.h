@@ -25,7 +25,8 @@ enum wire_type { /* the field numbers of Envelope.body */
                  WIRE_FORGET,
                  WIRE_PING,
                  WIRE_PONG,
-                 WIRE_BYE
+                 WIRE_BYE,
+                 WIRE_FORGOTTEN = 60
 };
 
 struct wire_status {
@@ -95,7 +96,7 @@ struct wire_message {
         struct {
             char job[CAIRN_MAX_NAME + 1];
             uint64_t step, incarnation;
-        } forget;
+        } forget; /* and FORGOTTEN */
         struct {
             uint64_t request;
         } ping;

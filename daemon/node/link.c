@@ -255,6 +255,8 @@ static void on_message(void *arg, const void *data, size_t len)
         link_on_synced(l, &m);
     else if (m.type == WIRE_READ_DONE)
         link_on_read_done(l, &m);
+    else if (m.type == WIRE_FORGOTTEN)
+        links_forgotten(l->links, l->record.id, m.forget.job, m.forget.step, m.forget.incarnation);
     else if (m.type == WIRE_BYE)
         link_fail(l, "it said goodbye: %s", m.bye.reason);
 }

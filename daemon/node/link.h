@@ -101,6 +101,7 @@ unsigned links_buffers_available(struct links *links);
 unsigned links_order(struct links *links, uint64_t key, struct link *ret[CAIRN_GROUP_MAX]);
 struct link *links_find(struct links *links, const char *peer); /* NULL */
 unsigned links_all(struct links *links, struct link **ret, unsigned room);
+void links_forgotten(struct links *links, const char *peer, const char *job, uint64_t step, uint64_t incarnation);
 /* The last errors of peers that cannot be used, for messages. */
 void links_why(struct links *links, char *buf, size_t len);
 

@@ -58,7 +58,13 @@ struct link_status { /* for status queries */
 /* Fills up to room entries, returns how many there are. */
 unsigned links_status(const struct links *links, struct link_status *ret, unsigned room);
 
-/* The checkpoint is decided: its streams end. aborted: peers are told to look the decision up and delete. */
-void links_end_checkpoint(struct links *links, const char *job, uint64_t step, uint64_t incarnation, bool aborted);
+/* The checkpoint is decided: its streams end. gone: it was aborted or deleted, peers are told to look that up and to
+ * delete. */
+void links_end_checkpoint(struct links *links, const char *job, uint64_t step, uint64_t incarnation, bool gone);
+/* Called whenever a peer says that it has no file of a deleted checkpoint any more. NULL: not any more. */
+typedef void (*links_forgotten_fn)(void *arg, const char *peer, const char *job, uint64_t step, uint64_t incarnation);
+void links_on_forgotten(struct links *links, links_forgotten_fn forgotten, void *arg);
+/* Calls each() for every peer that this daemon ever knew; registered: its record is there now. */
+void links_each_peer(struct links *links, void (*each)(void *arg, const char *peer, bool registered), void *arg);
 
 #endif
