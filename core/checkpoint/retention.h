@@ -31,8 +31,9 @@ struct retention_item {
     bool held; /* a pin, a restore, the job's resume step: must not be deleted */
     bool full; /* has all its redundancy */
 };
-/* Sets ret_delete[i] for what no rule keeps and nothing forbids, and returns how many. Items in any order. Never chosen:
- * the newest committed one, one that is held or not committed, and the one before a committed one that is not full yet. */
+/* Sets ret_delete[i] for what no rule keeps and nothing forbids, and returns how many. Items in any order. Never
+ * chosen: the newest committed one, one that is held or not committed, and the one before a committed one that is not
+ * full yet. */
 size_t retention_choose(const struct retention *r, const struct retention_item *items, size_t n, uint64_t now_unix_ms,
                         bool *ret_delete);
 

@@ -16,9 +16,9 @@ void record_key_peer(char *buf, const char *peer); /* cairn/v1/peers/<id> */
 void record_prefix_peers(char *buf);
 void record_prefix_jobs(char *buf); /* cairn/v1/jobs/ */
 void record_key_job(char *buf, const char *job,
-                    const char *what);                /* cairn/v1/jobs/<job>/<what>: incarnation, coordinator, pin, settings */
+                    const char *what); /* cairn/v1/jobs/<job>/<what>: incarnation, coordinator, pin, settings */
 void record_prefix_ckpts(char *buf, const char *job); /* cairn/v1/jobs/<job>/ckpt/ */
-void record_key_sweeper(char *buf);                   /* cairn/v1/sweeper: who looks after jobs that nobody holds (lease) */
+void record_key_sweeper(char *buf); /* cairn/v1/sweeper: who looks after jobs that nobody holds (lease) */
 void record_key_ckpt(char *buf, const char *job, uint64_t step, uint64_t incarnation, const char *what);
 /* .../ckpt/<step>.<inc>/<what>: intent, decision, tombstone, and what forbids deletion:
  *
@@ -79,7 +79,7 @@ struct record_decision {
     uint64_t stored_bytes;
     uint64_t created_unix_ms;
 };
-struct record_settings { /* cairn/v1/jobs/<job>/settings */
+struct record_settings {            /* cairn/v1/jobs/<job>/settings */
     char owner[CAIRN_MAX_NAME + 1]; /* who set it first; may be empty */
     char retention[128];            /* a rule as core/checkpoint/retention.h reads it; empty: the daemon's default */
 };
@@ -89,7 +89,7 @@ struct record_hold { /* of a pin and of a restore; "holds" itself says who chang
     uint64_t created_unix_ms;
 };
 #define RECORD_TOMBSTONE_PEERS 256
-struct record_tombstone { /* the checkpoint is being deleted: it is committed no more, for good */
+struct record_tombstone {          /* the checkpoint is being deleted: it is committed no more, for good */
     char node[CAIRN_MAX_NAME + 1]; /* that put it */
     char reason[WIRE_TEXT];
     uint64_t created_unix_ms;

@@ -12,7 +12,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 static void run_event(struct run *run, int type)
 {
@@ -22,14 +21,6 @@ static void run_event(struct run *run, int type)
 static void run_event_because(struct run *run, int type, int code, const char *reason)
 {
     run_feed(run, &(struct commit_event){.type = type, .code = code, .reason = reason});
-}
-
-static uint64_t unix_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
 /* ---- transactions ---------------------------------------------------------------------------- */
@@ -209,7 +200,7 @@ static void run_was_read(struct run *run, const struct view *v)
     ptrdiff_t at = view_find(v, run->step, run->incarnation);
     int fate = at < 0 ? KNOWN_UNDECIDED : v->known[at].fate;
 
-    if (fate == KNOWN_COMMITTED)
+    if (fate == KNOWN_COMMITTED || fate == KNOWN_DELETED) /* it was, and is not needed any more */
         run_event(run, COMMIT_ON_READ_COMMIT);
     else if (fate == KNOWN_ABORTED)
         run_event_because(run, COMMIT_ON_READ_ABORT, 0, v->decisions[at].reason);
@@ -298,7 +289,7 @@ static void run_store_root(struct run *run)
 
     snprintf(key.job, sizeof key.job, "%s", run->job->name);
     snprintf(key.node, sizeof key.node, "%s", jobs->node);
-    run->root.created_unix_ms = unix_ms();
+    run->root.created_unix_ms = jobs_unix_ms();
     int r = root_encode(&run->root, &run->root_bytes, &err);
     if (r < 0) {
         run_event_because(run, COMMIT_ON_ROOT_FAILED, r, err.message);
@@ -329,6 +320,7 @@ static void run_end(struct run *run)
     if (committed) {
         job->any_committed = true;
         job->last_committed = run->step;
+        retainer_want(job->jobs, job->name);
         log_line(LOG_NOTICE, "job %s: step %llu of incarnation %llu is committed", job->name, step,
                  (unsigned long long)run->incarnation);
     } else {

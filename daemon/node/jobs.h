@@ -12,16 +12,19 @@
 #ifndef CAIRN_DAEMON_NODE_JOBS_H
 #define CAIRN_DAEMON_NODE_JOBS_H
 
+#include "core/checkpoint/retention.h"
 #include "daemon/node/blob.h"
 #include "daemon/node/drain.h"
 
 struct jobs;
 struct jobs_config {
     const char *node;
-    uint64_t start;         /* random, of this start of the daemon */
-    uint32_t lease_ms;      /* of the coordinator key */
-    uint32_t meta_ms;       /* deadline of one metadata request */
-    uint32_t checkpoint_ms; /* from the first begin of a step to its decision */
+    uint64_t start;             /* random, of this start of the daemon */
+    uint32_t lease_ms;          /* of the coordinator key */
+    uint32_t meta_ms;           /* deadline of one metadata request */
+    uint32_t checkpoint_ms;     /* from the first begin of a step to its decision */
+    struct retention retention; /* of jobs that have no rule of their own */
+    uint32_t retention_ms;      /* how often old checkpoints are looked for; 0: only after commits */
 };
 struct jobs_deps {
     struct loop *loop;
@@ -110,6 +113,7 @@ struct open_request { /* owned by the caller until done */
     void (*done)(struct open_request *r, int code, const struct cairn_error *err, struct checkpoint *checkpoint);
     void *arg;
     uint64_t ret_step, ret_incarnation;
+    struct hold *ret_hold;   /* with checkpoint: forbids its deletion; the caller's, for hold_release */
     struct jobs_request own; /* jobs' */
 };
 /* For a member asking LATEST the first time in an incarnation: waits for filled saves of older incarnations to be
@@ -117,13 +121,37 @@ struct open_request { /* owned by the caller until done */
  * next older), and pins it. */
 void jobs_open(struct jobs *jobs, struct open_request *request);
 void checkpoint_unref(struct checkpoint *checkpoint);
+/* The reading is over; also after jobs_stop. NULL allowed. */
+void hold_release(struct hold *hold);
+
+/* ---- keeping and deleting -------------------------------------------------------------------- */
+enum change_kind { CHANGE_PIN, CHANGE_UNPIN, CHANGE_DELETE, CHANGE_RETAIN };
+struct change_request { /* owned by the caller until done */
+    int kind;           /* enum change_kind */
+    char job[CAIRN_MAX_NAME + 1];
+    uint64_t step;                     /* CAIRN_LATEST: the newest committed one */
+    char argument[CAIRN_COMMAND_TEXT]; /* a pin's label; a rule, or "default" */
+    char owner[CAIRN_MAX_NAME + 1];    /* who asks, for the job's settings */
+    uint32_t timeout_ms;
+    /* DELETE is done when the checkpoint has its tombstone; its files go later. Never from within jobs_change. Errors:
+     * NOT_FOUND, DENIED (the newest, the resume step, a pinned one), BUSY (a restore reads it), INVAL. */
+    void (*done)(struct change_request *r, int code, const struct cairn_error *err);
+    void *arg;
+    uint64_t ret_step, ret_incarnation;
+    char ret_rule[RETENTION_TEXT];
+    struct jobs_request own; /* jobs' */
+};
+void jobs_change(struct jobs *jobs, struct change_request *request);
 
 /* ---- queries: what there is, from the metadata ----------------------------------------------- */
 struct listed { /* one job (step fields 0), or one checkpoint of a job */
     char job[CAIRN_MAX_NAME + 1];
     uint64_t step, incarnation;
-    const char *state; /* "committed", "aborted", "undecided" */
+    const char *state; /* "committed", "aborted", "undecided", "deleted": files of it may still be there */
     struct record_decision decision;
+    unsigned pins, readers; /* that hold it */
+    bool resume;            /* the job resumes from it */
+    uint64_t deleted_unix_ms;
 };
 struct list_request {
     char job[CAIRN_MAX_NAME + 1]; /* empty: the jobs */
@@ -131,7 +159,8 @@ struct list_request {
     /* Never from within jobs_list. */
     void (*done)(struct list_request *r, int code, const struct cairn_error *err, const struct listed *items, size_t n);
     void *arg;
-    struct jobs_request own; /* jobs' */
+    char ret_rule[RETENTION_TEXT]; /* the job's */
+    struct jobs_request own;       /* jobs' */
 };
 void jobs_list(struct jobs *jobs, struct list_request *request);
 

@@ -32,6 +32,7 @@ static void query_free(struct query *q)
 
     if (q->checkpoint)
         checkpoint_unref(q->checkpoint);
+    hold_release(q->open.ret_hold);
     if (q->bad)
         json_decref(q->bad);
     free(q->checks);

@@ -163,9 +163,11 @@ static void text_is_read_and_written(void **state)
                                            {"every=9223372036854775807", "every=9223372036854775807"},
                                            {"all", "all"},
                                            {"", "all"}};
-    static const char *const wrong[] = {"last", "last=", "last=0", "last=-1", "last=4294967296", "last=3,every=2",
-                                        "for=3", "for=h", "for=1y", "every=9223372036854775808", "last=1 last=2",
-                                        "all last=1", "none", "for=99999999999w", "last=1\n", "LAST=1"};
+    static const char *const wrong[] = {
+        "last",           "last=",      "last=0", "last=-1",          "last=4294967296",
+        "last=3,every=2", "for=3",      "for=h",  "for=1y",           "every=9223372036854775808",
+        "last=1 last=2",  "all last=1", "none",   "for=99999999999w", "last=1\n",
+        "LAST=1"};
     struct cairn_error err = CAIRN_ERROR_INIT;
     char buf[RETENTION_TEXT], longest[200];
     struct retention r, again;
