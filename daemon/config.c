@@ -64,6 +64,8 @@ static const struct option options[] = {
     {"node", "backoff_ms", NUMBER, AT(backoff_ms), "500", 10, 600000, "how long at first; doubles to 30 s"},
     {"node", "checkpoint_s", NUMBER, AT(checkpoint_s), "600", 1, 1ul << 20,
      "a checkpoint not committed by then is aborted"},
+    {"retention", "rule", TEXT, AT(retention_rule), "all", 0, 0, "what jobs without a rule keep: all, last=3 for=24h"},
+    {"retention", "interval_s", NUMBER, AT(retention_interval_s), "60", 1, 86400, "how often it is looked after"},
 };
 #define NOPTIONS (sizeof options / sizeof options[0])
 
@@ -186,6 +188,8 @@ static int config_complete(struct config *c, struct cairn_error *err)
         r = cairn_name_check("[peer] id", c->peer_id, err);
     if (r == 0 && c->domain[0])
         r = cairn_name_check("[peer] domain", c->domain, err);
+    if (r == 0 && (r = retention_parse(c->retention_rule, &c->retention, err)) < 0)
+        r = cairn_wrap(err, r, "[retention] rule");
     if (r == 0)
         r = config_default_path(c->meta_path, c, "meta.db", err);
     if (r == 0)

@@ -17,6 +17,10 @@ static const struct command commands[] = {
     {"show", "JOB STEP", cmd_show, "one checkpoint: shards, tensors, where fragments lie"},
     {"verify", "JOB [STEP]", cmd_verify, "reads and checks every fragment where it lies"},
     {"restore", "JOB [STEP|latest] --to DIR", cmd_restore, "writes a checkpoint as safetensors files"},
+    {"pin", "JOB STEP [LABEL]", cmd_pin, "holds a checkpoint: it is not deleted"},
+    {"unpin", "JOB STEP [LABEL]", cmd_unpin, "gives that hold up"},
+    {"delete", "JOB STEP", cmd_delete, "deletes a checkpoint; never the newest"},
+    {"retain", "JOB RULE", cmd_retain, "what the job keeps, as \"last=3 every=1000 for=24h\""},
 };
 #define NCOMMANDS (sizeof commands / sizeof commands[0])
 

@@ -53,5 +53,9 @@ int cmd_ls(struct tool *t);
 int cmd_show(struct tool *t);
 int cmd_verify(struct tool *t);
 int cmd_restore(struct tool *t);
+int cmd_pin(struct tool *t);
+int cmd_unpin(struct tool *t);
+int cmd_delete(struct tool *t);
+int cmd_retain(struct tool *t);
 
 #endif

@@ -14,7 +14,10 @@ struct command {
 };
 
 static const struct command commands[] = {
-    {0, false, NULL}, /* no command has this number */
+    {CAIRN_COMMAND_PIN, true, command_pin},
+    {CAIRN_COMMAND_UNPIN, true, command_unpin},
+    {CAIRN_COMMAND_DELETE, true, command_delete},
+    {CAIRN_COMMAND_RETAIN, true, command_retain},
 };
 
 static const struct command *command_find(uint32_t kind)

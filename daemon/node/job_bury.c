@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A burial puts a checkpoint's tombstone:
  *
- *     its manifests say which peers may have files of it --> one transaction: the tombstone, if the decision is there, nobody
- *     holds it, nobody came to hold it since, and the job's resume step has not moved
+ *     its manifests say which peers may have files of it --> one transaction: the tombstone, if the decision is there,
+ * nobody holds it, nobody came to hold it since, and the job's resume step has not moved
  *
- * From then on the checkpoint is committed no more; its files and records go when they can (job_retain.c). Manifests that
- * cannot be read do not keep a checkpoint: then the peers that are known must do. */
+ * From then on the checkpoint is committed no more; its files and records go when they can (job_retain.c). Manifests
+ * that cannot be read do not keep a checkpoint: then the peers that are known must do. */
 #include "daemon/node/job_internal.h"
 
 #include "core/base/cleanup.h"
@@ -65,7 +65,8 @@ static void burial_answered(struct meta_req *req, const struct cairn_meta_result
     if (result->code < 0)
         r = meta_failed(result, &err, "delete a checkpoint");
     else if (!result->succeeded)
-        r = cairn_fail(&err, CAIRN_E_BUSY, "step %llu of job %s changed meanwhile", (unsigned long long)b->step, b->job);
+        r = cairn_fail(&err, CAIRN_E_BUSY, "step %llu of job %s changed meanwhile", (unsigned long long)b->step,
+                       b->job);
     if (r < 0) {
         burial_end(b, r, &err);
         return;

@@ -236,8 +236,8 @@ static void change_was_read(struct meta_req *req, const struct cairn_meta_result
         code = change_find(c, &err);
     if (code == 0) {
         c->pin_there = has_pin(c, result);
-        code = r->kind == CHANGE_PIN     ? change_pin(c, &err)
-               : r->kind == CHANGE_UNPIN ? change_unpin(c, &err)
+        code = r->kind == CHANGE_PIN      ? change_pin(c, &err)
+               : r->kind == CHANGE_UNPIN  ? change_unpin(c, &err)
                : r->kind == CHANGE_DELETE ? change_delete(c, &err)
                                           : change_retain(c, &err);
     }

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Holds: while this daemon reads a checkpoint nobody deletes it. One key for each checkpoint, however many read it, under
- * the jobs' lease, so that a dead daemon holds nothing.
+/* Holds: while this daemon reads a checkpoint nobody deletes it. One key for each checkpoint, however many read it,
+ * under the jobs' lease, so that a dead daemon holds nothing.
  *
  *     NONE --put--> PUTTING --applied--> THERE --nobody reads any more--> DELETING --> gone
  *      ^               |  \--refused: it was deleted--> REFUSED
  *      +--no answer----+        THERE --the lease is lost--> NONE
  *
- * Putting compares that there is no tombstone and that the decision is the one that was read, and changes "holds", whose
- * revision a tombstone compares: of a hold and a tombstone only one is ever applied. */
+ * Putting compares that there is no tombstone and that the decision is the one that was read, and changes "holds",
+ * whose revision a tombstone compares: of a hold and a tombstone only one is ever applied. */
 #include "daemon/node/job_internal.h"
 
 #include "core/base/cleanup.h"
@@ -24,10 +24,10 @@ struct hold {
     uint64_t step, incarnation;
     uint64_t decision_revision;
     unsigned refs;
-    int state;            /* enum hold_state */
-    bool maybe;           /* the key may be there */
-    int64_t lease;        /* that it was put under */
-    struct list waiters;  /* struct hold_waiter */
+    int state;           /* enum hold_state */
+    bool maybe;          /* the key may be there */
+    int64_t lease;       /* that it was put under */
+    struct list waiters; /* struct hold_waiter */
     struct meta_req req;
     struct loop_timer retry;
 };

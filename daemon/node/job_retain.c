@@ -7,8 +7,8 @@
  *     FORGOTTEN of every peer that the tombstone names and of every peer that is registered
  *                  --> the checkpoint's records go, tombstone last to be needed, in one transaction
  *
- * Nothing here must be remembered over a restart: the tombstone says all. Jobs that nobody coordinates are looked after by
- * the sweeper: the one daemon that holds cairn/v1/sweeper under its lease. */
+ * Nothing here must be remembered over a restart: the tombstone says all. Jobs that nobody coordinates are looked after
+ * by the sweeper: the one daemon that holds cairn/v1/sweeper under its lease. */
 #include "daemon/node/job_internal.h"
 
 #include "core/base/cleanup.h"

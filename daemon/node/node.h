@@ -4,6 +4,7 @@
 #ifndef CAIRN_DAEMON_NODE_NODE_H
 #define CAIRN_DAEMON_NODE_NODE_H
 
+#include "core/checkpoint/retention.h"
 #include "daemon/io/fabric.h"
 #include "daemon/io/plugins.h"
 #include "daemon/io/workers.h"
@@ -24,6 +25,8 @@ struct node_config {
     unsigned fragment_buffers;
     uint32_t fragment_late_ms, sync_late_ms, connect_ms, backoff_ms;
     uint32_t checkpoint_ms, lease_ms, meta_ms;
+    struct retention retention; /* of jobs without a rule */
+    uint32_t retention_ms;
 };
 struct node_deps {
     struct loop *loop;

@@ -68,6 +68,22 @@ void links_end_checkpoint(struct links *links, const char *job, uint64_t step, u
     links->ended_aborted += aborted;
 }
 
+void links_on_forgotten(struct links *links, links_forgotten_fn forgotten, void *arg)
+{
+    links->forgotten = forgotten;
+    links->forgotten_arg = arg;
+}
+
+void links_each_peer(struct links *links, void (*each)(void *arg, const char *peer, bool registered), void *arg)
+{
+    char name[16];
+
+    for (unsigned i = 0; i < links->npeers; i++) {
+        snprintf(name, sizeof name, "p%u", i);
+        each(arg, name, i < links->nregistered);
+    }
+}
+
 /* ---- blobs ----------------------------------------------------------------------------------- */
 
 static void blob_answer(struct loop_post *post)

@@ -14,6 +14,9 @@ struct links {
     uint64_t corrupt_step; /* its blobs are CORRUPT; 0: none */
     unsigned started, cancelled, reading;
     unsigned ended, ended_aborted;
+    unsigned npeers, nregistered; /* p0, p1, ...; the first ones are registered */
+    links_forgotten_fn forgotten;
+    void *forgotten_arg;
     struct list drains;
     struct list blobs;
 };

@@ -175,6 +175,8 @@ static void open_done(struct open_request *r, int code, const struct cairn_error
     o->done = true;
     o->code = code;
     o->c = c;
+    assert_true(!c == !r->ret_hold);
+    hold_release(r->ret_hold);
     cairn_error_copy(&o->err, err);
 }
 
