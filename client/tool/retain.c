@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int command(const struct tool *t, int kind, const char *job, uint64_t step, const char *argument, json_t **ret_answer)
+static int command(const struct tool *t, int kind, const char *job, uint64_t step, const char *argument,
+                   json_t **ret_answer)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct cairn_session *session;
@@ -42,7 +43,8 @@ static int change_step(struct tool *t, int kind, bool labelled, const char *says
     int r = command(t, kind, t->argv[1], step, t->argc > 3 ? t->argv[3] : NULL, &a);
     if (r == EXIT_OK && !t->json)
         printf("job %s, step %lld, incarnation %lld: %s%s%s\n", tool_text(a, "job"), (long long)tool_number(a, "step"),
-               (long long)tool_number(a, "incarnation"), says, labelled ? " " : "", labelled ? tool_text(a, "label") : "");
+               (long long)tool_number(a, "incarnation"), says, labelled ? " " : "",
+               labelled ? tool_text(a, "label") : "");
     json_decref(a);
     return r;
 }

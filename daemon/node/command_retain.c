@@ -68,7 +68,8 @@ void command_retain(struct query *q)
     struct cairn_error err = CAIRN_ERROR_INIT;
 
     if (!q->argument[0]) /* "keep all" by an oversight would be found out late */
-        query_fail(q, cairn_fail(&err, CAIRN_E_INVAL, "a retention rule is wanted: \"last=3\", \"all\", \"default\""), &err);
+        query_fail(q, cairn_fail(&err, CAIRN_E_INVAL, "a retention rule is wanted: \"last=3\", \"all\", \"default\""),
+                   &err);
     else
         command_change(q, CHANGE_RETAIN);
 }

@@ -10,6 +10,7 @@ struct links {
     struct loop *loop;
     bool hold_drains;      /* they wait for double_let_go */
     int fail_rank;         /* its drain fails; -1: nobody's */
+    bool hold_blobs;       /* gets wait for double_let_go */
     bool blobs_away;       /* gets are UNAVAILABLE */
     uint64_t corrupt_step; /* its blobs are CORRUPT; 0: none */
     unsigned started, cancelled, reading;
@@ -19,11 +20,15 @@ struct links {
     void *forgotten_arg;
     struct list drains;
     struct list blobs;
+    struct list calls; /* of blobs, that are held */
 };
 void double_init(struct links *l, struct loop *loop);
 void double_let_go(struct links *l);
 void double_free(struct links *l);
 /* Blobs are on the peers: a node that comes back finds them. */
 void double_move_blobs(struct links *from, struct links *to);
+
+/* The peer says that nothing of the step (of job j, incarnation 1) is left there. */
+void double_forgotten(struct links *l, const char *peer, uint64_t step);
 
 #endif
