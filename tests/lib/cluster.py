@@ -58,6 +58,7 @@ class Daemon:
             "meta": {"path": str(cluster.dir / "meta.db"), "lease_ms": 2000},
             "peer": {"reserve_mib": 1},
             "node": {},
+            "retention": {},
         }
         for key, value in options.items():
             section, option = key.split("__")
