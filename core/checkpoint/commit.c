@@ -11,6 +11,8 @@
  *         ^                                                                         UNDECIDED <----+  |
  *         +-----------------------decided otherwise, read back------------------------ COMMITTED <----+
  *
+ * A coordinator that adopts a dead one's checkpoint begins in FILLING.
+ *
  * The ranks are told of an abort when it is chosen as long as no commit was sent: nobody else can commit it. Once a
  * commit was sent they are told what the metadata says, and nothing before it was read. */
 #include "core/checkpoint/commit.h"
@@ -420,6 +422,22 @@ void commit_init(struct commit *c, uint64_t step, uint32_t world_size, uint32_t 
     *ret_effects = (struct commit_effects){0};
     commit_ask(c, ret_effects, COMMIT_WRITE_INTENT);
     assert(commit_invariant(c));
+}
+
+void commit_adopt(struct commit *c, uint64_t step, uint32_t world_size, uint32_t deadline_ms, uint8_t *rank)
+{
+    *c = (struct commit){.state = COMMIT_FILLING,
+                         .step = step,
+                         .world_size = world_size,
+                         .deadline_ms = deadline_ms,
+                         .rank = rank,
+                         .intent = true};
+    assert(commit_invariant(c));
+}
+
+uint32_t commit_absent(const struct commit *c)
+{
+    return c->world_size - c->nbegun;
 }
 
 void commit_step(struct commit *c, const struct commit_event *event, struct commit_effects *ret_effects)

@@ -96,6 +96,12 @@ struct commit {
 /* rank: world_size zeroed bytes that live as long as the machine. The first effect is to write the intent. */
 void commit_init(struct commit *c, uint64_t step, uint32_t world_size, uint32_t deadline_ms, uint8_t *rank,
                  struct commit_effects *ret_effects);
+/* The same for a checkpoint whose intent is known to be written, by a coordinator that is gone: no effect but what the
+ * events bring. Ranks show themselves by COMMIT_ON_BEGUN and COMMIT_ON_FILLED as ever; what the one before had made
+ * durable counts for nothing. */
+void commit_adopt(struct commit *c, uint64_t step, uint32_t world_size, uint32_t deadline_ms, uint8_t *rank);
+/* Ranks that have not even begun. */
+uint32_t commit_absent(const struct commit *c);
 /* Events that do not fit the state change nothing: late answers and repeats are harmless. */
 void commit_step(struct commit *c, const struct commit_event *event, struct commit_effects *ret_effects);
 bool commit_ended(const struct commit *c);

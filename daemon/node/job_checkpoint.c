@@ -374,6 +374,26 @@ void run_feed(struct run *run, const struct commit_event *event)
         run_effect(run, fx.what[i], fx.again);
 }
 
+/* Who has handed its snapshot back by now has the usual time; who has not is not waited for. */
+static void run_grace_over(struct run *run)
+{
+    const struct jobs *jobs = run->job->jobs;
+    char why[128];
+
+    run->adopted = false;
+    snprintf(why, sizeof why, "it did not hand its snapshot back within %u ms of the restart of cairnd",
+             jobs->config.lease_ms * JOB_GRACE_LEASES);
+    for (uint32_t i = 0; i < run->machine.world_size; i++) {
+        if (run->machine.rank[i] != COMMIT_ABSENT)
+            continue;
+        run_feed(run, &(struct commit_event){.type = COMMIT_ON_DROPPED, .rank = i, .reason = why});
+        break;
+    }
+    if (!run->over)
+        loop_timer_after(jobs->deps.loop, &run->deadline, jobs->config.checkpoint_ms);
+    run_maybe_free(run);
+}
+
 static void run_late(struct loop_timer *timer)
 {
     struct run *run = timer->arg;
@@ -381,6 +401,10 @@ static void run_late(struct loop_timer *timer)
     struct rank_save *save = rank < run->machine.world_size ? run->saves[rank] : NULL;
     char why[WIRE_TEXT / 2] = "";
 
+    if (run->adopted) {
+        run_grace_over(run);
+        return;
+    }
     if (save && save->draining)
         drain_why(save->drain, why, sizeof why);
     run_event_because(run, COMMIT_ON_DEADLINE, CAIRN_E_TIMEOUT, why);
@@ -476,10 +500,9 @@ static int run_alloc(struct job *job, uint64_t step, struct run **ret_run, struc
     return 0;
 }
 
-int run_new(struct job *job, uint64_t step, struct run **ret_run, struct cairn_error *err)
+static int run_enlist(struct job *job, uint64_t step, uint32_t deadline_ms, struct run **ret_run,
+                      struct cairn_error *err)
 {
-    uint32_t deadline_ms = job->jobs->config.checkpoint_ms;
-    struct commit_effects fx;
     struct run *run = NULL;
 
     int r = run_alloc(job, step, &run, err);
@@ -495,6 +518,36 @@ int run_new(struct job *job, uint64_t step, struct run **ret_run, struct cairn_e
     list_push_back(&job->runs, &run->link);
     job->nruns++;
     loop_timer_after(job->jobs->deps.loop, &run->deadline, deadline_ms);
+    *ret_run = run;
+    return 0;
+}
+
+int run_adopt(struct job *job, uint64_t step, struct run **ret_run, struct cairn_error *err)
+{
+    const struct jobs_config *config = &job->jobs->config;
+    uint32_t grace_ms = config->lease_ms * JOB_GRACE_LEASES;
+    struct run *run;
+    int r = run_enlist(job, step, grace_ms < config->checkpoint_ms ? grace_ms : config->checkpoint_ms, &run, err);
+
+    if (r < 0)
+        return r;
+    run->adopted = true;
+    commit_adopt(&run->machine, step, job->inc.world_size, config->checkpoint_ms, run->ranks);
+    log_line(LOG_NOTICE, "job %s: step %llu of incarnation %llu was left undecided and goes on", job->name,
+             (unsigned long long)step, (unsigned long long)run->incarnation);
+    *ret_run = run;
+    return 0;
+}
+
+int run_new(struct job *job, uint64_t step, struct run **ret_run, struct cairn_error *err)
+{
+    uint32_t deadline_ms = job->jobs->config.checkpoint_ms;
+    struct commit_effects fx;
+    struct run *run;
+    int r = run_enlist(job, step, deadline_ms, &run, err);
+
+    if (r < 0)
+        return r;
     commit_init(&run->machine, step, job->inc.world_size, deadline_ms, run->ranks, &fx);
     for (unsigned i = 0; i < fx.n; i++)
         run_effect(run, fx.what[i], fx.again);

@@ -14,6 +14,7 @@
 #define JOB_REMEMBERED 16 /* decided steps whose fate a late rank is told */
 #define JOB_PAUSE_MS 100  /* first pause before the metadata is asked again; doubles */
 #define JOB_MAX_PAUSE_MS 2000
+#define JOB_GRACE_LEASES 2 /* so long the ranks of a dead daemon may take to hand their snapshots back */
 #define LOAD_IN_FLIGHT 16 /* manifests read at once */
 
 struct jobs {
@@ -32,6 +33,7 @@ struct jobs {
     struct meta_req lease_req;
     struct loop_timer lease_timer;
     unsigned posts; /* of requests that only wait for their done() */
+    bool leaving; /* sessions that end now end because the daemon does: nothing is given up for them */
     bool stopping;
     void (*stopped)(void *arg);
     void *stopped_arg;
@@ -91,6 +93,9 @@ struct job {
     struct record_incarnation next; /* being raised to */
     struct known *leftovers;        /* undecided checkpoints that nobody works on */
     size_t nleftovers;
+    struct known sweeping; /* the one that is being aborted */
+    struct loop_timer grace_timer;
+    uint64_t grace_ns; /* until then ranks may come back for leftovers; 0: not begun */
     bool decided; /* last_decided is one, of the current incarnation */
     uint64_t last_decided;
     struct remembered remembered[JOB_REMEMBERED];
@@ -123,6 +128,10 @@ void job_fence(struct job *job);
 void job_lost(struct job *job, const char *by_node);
 void job_remember(struct job *job, uint64_t step, uint64_t incarnation, bool committed, const char *reason);
 const struct remembered *job_recall(const struct job *job, uint64_t step, uint64_t incarnation);
+/* The next leftover to be swept, or -1: those of a dead daemon have a grace. */
+ptrdiff_t job_next_leftover(struct job *job);
+/* Forgets that it was left over. False when it was not. */
+bool job_take_leftover(struct job *job, uint64_t step, uint64_t incarnation);
 void job_not_applied(struct job *job, const struct cairn_meta_result *result);
 void job_free(struct job *job);
 /* job_join.c: the first of the joins. */
@@ -170,6 +179,7 @@ struct run {
     bool known; /* the last event said what the metadata holds */
     bool over;  /* the machine ended, or the daemon stops */
     bool links_ended;
+    bool adopted; /* another daemon wrote its intent; its ranks have a grace to show themselves */
 };
 struct rank_save {
     struct run *run;
@@ -181,6 +191,7 @@ struct rank_save {
     const struct cairn_layout *layout;
     const char *arena;
     const uint32_t *pages;
+    uint32_t attempt; /* the first of its fragments */
     bool filled;
     bool durable, durable_told, told;
     struct drain *drain;
@@ -193,6 +204,8 @@ struct rank_save {
 bool job_works_on(const struct job *job, uint64_t step, uint64_t incarnation);
 struct run *job_find_run(const struct job *job, uint64_t step, uint64_t incarnation);
 int run_new(struct job *job, uint64_t step, struct run **ret_run, struct cairn_error *err);
+/* For a checkpoint of the current incarnation whose intent was found undecided. */
+int run_adopt(struct job *job, uint64_t step, struct run **ret_run, struct cairn_error *err);
 void run_feed(struct run *run, const struct commit_event *event);
 /* Frees it when nothing is left. */
 void run_maybe_free(struct run *run);

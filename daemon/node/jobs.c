@@ -8,8 +8,8 @@
  *
  * READING takes one snapshot of the job's records. CLAIMING writes the coordinator's key under the lease, comparing
  * what was read; a key of this very node under another start is a dead daemon's, for the socket's lock lets only one
- * live. SWEEPING aborts what that one left undecided. Every answer that is unknown leads back to READING. One lease
- * carries all jobs. */
+ * live. SWEEPING aborts what that one left undecided, once its ranks have had time to come back for it. Every answer
+ * that is unknown leads back to READING. One lease carries all jobs. */
 #include "daemon/node/job_internal.h"
 
 #include "core/base/cleanup.h"
@@ -47,6 +47,11 @@ static void job_retry(struct loop_timer *timer)
     job_tick(job);
 }
 
+static void job_grace_over(struct loop_timer *timer)
+{
+    job_tick(timer->arg);
+}
+
 struct job *jobs_find_or_add(struct jobs *jobs, const char *name)
 {
     struct job *job = jobs_find(jobs, name);
@@ -73,6 +78,7 @@ void job_free(struct job *job)
 
     assert(list_empty(&job->runs) && list_empty(&job->joins) && !job->posted);
     loop_timer_cancel(jobs->deps.loop, &job->retry);
+    loop_timer_cancel(jobs->deps.loop, &job->grace_timer);
     list_for_each_safe (it, &job->members)
         free(container_of(it, struct member, link));
     list_remove(&job->link);
@@ -182,6 +188,18 @@ static int job_find_leftovers(struct job *job, const struct view *v, struct cair
     return 0;
 }
 
+/* What a daemon before this one decided lately: ranks that come back ask for it. */
+static void job_remember_decided(struct job *job, const struct view *v)
+{
+    for (size_t i = v->n > JOB_REMEMBERED ? v->n - JOB_REMEMBERED : 0; i < v->n && job->nremembered < JOB_REMEMBERED; i++) {
+        const struct known *k = &v->known[i];
+        if (k->incarnation != job->inc.incarnation || k->fate == KNOWN_UNDECIDED ||
+            job_recall(job, k->step, k->incarnation))
+            continue;
+        job_remember(job, k->step, k->incarnation, k->fate == KNOWN_COMMITTED, v->decisions[i].reason);
+    }
+}
+
 static bool view_held_here(const struct jobs *jobs, const struct view *v)
 {
     return v->coordinator_revision && strcmp(v->coordinator.node, jobs->node) == 0 &&
@@ -230,6 +248,7 @@ static void job_read_done(struct meta_req *req, const struct cairn_meta_result *
     } else {
         job_learn(job, &v);
         job->decided = known_last_decided(v.known, v.n, v.inc.incarnation, &job->last_decided);
+        job_remember_decided(job, &v);
         job->coordinator_revision = v.coordinator_revision;
         job->held = view_held_here(job->jobs, &v);
         job->valid = true;
@@ -307,13 +326,48 @@ static void job_claim(struct job *job)
     bytes_free(&value);
 }
 
+/* Only the current start's ranks can come back: what older ones left is over. */
+static bool has_grace(const struct job *job, const struct known *k)
+{
+    return k->incarnation == job->inc.incarnation && !job_recall(job, k->step, k->incarnation);
+}
+
+ptrdiff_t job_next_leftover(struct job *job)
+{
+    struct jobs *jobs = job->jobs;
+    uint64_t grace_ns = (uint64_t)jobs->config.lease_ms * JOB_GRACE_LEASES * 1000000, now = loop_now_ns(jobs->deps.loop);
+
+    if (job->nleftovers > 0 && job->grace_ns == 0)
+        job->grace_ns = now + grace_ns;
+    for (size_t i = job->nleftovers; i-- > 0;)
+        if (now >= job->grace_ns || !has_grace(job, &job->leftovers[i]))
+            return (ptrdiff_t)i;
+    if (job->nleftovers > 0 && !job->retrying) {
+        job->grace_timer = (struct loop_timer){
+            .fire = job_grace_over, .arg = job, .heap_index = job->grace_timer.heap_index};
+        loop_timer_after(jobs->deps.loop, &job->grace_timer, (job->grace_ns - now) / 1000000 + 1);
+    }
+    return -1;
+}
+
+bool job_take_leftover(struct job *job, uint64_t step, uint64_t incarnation)
+{
+    for (size_t i = 0; i < job->nleftovers; i++) {
+        if (job->leftovers[i].step != step || job->leftovers[i].incarnation != incarnation)
+            continue;
+        job->leftovers[i] = job->leftovers[--job->nleftovers];
+        return true;
+    }
+    return false;
+}
+
 static void job_sweep_done(struct meta_req *req, const struct cairn_meta_result *result)
 {
     struct job *job = req->arg;
 
     job->phase = JOB_IDLE;
     if (result->code == 0 && result->succeeded) {
-        struct known *k = &job->leftovers[--job->nleftovers];
+        const struct known *k = &job->sweeping;
         if (!job_recall(job, k->step, k->incarnation))
             job_remember(job, k->step, k->incarnation, false, "its daemon was restarted before it was durable");
         links_end_checkpoint(job->jobs->deps.links, job->name, k->step, k->incarnation, true);
@@ -325,17 +379,22 @@ static void job_sweep_done(struct meta_req *req, const struct cairn_meta_result 
     job_tick(job);
 }
 
-static void job_sweep(struct job *job)
+static void job_sweep(struct job *job, ptrdiff_t at)
 {
-    const struct known *k = &job->leftovers[job->nleftovers - 1];
-    const struct remembered *mine = job_recall(job, k->step, k->incarnation); /* given up without an answer */
+    const struct known *k = &job->sweeping;
+    const struct remembered *mine; /* given up without an answer */
     struct cairn_error err = CAIRN_ERROR_INIT;
     char reason[WIRE_TEXT];
 
+    /* Taken off the list: from here it can only be aborted, and an answer that is unknown lists it again. */
+    job->sweeping = job->leftovers[at];
+    job_take_leftover(job, k->step, k->incarnation);
+    mine = job_recall(job, k->step, k->incarnation);
     if (mine)
         snprintf(reason, sizeof reason, "%s", mine->reason);
     else
-        snprintf(reason, sizeof reason, "cairnd on node %s restarted before it was durable", job->jobs->node);
+        snprintf(reason, sizeof reason, "cairnd on node %s restarted before it was durable, and its ranks did not come back",
+                 job->jobs->node);
     job->phase = JOB_SWEEPING;
     job->req = (struct meta_req){.done = job_sweep_done, .arg = job};
     int r = view_send_abort(job->jobs, job->name, k->step, k->incarnation, reason, &job->req, &err);
@@ -392,6 +451,8 @@ static bool job_wanted(const struct job *job)
 
 void job_tick(struct job *job)
 {
+    ptrdiff_t leftover;
+
     if (job->jobs->stopping) {
         jobs_maybe_stopped(job->jobs);
         return;
@@ -406,8 +467,8 @@ void job_tick(struct job *job)
         job_read(job);
     else if (!job->held)
         job_claim(job);
-    else if (job->nleftovers > 0)
-        job_sweep(job);
+    else if ((leftover = job_next_leftover(job)) >= 0)
+        job_sweep(job, leftover);
     else if (!list_empty(&job->joins))
         job_join_next(job);
 }
@@ -479,6 +540,11 @@ void jobs_maybe_stopped(struct jobs *jobs)
     loop_defer(jobs->deps.loop, &jobs->stop_post);
 }
 
+void jobs_leave(struct jobs *jobs)
+{
+    jobs->leaving = true;
+}
+
 void jobs_stop(struct jobs *jobs, void (*done)(void *arg), void *arg)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -492,6 +558,7 @@ void jobs_stop(struct jobs *jobs, void (*done)(void *arg), void *arg)
     list_for_each (it, &jobs->jobs) {
         struct job *job = container_of(it, struct job, link);
         loop_timer_cancel(jobs->deps.loop, &job->retry);
+        loop_timer_cancel(jobs->deps.loop, &job->grace_timer);
         job_fail_joins(job, r, &err);
         list_for_each_safe (at, &job->runs)
             run_stop(container_of(at, struct run, link));
