@@ -201,7 +201,7 @@ static int memory(uint64_t len, int seals, char **ret_map)
 static void on_open(struct fake *f, struct connection *c, enum fake_fault fault, const struct local_open *m)
 {
     struct local_opened a = {.session = 1};
-    int fd = -1;
+    int fd = -1, fds[2];
 
     c->open = *m;
     local_header_init(&a.h, LOCAL_OPENED, sizeof(a), m->h.id);
@@ -218,7 +218,8 @@ static void on_open(struct fake *f, struct connection *c, enum fake_fault fault,
             fd = eventfd(0, EFD_CLOEXEC);
         }
     }
-    answer(f, c, fault, &a, sizeof(a), &fd, fd >= 0);
+    fds[0] = fds[1] = fd; /* there is no ledger here: a client only keeps its descriptor */
+    answer(f, c, fault, &a, sizeof(a), fds, fd >= 0 ? 2 : 0);
     if (fd >= 0)
         close(fd);
 }
@@ -515,6 +516,9 @@ static void obey(struct fake *f, struct connection *c, enum fake_fault fault, co
     switch (h->type) {
     case LOCAL_OPEN:
         on_open(f, c, fault, m);
+        break;
+    case LOCAL_HAND_BACK: /* images stay, arenas do not */
+        send_error(c->fd, h->id, CAIRN_E_INVAL, "the fake wants no arena back");
         break;
     case LOCAL_LAYOUT:
         on_layout(f, c, m, fds[0]);
