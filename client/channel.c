@@ -470,8 +470,9 @@ static int wait_locked(struct channel *c, channel_ready_fn ready, const void *ar
         if (turn == TURN_SIGNAL && interruptible)
             return ready(arg) ? 0 : cairn_fail(err, CAIRN_E_INTR, "a signal came");
         if (left == 0 && (turn == TURN_NOTHING || ++late > LATE_MESSAGES))
-            return ready(arg) ? 0 : cairn_fail(err, CAIRN_E_TIMEOUT, "cairnd at %s has not answered in time",
-                                                     c->path ? c->path : "its socket");
+            return ready(arg) ? 0
+                              : cairn_fail(err, CAIRN_E_TIMEOUT, "cairnd at %s has not answered in time",
+                                           c->path ? c->path : "its socket");
     }
 }
 

@@ -265,11 +265,8 @@ static int seal_pages(struct cairn_save *s, struct sealing *g, struct cairn_erro
 
 static int seal_copy(struct cairn_save *s, struct sealing *g, struct cairn_error *err)
 {
-    struct image_copy copy = {.layout = &s->layout,
-                              .sources = s->sources,
-                              .arena = s->arena,
-                              .pages = g->pages,
-                              .path = copy_best()};
+    struct image_copy copy = {
+        .layout = &s->layout, .sources = s->sources, .arena = s->arena, .pages = g->pages, .path = copy_best()};
     int r = image_order(&s->layout, &g->order, &copy.norder, err);
 
     copy.order = g->order;

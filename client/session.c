@@ -219,8 +219,8 @@ static bool may_pass(int code)
     return code == CAIRN_E_UNAVAILABLE || code == CAIRN_E_EXISTS || code == CAIRN_E_BUSY;
 }
 
-static int attach_until(struct cairn_session *s, int64_t retry_ns, int64_t limit_ns,
-                        struct attachment **ret_attachment, struct cairn_error *err)
+static int attach_until(struct cairn_session *s, int64_t retry_ns, int64_t limit_ns, struct attachment **ret_attachment,
+                        struct cairn_error *err)
 {
     for (uint32_t pause_ms = RETRY_MS;; pause_ms = pause_ms < MAX_RETRY_MS / 2 ? 2 * pause_ms : MAX_RETRY_MS) {
         int r = attachment_new(s, limit_ns, ret_attachment, err);

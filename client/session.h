@@ -46,8 +46,8 @@ struct cairn_session {
     pthread_mutex_t lock;
     pthread_cond_t attached; /* CLOCK_MONOTONIC */
     bool attaching;
-    struct arena *arena;    /* of the newest attachment that had one; NULL before, and for an observer */
-    uint64_t arenas;        /* ever mapped */
+    struct arena *arena;           /* of the newest attachment that had one; NULL before, and for an observer */
+    uint64_t arenas;               /* ever mapped */
     struct attachment *attachment; /* NULL when the connection was lost and not replaced yet */
     uint64_t incarnation;          /* of the newest attachment; atomic */
 };

@@ -51,9 +51,9 @@ struct ledger_header {
     uint64_t generation;               /* how many ledgers this arena has had */
     uint32_t rank;
     uint32_t world_size;
-    uint32_t uid;        /* whose processes may use the arena */
-    uint32_t pid;        /* that uses it, as the daemon sees it; 0: none */
-    uint64_t pid_start;  /* when that began, in clock ticks: a number may be used again */
+    uint32_t uid;       /* whose processes may use the arena */
+    uint32_t pid;       /* that uses it, as the daemon sees it; 0: none */
+    uint64_t pid_start; /* when that began, in clock ticks: a number may be used again */
     char job[CAIRN_MAX_NAME + 1];
     char start_id[CAIRN_MAX_NAME + 1];
     uint8_t pad[6];
@@ -70,8 +70,8 @@ struct ledger_save {
     uint64_t layout_at;    /* within the heap */
     uint64_t layout_len;
     uint32_t nparts;
-    uint32_t attempt;    /* fragments of this save carry at least this one: earlier ones are another daemon's */
-    uint64_t pages_sum;  /* XXH3-64 of the page numbers, by part, as granted */
+    uint32_t attempt;   /* fragments of this save carry at least this one: earlier ones are another daemon's */
+    uint64_t pages_sum; /* XXH3-64 of the page numbers, by part, as granted */
     uint64_t reserved[5];
     uint64_t check; /* XXH3-64 of everything between state and here */
 };

@@ -263,8 +263,7 @@ static void arena_drop_unowned(struct arena *a)
     }
 }
 
-int arenas_too_full(const struct arenas *as, const struct arena_user *u, uint64_t bytes,
-                           struct cairn_error *err)
+int arenas_too_full(const struct arenas *as, const struct arena_user *u, uint64_t bytes, struct cairn_error *err)
 {
     return cairn_fail(err, CAIRN_E_TOO_LARGE,
                       "an arena of %llu MiB for job %s rank %u does not fit: %llu of %llu MiB are in use "

@@ -86,8 +86,9 @@ static int read_ledger(struct arena_offer *o, int fd, uint64_t file_len, struct 
 {
     struct ledger_header h;
     uint64_t len = 0;
-    int r = file_len < sizeof h ? cairn_fail(err, CAIRN_E_CORRUPT, "a ledger of %llu bytes", (unsigned long long)file_len)
-                                : read_all(fd, &h, sizeof h, err);
+    int r = file_len < sizeof h
+                ? cairn_fail(err, CAIRN_E_CORRUPT, "a ledger of %llu bytes", (unsigned long long)file_len)
+                : read_all(fd, &h, sizeof h, err);
 
     if (r == 0)
         r = ledger_copy_len(&h, file_len, &len, err);

@@ -29,7 +29,7 @@ struct node {
     struct list sessions;
     unsigned nsessions;
     struct list recoveries; /* of struct recovery: arenas whose saves wait for their job */
-    uint64_t next_id; /* of sessions and restores */
+    uint64_t next_id;       /* of sessions and restores */
     uint64_t windows_used_bytes;
     bool stopping;
     void (*stopped)(void *arg);
@@ -72,7 +72,7 @@ struct session {
 
     char job[CAIRN_MAX_NAME + 1];
     uint32_t rank, world_size;
-    uint64_t arena_bytes;  /* asked for */
+    uint64_t arena_bytes; /* asked for */
     char start_id[CAIRN_MAX_NAME + 1];
     struct member *member; /* NULL for an observer */
     struct arena *arena;
@@ -80,7 +80,7 @@ struct session {
     bool offering;             /* a HAND_BACK is being read */
     struct arena_offer *offer; /* what was handed back, until OPEN */
     bool copying;              /* its process was writing to it then */
-    struct list layouts; /* of struct shared_layout, newest first */
+    struct list layouts;       /* of struct shared_layout, newest first */
     unsigned nlayouts;
     struct list saves;    /* of struct session_save */
     struct list restores; /* of struct restore */
@@ -111,7 +111,7 @@ void node_recover_stop(struct node *node);
 int sealed_memfd(const char *name, const void *data, size_t len, int *ret_fd, struct cairn_error *err);
 
 /* ---- session_layout.c ------------------------------------------------------------------------ */
-void session_on_layout(struct session *s, const struct local_layout *m, int fd); /* takes fd */
+void session_on_layout(struct session *s, const struct local_layout *m, int fd);           /* takes fd */
 struct shared_layout *session_find_layout(struct session *s, uint64_t low, uint64_t high); /* borrowed; NULL: unknown */
 
 /* ---- session_save.c: grants, filled snapshots ------------------------------------------------ */

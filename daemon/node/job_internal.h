@@ -15,7 +15,7 @@
 #define JOB_PAUSE_MS 100  /* first pause before the metadata is asked again; doubles */
 #define JOB_MAX_PAUSE_MS 2000
 #define JOB_GRACE_LEASES 2 /* so long the ranks of a dead daemon may take to hand their snapshots back */
-#define LOAD_IN_FLIGHT 16 /* manifests read at once */
+#define LOAD_IN_FLIGHT 16  /* manifests read at once */
 
 struct jobs {
     struct jobs_deps deps;
@@ -33,7 +33,7 @@ struct jobs {
     struct meta_req lease_req;
     struct loop_timer lease_timer;
     unsigned posts; /* of requests that only wait for their done() */
-    bool leaving; /* sessions that end now end because the daemon does: nothing is given up for them */
+    bool leaving;   /* sessions that end now end because the daemon does: nothing is given up for them */
     bool stopping;
     void (*stopped)(void *arg);
     void *stopped_arg;
@@ -96,7 +96,7 @@ struct job {
     struct known sweeping; /* the one that is being aborted */
     struct loop_timer grace_timer;
     uint64_t grace_ns; /* until then ranks may come back for leftovers; 0: not begun */
-    bool decided; /* last_decided is one, of the current incarnation */
+    bool decided;      /* last_decided is one, of the current incarnation */
     uint64_t last_decided;
     struct remembered remembered[JOB_REMEMBERED];
     unsigned nremembered; /* since the start; the last JOB_REMEMBERED are kept */

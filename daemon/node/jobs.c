@@ -191,7 +191,8 @@ static int job_find_leftovers(struct job *job, const struct view *v, struct cair
 /* What a daemon before this one decided lately: ranks that come back ask for it. */
 static void job_remember_decided(struct job *job, const struct view *v)
 {
-    for (size_t i = v->n > JOB_REMEMBERED ? v->n - JOB_REMEMBERED : 0; i < v->n && job->nremembered < JOB_REMEMBERED; i++) {
+    for (size_t i = v->n > JOB_REMEMBERED ? v->n - JOB_REMEMBERED : 0; i < v->n && job->nremembered < JOB_REMEMBERED;
+         i++) {
         const struct known *k = &v->known[i];
         if (k->incarnation != job->inc.incarnation || k->fate == KNOWN_UNDECIDED ||
             job_recall(job, k->step, k->incarnation))
@@ -335,7 +336,8 @@ static bool has_grace(const struct job *job, const struct known *k)
 ptrdiff_t job_next_leftover(struct job *job)
 {
     struct jobs *jobs = job->jobs;
-    uint64_t grace_ns = (uint64_t)jobs->config.lease_ms * JOB_GRACE_LEASES * 1000000, now = loop_now_ns(jobs->deps.loop);
+    uint64_t grace_ns = (uint64_t)jobs->config.lease_ms * JOB_GRACE_LEASES * 1000000,
+             now = loop_now_ns(jobs->deps.loop);
 
     if (job->nleftovers > 0 && job->grace_ns == 0)
         job->grace_ns = now + grace_ns;
@@ -343,8 +345,8 @@ ptrdiff_t job_next_leftover(struct job *job)
         if (now >= job->grace_ns || !has_grace(job, &job->leftovers[i]))
             return (ptrdiff_t)i;
     if (job->nleftovers > 0 && !job->retrying) {
-        job->grace_timer = (struct loop_timer){
-            .fire = job_grace_over, .arg = job, .heap_index = job->grace_timer.heap_index};
+        job->grace_timer =
+            (struct loop_timer){.fire = job_grace_over, .arg = job, .heap_index = job->grace_timer.heap_index};
         loop_timer_after(jobs->deps.loop, &job->grace_timer, (job->grace_ns - now) / 1000000 + 1);
     }
     return -1;
@@ -393,8 +395,8 @@ static void job_sweep(struct job *job, ptrdiff_t at)
     if (mine)
         snprintf(reason, sizeof reason, "%s", mine->reason);
     else
-        snprintf(reason, sizeof reason, "cairnd on node %s restarted before it was durable, and its ranks did not come back",
-                 job->jobs->node);
+        snprintf(reason, sizeof reason,
+                 "cairnd on node %s restarted before it was durable, and its ranks did not come back", job->jobs->node);
     job->phase = JOB_SWEEPING;
     job->req = (struct meta_req){.done = job_sweep_done, .arg = job};
     int r = view_send_abort(job->jobs, job->name, k->step, k->incarnation, reason, &job->req, &err);

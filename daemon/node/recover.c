@@ -77,11 +77,8 @@ static void recovery_join(struct loop_timer *t)
     struct recovery *r = t->arg;
     const struct arena *a = r->arena;
 
-    r->join = (struct join_request){.rank = a->rank,
-                                    .world_size = a->world_size,
-                                    .timeout_ms = RECOVER_JOIN_MS,
-                                    .done = recovery_joined,
-                                    .arg = r};
+    r->join = (struct join_request){
+        .rank = a->rank, .world_size = a->world_size, .timeout_ms = RECOVER_JOIN_MS, .done = recovery_joined, .arg = r};
     snprintf(r->join.job, sizeof r->join.job, "%s", a->job);
     snprintf(r->join.start_id, sizeof r->join.start_id, "%s", a->start_id);
     r->joining = true;

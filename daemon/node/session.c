@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A session: one client's connection.
  *
- * accept -> (HAND_BACK ->) OPEN -> jobs_join -> arena -> OPENED -> requests ... -> end of file, death of the process, or a broken rule
+ * accept -> (HAND_BACK ->) OPEN -> jobs_join -> arena -> OPENED -> requests ... -> end of file, death of the process,
+ * or a broken rule
  *
  * The process is watched by a pidfd: the end of the socket is no proof of its death (children inherit descriptors), and
  * its death ends the session though a child still holds the socket. Whatever a client sends, the worst it can do is

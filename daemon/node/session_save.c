@@ -366,7 +366,7 @@ void session_leave_saves(struct session *s)
         list_remove(&sv->link);
         sv->session = NULL;
         if (!sv->filled && !sv->failed && sv->snapshot && snapshot_is_filled(sv->snapshot))
-            save_start_drain(sv); /* it died between its last byte and telling us */
+            save_start_drain(sv);                                  /* it died between its last byte and telling us */
         else if (!sv->filled && (sv->ended || !s->node->stopping)) /* what is begun, the next daemon may go on with */
             save_left_unfilled(sv, alive);
     }

@@ -32,7 +32,8 @@ struct options {
     bool empty;    /* no tensor at all */
 };
 
-/* Memory whose first touch waits for the test: a copy stops in it. One at a time, for a signal handler has no argument. */
+/* Memory whose first touch waits for the test: a copy stops in it. One at a time, for a signal handler has no argument.
+ */
 static struct {
     char *memory;
     size_t len;
@@ -407,8 +408,7 @@ int main(int argc, char **argv)
         {"bytes", 1, NULL, 'b'}, {"first", 1, NULL, 'f'},    {"count", 1, NULL, 'n'},     {"seed", 1, NULL, 's'},
         {"step", 1, NULL, 'p'},  {"no-wait", 0, NULL, 'N'},  {"timeout", 1, NULL, 't'},   {"arena-mib", 1, NULL, 'a'},
         {"case", 1, NULL, 'c'},  {"tiny", 1, NULL, 'y'},     {"take-over", 0, NULL, 'o'}, {"empty", 0, NULL, 'e'},
-        {"pause", 0, NULL, 'P'}, {"rounds", 1, NULL, 'R'},
-        {NULL, 0, NULL, 0}};
+        {"pause", 0, NULL, 'P'}, {"rounds", 1, NULL, 'R'},   {NULL, 0, NULL, 0}};
     struct options o = {.job = "test",
                         .start_id = "first",
                         .bad_case = "",

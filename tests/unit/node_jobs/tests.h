@@ -5,6 +5,11 @@
 void starts_are_adopted_raised_or_refused(void **state);
 void another_node_holds_the_job(void **state);
 void a_restarted_daemon_aborts_leftovers(void **state);
+void ranks_go_on_under_a_restarted_daemon(void **state);
+void a_rank_that_does_not_come_back_is_named(void **state);
+void what_was_decided_is_said_to_who_comes_back(void **state);
+void a_new_start_waits_for_no_leftovers(void **state);
+void a_stop_gives_nothing_up(void **state);
 void a_lost_lease_is_taken_again(void **state);
 void a_job_lost_to_another_node(void **state);
 void a_take_over_fences(void **state);
