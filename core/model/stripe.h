@@ -19,10 +19,10 @@ uint32_t cairn_chunk_parts(const struct cairn_layout *l, uint32_t first_part, un
 
 /* One encoded part as manifests and fragment headers record it. */
 struct cairn_part_code {
-    uint16_t codec;     /* cairn_codec_ops.id; 0 raw */
-    uint16_t params;    /* of the codec; 0 today */
-    uint32_t plain_len; /* 1 .. CAIRN_PART */
-    uint32_t coded_len; /* 1 .. CAIRN_PART */
+    uint16_t codec;      /* cairn_codec_ops.id; 0 raw */
+    uint16_t params;     /* of the codec; 0 today */
+    uint32_t plain_len;  /* 1 .. CAIRN_PART */
+    uint32_t coded_len;  /* 1 .. CAIRN_PART */
 };
 
 #endif
