@@ -20,6 +20,11 @@ void sha256(const void *data, size_t len, uint8_t ret_digest[SHA256_LEN])
     SHA256(data, len, ret_digest);
 }
 
+uint32_t blob_attempt(const uint8_t digest[SHA256_LEN])
+{
+    return (uint32_t)digest[0] | (uint32_t)digest[1] << 8 | (uint32_t)digest[2] << 16 | (uint32_t)digest[3] << 24;
+}
+
 /* ---- put
  * ---------------------------------------------------------------------------------------------------------------------
  */
@@ -250,6 +255,7 @@ void blob_put(struct links *links, const struct fragment_key *key, uint64_t fenc
     w->ncopies = copies < 1 ? 1 : copies > CAIRN_MAX_M + 1 ? CAIRN_MAX_M + 1 : copies;
     w->ref.len = len;
     sha256(data, len, w->ref.sha256);
+    w->key.attempt = blob_attempt(w->ref.sha256);
     snprintf(w->stream.job, sizeof w->stream.job, "%s", key->job);
     w->stream.step = key->step;
     w->stream.incarnation = key->incarnation;
@@ -437,6 +443,7 @@ void blob_get(struct links *links, const struct fragment_key *key, const struct 
         abort(); /* a get that can neither succeed nor fail */
     b->links = links;
     b->key = *key;
+    b->key.attempt = blob_attempt(ref->sha256);
     b->ref = *ref;
     b->pieces = (uint32_t)((ref->len + CAIRN_PART - 1) / CAIRN_PART);
     b->done = done;
