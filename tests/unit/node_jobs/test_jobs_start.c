@@ -91,8 +91,9 @@ void a_restarted_daemon_aborts_leftovers(void **state)
 }
 
 /* A daemon that was killed while its ranks had filled the step; its successor on f->b has been joined by all. */
-static void killed_while_draining(struct fixture *f, uint32_t world, struct save *old, struct member **ranks)
+static void killed_while_draining(struct fixture *f, uint32_t world, struct member **ranks)
 {
+    static struct save old[2]; /* they end with the fixture, after the test */
     struct member *before[2];
 
     machine_start(f, &f->a, "n0", 1, 10000);
@@ -115,9 +116,9 @@ void ranks_go_on_under_a_restarted_daemon(void **state)
 {
     struct fixture *f = *state;
     struct member *r[2];
-    struct save old[2], s[2], third;
+    struct save s[2], third;
 
-    killed_while_draining(f, 2, old, r);
+    killed_while_draining(f, 2, r);
     for (unsigned i = 0; i < 2; i++)
         assert_int_equal(resume(f, r[i], 40, &s[i]), 0);
     assert_int_equal(resume(f, r[0], 40, &third), CAIRN_E_EXISTS); /* once is enough */
@@ -145,9 +146,9 @@ void a_rank_that_does_not_come_back_is_named(void **state)
 {
     struct fixture *f = *state;
     struct member *r[2];
-    struct save old[2], s;
+    struct save s;
 
-    killed_while_draining(f, 2, old, r);
+    killed_while_draining(f, 2, r);
     assert_int_equal(resume(f, r[0], 40, &s), 0);
     fill(f, &s);
     turn_until(&f->b, &s.ended);
@@ -188,9 +189,9 @@ void a_new_start_waits_for_no_leftovers(void **state)
 {
     struct fixture *f = *state;
     struct member *r, *next;
-    struct save old, s;
+    struct save s;
 
-    killed_while_draining(f, 1, &old, &r);
+    killed_while_draining(f, 1, &r);
     member_leave(r);
     assert_int_equal(join(f, &f->b, "j", "b", 0, 1, true, &next), 0);
     assert_int_equal(member_incarnation(next), 2);
