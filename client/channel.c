@@ -23,8 +23,7 @@
 
 #define LATE_MESSAGES 256 /* read after the deadline at most: a daemon that floods us must not hold us */
 
-/* ---- the futex that followers sleep on ----------------------------------------------------------------------------
- */
+/* ---- the futex that followers sleep on -------------------------------------------------------- */
 
 /* Not a condition variable: its waits hide signals, and cairn_save_wait owes the caller INTR. */
 static long futex(uint32_t *word, int op, uint32_t value, const struct timespec *until)
@@ -267,12 +266,6 @@ static uint32_t next_id(struct channel *c)
     return c->next_id;
 }
 
-int channel_send(struct channel *c, struct channel_request *r, struct local_header *message, int fd,
-                 int64_t deadline_ns, struct cairn_error *err)
-{
-    return channel_send_fds(c, r, message, &fd, fd >= 0, deadline_ns, err);
-}
-
 int channel_send_fds(struct channel *c, struct channel_request *r, struct local_header *message, const int *fds,
                      unsigned nfds, int64_t deadline_ns, struct cairn_error *err)
 {
@@ -502,12 +495,6 @@ int channel_finish(struct channel *c, struct channel_request *r, int64_t deadlin
     if (r->code < 0)
         cairn_error_copy(err, &r->error);
     return r->code;
-}
-
-int channel_call(struct channel *c, struct local_header *message, int fd, struct channel_request *r,
-                 int64_t deadline_ns, struct cairn_error *err)
-{
-    return channel_call_fds(c, message, &fd, fd >= 0, r, deadline_ns, err);
 }
 
 int channel_call_fds(struct channel *c, struct local_header *message, const int *fds, unsigned nfds,

@@ -79,20 +79,26 @@ int channel_adopt(int fd, struct notifier *notifier, struct channel **ret_channe
 void channel_free(struct channel *c, bool forked);
 
 /* Registers the request, writes its id into the message and sends it. On failure the request is not registered. */
-int channel_send(struct channel *c, struct channel_request *r, struct local_header *message, int fd,
-                 int64_t deadline_ns, struct cairn_error *err);
-/* The same with several descriptors. */
 int channel_send_fds(struct channel *c, struct channel_request *r, struct local_header *message, const int *fds,
                      unsigned nfds, int64_t deadline_ns, struct cairn_error *err);
+/* With one descriptor, or -1. */
+static inline int channel_send(struct channel *c, struct channel_request *r, struct local_header *message, int fd,
+                               int64_t deadline_ns, struct cairn_error *err)
+{
+    return channel_send_fds(c, r, message, &fd, fd >= 0, deadline_ns, err);
+}
 /* Sends without waiting for room or for the answer; best effort. */
 void channel_tell(struct channel *c, struct local_header *message);
 /* Waits for the request; cancels it when the deadline passes. Returns its code; fills err from its error. */
 int channel_finish(struct channel *c, struct channel_request *r, int64_t deadline_ns, struct cairn_error *err);
 /* Send and finish. answer is untouched on failure. */
-int channel_call(struct channel *c, struct local_header *message, int fd, struct channel_request *r,
-                 int64_t deadline_ns, struct cairn_error *err);
 int channel_call_fds(struct channel *c, struct local_header *message, const int *fds, unsigned nfds,
                      struct channel_request *r, int64_t deadline_ns, struct cairn_error *err);
+static inline int channel_call(struct channel *c, struct local_header *message, int fd, struct channel_request *r,
+                               int64_t deadline_ns, struct cairn_error *err)
+{
+    return channel_call_fds(c, message, &fd, fd >= 0, r, deadline_ns, err);
+}
 bool channel_is_done(struct channel *c, const struct channel_request *r);
 void channel_cancel(struct channel *c, struct channel_request *r);
 /* Closes the descriptors that came with the answer and were not taken. */

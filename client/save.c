@@ -23,6 +23,8 @@
 #include "core/base/error.h"
 #include "core/model/units.h"
 
+#define RETRY_MS 10 /* between two tries to reach the daemon again, at first; doubles */
+#define MAX_RETRY_MS 500
 #define WHY_MS 500 /* how long a wait that timed out may ask why */
 
 enum save_phase { SAVE_NOTING, SAVE_SEALED, SAVE_FAILED };
@@ -431,6 +433,20 @@ static int move_to(struct cairn_save *s, struct attachment *a, int64_t deadline_
     return r;
 }
 
+/* Tries until the deadline; a signal ends it, as it ends a wait. */
+static int reconnect(struct cairn_save *s, int64_t deadline_ns, struct attachment **ret_attachment,
+                     struct cairn_error *err)
+{
+    for (uint32_t pause_ms = RETRY_MS;; pause_ms = pause_ms < MAX_RETRY_MS / 2 ? 2 * pause_ms : MAX_RETRY_MS) {
+        int r = session_attach(s->session, 0, deadline_ns, ret_attachment, err);
+        uint32_t left_ms = deadline_left_ms(deadline_ns);
+        if (r == 0 || !session_may_pass(r) || left_ms == 0)
+            return r;
+        if (usleep((left_ms < pause_ms ? left_ms : pause_ms) * 1000) < 0)
+            return cairn_fail(err, CAIRN_E_INTR, "a signal came");
+    }
+}
+
 /* Returns 0 when there is something to wait for again, or when the save has failed for good. A poll (no patience)
  * connects to nobody. */
 static int follow(struct cairn_save *s, bool patient, int64_t deadline_ns, struct cairn_error *err)
@@ -439,7 +455,7 @@ static int follow(struct cairn_save *s, bool patient, int64_t deadline_ns, struc
     int r = 0;
 
     if (patient)
-        r = session_attach(s->session, deadline_ns, deadline_ns, &a, err);
+        r = reconnect(s, deadline_ns, &a, err);
     else
         a = session_attached(s->session);
     if (r < 0)
@@ -530,8 +546,10 @@ static int wait_for(struct cairn_save *s, int state, uint32_t timeout_ms, struct
         if (!lost || (n > 0 && deadline_left_ms(deadline_ns) == 0))
             return r;
         r = follow(s, timeout_ms > 0, deadline_ns, err);
+        if (r == CAIRN_E_INTR)
+            return r;
         if (r < 0)
-            return cairn_wrap(err, r == CAIRN_E_TIMEOUT ? r : CAIRN_E_UNAVAILABLE,
+            return cairn_wrap(err, session_may_pass(r) ? CAIRN_E_UNAVAILABLE : r,
                               "step %llu is not %s, the connection was lost and is not there again after %u ms",
                               (unsigned long long)s->step, state_name(state), timeout_ms);
     }

@@ -213,8 +213,7 @@ static int attachment_new(struct cairn_session *s, int64_t limit_ns, struct atta
     return 0;
 }
 
-/* The daemon starts, or has not seen yet that our old connection is gone. */
-static bool may_pass(int code)
+bool session_may_pass(int code)
 {
     return code == CAIRN_E_UNAVAILABLE || code == CAIRN_E_EXISTS || code == CAIRN_E_BUSY;
 }
@@ -225,7 +224,7 @@ static int attach_until(struct cairn_session *s, int64_t retry_ns, int64_t limit
     for (uint32_t pause_ms = RETRY_MS;; pause_ms = pause_ms < MAX_RETRY_MS / 2 ? 2 * pause_ms : MAX_RETRY_MS) {
         int r = attachment_new(s, limit_ns, ret_attachment, err);
         uint32_t left_ms = deadline_left_ms(retry_ns);
-        if (r == 0 || !may_pass(r) || left_ms == 0)
+        if (r == 0 || !session_may_pass(r) || left_ms == 0)
             return r;
         usleep((left_ms < pause_ms ? left_ms : pause_ms) * 1000); /* the last try is at the deadline */
     }

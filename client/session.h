@@ -61,6 +61,8 @@ bool session_forked(const struct cairn_session *s);
  * Nothing of it takes longer than limit_ns, and one try no longer than the session's timeout. */
 int session_attach(struct cairn_session *s, int64_t retry_ns, int64_t limit_ns, struct attachment **ret_attachment,
                    struct cairn_error *err);
+/* A failure to attach that may pass: the daemon starts, or has not seen yet that our old connection is gone. */
+bool session_may_pass(int code);
 /* A reference to the attachment if there is one; NULL otherwise. Connects to nobody. */
 struct attachment *session_attached(struct cairn_session *s);
 void session_detach(struct cairn_session *s, struct attachment *a); /* NULL is allowed */

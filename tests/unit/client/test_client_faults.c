@@ -348,6 +348,11 @@ static void test_interrupted(void **state)
     assert_int_equal(setitimer(ITIMER_REAL, &soon, NULL), 0);
     char *json;
     FAILS(CAIRN_E_TIMEOUT, cairn_query(s, CAIRN_QUERY_STATUS, NULL, 0, 200, &json, &err));
+    /* While the daemon is away it is a wait, too. */
+    fake_restart(f, 1);
+    assert_int_equal(setitimer(ITIMER_REAL, &soon, NULL), 0);
+    FAILS(CAIRN_E_INTR, cairn_save_wait(save, CAIRN_COMMITTED, 10000, &err));
+    fake_restart(f, 0);
     sigaction(SIGALRM, &before, NULL);
     cairn_save_free(save);
     cairn_session_close(s);
