@@ -11,6 +11,8 @@
  *         ^                                                                         UNDECIDED <----+  |
  *         +-----------------------decided otherwise, read back------------------------ COMMITTED <----+
  *
+ * A coordinator that adopts a dead one's checkpoint begins in FILLING.
+ *
  * The ranks are told of an abort when it is chosen as long as no commit was sent: nobody else can commit it. Once a
  * commit was sent they are told what the metadata says, and nothing before it was read. */
 #include "core/checkpoint/commit.h"

@@ -145,7 +145,7 @@ static bool cut_next(struct drain *d)
     if (!check_peers(d, live))
         return false;
     uint32_t k = cairn_chunk_parts(d->spec.layout, d->next_part, g.k);
-    if (!chunk_new(d, d->next_part, k, g.m, 0))
+    if (!chunk_new(d, d->next_part, k, g.m, d->spec.attempt))
         return false;
     d->next_part += k;
     return true;

@@ -551,8 +551,8 @@ static void decide_adopt(struct job *job, const struct known *k, const struct re
         run_report(run, true);
 }
 
-/* The newest decisions, oldest first: late reports of theirs are answered. */
-static void job_remember_decisions(struct job *job, const struct view *v)
+/* Oldest first: the newest stay. */
+void job_remember_decisions(struct job *job, const struct view *v)
 {
     size_t first = v->n > JOB_REMEMBERED ? v->n - JOB_REMEMBERED : 0;
 
@@ -566,7 +566,6 @@ static void job_remember_decisions(struct job *job, const struct view *v)
 
 void job_adopt(struct job *job, const struct view *v)
 {
-    job_remember_decisions(job, v);
     for (size_t i = 0; i < v->n; i++) {
         const struct known *k = &v->known[i];
         if (k->fate == KNOWN_UNDECIDED && !job_find_decider(job, k->step, k->incarnation) &&

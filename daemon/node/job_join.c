@@ -414,7 +414,7 @@ void member_leave(struct member *member)
         struct rank_save *save = container_of(it, struct rank_save, link);
         list_remove(&save->link);
         save->member = NULL;
-        if (save->state < REPORT_FILLED)
+        if (save->state < REPORT_FILLED && !job->jobs->leaving)
             rank_save_dropped(save, "its session ended before its snapshot was complete");
     }
     list_remove(&member->link);

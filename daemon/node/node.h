@@ -12,6 +12,10 @@
 #include <jansson.h>
 
 struct node;
+struct node_kept_fd {
+    char name[64];
+    int fd;
+};
 struct node_config {
     const char *id;
     const char *socket_path;
@@ -31,6 +35,12 @@ struct node_config {
     uint32_t repair_every_s; /* between two looks at what there is to repair; 0: when asked */
     struct retention retention; /* of jobs without a rule */
     uint32_t retention_ms;
+    /* The keeper of descriptors (systemd's store); each may be NULL. */
+    void (*keep_fd)(void *arg, const char *name, int fd);
+    void (*drop_fd)(void *arg, const char *name);
+    void *keep_arg;
+    const struct node_kept_fd *kept; /* what it had from the daemon before; taken by node_new when that succeeds */
+    unsigned nkept;
 };
 struct node_deps {
     struct loop *loop;

@@ -323,6 +323,8 @@ static bool copies_step(struct repair *r)
         if (!b->data)
             return copies_step(r);
     }
+    if (b->key.kind != FRAGMENT_DECISION)
+        b->key.attempt = blob_attempt(b->ref->sha256);
     snprintf(b->key.job, sizeof b->key.job, "%s", r->c->root.job);
     snprintf(b->key.node, sizeof b->key.node, "%s", node);
     r->copying = true;

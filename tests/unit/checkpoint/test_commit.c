@@ -217,11 +217,51 @@ static void a_newer_incarnation_drops_what_is_not_filled(void **state)
     assert_int_equal(c.code, CAIRN_E_FENCED);
 }
 
+/* Catches: an adopted checkpoint that writes its intent again, or that waits for it before it drains. */
+static void an_adopted_one_needs_no_intent(void **state)
+{
+    (void)state;
+    memset(ranks, 0, sizeof ranks);
+    commit_adopt(&c, 40, 2, 60000, ranks);
+    fx = (struct commit_effects){0};
+    expect(COMMIT_FILLING, 0);
+    on_rank(COMMIT_ON_BEGUN, 1);
+    on_rank(COMMIT_ON_FILLED, 1);
+    expect(COMMIT_FILLING, COMMIT_START_DRAINS, 0);
+    on(COMMIT_ON_INTENT_WRITTEN); /* nobody asked */
+    expect(COMMIT_FILLING, 0);
+    on_rank(COMMIT_ON_BEGUN, 0);
+    on_rank(COMMIT_ON_FILLED, 0);
+    expect(COMMIT_DRAINING, COMMIT_START_DRAINS, 0);
+    on_rank(COMMIT_ON_DURABLE, 0);
+    on_rank(COMMIT_ON_DURABLE, 1);
+    expect(COMMIT_ROOTING, COMMIT_STORE_ROOT, 0);
+    on(COMMIT_ON_ROOT_STORED);
+    on(COMMIT_ON_APPLIED);
+    expect(COMMIT_COMMITTED, COMMIT_TELL, COMMIT_END, 0);
+    assert_int_equal(c.code, 0);
+}
+
+/* Catches: an abort of an adopted checkpoint that leaves its intent undecided. */
+static void an_adopted_one_is_aborted_in_the_metadata(void **state)
+{
+    (void)state;
+    memset(ranks, 0, sizeof ranks);
+    commit_adopt(&c, 40, 2, 60000, ranks);
+    on_rank(COMMIT_ON_BEGUN, 0);
+    on_rank(COMMIT_ON_DROPPED, 1); /* it did not come back */
+    expect(COMMIT_ABORTING, COMMIT_STOP_DRAINS, COMMIT_TELL, COMMIT_PUT_ABORT, 0);
+    on(COMMIT_ON_APPLIED);
+    expect(COMMIT_ABORTED, COMMIT_END, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(commits),
         cmocka_unit_test(drains_wait_for_the_intent),
+        cmocka_unit_test(an_adopted_one_needs_no_intent),
+        cmocka_unit_test(an_adopted_one_is_aborted_in_the_metadata),
         cmocka_unit_test(a_drop_frees_the_others_at_once),
         cmocka_unit_test(an_intent_that_never_was_needs_no_decision),
         cmocka_unit_test(unknown_is_read_before_anybody_is_told),
