@@ -8,6 +8,7 @@ whose incarnation was used before, a deletion that a strange metadata engine ask
 import argparse
 import json
 import pathlib
+import shutil
 import signal
 import sys
 
@@ -166,6 +167,31 @@ def catalog_lost(c):
     assert report["ok"] == report["fragments"] > 0, report
 
 
+def catalog_from_a_copy(c):
+    """A database that was put back from an old copy has the right id and gives out numbers again: the peers refuse it as well."""
+    assert c.node.stop() == 0
+    for p in c.peers:
+        assert p.stop() == 0
+    shutil.copy(c.dir / "meta.db", c.dir / "copy")
+    assert not (c.dir / "meta.db-wal").exists()  # all of it is in the one file
+    c.start_all()
+    out = c.client("save", *SIZE, "--count", 1, "--start-id", "forgotten")[1]
+    incarnation = int(out.split("opened ")[1].split()[0])
+    assert "committed" in out
+    listed = c.query("list", "--job", "test")
+    assert c.node.stop() == 0
+    for p in c.peers:
+        assert p.stop() == 0
+    shutil.copy(c.dir / "copy", c.dir / "meta.db")
+    c.start_all()
+    assert len(c.query("list", "--job", "test")["checkpoints"]) < len(listed["checkpoints"])
+    assert all("stores a higher incarnation" in p.tail(30) for p in c.peers)
+    assert c.tool("rebuild")["written"] == 1
+    assert c.query("list", "--job", "test") == listed
+    out = c.client("save", *SIZE, "--count", 1, "--start-id", "later")[1]
+    assert int(out.split("opened ")[1].split()[0]) > incarnation and "committed" in out and "not committed" not in out, out
+
+
 def by_itself(build):
     """A peer that stays away is made up for, by the node that coordinates the job, without being asked."""
     with Cluster(build, peers=5, node__repair_every_s=1) as c:
@@ -191,7 +217,7 @@ def main():
     build = parser.parse_args().build
     with Cluster(build, peers=6) as c:
         c.start_all()
-        for day in (loses_and_heals, scrub_finds, catalog_lost):
+        for day in (loses_and_heals, scrub_finds, catalog_lost, catalog_from_a_copy):
             day(c)
             print(f"ok {day.__name__}")
         assert c.node.stop() == 0, c.node.tail()
