@@ -16,6 +16,15 @@ struct copying {
     struct bytes data;
 };
 
+/* Drains may still store what is late of it: they end its streams themselves. */
+static bool is_in_use(const struct copying *c)
+{
+    const struct job *job = jobs_find(c->jobs, c->key.job);
+    const struct run *run = job ? job_find_run(job, c->key.step, c->key.incarnation) : NULL;
+
+    return (run && !run->links_ended) || (job && job_find_decider(job, c->key.step, c->key.incarnation));
+}
+
 static void copied(void *arg, int code, const struct cairn_error *err, const struct blob_ref *ref)
 {
     struct copying *c = arg;
@@ -25,7 +34,8 @@ static void copied(void *arg, int code, const struct cairn_error *err, const str
     if (code < 0)
         log_line(LOG_WARNING, "the decision of %s step %llu has no copy on the peers yet: %s", c->key.job,
                  (unsigned long long)c->key.step, err->message);
-    links_end_checkpoint(jobs->deps.links, c->key.job, c->key.step, c->key.incarnation, false);
+    if (!is_in_use(c))
+        links_end_checkpoint(jobs->deps.links, c->key.job, c->key.step, c->key.incarnation, false);
     bytes_free(&c->data);
     free(c);
     jobs->posts--;
@@ -51,8 +61,10 @@ void decision_copy(struct jobs *jobs, const struct root *root, const struct blob
     struct copying *c = jobs->stopping ? NULL : calloc(1, sizeof *c);
     struct cairn_error err = CAIRN_ERROR_INIT;
 
-    if (!c)
+    if (!c || ref->len == 0) { /* the commit of another coordinator, learned by reading */
+        free(c);
         return;
+    }
     if (encode(root, ref, &c->data, &err) < 0) {
         log_line(LOG_WARNING, "the decision of %s step %llu is not copied: %s", root->job,
                  (unsigned long long)root->step, err.message);

@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "daemon/io/log.h"
 #include "daemon/node/care.h"
+#include "daemon/node/mesh.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -103,6 +104,7 @@ static void node_accept(struct node *n)
 static void node_free(struct node *n)
 {
     arenas_free(n->arenas);
+    mesh_free(n->mesh);
     if (n->listen_fd >= 0) {
         close(n->listen_fd);
         unlink(n->socket_path);
@@ -122,6 +124,8 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
                               .start = c->start,
                               .slots = c->slots,
                               .fragment_buffers = c->fragment_buffers,
+                              .margin = c->margin,
+                              .domain = c->domain,
                               .fragment_late_ms = c->fragment_late_ms,
                               .sync_late_ms = c->sync_late_ms,
                               .connect_ms = c->connect_ms,
@@ -139,7 +143,11 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
         r = links_new(&ld, &lc, &n->links, err);
     if (r < 0)
         return r;
-    struct jobs_deps jd = {n->deps.loop, n->links, n->deps.meta};
+    struct mesh_config mc = {n->id, c->start};
+    r = mesh_new(n->deps.fabric, &mc, &n->mesh, err);
+    if (r < 0)
+        return r;
+    struct jobs_deps jd = {n->deps.loop, n->links, n->deps.meta, n->mesh};
     r = jobs_new(&jd, &jc, &n->jobs, err);
     return r < 0 ? r : care_start(n, err);
 }
