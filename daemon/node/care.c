@@ -14,7 +14,7 @@
 
 #define MAX_JOBS 256
 #define MAX_WHOLE 1024
-#define FRESH_MS 15000 /* other nodes may still be storing what is late of a new one */
+#define FRESH_MS 15000                             /* other nodes may still be storing what is late of a new one */
 #define WHOLE_NS ((uint64_t)6 * 3600 * 1000000000) /* what was whole is looked at again */
 
 struct whole { /* a checkpoint that lacked nothing */

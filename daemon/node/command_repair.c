@@ -43,8 +43,8 @@ static void try_start(struct loop_timer *t)
     struct cairn_error err = CAIRN_ERROR_INIT;
 
     snprintf(request.job, sizeof request.job, "%s", q->job);
-    int r = node->stopping ? cairn_fail(&err, CAIRN_E_ABORTED, "cairnd is stopping")
-                           : repair_start(node, &request, &err);
+    int r =
+        node->stopping ? cairn_fail(&err, CAIRN_E_ABORTED, "cairnd is stopping") : repair_start(node, &request, &err);
     if (r == CAIRN_E_BUSY && spent_ms < q->timeout_ms) {
         loop_timer_after(node->deps.loop, t, AGAIN_MS);
         return;
