@@ -25,7 +25,7 @@ def main():
     parser.add_argument("--cluster", action="store_true", help="several nodes, every daemon on a host of its own")
     parser.add_argument("--nodes", type=int, default=3, help="of --cluster")
     parser.add_argument("--peers", type=int, default=6, help="of --cluster")
-    parser.add_argument("--etcd", type=int, default=3, help="members, of --cluster; 0: a SQLite file")
+    parser.add_argument("--etcd", type=int, help="members, of --cluster (3); 0: a SQLite file")
     a = parser.parse_args()
     if a.cluster:
         import demo_cluster

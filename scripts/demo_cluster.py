@@ -5,6 +5,7 @@ ranks on what is left, from the same state to the last bit."""
 import sys
 import time
 
+import etcd
 import netns
 from cluster import SKIP, wait_until
 from training import Run
@@ -76,7 +77,7 @@ class Demo:
 
     def run(self):
         c = self.c
-        self.step(f"{len(c.nodes)} nodes, {len(c.peers)} peers, " + (f"{len(c.etcd.members)} members of etcd" if c.etcd else "metadata in SQLite") +
+        self.step(f"{len(c.nodes)} node{'s' if len(c.nodes) > 1 else ''}, {len(c.peers)} peers, " + (f"{len(c.etcd.members)} members of etcd" if c.etcd else "metadata in SQLite") +
                   ": processes on hosts of their own, a switch between them")
         c.start_all()
         self.step(f"training: {self.world} ranks, {RANKS} on each node, saved every {EVERY} steps")
@@ -106,6 +107,8 @@ class Demo:
 
 
 def main(a):
+    if a.etcd is None:
+        a.etcd = 3 if etcd.AVAILABLE else 0
     try:
         netns.enter()
         c = Wide(a.build, nodes=a.nodes, peers=a.peers, etcd=a.etcd, keep=a.keep, node__fragment_late_ms=500, node__connect_ms=500,

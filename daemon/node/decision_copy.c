@@ -14,16 +14,9 @@ struct copying {
     struct jobs *jobs;
     struct fragment_key key;
     struct bytes data;
+    void (*done)(void *arg);
+    void *arg;
 };
-
-/* Drains may still store what is late of it: they end its streams themselves. */
-static bool is_in_use(const struct copying *c)
-{
-    const struct job *job = jobs_find(c->jobs, c->key.job);
-    const struct run *run = job ? job_find_run(job, c->key.step, c->key.incarnation) : NULL;
-
-    return (run && !run->links_ended) || (job && job_find_decider(job, c->key.step, c->key.incarnation));
-}
 
 static void copied(void *arg, int code, const struct cairn_error *err, const struct blob_ref *ref)
 {
@@ -34,8 +27,7 @@ static void copied(void *arg, int code, const struct cairn_error *err, const str
     if (code < 0)
         log_line(LOG_WARNING, "the decision of %s step %llu has no copy on the peers yet: %s", c->key.job,
                  (unsigned long long)c->key.step, err->message);
-    if (!is_in_use(c))
-        links_end_checkpoint(jobs->deps.links, c->key.job, c->key.step, c->key.incarnation, false);
+    c->done(c->arg);
     bytes_free(&c->data);
     free(c);
     jobs->posts--;
@@ -56,27 +48,31 @@ static int encode(const struct root *root, const struct blob_ref *ref, struct by
     return record_decision_encode(&d, out, err);
 }
 
-void decision_copy(struct jobs *jobs, const struct root *root, const struct blob_ref *ref)
+bool decision_copy(struct jobs *jobs, const struct root *root, const struct blob_ref *ref, void (*done)(void *arg),
+                   void *arg)
 {
     struct copying *c = jobs->stopping ? NULL : calloc(1, sizeof *c);
     struct cairn_error err = CAIRN_ERROR_INIT;
 
     if (!c || ref->len == 0) { /* the commit of another coordinator, learned by reading */
         free(c);
-        return;
+        return false;
     }
     if (encode(root, ref, &c->data, &err) < 0) {
         log_line(LOG_WARNING, "the decision of %s step %llu is not copied: %s", root->job,
                  (unsigned long long)root->step, err.message);
         bytes_free(&c->data);
         free(c);
-        return;
+        return false;
     }
     c->jobs = jobs;
+    c->done = done;
+    c->arg = arg;
     c->key = (struct fragment_key){.step = root->step, .incarnation = root->incarnation, .kind = FRAGMENT_DECISION};
     snprintf(c->key.job, sizeof c->key.job, "%s", root->job);
     snprintf(c->key.node, sizeof c->key.node, "%s", root->node);
     jobs->posts++;
     unsigned copies = cairn_geometry_for(links_live(jobs->deps.links)).m + 1u;
     blob_put(jobs->deps.links, &c->key, 0, c->data.data, c->data.len, copies, COPY_MS, copied, c);
+    return true;
 }

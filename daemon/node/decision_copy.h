@@ -8,6 +8,8 @@
 
 /* The checkpoint that root describes was committed; root and ref are read during the call. A stop of jobs waits for it.
  */
-void decision_copy(struct jobs *jobs, const struct root *root, const struct blob_ref *ref);
+/* True: done() comes later, exactly once, and until then the checkpoint's streams must not be ended. */
+bool decision_copy(struct jobs *jobs, const struct root *root, const struct blob_ref *ref, void (*done)(void *arg),
+                   void *arg);
 
 #endif

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SHORT_OF_BUFFERS 16             /* free ones: then late fragments give theirs */
 #define SYNC_BYTES ((uint64_t)32 << 20) /* stored and not synced: then a sync is asked for */
 
 static uint64_t now_ns(const struct drain *d)
@@ -454,6 +455,8 @@ static void drain_pump(struct pump *p)
         shed(d, true);
     } else {
         spare_late(d);
+        if (links_buffers_available(d->links) < SHORT_OF_BUFFERS) /* for other drains too */
+            shed(d, false);
         encode_more(d);
         mend(d);
     }

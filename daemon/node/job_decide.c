@@ -14,7 +14,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 static void decide_feed(struct decider *d, const struct commit_event *event);
 static void decide_maybe_free(struct decider *d);
@@ -27,14 +26,6 @@ static void decide_event(struct decider *d, int type)
 static void decide_event_because(struct decider *d, int type, int code, const char *reason)
 {
     decide_feed(d, &(struct commit_event){.type = type, .code = code, .reason = reason});
-}
-
-static uint64_t unix_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
 /* ---- transactions ---------------------------------------------------------------------------- */
@@ -217,7 +208,7 @@ static void decide_was_read(struct decider *d, const struct view *v)
     ptrdiff_t at = view_find(v, d->step, d->incarnation);
     int fate = at < 0 ? KNOWN_UNDECIDED : v->known[at].fate;
 
-    if (fate == KNOWN_COMMITTED)
+    if (fate == KNOWN_COMMITTED || fate == KNOWN_DELETED) /* it was, and is not needed any more */
         decide_event(d, COMMIT_ON_READ_COMMIT);
     else if (fate == KNOWN_ABORTED)
         decide_event_because(d, COMMIT_ON_READ_ABORT, 0, v->decisions[at].reason);
@@ -306,7 +297,7 @@ static void decide_store_root(struct decider *d)
 
     snprintf(key.job, sizeof key.job, "%s", d->job->name);
     snprintf(key.node, sizeof key.node, "%s", jobs->node);
-    d->root.created_unix_ms = unix_ms();
+    d->root.created_unix_ms = jobs_unix_ms();
     int r = root_encode(&d->root, &d->root_bytes, &err);
     if (r < 0) {
         decide_event_because(d, COMMIT_ON_ROOT_FAILED, r, err.message);
@@ -318,6 +309,14 @@ static void decide_store_root(struct decider *d)
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */
+
+static void decide_copied(void *arg)
+{
+    struct decider *d = arg;
+
+    d->copying = false;
+    decide_maybe_free(d);
+}
 
 static void decide_end(struct decider *d)
 {
@@ -333,10 +332,11 @@ static void decide_end(struct decider *d)
     job_remember(job, d->step, d->incarnation, committed ? 0 : d->machine.code, d->machine.reason);
     job->committed += committed;
     job->aborted += !committed;
+    d->copying = committed && d->machine.root && decision_copy(job->jobs, &d->root, &d->root_ref, decide_copied, d);
     if (committed) {
-        decision_copy(job->jobs, &d->root, &d->root_ref);
         job->any_committed = true;
         job->last_committed = d->step;
+        retainer_want(job->jobs, job->name);
         log_line(LOG_NOTICE, "job %s: step %llu of incarnation %llu is committed", job->name, step,
                  (unsigned long long)d->incarnation);
     } else {
@@ -458,6 +458,7 @@ static void decide_free(struct decider *d)
     root_free(&d->root);
     bytes_free(&d->root_bytes);
     free(d->ranks);
+    free(d->heard_ns);
     free(d);
 }
 
@@ -466,7 +467,7 @@ static void decide_maybe_free(struct decider *d)
     struct job *job = d->job;
     struct loop *loop = job->jobs->deps.loop;
 
-    if (!d->over || d->rooting || d->sent || d->feeding)
+    if (!d->over || d->rooting || d->copying || d->sent || d->feeding)
         return;
     loop_timer_cancel(loop, &d->deadline);
     loop_timer_cancel(loop, &d->pause);
@@ -491,8 +492,9 @@ static struct decider *decide_new(struct job *job, uint64_t step, uint64_t incar
         return NULL;
     root_init(&d->root);
     d->ranks = calloc(world, sizeof *d->ranks);
+    d->heard_ns = calloc(world, sizeof *d->heard_ns);
     d->root.shards = calloc(world, sizeof *d->root.shards);
-    if (!d->ranks || !d->root.shards) {
+    if (!d->ranks || !d->heard_ns || !d->root.shards) {
         decide_free(d);
         return NULL;
     }
@@ -557,7 +559,7 @@ static void job_remember_decisions(struct job *job, const struct view *v)
     for (size_t i = first; i < v->n; i++) {
         const struct known *k = &v->known[i];
         if (k->fate != KNOWN_UNDECIDED && !job_recall(job, k->step, k->incarnation))
-            job_remember(job, k->step, k->incarnation, k->fate == KNOWN_COMMITTED ? 0 : CAIRN_E_ABORTED,
+            job_remember(job, k->step, k->incarnation, k->fate == KNOWN_ABORTED ? CAIRN_E_ABORTED : 0,
                          v->decisions[i].reason);
     }
 }
@@ -652,6 +654,7 @@ static void decide_take(struct decider *d, const struct crew_entry *e)
         r.state = REPORT_DROPPED;
         r.reason = "the job's resume step moved: it must load that before it may save";
     }
+    d->heard_ns[e->rank] = loop_now_ns(d->job->jobs->deps.loop);
     if (d->ranks[e->rank] < COMMIT_DURABLE)
         d->root.shards[e->rank] = e->shard;
     d->root.shards[e->rank].rank = e->rank;
@@ -694,6 +697,30 @@ void job_crew_lost(struct job *job, const struct crew_node *node)
             if (!of[0] || strcmp(of, node->address.node) == 0)
                 decide_feed(d, &(struct commit_event){.type = COMMIT_ON_GONE, .rank = node->ranks[i], .reason = why});
         }
+        decide_maybe_free(d);
+    }
+}
+
+static void decide_expire(struct decider *d, uint64_t before_ns)
+{
+    char why[CAIRN_MAX_NAME + 96];
+
+    for (uint32_t i = 0; i < d->machine.world_size && commit_open(&d->machine); i++) {
+        if (d->ranks[i] == COMMIT_ABSENT || d->ranks[i] == COMMIT_DURABLE || d->heard_ns[i] > before_ns)
+            continue;
+        snprintf(why, sizeof why, "node %s speaks for it no more: its daemon was restarted", d->root.shards[i].node);
+        decide_feed(d, &(struct commit_event){.type = COMMIT_ON_GONE, .rank = i, .reason = why});
+    }
+}
+
+void job_expire_ranks(struct job *job)
+{
+    uint64_t lease_ns = (uint64_t)job->jobs->config.lease_ms * 1000000, now = loop_now_ns(job->jobs->deps.loop);
+
+    list_for_each_safe (it, &job->deciders) {
+        struct decider *d = container_of(it, struct decider, link);
+        if (now > lease_ns * 3 / 2)
+            decide_expire(d, now - lease_ns * 3 / 2);
         decide_maybe_free(d);
     }
 }

@@ -37,7 +37,7 @@ class Storm:
         self.c, self.a = cluster, a
         self.random, self.checks = random.Random(a.seed), random.Random(a.seed)  # what goes wrong; what is looked at
         self.book, self.counts, self.reads = Book(), collections.defaultdict(lambda: [0, 0.0]), collections.Counter()
-        self.starts, self.trainer, self.active = 0, None, []
+        self.starts, self.trainer, self.active, self.printed = 0, None, [], 0
         self.world = a.nodes * a.ranks
 
     # ---- the cluster
@@ -190,10 +190,18 @@ class Storm:
                 self.wait_progress()
                 self.point()
                 self.check_after()
+                self.print_failures()
             except Exception as e:
                 raise RuntimeError(f"seed {self.a.seed}, fault {i + 1} of {self.a.faults}: {e}") from e
         self.wait_progress()
         return self.check_all()
+
+    def print_failures(self):
+        """Why saves failed since the last time; ranks say the same, so each reason once."""
+        new = self.book.failures[self.printed:]
+        self.printed += len(new)
+        for line in {line.split(maxsplit=2)[-1].split(maxsplit=1)[-1]: line for line in new}.values():
+            print(f"             {line[:240]}", flush=True)
 
     def failures(self):
         codes = collections.Counter(line.split()[2] for line in self.book.failures)
@@ -229,7 +237,7 @@ def main():
     try:
         netns.enter()
         c = Wide(a.build, nodes=a.nodes, peers=a.peers, etcd=a.etcd, disk_mib=a.disk_mib, keep=a.keep, node__fragment_late_ms=500,
-                 node__connect_ms=500, node__sync_late_ms=3000, node__backoff_ms=100)
+                 node__connect_ms=500, node__sync_late_ms=3000, node__backoff_ms=100, node__checkpoint_s=30)
     except (netns.NotPermitted, netns.Missing) as e:
         print(f"skipped: {e}")
         sys.exit(SKIP)

@@ -109,6 +109,11 @@ def scrub_finds(c):
     assert all(verify(c, s)["ok"] == verify(c, s)["fragments"] for s in (1, 2))
 
 
+def same(a, b):
+    """The same checkpoints; who resumes from which is known to the engine alone."""
+    return all({**x, "resume": None} == {**y, "resume": None} for x, y in zip(a["checkpoints"], b["checkpoints"], strict=True))
+
+
 def in_state(c, state):
     return [k["step"] for k in c.query("list", "--job", "test")["checkpoints"] if k["state"] == state]
 
@@ -147,7 +152,7 @@ def catalog_lost(c):
     assert out["written"] == len(listed["checkpoints"]) and out["complete"] and out["accepted"] == len(c.peers), out
     assert out["undecided"] == 0, out
     again = c.query("list", "--job", "test")
-    assert again == listed, (again, listed)
+    assert same(again, listed), (again, listed)
     restart_node(c, 6)
     for k in again["checkpoints"]:
         assert f"verified {k['step']}" in c.client("verify", *SIZE, "--step", k["step"])[1]
@@ -187,7 +192,8 @@ def catalog_from_a_copy(c):
     assert len(c.query("list", "--job", "test")["checkpoints"]) < len(listed["checkpoints"])
     assert all("stores a higher incarnation" in p.tail(30) for p in c.peers)
     assert c.tool("rebuild")["written"] == 1
-    assert c.query("list", "--job", "test") == listed
+    again = c.query("list", "--job", "test")
+    assert same(again, listed), (again, listed)
     out = c.client("save", *SIZE, "--count", 1, "--start-id", "later")[1]
     assert int(out.split("opened ")[1].split()[0]) > incarnation and "committed" in out and "not committed" not in out, out
 

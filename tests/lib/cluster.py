@@ -61,6 +61,7 @@ class Daemon:
             "peer": {"reserve_mib": 1},
             "node": {},
             "fabric": {"bind": host.address} if host else {},
+            "retention": {},
         }
         for key, value in options.items():
             section, option = key.split("__")
@@ -165,7 +166,7 @@ class Cluster:
                 print(f"--- {d.name}\n{d.tail()}", file=sys.stderr)
         self.close()
 
-    def close(self):
+    def end_all(self):
         for child in self.children:
             if child.poll() is None:
                 child.kill()
@@ -175,6 +176,9 @@ class Cluster:
                 d.process.send_signal(signal.SIGCONT)
                 d.process.kill()
                 d.process.wait()
+
+    def close(self):
+        self.end_all()
         if not self.keep:
             shutil.rmtree(self.dir, ignore_errors=True)
 

@@ -192,6 +192,10 @@ class Disk:
         finally:
             probe.unlink(missing_ok=True)
 
+    def unmount(self):
+        """Before its directory is removed; nothing of it may be open."""
+        subprocess.run(["umount", str(self.path)], capture_output=True, timeout=30)
+
     def free_bytes(self):
         s = os.statvfs(self.path)
         return s.f_bavail * s.f_frsize

@@ -29,7 +29,7 @@ class Book:
             step = int(words[1])
             if self.told.setdefault(step, start) != start:
                 self.twice.append(step)
-        elif words and words[0] == "failed":
+        elif words and words[0] in ("failed", "error"):
             self.failures.append(line.strip())
 
     def seed(self, step, incarnation):

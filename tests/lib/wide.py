@@ -13,6 +13,7 @@ the file system, and what they do beyond it is the node's doing.
 """
 import os
 
+import etcd as etcds
 import netns
 from cluster import Cluster
 
@@ -20,15 +21,39 @@ from cluster import Cluster
 class Wide(Cluster):
     def __init__(self, build, nodes=1, peers=6, etcd=0, disk_mib=0, domains=None, net=None, common=None, **options):
         self.net = net or netns.Net()
-        self.etcd = None
-        self.wanted = {"etcd": etcd, "disk_mib": disk_mib}
         common = {"meta__lease_ms": 2000, **(common or {})}
+        self.etcd = self._make_etcd(etcd) if etcd else None
+        if etcd:
+            common |= {"meta__plugin": "etcd", "meta__endpoints": self.etcd.endpoints}
         super().__init__(build, peers=peers, nodes=nodes, common=common, hosts=self.net.host, **options)
         for i, p in enumerate(self.peers):
             p.options["peer"]["domain"] = domains[i] if domains else f"h{i + 1}"
             p.disk = self._disk(p, disk_mib) if disk_mib else None
         for d in [*self.nodes, *self.peers]:
             d.write_config()
+
+    def _make_etcd(self, members):
+        if not etcds.AVAILABLE:
+            raise netns.Missing("there is no etcd (package etcd-server)")
+        hosts = [self.net.host(f"e{i + 1}") for i in range(members)]
+        made = etcds.Etcd(members, hosts=[h.address for h in hosts], prefixes=[h.prefix for h in hosts])
+        for member, host in zip(made.members, hosts):
+            member.host = host  # whose cable can be pulled
+        return made
+
+    def start_all(self):
+        if self.etcd:
+            self.etcd.start()
+        return super().start_all()
+
+    def close(self):
+        if self.etcd:
+            self.etcd.close()
+        self.end_all()
+        for p in self.peers:
+            if p.disk and not self.keep:
+                p.disk.unmount()  # the daemons have ended
+        super().close()
 
     def _disk(self, peer, mib):
         disk = netns.Disk(peer.dir / "disk", mib)
@@ -77,7 +102,7 @@ class Wide(Cluster):
         """Every cable whole, every disk with room, nobody stopped."""
         for host in self.net.hosts:
             host.heal()
-        for d in [*self.nodes, *self.peers]:
+        for d in [*self.nodes, *self.peers, *(self.etcd.members if self.etcd else [])]:
             if d.alive():
                 d.thaw()
         for p in self.peers:

@@ -22,7 +22,9 @@ static void two_ranks_commit(void **state)
     assert_int_equal(join(f, m, "j", "a", 1, 2, false, &r[1]), 0);
     commit_step_of(f, m, r, 2, 40);
     assert_string_equal(fate(f, m, "j", 40, 1), "committed");
-    assert_int_equal(m->links.ended, 2); /* behind the drains, and behind the copy of the decision */
+    for (int i = 0; i < 100 && m->links.ended == 0; i++)
+        turn_for(m, 10); /* the decision's copy is the last that goes into the streams */
+    assert_int_equal(m->links.ended, 1);
     assert_int_equal(m->links.ended_aborted, 0);
 
     assert_int_equal(open_step(f, m, NULL, CAIRN_LATEST, 5000, &step, &inc, &c), 0);
@@ -292,6 +294,7 @@ int main(void)
         T(starts_are_adopted_raised_or_refused),
         T(two_nodes_commit_together),
         T(the_coordinator_dies),
+        T(a_crew_daemon_is_restarted),
         T(a_restarted_daemon_aborts_leftovers),
         T(a_take_over_fences),
         T(all_ranks_follow_one_pin),
@@ -299,6 +302,13 @@ int main(void)
         T(peers_away_are_no_reason_to_start_from_scratch),
         T(a_moved_pin_must_be_loaded),
         T(damaged_records_are_named),
+        T(a_rule_deletes_and_peers_are_waited_for),
+        T(what_is_held_stays),
+        T(a_restore_holds_until_it_ends),
+        T(a_hold_and_a_tombstone_exclude_each_other),
+        T(another_start_finishes_a_deletion),
+        T(peers_that_are_away_keep_the_tombstone),
+        T(the_rule_of_a_job),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

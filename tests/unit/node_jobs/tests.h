@@ -5,6 +5,7 @@
 void starts_are_adopted_raised_or_refused(void **state);
 void two_nodes_commit_together(void **state);
 void the_coordinator_dies(void **state);
+void a_crew_daemon_is_restarted(void **state);
 void a_restarted_daemon_aborts_leftovers(void **state);
 void a_lost_lease_is_taken_again(void **state);
 void a_job_lost_to_another_node(void **state);
@@ -14,5 +15,12 @@ void the_pin_falls_back(void **state);
 void peers_away_are_no_reason_to_start_from_scratch(void **state);
 void damaged_records_are_named(void **state);
 void a_moved_pin_must_be_loaded(void **state);
+void a_rule_deletes_and_peers_are_waited_for(void **state);
+void what_is_held_stays(void **state);
+void a_restore_holds_until_it_ends(void **state);
+void a_hold_and_a_tombstone_exclude_each_other(void **state);
+void another_start_finishes_a_deletion(void **state);
+void peers_that_are_away_keep_the_tombstone(void **state);
+void the_rule_of_a_job(void **state);
 
 #endif
