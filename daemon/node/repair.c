@@ -376,11 +376,12 @@ static void loaded(struct load_waiter *w, int code, const struct cairn_error *er
     step_soon(r);
 }
 
+/* Also one that is committed, and whose late fragments are still being stored. */
 static bool under_way(struct repair *r, const struct listed *l)
 {
     const struct job *job = jobs_find(r->node->jobs, l->job);
 
-    return job && job_works_on(job, l->step, l->incarnation);
+    return job && (job_find_run(job, l->step, l->incarnation) || job_find_decider(job, l->step, l->incarnation));
 }
 
 /* False when there is none left. */
