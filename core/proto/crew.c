@@ -113,6 +113,8 @@ static int encode_report(pb_letter *p, const struct crew_letter *l, struct bytes
     }
     b.step = l->report.step;
     b.incarnation = l->report.incarnation;
+    b.coordinator = l->report.coordinator;
+    b.hops = l->report.hops;
     b.entries = list;
     p->body_case = CAIRN__CREW__V1__LETTER__BODY_REPORT;
     p->report = &b;
@@ -125,6 +127,7 @@ static int encode_verdict(pb_letter *p, const struct crew_letter *l, struct byte
 
     b.step = l->verdict.step;
     b.incarnation = l->verdict.incarnation;
+    b.coordinator = l->verdict.coordinator;
     b.verdict = (uint32_t)l->verdict.verdict;
     b.code = l->verdict.status.code;
     b.reason = str(l->verdict.status.message);
@@ -242,6 +245,8 @@ static int decode_report(const Cairn__Crew__V1__Report *b, struct crew_letter *l
         return bad(err, "with no report, or too many");
     l->report.step = b->step;
     l->report.incarnation = b->incarnation;
+    l->report.coordinator = b->coordinator;
+    l->report.hops = b->hops;
     for (; r == 0 && l->report.nentries < b->n_entries; l->report.nentries++)
         r = decode_entry(b->entries[l->report.nentries], &l->report.entries[l->report.nentries], err);
     return r;
@@ -255,6 +260,7 @@ static int decode_verdict(const Cairn__Crew__V1__Verdict *b, struct crew_letter 
         return bad(err, "with a verdict whose code does not fit it");
     l->verdict.step = b->step;
     l->verdict.incarnation = b->incarnation;
+    l->verdict.coordinator = b->coordinator;
     l->verdict.verdict = (int)b->verdict;
     l->verdict.status.code = b->code;
     get_text(b->reason, l->verdict.status.message);

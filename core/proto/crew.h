@@ -11,6 +11,7 @@
 #define CREW_MAX_ENTRIES 8
 #define CREW_MAX_RANKS 256 /* of a job, on one node */
 #define CREW_TAG 32
+#define CREW_MAX_HOPS 4 /* a tree of fan-in 64 is not deeper */
 
 enum crew_type { CREW_GREET = 10, CREW_PLACE, CREW_REPORT, CREW_VERDICT }; /* field numbers of Letter.body */
 
@@ -55,12 +56,15 @@ struct crew_letter {
         } place;
         struct {
             uint64_t step, incarnation;
+            uint64_t coordinator; /* its start: no other daemon may act on it */
+            uint32_t hops;
             uint32_t nentries;
             struct crew_entry entries[CREW_MAX_ENTRIES];
         } report;
         struct {
             uint64_t step, incarnation;
-            int verdict; /* enum verdict */
+            uint64_t coordinator; /* its start: believed only by nodes that report to it */
+            int verdict;          /* enum verdict */
             struct wire_status status;
         } verdict;
     };

@@ -32,6 +32,11 @@ void record_key_job(char *buf, const char *job, const char *what)
     snprintf(buf, RECORD_KEY_MAX, ROOT "jobs/%s/%s", job, what);
 }
 
+void record_key_crew(char *buf, const char *job, const char *node)
+{
+    snprintf(buf, RECORD_KEY_MAX, ROOT "jobs/%s/nodes/%s", job, node);
+}
+
 void record_prefix_ckpts(char *buf, const char *job)
 {
     snprintf(buf, RECORD_KEY_MAX, ROOT "jobs/%s/ckpt/", job);

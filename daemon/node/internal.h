@@ -23,6 +23,7 @@ struct node {
     struct loop_op accept_op;
     struct loop_timer accept_again; /* after EMFILE and the like */
     struct links *links;
+    struct mesh *mesh;
     struct jobs *jobs;
     struct arenas *arenas;
     struct list sessions;

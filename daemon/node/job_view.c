@@ -11,6 +11,8 @@ void view_free(struct view *v)
 {
     free(v->known);
     free(v->decisions);
+    free(v->intents);
+    free(v->crew);
     *v = (struct view){0};
 }
 
@@ -51,10 +53,8 @@ static int view_read_ckpt(struct view *v, const char *job, const struct cairn_kv
         return r;
     if (strcmp(name, job) != 0)
         return cairn_fail(err, CAIRN_E_CORRUPT, "belongs to job %s", name);
-    if (strcmp(what, "intent") == 0) {
-        view_entry(v, step, incarnation);
-        return 0;
-    }
+    if (strcmp(what, "intent") == 0)
+        return record_intent_decode(&v->intents[view_entry(v, step, incarnation)], kv->value, kv->value_len, err);
     if (strcmp(what, "decision") != 0)
         return 0;
     r = record_decision_decode(&d, kv->value, kv->value_len, err);
@@ -64,6 +64,18 @@ static int view_read_ckpt(struct view *v, const char *job, const struct cairn_kv
     v->known[at].fate = d.commit ? KNOWN_COMMITTED : KNOWN_ABORTED;
     v->decisions[at] = d;
     return 0;
+}
+
+static int view_read_crew(struct view *v, const struct cairn_kv *kv, struct cairn_error *err)
+{
+    struct record_crew *more = realloc(v->crew, (v->ncrew + 1) * sizeof *more);
+
+    if (!more)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu nodes", v->ncrew + 1);
+    v->crew = more;
+    int r = record_crew_decode(&v->crew[v->ncrew], kv->value, kv->value_len, err);
+    v->ncrew += r == 0;
+    return r;
 }
 
 static int view_read_one(struct view *v, const char *job, const char *prefix, const struct cairn_kv *kv,
@@ -76,6 +88,8 @@ static int view_read_one(struct view *v, const char *job, const char *prefix, co
         return cairn_fail(err, CAIRN_E_PROTOCOL, "lies outside of %s", prefix);
     if (strncmp(what, "ckpt/", 5) == 0)
         return view_read_ckpt(v, job, kv, err);
+    if (strncmp(what, "nodes/", 6) == 0)
+        return view_read_crew(v, kv, err);
     if (strcmp(what, "incarnation") == 0) {
         v->inc_revision = kv->mod_revision;
         return record_incarnation_decode(&v->inc, kv->value, kv->value_len, err);
@@ -102,7 +116,8 @@ int view_read(struct view *ret, const char *job, const struct cairn_meta_result 
     record_key_job(prefix, job, "");
     v.known = calloc(result->nkvs + 1, sizeof *v.known);
     v.decisions = calloc(result->nkvs + 1, sizeof *v.decisions);
-    int r = v.known && v.decisions ? 0 : cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu records", result->nkvs);
+    v.intents = calloc(result->nkvs + 1, sizeof *v.intents);
+    int r = v.known && v.decisions && v.intents ? 0 : cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu records", result->nkvs);
     for (size_t i = 0; r == 0 && i < result->nkvs; i++) {
         r = view_read_one(&v, job, prefix, &result->kvs[i], err);
         if (r < 0)

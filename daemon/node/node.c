@@ -4,6 +4,7 @@
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 #include "daemon/io/log.h"
+#include "daemon/node/mesh.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -102,6 +103,7 @@ static void node_accept(struct node *n)
 static void node_free(struct node *n)
 {
     arenas_free(n->arenas);
+    mesh_free(n->mesh);
     if (n->listen_fd >= 0) {
         close(n->listen_fd);
         unlink(n->socket_path);
@@ -138,7 +140,11 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
         r = links_new(&ld, &lc, &n->links, err);
     if (r < 0)
         return r;
-    struct jobs_deps jd = {n->deps.loop, n->links, n->deps.meta};
+    struct mesh_config mc = {n->id, c->start};
+    r = mesh_new(n->deps.fabric, &mc, &n->mesh, err);
+    if (r < 0)
+        return r;
+    struct jobs_deps jd = {n->deps.loop, n->links, n->deps.meta, n->mesh};
     return jobs_new(&jd, &jc, &n->jobs, err);
 }
 

@@ -133,7 +133,7 @@ static void the_deadline_names_the_rank(void **state)
     fill(f, &s);
     turn_for(m, 50);
     save_why(s.save, why, sizeof why);
-    assert_string_equal(why, "step 40 is FILLING: rank 1 did not fill; 0 of 1 parts durable");
+    assert_string_equal(why, "step 40, rank 0 is filled: FILLING: rank 1 did not fill; 0 of 1 parts durable");
     turn_until(m, &s.ended);
     assert_string_equal(s.message, "rank 1 did not fill step 40 within 400 ms");
     assert_int_equal(m->links.cancelled, 1);
@@ -257,7 +257,8 @@ int main(void)
         T(a_lost_lease_is_taken_again),
         T(a_job_lost_to_another_node),
         T(starts_are_adopted_raised_or_refused),
-        T(another_node_holds_the_job),
+        T(two_nodes_commit_together),
+        T(the_coordinator_dies),
         T(a_restarted_daemon_aborts_leftovers),
         T(a_take_over_fences),
         T(all_ranks_follow_one_pin),
