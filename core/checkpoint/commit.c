@@ -6,13 +6,13 @@
  *         |                    |                                          absent when read, late|  |  |
  *         |                    v                                                 or fenced      |  |  |
  *         |                ABORTING <-----------------------------------------------------------+  |  |
- *         v                    |  \--no answer after the deadline and a commit was sent-+          |  |
+ *         v                    |  \--no answer after the deadline-----------------------+          |  |
  *      ABORTED <---------------+                                                        v          |  |
  *         ^                                                                         UNDECIDED <----+  |
  *         +-----------------------decided otherwise, read back------------------------ COMMITTED <----+
  *
- * The ranks are told of an abort when it is chosen as long as no commit was sent: nobody else can commit it. Once a
- * commit was sent they are told what the metadata says, and nothing before it was read. */
+ * The ranks are told what the metadata says, and nothing before it is known: from the intent on another coordinator may
+ * have taken the checkpoint over and committed it, without this one having noticed that its lease is gone. */
 #include "core/checkpoint/commit.h"
 
 #include <assert.h>
@@ -59,10 +59,9 @@ bool commit_invariant(const struct commit *c)
     bool intent = c->intent || c->state == COMMIT_INTENDING || c->state >= COMMIT_ABORTING;
     bool drains = c->intent || c->ndurable == 0;
     bool root = !c->root || c->ndurable == c->world_size;
-    bool commit = c->commit_put ? c->root && c->intent : c->state != COMMIT_DECIDING && c->state != COMMIT_UNDECIDED;
-    bool told =
-        commit_ended(c) ? c->told && c->asked == 0 : !c->told || (c->state == COMMIT_ABORTING && !c->commit_put);
-    bool truth = !c->told || c->code < 0 || (c->state == COMMIT_COMMITTED && c->commit_put);
+    bool commit = c->commit_put ? c->root && c->intent : c->state != COMMIT_DECIDING;
+    bool told = commit_ended(c) ? c->told && c->asked == 0 : !c->told;
+    bool truth = !c->told || (c->code == 0) == (c->state == COMMIT_COMMITTED);
 
     return counts && intent && drains && root && commit && told && truth;
 }
@@ -88,13 +87,6 @@ static void commit_ask(struct commit *c, struct commit_effects *fx, int what)
     commit_do(fx, what);
 }
 
-static void commit_tell(struct commit *c, struct commit_effects *fx)
-{
-    if (!c->told)
-        commit_do(fx, COMMIT_TELL);
-    c->told = true;
-}
-
 struct span {
     char text[24];
 };
@@ -118,34 +110,29 @@ static void commit_end(struct commit *c, struct commit_effects *fx, int state)
 {
     commit_move(c, state);
     c->asked = 0;
-    commit_tell(c, fx);
+    c->told = true;
+    commit_do(fx, COMMIT_TELL);
     commit_do(fx, COMMIT_END);
 }
 
 static void commit_end_committed(struct commit *c, struct commit_effects *fx)
 {
-    if (!c->told)
-        commit_set_reason(c, 0, "");
+    commit_set_reason(c, 0, "");
     commit_end(c, fx, COMMIT_COMMITTED);
 }
 
 static void commit_end_aborted(struct commit *c, struct commit_effects *fx, const char *reason)
 {
-    if (!c->told && reason)
+    if (reason)
         commit_set_reason(c, CAIRN_E_ABORTED, reason);
     commit_end(c, fx, COMMIT_ABORTED);
 }
 
-/* The deadline has passed and the metadata is silent. Without a commit that was sent it can only be aborted: whoever
- * coordinates the job next finds the intent and says so. */
+/* The deadline has passed and the metadata is silent. Whoever coordinates the job next finds the intent and decides. */
 static void commit_give_up(struct commit *c, struct commit_effects *fx)
 {
     char text[COMMIT_REASON];
 
-    if (!c->commit_put) {
-        commit_end(c, fx, COMMIT_ABORTED);
-        return;
-    }
     snprintf(text, sizeof text,
              "whether step %llu is committed is not known: the metadata engine did not answer within %s",
              (unsigned long long)c->step, commit_span(c).text);
@@ -170,8 +157,6 @@ static void commit_abort(struct commit *c, struct commit_effects *fx, int code, 
     commit_set_reason(c, code, reason);
     commit_move(c, COMMIT_ABORTING);
     commit_do(fx, COMMIT_STOP_DRAINS);
-    if (!c->commit_put)
-        commit_tell(c, fx);
     /* An intent on its way is awaited: a decision without an intent, followed by the intent, would look odd to a
      * reader. */
     if (c->asked != COMMIT_WRITE_INTENT)
