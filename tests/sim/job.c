@@ -47,7 +47,7 @@ static void job_fence(struct sim *s, unsigned actor)
 
     for (unsigned i = 0; i < SIM_RUNS; i++) {
         struct commit_event e = {.type = COMMIT_ON_FENCED, .reason = "a newer start took over"};
-        if (n->run[i].used && !n->run[i].over && n->run[i].incarnation < n->inc.incarnation)
+        if (n->run[i].used && !n->run[i].over && !n->run[i].unheard && n->run[i].incarnation < n->inc.incarnation)
             run_feed(s, actor, &n->run[i], &e);
     }
 }
@@ -70,15 +70,16 @@ void job_learn(struct sim *s, unsigned actor, const struct view *v)
         job_fence(s, actor);
 }
 
-void job_lost(struct sim *s, unsigned actor, const char *why)
+/* Another node coordinates: it has adopted what was on its way here. */
+static void job_lost(struct sim *s, unsigned actor)
 {
     struct node *n = sim_node(s, actor);
-    struct commit_event e = {.type = COMMIT_ON_LOST, .reason = why};
 
+    SAY(s, actor, "coordinates no more");
     n->held = n->valid = false;
     for (unsigned i = 0; i < SIM_RUNS; i++)
-        if (n->run[i].used && !n->run[i].over)
-            run_feed(s, actor, &n->run[i], &e);
+        if (n->run[i].used)
+            run_drop(s, actor, &n->run[i]);
     memset(n->known, 0, sizeof n->known);
 }
 
@@ -102,7 +103,7 @@ static void job_read_done(struct sim *s, unsigned actor, const struct view *v)
     bool others = v->coordinator.revision && v->coordinator.node != actor;
     if (others) {
         if (n->held)
-            job_lost(s, actor, "another node coordinates the job now");
+            job_lost(s, actor);
         n->valid = true;
         n->coordinator = v->coordinator.node + 1;
         n->heard = s->now;

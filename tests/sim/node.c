@@ -456,6 +456,7 @@ void node_handle(struct sim *s, const struct msg *m)
         [T_BEAT] = node_timer_beat,
         [T_RUN_PAUSE] = run_handle_timer,
         [T_RUN_LATE] = run_handle_timer,
+        [T_RUN_UNHEARD] = run_handle_timer,
         [T_OPEN_PAUSE] = opening_handle_timer,
         [T_OPEN_LATE] = node_late,
         [T_LINK] = store_handle,

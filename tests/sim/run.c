@@ -76,10 +76,8 @@ static bool run_outdated(struct sim *s, unsigned actor, struct run *r, int what)
         run_feed(s, actor, r, &fenced);
     else if (what == COMMIT_WRITE_INTENT && !n->held)
         run_event(s, actor, r, COMMIT_ON_INTENT_UNKNOWN);
-    else if (what == COMMIT_PUT_COMMIT && n->pin.revision && n->pin.incarnation > r->incarnation)
-        run_event(s, actor, r, COMMIT_ON_REFUSED);
-    else if (what == COMMIT_PUT_COMMIT && !n->held)
-        run_event(s, actor, r, COMMIT_ON_UNKNOWN);
+    else if (what == COMMIT_PUT_COMMIT && (!n->held || (n->pin.revision && n->pin.incarnation > r->incarnation)))
+        run_event(s, actor, r, COMMIT_ON_REFUSED); /* the reading that follows says more */
     else
         return false;
     return true;
@@ -256,6 +254,15 @@ static void run_end(struct sim *s, unsigned actor, struct run *r)
     }
 }
 
+/* Without a word: another coordinator decides it. */
+void run_drop(struct sim *s, unsigned actor, struct run *r)
+{
+    r->used = false;
+    r->over = true;
+    sim_node(s, actor)->ask[ASK_RUN + run_index(s, actor, r)] = 0;
+    store_drop(s, actor, r->ckpt, STORE_ROOT);
+}
+
 static void run_effect(struct sim *s, unsigned actor, struct run *r, int what, bool again)
 {
     switch (what) {
@@ -296,6 +303,17 @@ void run_feed(struct sim *s, unsigned actor, struct run *r, const struct commit_
         run_effect(s, actor, r, fx.what[i], fx.again);
 }
 
+/* Whoever still has a snapshot of an adopted checkpoint has said so by now. */
+static void run_unheard(struct sim *s, unsigned actor, struct run *r)
+{
+    r->unheard = false;
+    for (unsigned i = 0; i < r->machine.world_size && r->used && commit_open(&r->machine); i++) {
+        struct commit_event e = {.type = COMMIT_ON_GONE, .rank = i, .reason = "nobody has its snapshot"};
+        if (r->ranks[i] == COMMIT_ABSENT)
+            run_feed(s, actor, r, &e);
+    }
+}
+
 void run_handle_timer(struct sim *s, const struct msg *m)
 {
     struct run *r = &sim_node(s, m->to)->run[m->slot];
@@ -304,6 +322,8 @@ void run_handle_timer(struct sim *s, const struct msg *m)
         return;
     if (m->type == T_RUN_LATE && m->token == r->late_token) {
         run_event(s, m->to, r, COMMIT_ON_DEADLINE);
+    } else if (m->type == T_RUN_UNHEARD && m->token == r->grace_token) {
+        run_unheard(s, m->to, r);
     } else if (m->type == T_RUN_PAUSE && r->paused && m->token == r->token) {
         r->paused = false;
         run_send(s, m->to, r, r->what);
@@ -339,6 +359,8 @@ bool run_adopt(struct sim *s, unsigned actor, unsigned ckpt)
         return false;
     SAY(s, actor, "adopts the intent of %u.%u", s->ckpt[ckpt].step, r->incarnation);
     commit_adopt(&r->machine, s->ckpt[ckpt].step, s->meta.now.ckpt[ckpt].world, CHECKPOINT_MS, r->ranks);
+    r->unheard = true;
+    r->grace_token = net_timer_ms(s, actor, T_RUN_UNHEARD, run_index(s, actor, r), LEASE_MS + 100);
     return true;
 }
 

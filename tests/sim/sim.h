@@ -135,7 +135,7 @@ enum msg_type {
     /* the metadata */
     M_LIST, M_TXN, M_GRANT, M_KEEP, M_REVOKE, M_ANSWER,
     /* timers */
-    T_META_LATE, T_LEASE, T_RETRY, T_BEAT, T_RUN_PAUSE, T_RUN_LATE, T_OPEN_PAUSE, T_OPEN_LATE, T_LINK, T_LINK_LATE,
+    T_META_LATE, T_LEASE, T_RETRY, T_BEAT, T_RUN_PAUSE, T_RUN_LATE, T_RUN_UNHEARD, T_OPEN_PAUSE, T_OPEN_LATE, T_LINK, T_LINK_LATE,
     T_SAVE_LATE, T_FETCH_LATE, T_FETCH_PAUSE, T_DISK_WRITE, T_DISK_SYNC, T_LEASE_EXPIRES, T_PROC_STEP, T_PROC_FILL,
     T_PROC_LATE, T_LAUNCH, T_FAULT, T_HEAL, T_REBOOT,
     MSG_TYPES
@@ -293,8 +293,9 @@ struct opening { /* at the coordinator, of a process */
 };
 struct run { /* a checkpoint on its way, at the coordinator */
     bool used, over, refused, paused, rooting, known;
+    bool unheard; /* adopted: its ranks' nodes are awaited */
     uint8_t ckpt, sent, what; /* enum commit_effect: in flight; waiting for the pause to end */
-    uint32_t incarnation, token, late_token, pause_ms;
+    uint32_t incarnation, token, late_token, grace_token, pause_ms;
     uint64_t started;
     uint16_t root;
     struct commit machine;
@@ -496,13 +497,13 @@ bool job_ready(const struct node *n);
 void job_answer(struct sim *s, unsigned actor, unsigned slot, const struct msg *m);
 void job_handle(struct sim *s, const struct msg *m);
 void job_learn(struct sim *s, unsigned actor, const struct view *v);
-void job_lost(struct sim *s, unsigned actor, const char *why);
 void job_abort_txn(struct msg *m, unsigned ckpt);
 void run_report(struct sim *s, const struct msg *m);
 void run_answer(struct sim *s, unsigned actor, unsigned run, const struct msg *m);
 void run_handle_timer(struct sim *s, const struct msg *m);
 void run_feed(struct sim *s, unsigned actor, struct run *r, const struct commit_event *e);
 void run_root_done(struct sim *s, unsigned actor, unsigned run, bool good);
+void run_drop(struct sim *s, unsigned actor, struct run *r);
 bool run_adopt(struct sim *s, unsigned actor, unsigned ckpt);
 bool run_works_on(const struct node *n, unsigned ckpt);
 void opening_request(struct sim *s, const struct msg *m);
