@@ -24,7 +24,8 @@
 
 #define MOVE(s_) (1u << COMMIT_##s_)
 static const unsigned commit_moves[COMMIT_STATES] = {
-    [COMMIT_INTENDING] = MOVE(FILLING) | MOVE(ABORTING) | MOVE(ABORTED),
+    /* COMMITTED: the intent was refused, for another coordinator has done all of it meanwhile */
+    [COMMIT_INTENDING] = MOVE(FILLING) | MOVE(ABORTING) | MOVE(ABORTED) | MOVE(COMMITTED),
     [COMMIT_FILLING] = MOVE(DRAINING) | MOVE(ABORTING),
     [COMMIT_DRAINING] = MOVE(ROOTING) | MOVE(ABORTING),
     [COMMIT_ROOTING] = MOVE(DECIDING) | MOVE(ABORTING),
@@ -312,7 +313,9 @@ static void commit_on_absent(struct commit *c, struct commit_effects *fx, bool f
 
 static void commit_on_read(struct commit *c, struct commit_effects *fx, const struct commit_event *e)
 {
-    if (c->asked != COMMIT_READ)
+    bool fate = e->type == COMMIT_ON_READ_COMMIT || e->type == COMMIT_ON_READ_ABORT;
+
+    if (c->asked != COMMIT_READ && !(fate && c->asked == COMMIT_WRITE_INTENT))
         return;
     c->asked = 0;
     if (e->type == COMMIT_ON_READ_COMMIT)

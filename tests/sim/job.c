@@ -102,8 +102,7 @@ static void job_read_done(struct sim *s, unsigned actor, const struct view *v)
     job_learn(s, actor, v);
     bool others = v->coordinator.revision && v->coordinator.node != actor;
     if (others) {
-        if (n->held)
-            job_lost(s, actor);
+        job_lost(s, actor);
         n->valid = true;
         n->coordinator = v->coordinator.node + 1;
         n->heard = s->now;

@@ -174,6 +174,13 @@ static void fault_damage(struct sim *s, const struct fault *f)
     fault_crash(s, f->a, f->for_ms);
 }
 
+/* Never shortened: what waits for the actor stays in order. */
+static void fault_hang(struct sim *s, unsigned actor, uint64_t until)
+{
+    if (s->actor[actor].up && until > s->actor[actor].hung_until)
+        s->actor[actor].hung_until = until;
+}
+
 static void fault_outside(struct sim *s, const struct fault *f)
 {
     switch (f->type) {
@@ -218,8 +225,7 @@ void fault_happen(struct sim *s, unsigned index)
         fault_rank(s, f->a);
         break;
     case FAULT_HANG:
-        if (s->actor[f->a].up)
-            s->actor[f->a].hung_until = s->now + (uint64_t)f->for_ms * MS;
+        fault_hang(s, f->a, s->now + (uint64_t)f->for_ms * MS);
         break;
     case FAULT_CUT:
         fault_cut(s, f->a, f->b, true);
@@ -271,8 +277,6 @@ void fault_heal(struct sim *s)
         bool there = a < ACTOR_PEER ? a < s->config.nodes : a - ACTOR_PEER < s->config.peers;
         if (there && !s->actor[a].up)
             sim_start_actor(s, a);
-        if (s->actor[a].hung_until)
-            s->actor[a].hung_until = s->now;
     }
     for (unsigned p = 0; p < SIM_PEERS; p++) {
         s->peer[p].fail_syncs = s->peer[p].fail_writes = 0;

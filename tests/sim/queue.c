@@ -14,22 +14,32 @@ static bool before(const struct queue_entry *a, const struct queue_entry *b)
     return a->at != b->at ? a->at < b->at : a->number < b->number;
 }
 
-bool queue_put(struct queue *q, uint64_t at, const struct msg *m)
+static void queue_insert(struct queue *q, struct queue_entry e)
 {
-    struct queue_entry e = {.at = at, .number = q->number++};
-    unsigned i = q->n;
+    unsigned i = q->n++;
 
-    if (q->n == QUEUE_EVENTS)
-        return false;
-    e.index = q->nfree > 0 ? q->free[--q->nfree] : q->top++;
-    q->pool[e.index] = *m;
-    q->n++;
     while (i > 0 && before(&e, &q->heap[(i - 1) / 2])) {
         q->heap[i] = q->heap[(i - 1) / 2];
         i = (i - 1) / 2;
     }
     q->heap[i] = e;
+}
+
+bool queue_put(struct queue *q, uint64_t at, const struct msg *m)
+{
+    struct queue_entry e = {.at = at, .number = q->number++};
+
+    if (q->n + 1 == QUEUE_EVENTS) /* one stays free for what is put back */
+        return false;
+    e.index = q->nfree > 0 ? q->free[--q->nfree] : q->top++;
+    q->pool[e.index] = *m;
+    queue_insert(q, e);
     return true;
+}
+
+void queue_put_back(struct queue *q, uint64_t at, int index)
+{
+    queue_insert(q, (struct queue_entry){.at = at, .number = q->taken, .index = (uint32_t)index});
 }
 
 int queue_take(struct queue *q, uint64_t *ret_at)
@@ -52,6 +62,7 @@ int queue_take(struct queue *q, uint64_t *ret_at)
     }
     q->heap[i] = last;
     *ret_at = first.at;
+    q->taken = first.number;
     return (int)first.index;
 }
 

@@ -20,7 +20,7 @@ struct queue {
     struct queue_entry heap[QUEUE_EVENTS];
     uint16_t free[QUEUE_EVENTS];
     unsigned n, nfree;
-    uint32_t number;
+    uint32_t number, taken; /* of the next event; of the last one taken */
     uint32_t top; /* pool slots ever used in this schedule */
 };
 void queue_reset(struct queue *q);
@@ -28,6 +28,8 @@ void queue_reset(struct queue *q);
 bool queue_put(struct queue *q, uint64_t at, const struct msg *m);
 /* The first event's pool index, or -1; it stays valid until queue_release. */
 int queue_take(struct queue *q, uint64_t *ret_at);
+/* Instead of releasing it: it comes again at a later time, in its old order among the others of that time. */
+void queue_put_back(struct queue *q, uint64_t at, int index);
 void queue_release(struct queue *q, int index);
 
 #endif

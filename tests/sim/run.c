@@ -72,10 +72,10 @@ static bool run_outdated(struct sim *s, unsigned actor, struct run *r, int what)
     const struct node *n = sim_node(s, actor);
     struct commit_event fenced = {.type = COMMIT_ON_INTENT_REFUSED, .code = CAIRN_E_FENCED, .reason = "fenced"};
 
-    if (what == COMMIT_WRITE_INTENT && r->incarnation != n->inc.incarnation)
-        run_feed(s, actor, r, &fenced);
-    else if (what == COMMIT_WRITE_INTENT && !n->held)
+    if (what == COMMIT_WRITE_INTENT && !n->held)
         run_event(s, actor, r, COMMIT_ON_INTENT_UNKNOWN);
+    else if (what == COMMIT_WRITE_INTENT && r->incarnation != n->inc.incarnation)
+        run_feed(s, actor, r, &fenced);
     else if (what == COMMIT_PUT_COMMIT && (!n->held || (n->pin.revision && n->pin.incarnation > r->incarnation)))
         run_event(s, actor, r, COMMIT_ON_REFUSED); /* the reading that follows says more */
     else
@@ -120,12 +120,14 @@ static void run_ask(struct sim *s, unsigned actor, struct run *r, int what, bool
 
 static void run_intent_refused(struct sim *s, unsigned actor, struct run *r, const struct view *v)
 {
-    struct commit_event e = {.type = COMMIT_ON_INTENT_REFUSED, .reason = "refused"};
-    int fate = r->ckpt < v->nckpts ? v->ckpt[r->ckpt].decision : FATE_NONE;
+    struct commit_event e = {.type = COMMIT_ON_INTENT_UNKNOWN, .code = CAIRN_E_FENCED, .reason = "refused"};
+    bool there = r->ckpt < v->nckpts;
+    int fate = there ? v->ckpt[r->ckpt].decision : FATE_NONE;
 
-    e.code = v->inc.incarnation != r->incarnation ? CAIRN_E_FENCED : CAIRN_E_EXISTS;
-    if (v->inc.incarnation == r->incarnation && fate == FATE_NONE)
-        e.type = COMMIT_ON_INTENT_UNKNOWN;
+    if (fate != FATE_NONE)
+        e.type = fate == FATE_COMMIT ? COMMIT_ON_READ_COMMIT : COMMIT_ON_READ_ABORT;
+    else if (!(there && v->ckpt[r->ckpt].intent) && v->inc.incarnation != r->incarnation)
+        e.type = COMMIT_ON_INTENT_REFUSED;
     run_feed(s, actor, r, &e);
 }
 

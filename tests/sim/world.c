@@ -169,16 +169,12 @@ static void sim_deliver(struct sim *s, struct msg *m)
     sim_handle(s, m);
 }
 
-/* False when the actor hangs: the event has been put off. */
 static bool sim_awake(struct sim *s, const struct msg *m)
 {
     struct actor *a = &s->actor[m->to];
 
-    if (a->hung_until > s->now) {
-        if (!queue_put(&s->queue, a->hung_until, m))
-            s->full_up = true;
+    if (a->hung_until > s->now)
         return false;
-    }
     if (a->hung_until) {
         a->hung_until = 0;
         a->disturbed = s->now;
@@ -191,13 +187,15 @@ static void sim_step(struct sim *s)
     int index = queue_take(&s->queue, &s->now);
     struct msg *m = &s->queue.pool[index];
 
-    if (sim_awake(s, m)) {
-        s->events++;
-        sim_deliver(s, m);
-        if (m->view)
-            view_release(s, m->view);
-        check_event(s);
+    if (!sim_awake(s, m)) {
+        queue_put_back(&s->queue, s->actor[m->to].hung_until, index);
+        return;
     }
+    s->events++;
+    sim_deliver(s, m);
+    if (m->view)
+        view_release(s, m->view);
+    check_event(s);
     queue_release(&s->queue, index);
 }
 

@@ -128,6 +128,11 @@ static void a_successors_commit_is_told(void **state)
     expect(COMMIT_COMMITTED, COMMIT_TELL, COMMIT_END, 0);
     assert_int_equal(c.code, 0);
 
+    begin(2); /* the same while its intent was on its way, and was refused for that */
+    on(COMMIT_ON_READ_COMMIT);
+    expect(COMMIT_COMMITTED, COMMIT_TELL, COMMIT_END, 0);
+    assert_int_equal(c.code, 0);
+
     begin(2); /* and where the metadata stays silent, it is not known */
     on(COMMIT_ON_INTENT_WRITTEN);
     commit_step(&c, &(struct commit_event){.type = COMMIT_ON_DEADLINE}, &fx);
