@@ -88,12 +88,25 @@ static struct fetch *fetch_find(struct sim *s, const struct msg *m)
     return NULL;
 }
 
+static void fetch_bad(struct sim *s, const struct msg *m, struct fetch *f)
+{
+    f->bad |= (uint8_t)(1u << m->index);
+    if (__builtin_popcount(f->bad) > fetch_place(s, f)->m)
+        fetch_short(s, m->to, f);
+}
+
 static void fetch_got(struct sim *s, const struct msg *m, struct fetch *f)
 {
     const struct place *p = fetch_place(s, f);
     const struct root_image *root = &s->root[f->root];
     uint64_t given = p->content;
 
+#ifndef CAIRN_BUG_CHECKSUM_IGNORED
+    if (m->content != p->content) { /* the manifest's checksums say what it has to be */
+        fetch_bad(s, m, f);
+        return;
+    }
+#endif
     if (f->rooted && f->piece > 0)
         given = sim_chunk_content(s->ckpt[root->ckpt].content[p->rank], p->chunk);
     f->wrong |= m->content != given;
@@ -119,9 +132,6 @@ void fetch_handle(struct sim *s, const struct msg *m)
     } else if (m->type == S_DATA) {
         fetch_got(s, m, f);
     } else {
-        const struct place *p = fetch_place(s, f);
-        f->bad |= (uint8_t)(1u << m->index);
-        if (__builtin_popcount(f->bad) > p->m)
-            fetch_short(s, m->to, f);
+        fetch_bad(s, m, f);
     }
 }

@@ -186,6 +186,9 @@ struct stripe *store_add(struct sim *s, unsigned actor, const struct stripe *lik
         n->nstripes++;
     n->stripe[i] = *like;
     n->stripe[i].used = true;
+#ifndef CAIRN_BUG_ATTEMPTS_MIXED
+    n->stripe[i].attempt = (uint8_t)(s->actor[actor].epoch << 4); /* a dead daemon's fragments are not this one's */
+#endif
     stripe_cut(s, actor, &n->stripe[i]);
     return &n->stripe[i];
 }
