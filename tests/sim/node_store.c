@@ -31,6 +31,7 @@ static void link_greet(struct sim *s, unsigned actor, unsigned peer)
 
     l->state = LINK_GREETING;
     l->token = net_timer_ms(s, actor, T_LINK, peer, l->backoff_ms);
+    m.token = l->token;
     l->backoff_ms = l->backoff_ms * 2 > 1000 ? 1000 : l->backoff_ms * 2;
     net_send(s, &m);
 }
@@ -102,9 +103,10 @@ static void link_welcome(struct sim *s, const struct msg *m)
     unsigned peer = m->from - ACTOR_PEER;
     struct link *l = &n->link[peer];
 
-    if (l->state != LINK_GREETING)
+    if (l->state != LINK_GREETING || m->token != l->token)
         return;
     l->state = LINK_UP;
+    l->session = m->token;
     l->peer_epoch = m->from_epoch;
     l->credits = 0;
     l->backoff_ms = PEER_MS / 2;
@@ -259,6 +261,7 @@ static void piece_send(struct sim *s, unsigned actor, struct stripe *st, unsigne
     l->credits++;
     pc->state = PIECE_SENT;
     m.to_epoch = l->peer_epoch;
+    m.token = l->session;
     m.kind = st->kind;
     m.ckpt = st->ckpt;
     m.rank = st->rank;

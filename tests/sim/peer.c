@@ -48,6 +48,7 @@ void peer_crash(struct sim *s, unsigned actor)
     peer_lose_unsynced(s, p, 0, true);
     p->fence = 0;
     p->ended = p->dead = 0;
+    memset(p->session, 0, sizeof p->session);
 }
 
 /* ---- writing ----------------------------------------------------------------------------------- */
@@ -75,11 +76,12 @@ static bool frag_is(const struct frag *f, const struct msg *m)
            f->attempt == m->attempt && f->index == m->index;
 }
 
-/* The place of a fragment that came before, or NO_SLOT. */
+/* The place of a fragment whose message came twice, or NO_SLOT. */
 static unsigned peer_find(const struct peer *p, const struct msg *m, unsigned stream)
 {
     for (unsigned i = p->nfrags; i-- > 0;)
-        if (p->frag[i].stream == stream && p->frag[i].state != FRAG_FREE && frag_is(&p->frag[i], m))
+        if (p->frag[i].stream == stream && p->frag[i].state != FRAG_FREE && p->frag[i].content == m->content &&
+            frag_is(&p->frag[i], m))
             return i;
     return NO_SLOT;
 }
@@ -97,6 +99,10 @@ static void peer_put(struct sim *s, const struct msg *m)
     struct peer *p = sim_peer(s, m->to);
     struct msg w = *m;
 
+#ifndef CAIRN_BUG_SLOTS_NOT_FENCED
+    if (m->token != p->session[m->from])
+        return; /* a link that its writer gave up: its key is closed */
+#endif
     if (peer_refuses(s, p, m)) {
         peer_reply(s, m, S_REFUSED, m);
         return;
@@ -204,7 +210,7 @@ static void peer_read(struct sim *s, const struct msg *m)
     struct msg r = *m;
     unsigned found = NO_SLOT;
 
-    for (unsigned i = 0; i < p->nfrags && found == NO_SLOT; i++) {
+    for (unsigned i = p->nfrags; i-- > 0 && found == NO_SLOT;) { /* the newest of its name */
         const struct frag *f = &p->frag[i];
         bool there = f->state == FRAG_WRITTEN || f->state == FRAG_SYNCED;
 #ifdef CAIRN_BUG_CHECKSUM_IGNORED
@@ -267,8 +273,12 @@ static void peer_learn(struct sim *s, const struct msg *m)
 
 static void peer_hello(struct sim *s, const struct msg *m)
 {
-    struct msg r = {.seq = s->actor[m->to].epoch};
+    struct peer *p = sim_peer(s, m->to);
+    struct msg r = {0};
 
+    if (m->token < p->session[m->from])
+        return; /* an older greeting, late */
+    p->session[m->from] = m->token;
     peer_reply(s, m, S_WELCOME, &r);
 }
 

@@ -12,6 +12,7 @@ static void proc_say(struct sim *s, unsigned actor, struct msg *m)
 {
     m->from = (uint8_t)actor;
     m->to = s->proc[actor - ACTOR_PROC].node;
+    m->to_epoch = s->actor[m->to].epoch; /* a socket to this start of the daemon */
     net_local(s, m);
 }
 

@@ -209,6 +209,7 @@ struct actor {
 struct peer {
     uint32_t fence; /* no writes of older incarnations */
     uint32_t token; /* of a reading of the records, 0: none */
+    uint32_t session[SIM_NODES]; /* the greeting that each node's slots were granted for */
     uint64_t ended; /* checkpoints of which a node said that they ended; bits */
     uint64_t dead;  /* checkpoints that were aborted: late writes are refused; bits */
     uint8_t fail_syncs, fail_writes;
@@ -240,6 +241,7 @@ struct link {
     uint8_t state, credits; /* credits in use */
     uint16_t peer_epoch;
     uint32_t token;    /* of the greeting or the backoff */
+    uint32_t session;  /* the greeting that was answered */
     uint32_t syncing;  /* token of the sync in flight, 0: none */
     bool watched;        /* a timer looks after what is outstanding */
     uint16_t sync_stream;
