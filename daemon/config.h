@@ -24,6 +24,13 @@ struct config {
     unsigned port;
     char meta_plugin[CONFIG_TEXT]; /* [meta] */
     char meta_path[CONFIG_TEXT];
+    char meta_endpoints[CONFIG_TEXT];
+    char meta_prefix[CONFIG_TEXT];
+    char meta_ca[CONFIG_TEXT];
+    char meta_cert[CONFIG_TEXT];
+    char meta_key[CONFIG_TEXT];
+    char meta_user[CONFIG_TEXT];
+    char meta_password_file[CONFIG_TEXT];
     unsigned meta_timeout_ms;
     unsigned lease_ms;
     char peer_id[CONFIG_TEXT]; /* [peer] */
@@ -41,6 +48,8 @@ struct config {
     unsigned windows_max_mib;
     unsigned slots;
     unsigned fragment_buffers_mib;
+    unsigned margin;
+    char node_domain[CONFIG_TEXT];
     unsigned fragment_late_ms;
     unsigned sync_late_ms;
     unsigned connect_ms;

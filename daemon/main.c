@@ -212,7 +212,15 @@ static int make_directory(const char *path, struct cairn_error *err)
 static int daemon_start_machine_room(struct daemon *d, struct cairn_error *err)
 {
     const struct config *c = &d->config;
-    struct cairn_param meta_params[] = {{"path", c->meta_path}, {NULL, NULL}};
+    struct cairn_param meta_params[] = {{"path", c->meta_path},
+                                        {"endpoints", c->meta_endpoints},
+                                        {"prefix", c->meta_prefix},
+                                        {"ca", c->meta_ca},
+                                        {"cert", c->meta_cert},
+                                        {"key", c->meta_key},
+                                        {"user", c->meta_user},
+                                        {"password_file", c->meta_password_file},
+                                        {NULL, NULL}};
     struct fabric_config fc = {c->provider, c->bind};
     int r = loop_new(1024, &d->loop, err);
 
@@ -268,6 +276,8 @@ static int daemon_start_node(struct daemon *d, struct cairn_error *err)
                              .slots = c->slots,
                              .fragment_buffers =
                                  (unsigned)(((uint64_t)c->fragment_buffers_mib << 20) / FRAGMENT_MAX_RECORD),
+                             .margin = c->margin,
+                             .domain = c->node_domain,
                              .fragment_late_ms = c->fragment_late_ms,
                              .sync_late_ms = c->sync_late_ms,
                              .connect_ms = c->connect_ms,

@@ -12,11 +12,11 @@
 #include <unistd.h>
 
 /* Defines cleanup function NAME for a pointer type with a destructor that takes NULL. */
-#define CAIRN_DEFINE_CLEANUP(type_, free_, name_)                                                                      \
-    static inline void name_(type_ *p)                                                                                 \
-    {                                                                                                                  \
-        if (*p)                                                                                                        \
-            free_(*p);                                                                                                 \
+#define CAIRN_DEFINE_CLEANUP(type_, free_, name_) \
+    static inline void name_(type_ *p)            \
+    {                                             \
+        if (*p)                                   \
+            free_(*p);                            \
     }
 
 #define CAIRN_CLEANUP(name_) __attribute__((cleanup(name_)))
@@ -35,11 +35,11 @@ static inline void cairn_cleanup_close(int *fd)
 #define _cleanup_free_ CAIRN_CLEANUP(cairn_cleanup_free)
 #define _cleanup_close_ CAIRN_CLEANUP(cairn_cleanup_close)
 
-#define TAKE_PTR(p_)                                                                                                   \
-    ({                                                                                                                 \
-        __typeof__(p_) taken_ = (p_);                                                                                  \
-        (p_) = NULL;                                                                                                   \
-        taken_;                                                                                                        \
+#define TAKE_PTR(p_)                  \
+    ({                                \
+        __typeof__(p_) taken_ = (p_); \
+        (p_) = NULL;                  \
+        taken_;                       \
     })
 
 static inline int cairn_take_fd(int *fd)

@@ -15,7 +15,8 @@
 /* Fills err (if not NULL) and returns code. The message is cut at its size, never overflows. */
 int cairn_fail(struct cairn_error *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* The same from an errno (positive): the code is chosen from it, ": strerror" is appended. */
-int cairn_fail_errno(struct cairn_error *err, int sys_errno, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int cairn_fail_errno(struct cairn_error *err, int sys_errno, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 /* Puts "context: " before the message that is there and returns code. */
 int cairn_wrap(struct cairn_error *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Copies src into dst (either may be NULL), keeping dst's size. */

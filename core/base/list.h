@@ -12,9 +12,9 @@ struct list {
     struct list *prev;
 };
 
-#define LIST_INIT(name_)                                                                                               \
-    {                                                                                                                  \
-        &(name_), &(name_)                                                                                             \
+#define LIST_INIT(name_)   \
+    {                      \
+        &(name_), &(name_) \
     }
 
 static inline void list_init(struct list *l)
@@ -51,8 +51,9 @@ static inline void list_remove(struct list *item)
 #define container_of(ptr_, type_, member_) ((type_ *)(void *)((char *)(ptr_)-offsetof(type_, member_)))
 #define list_for_each(it_, head_) for (struct list *it_ = (head_)->next; it_ != (head_); it_ = it_->next)
 /* The current item may be removed, and no other. */
-#define list_for_each_safe(it_, head_)                                                                                 \
-    for (struct list *it_ = (head_)->next, *next_##it_ = it_->next; it_ != (head_); it_ = next_##it_, next_##it_ = it_->next)
+#define list_for_each_safe(it_, head_)                                              \
+    for (struct list *it_ = (head_)->next, *next_##it_ = it_->next; it_ != (head_); \
+         it_ = next_##it_, next_##it_ = it_->next)
 /* The first item's owner; the list must not be empty. */
 #define list_first(head_, type_, member_) container_of((head_)->next, type_, member_)
 

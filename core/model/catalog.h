@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A catalog: what a reader needs to know of a committed checkpoint, handed by the daemon to a client as one sealed blob:
- * each rank's layout and how its image is cut into chunks. Fragments and peers are not its business. */
+/* A catalog: what a reader needs to know of a committed checkpoint, handed by the daemon to a client as one sealed
+ * blob: each rank's layout and how its image is cut into chunks. Fragments and peers are not its business. */
 #ifndef CAIRN_CORE_MODEL_CATALOG_H
 #define CAIRN_CORE_MODEL_CATALOG_H
 

@@ -17,13 +17,13 @@
 #include "core/model/hash.h"
 
 struct cairn_slice {
-    char *name;                      /* owned by the layout */
+    char *name; /* owned by the layout */
     uint32_t name_len;
     int dtype;
-    uint64_t shape[CAIRN_MAX_DIMS];  /* global */
-    struct cairn_box box;            /* this rank's part of it; box.ndim is the tensor's */
-    uint64_t image_offset;           /* bytes */
-    uint64_t bytes;                  /* of the slice, dense */
+    uint64_t shape[CAIRN_MAX_DIMS]; /* global */
+    struct cairn_box box;           /* this rank's part of it; box.ndim is the tensor's */
+    uint64_t image_offset;          /* bytes */
+    uint64_t bytes;                 /* of the slice, dense */
 };
 
 struct cairn_group {
@@ -36,16 +36,17 @@ struct cairn_group {
 struct cairn_layout {
     struct cairn_slice *slices;
     uint32_t nslices;
-    uint32_t room;               /* allocated slices */
+    uint32_t room; /* allocated slices */
     struct cairn_group *groups;
     uint32_t ngroups;
-    uint32_t nparts;             /* of the image: its length in MiB */
+    uint32_t nparts; /* of the image: its length in MiB */
 };
 
 void cairn_layout_init(struct cairn_layout *l);
 void cairn_layout_free(struct cairn_layout *l); /* leaves it as after init */
 
-/* Checks one tensor (name, dtype, dims, overflow, range) and appends its slice. The tensor's data and strides are ignored. */
+/* Checks one tensor (name, dtype, dims, overflow, range) and appends its slice. The tensor's data and strides are
+ * ignored. */
 int cairn_layout_add(struct cairn_layout *l, const struct cairn_tensor *t, struct cairn_error *err);
 /* Checks that no two slices of one tensor overlap and that equal names agree in dtype and shape, in O(n log n) for
  * distinct names; gives every slice its image offset and fills groups and nparts. */
@@ -58,8 +59,8 @@ int cairn_layout_part_dtype(const struct cairn_layout *l, uint32_t part);
 /* The layout's bytes: magic "CRNLAYT1", version, counts, then slices with image offsets (layout_codec.c has the
  * table). Appends to out. */
 int cairn_layout_encode(const struct cairn_layout *l, struct bytes *out, struct cairn_error *err);
-/* Reads untrusted bytes into an initialised layout, checks everything add and place check, places it, and refuses stored
- * image offsets that differ. On failure l is as after init. */
+/* Reads untrusted bytes into an initialised layout, checks everything add and place check, places it, and refuses
+ * stored image offsets that differ. On failure l is as after init. */
 int cairn_layout_decode(struct cairn_layout *l, const void *data, size_t len, struct cairn_error *err);
 /* Names the layout: XXH3-128 of its bytes. */
 struct hash128 cairn_layout_digest(const void *encoded, size_t len);

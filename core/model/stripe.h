@@ -14,15 +14,19 @@ struct cairn_geometry {
 /* By live peers: 6 and more 4+2, 5 3+2, 4 2+2, 3 2+1, 2 1+1, 1 1+0; 0 peers give 0+0. */
 struct cairn_geometry cairn_geometry_for(unsigned live_peers);
 
+/* How many of a stripe's m parity fragments must be durable beside the k others before it counts: what was asked for
+ * (0: one less than m, at least 1), never more than m. A committed checkpoint survives the loss of so many peers. */
+unsigned cairn_margin_for(unsigned m, unsigned asked);
+
 /* The chunk that begins at part: up to k parts of the same group. Short chunks have fewer data fragments. */
 uint32_t cairn_chunk_parts(const struct cairn_layout *l, uint32_t first_part, unsigned k);
 
 /* One encoded part as manifests and fragment headers record it. */
 struct cairn_part_code {
-    uint16_t codec;      /* cairn_codec_ops.id; 0 raw */
-    uint16_t params;     /* of the codec; 0 today */
-    uint32_t plain_len;  /* 1 .. CAIRN_PART */
-    uint32_t coded_len;  /* 1 .. CAIRN_PART */
+    uint16_t codec;     /* cairn_codec_ops.id; 0 raw */
+    uint16_t params;    /* of the codec; 0 today */
+    uint32_t plain_len; /* 1 .. CAIRN_PART */
+    uint32_t coded_len; /* 1 .. CAIRN_PART */
 };
 
 #endif

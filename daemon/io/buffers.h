@@ -8,7 +8,7 @@
 
 struct buffers;
 int buffers_new(size_t buffer_len, unsigned count, struct buffers **ret_buffers, struct cairn_error *err);
-void buffers_free(struct buffers *b); /* all must be back; NULL allowed */
+void buffers_free(struct buffers *b);  /* all must be back; NULL allowed */
 void *buffers_take(struct buffers *b); /* NULL when none is free */
 void buffers_give(struct buffers *b, void *buffer);
 unsigned buffers_available(const struct buffers *b);

@@ -17,8 +17,8 @@ struct plugins {
     struct list codecs;
 };
 
-/* Loads cairn-NAME.so, checks what it exports and copies its table of size bytes into ops, zeroed first. min is the size of the
- * kind's first version. ret_dso is dlclose()d by the owner when everything made by it is gone. */
+/* Loads cairn-NAME.so, checks what it exports and copies its table of size bytes into ops, zeroed first. min is the
+ * size of the kind's first version. ret_dso is dlclose()d by the owner when everything made by it is gone. */
 int door_load(struct plugins *p, const char *name, int kind, void *ops, size_t size, size_t min, void **ret_dso,
               struct cairn_error *err);
 void door_unload(void *dso);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The door to metadata engines. Completions come on the engine's thread; their results are copied into one allocation and posted
- * to the loop. */
+/* The door to metadata engines. Completions come on the engine's thread; their results are copied into one allocation
+ * and posted to the loop. */
 #include "daemon/io/door_internal.h"
 
 #include "core/base/error.h"
@@ -149,8 +149,8 @@ static bool txn_ok(struct flight *f, const struct cairn_txn *t)
     for (size_t i = 0; i < t->nputs && ok; i++) {
         ok = key_ok(f, t->puts[i].key);
         if (ok && t->puts[i].value_len > MAX_VALUE) {
-            cairn_fail(&f->err, CAIRN_E_INVAL, "a value of %zu bytes for %s: at most %u are allowed", t->puts[i].value_len,
-                       t->puts[i].key, MAX_VALUE);
+            cairn_fail(&f->err, CAIRN_E_INVAL, "a value of %zu bytes for %s: at most %u are allowed",
+                       t->puts[i].value_len, t->puts[i].key, MAX_VALUE);
             ok = false;
         }
     }
@@ -184,8 +184,8 @@ void meta_lease_revoke(struct meta *m, int64_t lease, uint32_t timeout_ms, struc
 
 static int check_ops(const struct cairn_meta_ops *o, const char *name, struct cairn_error *err)
 {
-    if (o->open && o->close && o->get && o->list && o->txn && o->lease_grant && o->lease_keep && o->lease_revoke && o->watch &&
-        o->unwatch)
+    if (o->open && o->close && o->get && o->list && o->txn && o->lease_grant && o->lease_keep && o->lease_revoke &&
+        o->watch && o->unwatch)
         return 0;
     return cairn_fail(err, CAIRN_E_UNSUPPORTED, "metadata engine %s lacks a required function", name);
 }

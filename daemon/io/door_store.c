@@ -87,7 +87,8 @@ int store_space(struct store *s, struct cairn_space *ret_space, struct cairn_err
     return 0;
 }
 
-static int wrap_stream(struct store *s, struct cairn_store_stream *impl, struct store_stream **ret_stream, struct cairn_error *err)
+static int wrap_stream(struct store *s, struct cairn_store_stream *impl, struct store_stream **ret_stream,
+                       struct cairn_error *err)
 {
     struct store_stream *st = calloc(1, sizeof *st);
 
@@ -104,8 +105,8 @@ static int wrap_stream(struct store *s, struct cairn_store_stream *impl, struct 
     return 0;
 }
 
-int store_create(struct store *s, const struct cairn_stream_id *id, uint64_t reserve_bytes, struct store_stream **ret_stream,
-                 uint64_t *ret_generation, struct cairn_error *err)
+int store_create(struct store *s, const struct cairn_stream_id *id, uint64_t reserve_bytes,
+                 struct store_stream **ret_stream, uint64_t *ret_generation, struct cairn_error *err)
 {
     struct cairn_error own = CAIRN_ERROR_INIT;
     struct cairn_store_stream *impl = NULL;
@@ -126,8 +127,9 @@ int store_create(struct store *s, const struct cairn_stream_id *id, uint64_t res
     return 0;
 }
 
-int store_open_stream(struct store *s, const char *name, struct store_stream **ret_stream, struct cairn_stream_id *ret_id,
-                      uint64_t *ret_generation, uint64_t *ret_end, struct cairn_error *err)
+int store_open_stream(struct store *s, const char *name, struct store_stream **ret_stream,
+                      struct cairn_stream_id *ret_id, uint64_t *ret_generation, uint64_t *ret_end,
+                      struct cairn_error *err)
 {
     struct cairn_error own = CAIRN_ERROR_INIT;
     struct cairn_store_stream *impl = NULL;

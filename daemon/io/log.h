@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One line per event on stderr, with systemd's <priority> prefix when the journal reads it. Only what decides logs, once. */
+/* One line per event on stderr, with systemd's <priority> prefix when the journal reads it. Only what decides logs,
+ * once. */
 #ifndef CAIRN_DAEMON_IO_LOG_H
 #define CAIRN_DAEMON_IO_LOG_H
 

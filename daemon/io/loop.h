@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The reactor: one thread, one io_uring, timers, and a way for other threads to hand it work.
  *
- * An operation is a struct loop_op owned by the caller; it may be reused or freed from the moment done() is called, and not
- * before. Everything here but loop_post is called on the loop's thread only (asserted). Nothing blocks it.
+ * An operation is a struct loop_op owned by the caller; it may be reused or freed from the moment done() is called, and
+ * not before. Everything here but loop_post is called on the loop's thread only (asserted). Nothing blocks it.
  */
 #ifndef CAIRN_DAEMON_IO_LOOP_H
 #define CAIRN_DAEMON_IO_LOOP_H
@@ -18,7 +18,8 @@ int loop_new(unsigned entries, struct loop **ret_loop, struct cairn_error *err);
 void loop_free(struct loop *loop); /* nothing may be in flight; NULL is allowed */
 /* Runs until loop_stop. Returns 0, or a negative code when the ring itself fails. */
 int loop_run(struct loop *loop, struct cairn_error *err);
-/* One turn: completions, timers, posts, pollers; waits at most max_wait_ms for something to do. For tests and loop_run. */
+/* One turn: completions, timers, posts, pollers; waits at most max_wait_ms for something to do. For tests and loop_run.
+ */
 int loop_turn(struct loop *loop, unsigned max_wait_ms, struct cairn_error *err);
 void loop_stop(struct loop *loop);
 /* CLOCK_MONOTONIC, read once a turn. */
@@ -29,8 +30,8 @@ void loop_assert_here(const struct loop *loop);
 struct loop_op {
     void (*done)(struct loop_op *op, int res); /* res: as the system call's, negative errno on failure */
     void *arg;
-    struct list link;   /* the loop's: waiting for a free entry of the ring */
-    int kind;           /* the loop's, with what follows */
+    struct list link; /* the loop's: waiting for a free entry of the ring */
+    int kind;         /* the loop's, with what follows */
     int fd;
     void *buf;
     size_t len;
@@ -41,7 +42,7 @@ struct loop_op {
 void loop_read(struct loop *loop, struct loop_op *op, int fd, void *buf, size_t len, uint64_t offset);
 void loop_write(struct loop *loop, struct loop_op *op, int fd, const void *buf, size_t len, uint64_t offset);
 void loop_fdatasync(struct loop *loop, struct loop_op *op, int fd);
-void loop_accept(struct loop *loop, struct loop_op *op, int fd);      /* res: the new descriptor, CLOEXEC, non-blocking */
+void loop_accept(struct loop *loop, struct loop_op *op, int fd); /* res: the new descriptor, CLOEXEC, non-blocking */
 void loop_recvmsg(struct loop *loop, struct loop_op *op, int fd, struct msghdr *msg, int flags);
 void loop_sendmsg(struct loop *loop, struct loop_op *op, int fd, struct msghdr *msg, int flags);
 void loop_poll(struct loop *loop, struct loop_op *op, int fd, unsigned events); /* one shot; res: revents */
@@ -73,15 +74,15 @@ void loop_defer(struct loop *loop, struct loop_post *post);
 /* ---- pollers: whatever has to be polled by hand (a fabric's progress) ------------------------ */
 struct loop_poller {
     struct list link;
-    bool (*poll)(struct loop_poller *poller);         /* every turn; true when it did something */
-    bool (*may_sleep)(struct loop_poller *poller);    /* before a wait: false when it must be polled again at once */
+    bool (*poll)(struct loop_poller *poller);      /* every turn; true when it did something */
+    bool (*may_sleep)(struct loop_poller *poller); /* before a wait: false when it must be polled again at once */
     void *arg;
 };
 void loop_poller_add(struct loop *loop, struct loop_poller *poller);
 void loop_poller_remove(struct loop *loop, struct loop_poller *poller);
 
-/* The host services for store plugins on this loop: resubmits short transfers, EINTR and EAGAIN; injects the faults that
- * loop_faults asks for. The struct lives as long as the loop. */
+/* The host services for store plugins on this loop: resubmits short transfers, EINTR and EAGAIN; injects the faults
+ * that loop_faults asks for. The struct lives as long as the loop. */
 const struct cairn_host *loop_host(struct loop *loop);
 
 /* Faults for tests, in the host services only: the nth next operation of a kind fails, once or for good. */

@@ -80,8 +80,8 @@ static int check_entry(const struct cairn_plugin *e, const char *name, int kind,
         return cairn_fail(err, CAIRN_E_UNSUPPORTED, "it has no table of functions");
     memcpy(&ops_size, e->ops, sizeof ops_size); /* every table begins with its size */
     if (e->size != ops_size || ops_size < min || ops_size > 1 << 16)
-        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "its table has %zu bytes (announced %zu), at least %zu are wanted", ops_size,
-                          e->size, min);
+        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "its table has %zu bytes (announced %zu), at least %zu are wanted",
+                          ops_size, e->size, min);
     return 0;
 }
 

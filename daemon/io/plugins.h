@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The door: loads plugins and is the only caller of their functions. Each call checks state, range and flags, calls, then
- * checks what came back, so that a broken plugin is an error with its name and not a crash later.
+/* The door: loads plugins and is the only caller of their functions. Each call checks state, range and flags, calls,
+ * then checks what came back, so that a broken plugin is an error with its name and not a crash later.
  *
- * codec_* may be called from workers. store_* are called on the loop's thread. meta_* are called on the loop's thread and
- * complete there (results are copied and posted).
+ * codec_* may be called from workers. store_* are called on the loop's thread. meta_* are called on the loop's thread
+ * and complete there (results are copied and posted).
  */
 #ifndef CAIRN_DAEMON_IO_PLUGINS_H
 #define CAIRN_DAEMON_IO_PLUGINS_H
@@ -20,7 +20,8 @@ void plugins_free(struct plugins *p); /* everything opened through it must be cl
 #define CODEC_RAW 0
 #define CODEC_LZ4 1
 struct codec;
-int plugins_codec(struct plugins *p, const char *name, struct codec **ret_codec, struct cairn_error *err); /* loads once */
+int plugins_codec(struct plugins *p, const char *name, struct codec **ret_codec,
+                  struct cairn_error *err);                        /* loads once */
 struct codec *plugins_codec_by_id(struct plugins *p, uint16_t id); /* among the loaded; NULL */
 uint16_t codec_id(const struct codec *c);
 const char *codec_name(const struct codec *c);
@@ -39,8 +40,9 @@ int store_create(struct store *s, const struct cairn_stream_id *id, uint64_t res
                  struct store_stream **ret_stream, uint64_t *ret_generation, struct cairn_error *err);
 void store_append(struct store_stream *st, const void *buf, size_t len, struct cairn_store_req *req);
 void store_sync(struct store_stream *st, struct cairn_store_req *req);
-int store_open_stream(struct store *s, const char *name, struct store_stream **ret_stream, struct cairn_stream_id *ret_id,
-                      uint64_t *ret_generation, uint64_t *ret_end, struct cairn_error *err);
+int store_open_stream(struct store *s, const char *name, struct store_stream **ret_stream,
+                      struct cairn_stream_id *ret_id, uint64_t *ret_generation, uint64_t *ret_end,
+                      struct cairn_error *err);
 const char *store_stream_name(struct store_stream *st);
 void store_read(struct store_stream *st, uint64_t offset, void *buf, size_t len, struct cairn_store_req *req);
 void store_close_stream(struct store_stream *st);
@@ -50,7 +52,8 @@ int store_remove(struct store *s, const char *name, struct cairn_error *err);
 /* ---- metadata: requests are owned by the caller until done() --------------------------------- */
 struct meta;
 struct meta_req {
-    void (*done)(struct meta_req *req, const struct cairn_meta_result *result); /* loop's thread; result lives during it */
+    void (*done)(struct meta_req *req,
+                 const struct cairn_meta_result *result); /* loop's thread; result lives during it */
     void *arg;
     void *reserved[4]; /* the door's */
 };
@@ -59,7 +62,8 @@ int plugins_meta_open(struct plugins *p, struct loop *loop, const char *name, co
 void meta_close(struct meta *m); /* requests in flight complete with CAIRN_E_ABORTED before it returns */
 void meta_get(struct meta *m, const char *key, uint32_t timeout_ms, struct meta_req *req);
 void meta_list(struct meta *m, const char *prefix, uint32_t timeout_ms, struct meta_req *req);
-void meta_txn(struct meta *m, const struct cairn_txn *txn, uint32_t timeout_ms, struct meta_req *req); /* txn is copied by the plugin */
+void meta_txn(struct meta *m, const struct cairn_txn *txn, uint32_t timeout_ms,
+              struct meta_req *req); /* txn is copied by the plugin */
 void meta_lease_grant(struct meta *m, uint32_t ttl_ms, uint32_t timeout_ms, struct meta_req *req);
 void meta_lease_keep(struct meta *m, int64_t lease, uint32_t timeout_ms, struct meta_req *req);
 void meta_lease_revoke(struct meta *m, int64_t lease, uint32_t timeout_ms, struct meta_req *req);

@@ -67,9 +67,6 @@ static void save_drain_done(void *arg, int code, const struct cairn_error *err, 
     struct run *run = save->run;
 
     (void)manifest;
-    save->draining = false;
-    save->drain = NULL;
-    run->ndrains--;
     if (code == 0 && !run->over && !run->told) {
         save->ref = *ref;
         save->state = REPORT_DURABLE;
@@ -80,6 +77,19 @@ static void save_drain_done(void *arg, int code, const struct cairn_error *err, 
         run_give_up(run, save->rank, REPORT_FAILED, CAIRN_E_ABORTED,
                     err && err->message[0] ? err->message : cairn_code_name(code));
     }
+    save_post(save);
+}
+
+/* Behind its done(): what was late is stored too, or left to repair. */
+static void save_drain_ended(void *arg, unsigned left)
+{
+    struct rank_save *save = arg;
+    struct run *run = save->run;
+
+    (void)left;
+    save->draining = false;
+    save->drain = NULL;
+    run->ndrains--;
     save_post(save);
     run_maybe_free(run);
 }
@@ -101,7 +111,8 @@ static void save_start_drain(struct rank_save *save)
                               .deadline_ms = job->jobs->config.checkpoint_ms,
                               .arg = save,
                               .durable = save_parts_durable,
-                              .done = save_drain_done};
+                              .done = save_drain_done,
+                              .ended = save_drain_ended};
 
     int r = drain_start(job->jobs->deps.links, &spec, &save->drain, &err);
     if (r == 0) {

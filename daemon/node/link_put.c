@@ -74,6 +74,7 @@ static struct stream *open_stream(struct link *l, const struct stream_key *key)
         return NULL;
     st->key = *key;
     st->number = ++l->next_stream;
+    st->opened_ns = link_now_ns(l);
     st->deadline_ns = link_deadline(l, links_config_of(l->links)->sync_late_ms);
     list_init(&st->waiting);
     list_push_back(&l->streams, &st->link);
@@ -235,6 +236,7 @@ static void put_start(struct link *l, struct link_put *p, uint32_t slot)
     uint32_t data = (l->first_slot + slot) << 16 | l->slots[slot].generation;
 
     p->slot = slot;
+    p->sent_ns = link_now_ns(l);
     p->op_busy = true;
     p->answered = false;
     p->deadline_ns = link_deadline(l, links_config_of(l->links)->fragment_late_ms);
@@ -271,7 +273,8 @@ void link_on_stored(struct link *l, const struct wire_message *m)
     if (status->code == 0 && st) {
         p->stored_at = ++st->stored;
         l->fragments_sent++;
-        l->backoff_ms = 0; /* it proved well */
+        cairn_latency_add(&l->store_latency, (link_now_ns(l) - p->sent_ns) / 1000);
+        link_did_well(l);
     } else if (status->code == 0) {
         p->code = cairn_fail(&p->err, CAIRN_E_ABORTED, "peer %s: its stream was closed", l->record.id);
     } else {
@@ -304,11 +307,21 @@ void link_pump_puts(struct link *l)
     }
 }
 
+bool link_put_cancel(struct link_put *p)
+{
+    if (p->sent_ns || list_empty(&p->link))
+        return false;
+    list_remove(&p->link);
+    return true;
+}
+
 int link_put(struct link *l, struct link_put *p, struct cairn_error *err)
 {
     struct stream *st = link_find_stream(l, p->stream.job, p->stream.step, p->stream.incarnation);
 
     list_init(&p->link);
+    p->queued_ns = link_now_ns(l);
+    p->sent_ns = 0;
     p->err = (struct cairn_error)CAIRN_ERROR_INIT;
     if (!link_usable(l, NULL) || l->state == LINK_DOWN)
         return cairn_fail(err, CAIRN_E_UNAVAILABLE, "peer %s: %s", l->record.id, link_last_error(l));

@@ -123,6 +123,8 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
                               .start = c->start,
                               .slots = c->slots,
                               .fragment_buffers = c->fragment_buffers,
+                              .margin = c->margin,
+                              .domain = c->domain,
                               .fragment_late_ms = c->fragment_late_ms,
                               .sync_late_ms = c->sync_late_ms,
                               .connect_ms = c->connect_ms,

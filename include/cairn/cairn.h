@@ -64,9 +64,9 @@ struct cairn_error {
     int sys_errno;     /* errno behind it, or 0 */
     char message[496]; /* always terminated */
 };
-#define CAIRN_ERROR_INIT                                                                                               \
-    {                                                                                                                  \
-        sizeof(struct cairn_error), 0, 0, ""                                                                           \
+#define CAIRN_ERROR_INIT                     \
+    {                                        \
+        sizeof(struct cairn_error), 0, 0, "" \
     }
 
 /* Element types: safetensors' whole-byte types, and raw bytes. Values are part of the ABI and of every format. */
@@ -113,16 +113,16 @@ enum cairn_session_flags {
 struct cairn_session_options {
     size_t size;
     const char *job;
-    uint32_t rank;            /* 0 <= rank < world_size */
-    uint32_t world_size;      /* ranks of this incarnation, at least 1 */
-    uint64_t arena_bytes;     /* room for snapshots; at least one shard plus a window (25%) to overlap saves */
-    const char *start_id;     /* names this start of the job, equal on all ranks. NULL: taken from
-                                 TORCHELASTIC_RUN_ID and TORCHELASTIC_RESTART_COUNT, or SLURM_JOB_ID and
-                                 SLURM_RESTART_COUNT; without these a world of 1 gets a random one, a larger fails */
-    const char *socket_path;  /* NULL: $CAIRN_SOCKET, or /run/cairn/cairnd.sock */
-    uint32_t timeout_ms;      /* for open and for each later exchange with the daemon; 0 means 30,000 */
-    uint32_t copy_threads;    /* threads that seal may use for its copy; 0 means 1 */
-    uint32_t flags;           /* enum cairn_session_flags */
+    uint32_t rank;           /* 0 <= rank < world_size */
+    uint32_t world_size;     /* ranks of this incarnation, at least 1 */
+    uint64_t arena_bytes;    /* room for snapshots; at least one shard plus a window (25%) to overlap saves */
+    const char *start_id;    /* names this start of the job, equal on all ranks. NULL: taken from
+                                TORCHELASTIC_RUN_ID and TORCHELASTIC_RESTART_COUNT, or SLURM_JOB_ID and
+                                SLURM_RESTART_COUNT; without these a world of 1 gets a random one, a larger fails */
+    const char *socket_path; /* NULL: $CAIRN_SOCKET, or /run/cairn/cairnd.sock */
+    uint32_t timeout_ms;     /* for open and for each later exchange with the daemon; 0 means 30,000 */
+    uint32_t copy_threads;   /* threads that seal may use for its copy; 0 means 1 */
+    uint32_t flags;          /* enum cairn_session_flags */
 };
 
 /* Connects, joins or raises the job's incarnation and maps the arena, faulted in. Errors: INVAL, EXISTS (the rank is
@@ -182,7 +182,8 @@ CAIRN_API int cairn_save_add(struct cairn_save *save, const struct cairn_tensor 
 CAIRN_API int cairn_save_seal(struct cairn_save *save, struct cairn_error *err);
 /* Waits until the save has reached the state. Errors: TIMEOUT, ABORTED (why is in the message), UNAVAILABLE, INTR. */
 CAIRN_API int cairn_save_wait(struct cairn_save *save, int state, uint32_t timeout_ms, struct cairn_error *err);
-/* Before seal: gives the step up for this rank, the checkpoint is aborted at once. After it: only forgets the handle. */
+/* Before seal: gives the step up for this rank, the checkpoint is aborted at once. After it: only forgets the handle.
+ */
 CAIRN_API void cairn_save_free(struct cairn_save *save);
 
 /* ---- restore --------------------------------------------------------------------------------- */

@@ -15,22 +15,27 @@
 
 #define CAIRN_PLUGIN_ABI 1
 
-enum cairn_plugin_kind { CAIRN_PLUGIN_CODEC = 1, CAIRN_PLUGIN_STORE = 2, CAIRN_PLUGIN_META = 3, CAIRN_PLUGIN_DEVICE = 4 };
-
-struct cairn_plugin {
-    uint32_t abi;         /* CAIRN_PLUGIN_ABI */
-    uint32_t kind;        /* enum cairn_plugin_kind */
-    size_t size;          /* sizeof the kind's struct */
-    const char *name;     /* [a-z0-9-]+, as in cairn-NAME.so */
-    const char *version;  /* free text */
-    const void *ops;      /* struct cairn_codec_ops, cairn_store_ops or cairn_meta_ops by kind */
+enum cairn_plugin_kind {
+    CAIRN_PLUGIN_CODEC = 1,
+    CAIRN_PLUGIN_STORE = 2,
+    CAIRN_PLUGIN_META = 3,
+    CAIRN_PLUGIN_DEVICE = 4
 };
 
-#define CAIRN_REGISTER_PLUGIN(plugin_)                                                                                 \
-    CAIRN_API const struct cairn_plugin *cairn_plugin_entry(void);                                                     \
-    const struct cairn_plugin *cairn_plugin_entry(void)                                                                \
-    {                                                                                                                  \
-        return &(plugin_);                                                                                             \
+struct cairn_plugin {
+    uint32_t abi;        /* CAIRN_PLUGIN_ABI */
+    uint32_t kind;       /* enum cairn_plugin_kind */
+    size_t size;         /* sizeof the kind's struct */
+    const char *name;    /* [a-z0-9-]+, as in cairn-NAME.so */
+    const char *version; /* free text */
+    const void *ops;     /* struct cairn_codec_ops, cairn_store_ops or cairn_meta_ops by kind */
+};
+
+#define CAIRN_REGISTER_PLUGIN(plugin_)                             \
+    CAIRN_API const struct cairn_plugin *cairn_plugin_entry(void); \
+    const struct cairn_plugin *cairn_plugin_entry(void)            \
+    {                                                              \
+        return &(plugin_);                                         \
     }
 
 /* One key and value of the plugin's section of the configuration; arrays of these end with key NULL. */
@@ -45,7 +50,8 @@ struct cairn_param {
 struct cairn_codec_ops {
     size_t size;
     uint16_t id; /* written into manifests: unique and never reused. 0 raw, 1 lz4; third parties from 0x8000 */
-    /* Required. A cheap guess of the encoded size in bytes from a sample of src; anything >= len means "not worth it". */
+    /* Required. A cheap guess of the encoded size in bytes from a sample of src; anything >= len means "not worth it".
+     */
     size_t (*estimate)(const void *src, size_t len, int dtype);
     /* Required. Encodes len bytes into at most room bytes. Returns the bytes written, 0 when it does not fit (the
      * daemon then stores raw), or a negative code. */
@@ -62,7 +68,7 @@ struct cairn_io; /* one request in flight, owned by whoever starts it until done
 typedef void (*cairn_io_done)(struct cairn_io *io, int64_t result); /* bytes, or -errno */
 struct cairn_io {
     cairn_io_done done;
-    void *arg;         /* for whoever owns the request */
+    void *arg;          /* for whoever owns the request */
     void *reserved[14]; /* the host's; zero before the first use */
 };
 /* What the daemon gives a store: asynchronous file I/O on its io_uring. Short transfers and EINTR/EAGAIN are the
@@ -124,11 +130,13 @@ struct cairn_store_ops {
     /* The name under which list and open_stream know a stream made by create. Lives as long as the stream. */
     const char *(*name)(struct cairn_store_stream *stream);
     /* Reads len bytes at offset, both multiples of 4096, into buf aligned to 4096. Short data is CAIRN_E_CORRUPT. */
-    void (*read)(struct cairn_store_stream *stream, uint64_t offset, void *buf, size_t len, struct cairn_store_req *req);
+    void (*read)(struct cairn_store_stream *stream, uint64_t offset, void *buf, size_t len,
+                 struct cairn_store_req *req);
     /* No request may be in flight. Frees the reservation that was not used. */
     void (*close_stream)(struct cairn_store_stream *stream);
     /* Calls each() with the name of every stream file, in no order, until each returns non-zero. */
-    int (*list)(struct cairn_store *store, int (*each)(void *arg, const char *name), void *arg, struct cairn_error *err);
+    int (*list)(struct cairn_store *store, int (*each)(void *arg, const char *name), void *arg,
+                struct cairn_error *err);
     int (*remove)(struct cairn_store *store, const char *name, struct cairn_error *err);
 };
 /* The first record of a stream lies at this offset, after the file's header. */
@@ -184,7 +192,8 @@ struct cairn_meta_ops {
     void (*close)(struct cairn_meta *meta);
     void (*get)(struct cairn_meta *meta, const char *key, uint32_t timeout_ms, cairn_meta_done done, void *arg);
     void (*list)(struct cairn_meta *meta, const char *prefix, uint32_t timeout_ms, cairn_meta_done done, void *arg);
-    void (*txn)(struct cairn_meta *meta, const struct cairn_txn *txn, uint32_t timeout_ms, cairn_meta_done done, void *arg);
+    void (*txn)(struct cairn_meta *meta, const struct cairn_txn *txn, uint32_t timeout_ms, cairn_meta_done done,
+                void *arg);
     void (*lease_grant)(struct cairn_meta *meta, uint32_t ttl_ms, uint32_t timeout_ms, cairn_meta_done done, void *arg);
     void (*lease_keep)(struct cairn_meta *meta, int64_t lease, uint32_t timeout_ms, cairn_meta_done done, void *arg);
     void (*lease_revoke)(struct cairn_meta *meta, int64_t lease, uint32_t timeout_ms, cairn_meta_done done, void *arg);

@@ -53,7 +53,7 @@ static const char *const sql_texts[] = {
     [SQL_LIST] =
         "SELECT key, value, mod_revision FROM kv WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1 ORDER BY key",
     [SQL_PUT] = ("INSERT INTO kv(key, value, mod_revision, lease) VALUES(?1, ?2, ?3, ?4) ON CONFLICT(key) DO UPDATE SET"
-                " value = ?2, mod_revision = ?3, lease = ?4"),
+                 " value = ?2, mod_revision = ?3, lease = ?4"),
     [SQL_DELETE] = "DELETE FROM kv WHERE key = ?1",
     [SQL_LOG_ADD] = "INSERT INTO log(revision, key, value) VALUES(?1, ?2, ?3)",
     [SQL_LOG_READ] =
@@ -585,7 +585,8 @@ static int prepare_all(struct tables *t, struct cairn_error *err)
     return 0;
 }
 
-/* SQLite does not wait for locks when it changes the journal's mode: several daemons that start on a new file at once meet here. */
+/* SQLite does not wait for locks when it changes the journal's mode: several daemons that start on a new file at once
+ * meet here. */
 static int switch_to_wal(struct tables *t, struct cairn_error *err)
 {
     const struct timespec pause = {.tv_nsec = 10 * 1000000};

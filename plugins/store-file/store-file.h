@@ -33,6 +33,7 @@ struct cairn_store_stream {
     void *header;       /* until it is written */
     struct cairn_io header_io;
     bool header_pending;
+    bool closing;      /* as soon as its header is written */
     struct list syncs; /* requests that wait for the header */
     bool broken;
     struct cairn_error why; /* when broken */

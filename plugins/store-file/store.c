@@ -17,8 +17,9 @@
 #include <unistd.h>
 
 #define MARKER "cairn-store 1\n"
-#define LOCK_TRIES 100 /* 20 ms apart: a killed process's requests may hold the lock a little longer than the process \
-                        */
+#define LOCK_TRIES                                                                                     \
+    100 /* 20 ms apart: a killed process's requests may hold the lock a little longer than the process \
+         */
 
 bool name_is_safe(const char *name)
 {

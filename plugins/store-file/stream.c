@@ -231,6 +231,10 @@ static void header_written(struct cairn_io *io, int64_t result)
 
     st->header_pending = false;
     free(TAKE_PTR(st->header));
+    if (st->closing) {
+        stream_close(st);
+        return;
+    }
     if (result < 0)
         break_stream(st, (int)-result, "write the header of", &err);
     while (!list_empty(&st->syncs)) {
@@ -259,6 +263,9 @@ void stream_close(struct cairn_store_stream *st)
 {
     if (!st)
         return;
+    st->closing = true;
+    if (st->header_pending)
+        return; /* nobody knows of that write but us: its end closes */
     /* What was reserved and not used goes back; a broken file stays as it is, for whoever looks into it. */
     if (st->writing && !st->broken && st->fd >= 0 && ftruncate(st->fd, (off_t)st->end) < 0)
         st->broken = true; /* the room is lost until the file goes; its records are not */

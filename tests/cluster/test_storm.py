@@ -8,7 +8,7 @@ The contents are a function of (seed, step, rank), so a checkpoint that mixes tw
 Catches: a commit that is told before it is decided, a decision before the shards are durable, an acknowledgement before fdatasync is
 waited for, an incarnation that is not fenced, a stream that is deleted though it was committed.
 
-    test_storm.py --build DIR [--points N] [--seed S]     the same seed makes the same choices
+    test_storm.py --build DIR [--points N] [--seed S] [--margin M]     the same seed makes the same choices
 """
 import argparse
 import collections
@@ -60,7 +60,8 @@ class Trainer:
 
 
 class Storm:
-    def __init__(self, cluster, seed):
+    def __init__(self, cluster, seed, margin):
+        self.margin = margin  # so many peers may be lost at once, the moment a commit is told
         self.c, self.random = cluster, random.Random(seed)
         self.told, self.verified, self.starts, self.counts = set(), set(), 0, collections.Counter()
         self.trainer = None
@@ -106,7 +107,7 @@ class Storm:
         p.start()
 
     def fault_peers(self):
-        pair = self.random.sample(self.c.peers, 2)
+        pair = self.random.sample(self.c.peers, self.margin)
         for p in pair:
             p.kill()
         self.check()
@@ -153,12 +154,14 @@ def main():
     parser.add_argument("--build", required=True)
     parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--margin", type=int, choices=[1, 2], help="of the node (default: odd seeds 1, even ones 2)")
     a = parser.parse_args()
+    margin = a.margin or 2 - a.seed % 2
     begin = time.monotonic()
     with Cluster(a.build, peers=6, node__fragment_late_ms=500, node__connect_ms=500, node__sync_late_ms=3000,
-                 node__backoff_ms=100) as c:
+                 node__backoff_ms=100, node__margin=margin) as c:
         c.start_all()
-        storm = Storm(c, a.seed)
+        storm = Storm(c, a.seed, margin)
         storm.start_trainer()
         for i in range(a.points):
             try:
@@ -168,7 +171,7 @@ def main():
             except Exception as e:
                 raise RuntimeError(f"seed {a.seed}, point {i + 1}, faults {dict(storm.counts)}: {e}") from e
         storm.check_all()
-        print(f"{a.points} faults {dict(storm.counts)}, seed {a.seed}: {len(storm.told)} commits told, {len(storm.verified)} listed, "
+        print(f"{a.points} faults {dict(storm.counts)}, seed {a.seed}, margin {margin}: {len(storm.told)} commits told, {len(storm.verified)} listed, "
               f"all restored bit for bit, {storm.starts} starts, {time.monotonic() - begin:.0f} s")
     print("1 passed, 0 failed")
 

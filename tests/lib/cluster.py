@@ -17,6 +17,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -112,7 +113,14 @@ class Daemon:
         return self.process.returncode
 
     def freeze(self):
-        self.process.send_signal(signal.SIGSTOP)
+        """Stops the process, but not inside a transaction: with the lock of this machine's database it would stop everybody's metadata."""
+        for _ in range(100):
+            self.process.send_signal(signal.SIGSTOP)
+            if self.cluster.database_is_free():
+                return
+            self.thaw()
+            time.sleep(0.002)
+        raise TimeoutError(f"{self.name} holds the metadata's lock whenever it is stopped")
 
     def thaw(self):
         self.process.send_signal(signal.SIGCONT)
@@ -175,9 +183,28 @@ class Cluster:
         want = len([p for p in self.peers if p.alive()]) if count is None else count
         wait_until(f"{want} peers up", lambda: self.peers_up() >= want)
 
+    def database_is_free(self):
+        path = self.dir / "meta.db"
+        if not path.exists():
+            return True
+        db = sqlite3.connect(path, timeout=0.1, isolation_level=None)
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("ROLLBACK")
+            return True
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            db.close()
+
     def peers_up(self):
         status = self.query("status")
         return sum(p["state"] == "up" for p in status.get("peers", [])) if status else 0
+
+    def wait_complete(self, seconds=30.0):
+        """Until what was late at the commits is stored too, or left to repair."""
+        wait_until("saves to complete behind their commits",
+                   lambda: (s := self.query("status")) and not any(j["checkpoints_open"] for j in s["jobs"]), seconds)
 
     def query(self, *args, seconds=60.0):
         """A query's JSON through libcairn; None when it failed."""

@@ -185,6 +185,7 @@ static void drain_end(struct loop_post *post)
         d->spec.done(d->spec.arg, cairn_fail(&err, CAIRN_E_NO_SPACE, "peer p0 is full"), &err, NULL, NULL);
     else
         drain_succeed(d);
+    d->spec.ended(d->spec.arg, 0);
     free(d);
 }
 
