@@ -137,6 +137,10 @@ static void commit_give_up(struct commit *c, struct commit_effects *fx)
     snprintf(text, sizeof text,
              "whether step %llu is committed is not known: the metadata engine did not answer within %s",
              (unsigned long long)c->step, commit_span(c).text);
+#ifdef CAIRN_BUG_SILENCE_IS_ABORT
+    commit_end_aborted(c, fx, text);
+    return;
+#endif
     commit_set_reason(c, CAIRN_E_UNAVAILABLE, text);
     commit_end(c, fx, COMMIT_UNDECIDED);
 }
@@ -158,6 +162,14 @@ static void commit_abort(struct commit *c, struct commit_effects *fx, int code, 
     commit_set_reason(c, code, reason);
     commit_move(c, COMMIT_ABORTING);
     commit_do(fx, COMMIT_STOP_DRAINS);
+#ifdef CAIRN_BUG_TELLS_ABORT_EARLY
+    if (!c->commit_put)
+        commit_do(fx, COMMIT_TELL);
+#endif
+#ifdef CAIRN_BUG_TELLS_ABORT_OF_SENT_COMMIT
+    if (c->commit_put)
+        commit_do(fx, COMMIT_TELL);
+#endif
     /* An intent on its way is awaited: a decision without an intent, followed by the intent, would look odd to a
      * reader. */
     if (c->asked != COMMIT_WRITE_INTENT)
@@ -171,7 +183,11 @@ static void commit_progress(struct commit *c, struct commit_effects *fx)
         commit_move(c, COMMIT_FILLING);
     if (c->state == COMMIT_FILLING && c->nfilled == c->world_size)
         commit_move(c, COMMIT_DRAINING);
+#ifdef CAIRN_BUG_COMMITS_BEFORE_ALL
+    if (c->state == COMMIT_DRAINING && c->ndurable + 1 >= c->world_size) {
+#else
     if (c->state == COMMIT_DRAINING && c->ndurable == c->world_size) {
+#endif
         commit_move(c, COMMIT_ROOTING);
         commit_ask(c, fx, COMMIT_STORE_ROOT);
     }
@@ -211,10 +227,16 @@ static void commit_on_rank(struct commit *c, struct commit_effects *fx, const st
         commit_rank_to(c, e->rank, COMMIT_BEGUN);
     } else if (e->type == COMMIT_ON_FILLED && was == COMMIT_BEGUN) {
         commit_rank_to(c, e->rank, COMMIT_FILLED);
+#ifndef CAIRN_BUG_DRAINS_BEFORE_INTENT
         if (c->intent) /* before it a reader could not know what the fragments belong to */
+#endif
             commit_do(fx, COMMIT_START_DRAINS);
     } else if (e->type == COMMIT_ON_DURABLE && was == COMMIT_FILLED && c->intent) {
         commit_rank_to(c, e->rank, COMMIT_DURABLE);
+#ifdef CAIRN_BUG_COUNTS_TWICE
+    } else if (e->type == COMMIT_ON_DURABLE && was == COMMIT_DURABLE && c->ndurable < c->world_size) {
+        c->ndurable++;
+#endif
     } else if (e->type == COMMIT_ON_DROPPED && was < COMMIT_FILLED) {
         commit_rank_fails(c, fx, e, "gave up");
     } else if (e->type == COMMIT_ON_FAILED && was == COMMIT_FILLED) {
@@ -284,6 +306,18 @@ static void commit_on_decision(struct commit *c, struct commit_effects *fx, cons
     c->asked = 0;
     if (e->type == COMMIT_ON_APPLIED && commit)
         commit_end_committed(c, fx);
+#ifdef CAIRN_BUG_UNKNOWN_IS_APPLIED
+    else if (e->type == COMMIT_ON_UNKNOWN && commit)
+        commit_end_committed(c, fx);
+#endif
+#ifdef CAIRN_BUG_UNKNOWN_IS_FAILED
+    else if (e->type == COMMIT_ON_UNKNOWN && commit)
+        commit_end_aborted(c, fx, "no answer");
+#endif
+#ifdef CAIRN_BUG_REFUSED_IS_FINAL
+    else if (e->type == COMMIT_ON_REFUSED && commit)
+        commit_end_aborted(c, fx, "refused");
+#endif
     else if (e->type == COMMIT_ON_APPLIED)
         commit_end_aborted(c, fx, NULL);
     else if (e->type == COMMIT_ON_REFUSED)
@@ -297,6 +331,12 @@ static void commit_on_absent(struct commit *c, struct commit_effects *fx, bool f
     char text[COMMIT_REASON];
     unsigned long long step = c->step;
 
+#ifdef CAIRN_BUG_ABSENT_IS_ABORTED
+    if (c->state == COMMIT_DECIDING) {
+        commit_end_aborted(c, fx, "not there");
+        return;
+    }
+#endif
     if (c->state == COMMIT_ABORTING) {
         commit_again(c, fx, COMMIT_PUT_ABORT);
     } else if (fenced) {

@@ -28,6 +28,10 @@ unsigned report_events(const struct commit *c, const struct report *r, struct co
         report_add(ret_events, &n, r, COMMIT_ON_BEGUN);
     if (r->state >= REPORT_FILLED && was < COMMIT_FILLED)
         report_add(ret_events, &n, r, COMMIT_ON_FILLED);
+#ifdef CAIRN_BUG_FILLED_IS_DURABLE
+    if (r->state == REPORT_FILLED)
+        report_add(ret_events, &n, r, COMMIT_ON_DURABLE);
+#endif
     if (r->state == REPORT_DURABLE)
         report_add(ret_events, &n, r, COMMIT_ON_DURABLE);
     else if (r->state == REPORT_FAILED)

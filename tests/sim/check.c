@@ -333,6 +333,23 @@ static void check_credits(struct sim *s)
     }
 }
 
+/* Whoever holds the job works on every intent that was there when it claimed the key. */
+static void check_intents_worked_on(struct sim *s)
+{
+    const struct view *v = &s->meta.now;
+    const struct meta_coordinator *c = &v->coordinator;
+    const struct node *n = &s->node[c->node];
+
+    if (!c->revision || s->actor[c->node].epoch != c->epoch || !job_ready(n) || n->phase != 0 ||
+        n->coordinator_revision != c->revision)
+        return;
+    for (unsigned i = 0; i < v->nckpts; i++)
+        if (v->ckpt[i].intent && v->ckpt[i].decision == FATE_NONE && s->meta.intent_revision[i] < c->revision &&
+            !run_works_on(n, i))
+            sim_violate(s, "every_intent_is_worked_on", "node%u coordinates and has forgotten step %u.%u", c->node,
+                        s->ckpt[i].step, s->ckpt[i].incarnation);
+}
+
 void check_event(struct sim *s)
 {
     unsigned dirty = s->dirty;
@@ -342,7 +359,10 @@ void check_event(struct sim *s)
         check_committed(s);
     if (dirty & DIRTY_META)
         check_incarnations_rise(s);
-    check_credits(s);
+    if (s->events % 16 == 0) { /* what lasts need not be looked for at once */
+        check_credits(s);
+        check_intents_worked_on(s);
+    }
 }
 
 /* ---- at rest ----------------------------------------------------------------------------------- */

@@ -315,7 +315,9 @@ static void node_begin(struct sim *s, const struct msg *m)
                        .state = SAVE_BEGUN,
                        .proc_epoch = b->proc_epoch,
                        .content = m->content};
+#ifndef CAIRN_BUG_NO_DEADLINE
     v->token = net_timer_ms(s, m->to, T_SAVE_LATE, (unsigned)(v - n->save), SAVE_MS);
+#endif
     save_changed(s, m->to, (unsigned)(v - n->save));
 }
 

@@ -8,11 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static unsigned margin_of(unsigned m)
-{
-    return m > 1 ? m - 1 : m;
-}
-
 unsigned links_up(const struct node *n)
 {
     unsigned up = 0;
@@ -344,11 +339,7 @@ static void stripe_progress(struct sim *s, unsigned actor, struct stripe *st)
 
     for (unsigned f = 0; f < n; f++)
         durable += st->piece[f].state == PIECE_DURABLE;
-#ifdef CAIRN_BUG_MARGIN_IGNORED
-    unsigned need = st->k;
-#else
-    unsigned need = st->k + margin_of(st->m);
-#endif
+    unsigned need = st->k + cairn_margin_for(st->m, 0);
     if (!st->prepared && durable >= need) {
         st->prepared = true;
         drain_prepared(s, actor, st);

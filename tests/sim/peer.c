@@ -99,10 +99,8 @@ static void peer_put(struct sim *s, const struct msg *m)
     struct peer *p = sim_peer(s, m->to);
     struct msg w = *m;
 
-#ifndef CAIRN_BUG_SLOTS_NOT_FENCED
     if (m->token != p->session[m->from])
         return; /* a link that its writer gave up: its key is closed */
-#endif
     if (peer_refuses(s, p, m)) {
         peer_reply(s, m, S_REFUSED, m);
         return;

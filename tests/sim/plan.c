@@ -94,6 +94,8 @@ void plan_make(struct config *c, uint64_t seed)
     c->loss = weather[rng_below(&r, 7)];
     c->dup = weather[rng_below(&r, 7)];
     c->straggle = weather[rng_below(&r, 7)];
+    static const uint16_t deadlines[] = {CHECKPOINT_MS, CHECKPOINT_MS, CHECKPOINT_MS, 400, 120, 60};
+    c->deadline_ms = deadlines[rng_below(&r, 6)];
     c->deep = rng_below(&r, 16) == 0;
     for (unsigned i = 0; i < c->nfaults; i++)
         plan_fault(c, &r, &c->fault[i]);
@@ -105,6 +107,7 @@ void plan_print(const struct config *c)
 
     printf("  %u nodes with %u ranks each, %u peers, %u chunks a shard, %u saves a start\n", c->nodes, c->per_node,
            c->peers, c->chunks, c->saves);
+    printf("  a checkpoint has %u ms\n", c->deadline_ms);
     printf("  of 1000 messages %u are lost, %u come twice, %u come late\n", c->loss, c->dup, c->straggle);
     for (unsigned i = 0; i < c->nfaults; i++) {
         const struct fault *f = &c->fault[i];

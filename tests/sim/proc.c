@@ -156,6 +156,12 @@ static void proc_told(struct sim *s, const struct msg *m)
 /* Its daemon died: what it waits for has failed, it connects to the next one. */
 static void proc_daemon_gone(struct sim *s, const struct msg *m)
 {
+    struct proc *p = &s->proc[m->to - ACTOR_PROC];
+
+    if (p->state == PROC_SAVING && rng_below(&s->rng, 2)) { /* its arena is handed back: the same step again */
+        p->step--;
+        p->left++;
+    }
     proc_join(s, m->to);
 }
 

@@ -124,6 +124,11 @@ static void run_intent_refused(struct sim *s, unsigned actor, struct run *r, con
     bool there = r->ckpt < v->nckpts;
     int fate = there ? v->ckpt[r->ckpt].decision : FATE_NONE;
 
+#ifdef CAIRN_BUG_REFUSED_INTENT_IS_ABORT
+    if (fate != FATE_NONE)
+        e.type = COMMIT_ON_INTENT_REFUSED;
+    else
+#endif
     if (fate != FATE_NONE)
         e.type = fate == FATE_COMMIT ? COMMIT_ON_READ_COMMIT : COMMIT_ON_READ_ABORT;
     else if (!(there && v->ckpt[r->ckpt].intent) && v->inc.incarnation != r->incarnation)
@@ -248,7 +253,7 @@ static void run_end(struct sim *s, unsigned actor, struct run *r)
         store_drop(s, actor, r->ckpt, STORE_ROOT);
     if (state == COMMIT_ABORTED && r->known)
         n->aborted |= 1ull << r->ckpt;
-    if (state == COMMIT_ABORTED)
+    if (state != COMMIT_COMMITTED)
         store_end_ckpt(s, actor, r->ckpt);
     if (!r->known) { /* the engine was silent: what it may hold is found when it answers */
         n->valid = false;
@@ -263,6 +268,7 @@ void run_drop(struct sim *s, unsigned actor, struct run *r)
     r->over = true;
     sim_node(s, actor)->ask[ASK_RUN + run_index(s, actor, r)] = 0;
     store_drop(s, actor, r->ckpt, STORE_ROOT);
+    store_end_ckpt(s, actor, r->ckpt); /* peers look themselves how */
 }
 
 static void run_effect(struct sim *s, unsigned actor, struct run *r, int what, bool again)
@@ -334,6 +340,11 @@ void run_handle_timer(struct sim *s, const struct msg *m)
 
 /* ---- the object -------------------------------------------------------------------------------- */
 
+static uint32_t run_deadline_ms(const struct sim *s)
+{
+    return s->healed ? CHECKPOINT_MS : s->config.deadline_ms;
+}
+
 static struct run *run_slot(struct sim *s, unsigned actor, unsigned ckpt)
 {
     struct node *n = sim_node(s, actor);
@@ -349,7 +360,7 @@ static struct run *run_slot(struct sim *s, unsigned actor, unsigned ckpt)
                       .incarnation = s->ckpt[ckpt].incarnation,
                       .pause_ms = PAUSE_MS,
                       .started = s->now};
-    r->late_token = net_timer_ms(s, actor, T_RUN_LATE, i, CHECKPOINT_MS);
+    r->late_token = net_timer_ms(s, actor, T_RUN_LATE, i, run_deadline_ms(s));
     return r;
 }
 
@@ -360,7 +371,7 @@ bool run_adopt(struct sim *s, unsigned actor, unsigned ckpt)
     if (!r)
         return false;
     SAY(s, actor, "adopts the intent of %u.%u", s->ckpt[ckpt].step, r->incarnation);
-    commit_adopt(&r->machine, s->ckpt[ckpt].step, s->meta.now.ckpt[ckpt].world, CHECKPOINT_MS, r->ranks);
+    commit_adopt(&r->machine, s->ckpt[ckpt].step, s->meta.now.ckpt[ckpt].world, run_deadline_ms(s), r->ranks);
     r->unheard = true;
     r->grace_token = net_timer_ms(s, actor, T_RUN_UNHEARD, run_index(s, actor, r), LEASE_MS + 100);
     return true;
@@ -373,7 +384,7 @@ static struct run *run_new(struct sim *s, unsigned actor, unsigned ckpt)
 
     if (!r)
         return NULL;
-    commit_init(&r->machine, s->ckpt[ckpt].step, sim_node(s, actor)->inc.world, CHECKPOINT_MS, r->ranks, &fx);
+    commit_init(&r->machine, s->ckpt[ckpt].step, sim_node(s, actor)->inc.world, run_deadline_ms(s), r->ranks, &fx);
     for (unsigned i = 0; i < fx.n; i++)
         run_effect(s, actor, r, fx.what[i], fx.again);
     return r;
