@@ -29,7 +29,7 @@ static void stripe_standing(const struct sim *s, const struct place *p, struct s
                     g->attempt == p->attempt && g->index == f && g->content == p->content;
         if (g->damaged && same) {
             ret->damaged++;
-        } else if (g->state == FRAG_SYNCED && same) {
+        } else if (g->state == FRAG_SYNCED && same && !g->hidden) {
             ret->good++;
             ret->on[p->peer[f]]++;
         }

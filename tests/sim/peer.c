@@ -86,6 +86,21 @@ static unsigned peer_find(const struct peer *p, const struct msg *m, unsigned st
     return NO_SLOT;
 }
 
+/* A later fragment of the same name is what a reader gets from now on. */
+static void peer_hide(struct sim *s, struct peer *p, unsigned later)
+{
+    const struct frag *l = &p->frag[later];
+    struct msg name = {.ckpt = l->ckpt, .kind = l->kind, .rank = l->rank, .chunk = l->chunk};
+
+    name.attempt = l->attempt;
+    name.index = l->index;
+    for (unsigned i = 0; i < later; i++)
+        if (frag_is(&p->frag[i], &name) && p->frag[i].content != l->content) {
+            p->frag[i].hidden = true;
+            s->dirty |= DIRTY_DISK;
+        }
+}
+
 static bool peer_refuses(struct sim *s, struct peer *p, const struct msg *m)
 {
     if (m->incarnation > p->fence)
@@ -141,6 +156,7 @@ static void peer_written(struct sim *s, const struct msg *m)
                                     .stream = (uint16_t)stream,
                                     .seq = ++p->stream[stream].appended,
                                     .content = m->content};
+        peer_hide(s, p, at);
     }
     from.slot = (uint16_t)at;
     from.stream = (uint16_t)stream;

@@ -88,7 +88,10 @@ static void run_send(struct sim *s, unsigned actor, struct run *r, int what)
     struct node *n = sim_node(s, actor);
     struct msg m = {0};
 
-#ifndef CAIRN_BUG_COMMIT_NOT_FENCED
+#ifdef CAIRN_BUG_COMMIT_NOT_FENCED
+    if (what != COMMIT_PUT_COMMIT && run_outdated(s, actor, r, what))
+        return;
+#else
     if (run_outdated(s, actor, r, what))
         return;
 #endif

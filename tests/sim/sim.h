@@ -186,6 +186,7 @@ enum { FRAG_FREE, FRAG_WRITTEN, FRAG_SYNCED, FRAG_LOST, FRAG_TORN, FRAG_ROTTEN }
 struct frag {
     uint8_t kind, ckpt, rank, chunk, attempt, index;
     uint8_t state; /* FRAG_ */
+    bool hidden;   /* by a later one of the same name */
     bool damaged;  /* by a fault that no daemon can prevent: rot, a destroyed disk */
     uint16_t stream;
     uint32_t seq; /* in the stream */
