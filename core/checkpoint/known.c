@@ -15,10 +15,6 @@ const char *known_fate_name(int fate)
 
 int known_compare(const struct known *a, const struct known *b)
 {
-#ifdef CAIRN_BUG_STEP_BEFORE_INCARNATION
-    if (a->step != b->step)
-        return a->step < b->step ? -1 : 1;
-#endif
     if (a->incarnation != b->incarnation)
         return a->incarnation < b->incarnation ? -1 : 1;
     if (a->step != b->step)

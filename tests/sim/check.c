@@ -13,7 +13,7 @@ static const char *frag_state(const struct frag *f)
 
 /* ---- what a committed checkpoint survives ------------------------------------------------------ */
 
-struct standing { /* of a stripe */
+struct standing {           /* of a stripe */
     unsigned good, damaged; /* fragments on peers that count; peers hit by what no daemon can prevent */
     uint8_t on[SIM_PEERS];  /* good fragments by peer */
 };
@@ -227,8 +227,8 @@ static void check_pin_newest(struct sim *s, const struct meta_pin *pin, uint64_t
         sim_violate(s, "the_pin_is_committed", "step %u.%u", to->step, to->incarnation);
     for (unsigned c = 0; c < v->nckpts && !moved; c++) {
         const struct ckpt *k = &s->ckpt[c];
-        bool newer = pin->none || k->incarnation > to->incarnation ||
-                     (k->incarnation == to->incarnation && k->step > to->step);
+        bool newer =
+            pin->none || k->incarnation > to->incarnation || (k->incarnation == to->incarnation && k->step > to->step);
         if (v->ckpt[c].decision == FATE_COMMIT && newer && k->incarnation < pin->incarnation && !(bad >> c & 1))
             sim_violate(s, "the_pin_is_the_newest", "step %u.%u is newer and was not tried", k->step, k->incarnation);
     }
@@ -250,8 +250,8 @@ static void check_ack_is_true(struct sim *s, const struct stripe *st, unsigned i
     const struct frag *f = &s->peer[pc->peer].frag[pc->slot];
 
     if (f->state != FRAG_SYNCED && f->state != FRAG_FREE && !f->damaged)
-        sim_violate(s, "durable_is_on_disk", "step %u.%u rank %u fragment %u on peer%u is %s",
-                    s->ckpt[st->ckpt].step, s->ckpt[st->ckpt].incarnation, st->rank, index, pc->peer, frag_state(f));
+        sim_violate(s, "durable_is_on_disk", "step %u.%u rank %u fragment %u on peer%u is %s", s->ckpt[st->ckpt].step,
+                    s->ckpt[st->ckpt].incarnation, st->rank, index, pc->peer, frag_state(f));
 }
 
 /* Never two fragments of a stripe on one peer. */

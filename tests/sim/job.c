@@ -25,8 +25,23 @@ bool job_ready(const struct node *n)
     return n->valid && n->held && n->leftovers == 0;
 }
 
-static bool job_wanted(const struct node *n)
+static bool member_lives(const struct sim *s, const struct node *n, const struct known_member *k)
 {
+    return k->used && k->incarnation == n->inc.incarnation && s->now < k->heard + MEMBER_MS * MS;
+}
+
+static bool job_alive(const struct sim *s, const struct node *n)
+{
+    for (unsigned p = 0; p < SIM_PROCS; p++)
+        if (member_lives(s, n, &n->known[p]))
+            return true;
+    return false;
+}
+
+static bool job_wanted(const struct sim *s, const struct node *n)
+{
+    if (n->held && job_alive(s, n))
+        return true; /* of ranks on other nodes */
     for (unsigned p = 0; p < SIM_PROCS; p++)
         if ((n->member[p].used && !n->member[p].fenced) || n->opening[p].used)
             return true;
@@ -156,10 +171,12 @@ static void job_lease_due(struct sim *s, const struct msg *m)
 
     if (!n->lease || m->slot != (n->lease & 0xffff) || n->ask[ASK_LEASE])
         return;
-    if (!n->held && !job_wanted(n)) {
+    if (!n->held && !job_wanted(s, n)) {
         n->lease = 0; /* runs out by itself */
         return;
     }
+    if (n->held)
+        job_tick(s, m->to); /* nobody may need it any more */
     n->lease_sent_ms = now_ms(s);
     node_ask(s, m->to, ASK_LEASE, &keep);
 }
@@ -242,7 +259,7 @@ void job_tick(struct sim *s, unsigned actor)
 
     if (n->phase != JOB_IDLE)
         return;
-    if (!job_wanted(n)) {
+    if (!job_wanted(s, n)) {
         if (n->held)
             job_release(s, actor);
         else
@@ -327,19 +344,6 @@ void job_answer(struct sim *s, unsigned actor, unsigned slot, const struct msg *
 }
 
 /* ---- members ----------------------------------------------------------------------------------- */
-
-static bool member_lives(const struct sim *s, const struct node *n, const struct known_member *k)
-{
-    return k->used && k->incarnation == n->inc.incarnation && s->now < k->heard + MEMBER_MS * MS;
-}
-
-static bool job_alive(const struct sim *s, const struct node *n)
-{
-    for (unsigned p = 0; p < SIM_PROCS; p++)
-        if (member_lives(s, n, &n->known[p]))
-            return true;
-    return false;
-}
 
 static void start_name(char *buf, unsigned id)
 {

@@ -51,12 +51,12 @@ static bool still_fails(struct sim *s, uint64_t seed, const struct config *c, co
 }
 
 /* Tries one change; keeps it when the schedule still violates the same invariant. */
-#define TRY(change_)                                                                                                   \
-    do {                                                                                                               \
-        struct config t = *c;                                                                                          \
-        change_;                                                                                                       \
-        if (memcmp(&t, c, sizeof t) != 0 && still_fails(s, seed, &t, violation))                                       \
-            *c = t;                                                                                                    \
+#define TRY(change_)                                                             \
+    do {                                                                         \
+        struct config t = *c;                                                    \
+        change_;                                                                 \
+        if (memcmp(&t, c, sizeof t) != 0 && still_fails(s, seed, &t, violation)) \
+            *c = t;                                                              \
     } while (0)
 
 static void shorten(struct sim *s, uint64_t seed, struct config *c)
@@ -211,9 +211,9 @@ static int usage(void)
 
 static bool parse(int argc, char **argv, struct options *o)
 {
-    static const struct option longs[] = {{"seed", 1, 0, 's'},  {"schedules", 1, 0, 'n'}, {"first-seed", 1, 0, 'f'},
-                                          {"jobs", 1, 0, 'j'},  {"trace", 0, 0, 't'},     {"quiet", 0, 0, 'q'},
-                                          {"expect-violation", 0, 0, 'e'}, {0}};
+    static const struct option longs[] = {
+        {"seed", 1, 0, 's'},  {"schedules", 1, 0, 'n'}, {"first-seed", 1, 0, 'f'},       {"jobs", 1, 0, 'j'},
+        {"trace", 0, 0, 't'}, {"quiet", 0, 0, 'q'},     {"expect-violation", 0, 0, 'e'}, {0}};
     int c;
 
     while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The metadata engine: etcd as seen from outside. Transactions are atomic and durable, compares are by revision, keys on
- * a lease go with it. Its own consensus is not simulated; that an answer gets lost, or that a request is applied long after
- * its sender gave it up, is the network's. */
+/* The metadata engine: etcd as seen from outside. Transactions are atomic and durable, compares are by revision, keys
+ * on a lease go with it. Its own consensus is not simulated; that an answer gets lost, or that a request is applied
+ * long after its sender gave it up, is the network's. */
 #include "tests/sim/sim.h"
 
 #include <string.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A node's daemon towards its processes: sessions, saves, what is reported to the job's coordinator and repeated until it
- * answers. What the coordinator itself does is job.c. */
+/* A node's daemon towards its processes: sessions, saves, what is reported to the job's coordinator and repeated until
+ * it answers. What the coordinator itself does is job.c. */
 #include "tests/sim/sim.h"
 
 #include <string.h>
@@ -84,8 +84,7 @@ static void node_say_join(struct sim *s, unsigned actor, unsigned proc)
 static void node_say_open(struct sim *s, unsigned actor, unsigned proc)
 {
     const struct member *b = &sim_node(s, actor)->member[proc];
-    struct msg m = {
-        .type = C_OPEN, .proc = (uint8_t)proc, .incarnation = b->incarnation, .slot = b->proc_epoch};
+    struct msg m = {.type = C_OPEN, .proc = (uint8_t)proc, .incarnation = b->incarnation, .slot = b->proc_epoch};
 
     node_to_coordinator(s, actor, &m);
 }

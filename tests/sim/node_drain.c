@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A drain: one rank's chunks, when they are prepared their manifest, when that is prepared the shard is durable. What is
- * left of the stripes goes on until they are full. */
+/* A drain: one rank's chunks, when they are prepared their manifest, when that is prepared the shard is durable. What
+ * is left of the stripes goes on until they are full. */
 #include "tests/sim/sim.h"
 
 #include <string.h>

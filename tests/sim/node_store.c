@@ -22,7 +22,8 @@ unsigned links_up(const struct node *n)
 static void link_greet(struct sim *s, unsigned actor, unsigned peer)
 {
     struct link *l = &sim_node(s, actor)->link[peer];
-    struct msg m = {.type = S_HELLO, .from = (uint8_t)actor, .to = (uint8_t)(ACTOR_PEER + peer), .slot = (uint16_t)peer};
+    struct msg m = {
+        .type = S_HELLO, .from = (uint8_t)actor, .to = (uint8_t)(ACTOR_PEER + peer), .slot = (uint16_t)peer};
 
     l->state = LINK_GREETING;
     l->token = net_timer_ms(s, actor, T_LINK, peer, l->backoff_ms);
@@ -205,8 +206,7 @@ void store_drop(struct sim *s, unsigned actor, unsigned ckpt, unsigned rank)
 void store_end_ckpt(struct sim *s, unsigned actor, unsigned ckpt)
 {
     for (unsigned p = 0; p < s->config.peers; p++) {
-        struct msg m = {
-            .type = S_END, .from = (uint8_t)actor, .to = (uint8_t)(ACTOR_PEER + p), .ckpt = (uint8_t)ckpt};
+        struct msg m = {.type = S_END, .from = (uint8_t)actor, .to = (uint8_t)(ACTOR_PEER + p), .ckpt = (uint8_t)ckpt};
         net_send(s, &m);
     }
 }
@@ -353,8 +353,8 @@ static void stripe_progress(struct sim *s, unsigned actor, struct stripe *st)
 static bool stored_here(const struct stripe *st, const struct msg *m)
 {
     return st->used && st->kind == m->kind && st->ckpt == m->ckpt && st->rank == m->rank && st->chunk == m->chunk &&
-           st->attempt == m->attempt && m->index < st->k + st->m &&
-           st->piece[m->index].peer == m->from - ACTOR_PEER && st->piece[m->index].state == PIECE_SENT;
+           st->attempt == m->attempt && m->index < st->k + st->m && st->piece[m->index].peer == m->from - ACTOR_PEER &&
+           st->piece[m->index].state == PIECE_SENT;
 }
 
 static void store_stored(struct sim *s, const struct msg *m)
@@ -419,9 +419,9 @@ static void store_refused(struct sim *s, const struct msg *m)
 void store_handle(struct sim *s, const struct msg *m)
 {
     static void (*const handlers[MSG_TYPES])(struct sim *, const struct msg *) = {
-        [S_WELCOME] = link_welcome,  [S_STORED] = store_stored, [S_REFUSED] = store_refused,
-        [S_SYNCED] = store_synced,   [S_SYNC_FAILED] = store_refused,
-        [T_LINK] = link_timer,       [T_LINK_LATE] = link_late,
+        [S_WELCOME] = link_welcome, [S_STORED] = store_stored,       [S_REFUSED] = store_refused,
+        [S_SYNCED] = store_synced,  [S_SYNC_FAILED] = store_refused, [T_LINK] = link_timer,
+        [T_LINK_LATE] = link_late,
     };
 
     handlers[m->type](s, m);

@@ -85,10 +85,8 @@ static void opening_pin(struct sim *s, unsigned actor, unsigned proc, const stru
     struct msg m = {.type = M_TXN};
 
     o->phase = OPEN_PINNING;
-    o->pin = (struct meta_pin){.number = (uint32_t)r.number,
-                               .incarnation = (uint32_t)r.incarnation,
-                               .none = r.none,
-                               .ckpt = (uint8_t)ckpt};
+    o->pin = (struct meta_pin){
+        .number = (uint32_t)r.number, .incarnation = (uint32_t)r.incarnation, .none = r.none, .ckpt = (uint8_t)ckpt};
     m.txn = (struct txn){.put = KEY_PIN,
                          .ncompares = 2,
                          .compare = {{KEY_PIN, 0, o->seen.revision}, {KEY_INC, 0, o->inc_revision}},

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A storage peer and its disk. What is written and not yet synced is lost, torn or there after a crash, as chance has it;
- * after a failed fdatasync it is nowhere and the stream is given up. A write goes to the start of the daemon that granted
- * its slot, or nowhere. */
+/* A storage peer and its disk. What is written and not yet synced is lost, torn or there after a crash, as chance has
+ * it; after a failed fdatasync it is nowhere and the stream is given up. A write goes to the start of the daemon that
+ * granted its slot, or nowhere. */
 #include "tests/sim/sim.h"
 
 #include <string.h>
@@ -299,9 +299,9 @@ static void peer_hello(struct sim *s, const struct msg *m)
 void peer_handle(struct sim *s, const struct msg *m)
 {
     static void (*const handlers[MSG_TYPES])(struct sim *, const struct msg *) = {
-        [S_HELLO] = peer_hello,         [S_PUT] = peer_put,          [S_SYNC] = peer_sync,    [S_READ] = peer_read,
-        [S_END] = peer_end,             [T_DISK_WRITE] = peer_written, [T_DISK_SYNC] = peer_synced,
-        [M_ANSWER] = peer_learn,        [T_META_LATE] = peer_learn,
+        [S_HELLO] = peer_hello,      [S_PUT] = peer_put,      [S_SYNC] = peer_sync,
+        [S_READ] = peer_read,        [S_END] = peer_end,      [T_DISK_WRITE] = peer_written,
+        [T_DISK_SYNC] = peer_synced, [M_ANSWER] = peer_learn, [T_META_LATE] = peer_learn,
     };
 
     if (handlers[m->type])

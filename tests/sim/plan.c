@@ -28,8 +28,9 @@ static const char *const fault_names[FAULTS] = {
 };
 
 /* Messages around which the order of things matters most. */
-static const uint8_t moments[] = {S_PUT,    S_STORED, S_SYNC,   S_SYNCED,     C_REPORT,   C_DRAIN,    C_VERDICT, C_OPENED,
-                                  C_JOINED, M_ANSWER, M_ANSWER, T_DISK_WRITE, T_DISK_SYNC, T_RUN_PAUSE, P_FILLED,  C_BEAT};
+static const uint8_t moments[] = {S_PUT,       S_STORED,    S_SYNC,   S_SYNCED, C_REPORT, C_DRAIN,
+                                  C_VERDICT,   C_OPENED,    C_JOINED, M_ANSWER, M_ANSWER, T_DISK_WRITE,
+                                  T_DISK_SYNC, T_RUN_PAUSE, P_FILLED, C_BEAT};
 
 static uint8_t plan_daemon(const struct config *c, struct rng *r)
 {
@@ -38,11 +39,11 @@ static uint8_t plan_daemon(const struct config *c, struct rng *r)
 
 static void plan_fault(const struct config *c, struct rng *r, struct fault *f)
 {
-    static const uint8_t types[] = {FAULT_CRASH,     FAULT_CRASH,     FAULT_CRASH_ON, FAULT_CRASH_ON, FAULT_CRASH_ON,
-                                    FAULT_KILL_RANK, FAULT_HANG,      FAULT_HANG,     FAULT_CUT,      FAULT_CUT,
-                                    FAULT_ISOLATE,   FAULT_LEASE,     FAULT_SYNC,     FAULT_SYNC,     FAULT_WRITE,
-                                    FAULT_FULL,      FAULT_ROT,       FAULT_DESTROY,  FAULT_CLOCK,    FAULT_RESTART,
-                                    FAULT_RESTART,   FAULT_ZOMBIE,    FAULT_ZOMBIE,   FAULT_OLD_START, FAULT_ANSWERS};
+    static const uint8_t types[] = {FAULT_CRASH,     FAULT_CRASH,  FAULT_CRASH_ON, FAULT_CRASH_ON,  FAULT_CRASH_ON,
+                                    FAULT_KILL_RANK, FAULT_HANG,   FAULT_HANG,     FAULT_CUT,       FAULT_CUT,
+                                    FAULT_ISOLATE,   FAULT_LEASE,  FAULT_SYNC,     FAULT_SYNC,      FAULT_WRITE,
+                                    FAULT_FULL,      FAULT_ROT,    FAULT_DESTROY,  FAULT_CLOCK,     FAULT_RESTART,
+                                    FAULT_RESTART,   FAULT_ZOMBIE, FAULT_ZOMBIE,   FAULT_OLD_START, FAULT_ANSWERS};
 
     *f = (struct fault){.type = types[rng_below(r, sizeof types)], .a = plan_daemon(c, r)};
     f->at_ms = rng_below(r, 3) ? rng_below(r, 400) : rng_below(r, PLAN_MS);
@@ -75,6 +76,25 @@ static void plan_fault(const struct config *c, struct rng *r, struct fault *f)
     }
 }
 
+/* The coordinator's key changes hands while checkpoints are about to be decided. */
+static void plan_contention(struct config *c, struct rng *r)
+{
+    static const uint8_t types[] = {FAULT_LEASE, FAULT_LEASE, FAULT_HANG,    FAULT_HANG,
+                                    FAULT_CUT,   FAULT_CRASH, FAULT_ANSWERS, FAULT_RESTART};
+
+    c->nodes = (uint8_t)rng_range(r, 2, 3);
+    c->per_node = c->chunks = 1;
+    c->straggle = rng_below(r, 2) ? 60 : 0;
+    c->nfaults = (uint8_t)rng_range(r, 2, 5);
+    for (unsigned i = 0; i < c->nfaults; i++) {
+        struct fault *f = &c->fault[i];
+        *f = (struct fault){.type = types[rng_below(r, sizeof types)], .a = (uint8_t)rng_below(r, c->nodes)};
+        f->b = ACTOR_META;
+        f->at_ms = rng_below(r, 1200);
+        f->for_ms = f->type == FAULT_CRASH ? rng_range(r, 5, 200) : rng_range(r, 100, 2000);
+    }
+}
+
 void plan_make(struct config *c, uint64_t seed)
 {
     static const uint16_t weather[] = {0, 0, 0, 0, 5, 20, 60};
@@ -99,6 +119,8 @@ void plan_make(struct config *c, uint64_t seed)
     c->deep = rng_below(&r, 16) == 0;
     for (unsigned i = 0; i < c->nfaults; i++)
         plan_fault(c, &r, &c->fault[i]);
+    if (rng_below(&r, 4) == 0)
+        plan_contention(c, &r);
 }
 
 void plan_print(const struct config *c)

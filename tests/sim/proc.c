@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The processes of the training job, one a rank, and what launches them: join, resume, train, save, again. When one dies the
- * launcher ends the others and starts all anew under another start id, perhaps with another world size. */
+/* The processes of the training job, one a rank, and what launches them: join, resume, train, save, again. When one
+ * dies the launcher ends the others and starts all anew under another start id, perhaps with another world size. */
 #include "tests/sim/sim.h"
 
 static unsigned proc_actor(unsigned proc)
@@ -57,9 +57,23 @@ static void proc_join(struct sim *s, unsigned actor)
     struct proc *p = &s->proc[actor - ACTOR_PROC];
     struct msg m = {.type = P_JOIN, .rank = p->rank, .world = p->world, .start_id = p->start_id, .flag = p->take_over};
 
+    struct msg again = {.type = T_PROC_JOIN};
+
     p->state = PROC_JOINING;
-    proc_say(s, actor, &m);
-    proc_wait(s, actor, JOIN_MS);
+    if (s->actor[p->node].up) {
+        proc_say(s, actor, &m);
+        proc_wait(s, actor, JOIN_MS);
+    } else { /* until its daemon listens */
+        p->token = ++s->tokens;
+        again.token = p->token;
+        net_timer(s, actor, &again, 30 * MS);
+    }
+}
+
+static void proc_join_again(struct sim *s, const struct msg *m)
+{
+    if (m->token == s->proc[m->to - ACTOR_PROC].token)
+        proc_join(s, m->to);
 }
 
 static void proc_step_later(struct sim *s, unsigned actor)
@@ -172,11 +186,13 @@ static void proc_late(struct sim *s, const struct msg *m)
 
     if (m->token != p->token || p->state == PROC_TRAINING)
         return;
-    bool excused = !daemon->up || daemon->hung_until || daemon->disturbed >= p->since ||
-                   s->actor[m->to].disturbed >= p->since;
+    bool excused =
+        !daemon->up || daemon->hung_until || daemon->disturbed >= p->since || s->actor[m->to].disturbed >= p->since;
     if (!excused)
         sim_violate(s, "ends_by_its_deadline", "rank %u waits for %s since %u ms", p->rank,
-                    p->state == PROC_JOINING ? "its join" : p->state == PROC_OPENING ? "its restore" : "its save",
+                    p->state == PROC_JOINING   ? "its join"
+                    : p->state == PROC_OPENING ? "its restore"
+                                               : "its save",
                     (unsigned)((s->now - p->since) / MS));
     proc_exit(s, m->to, false);
 }
@@ -184,8 +200,9 @@ static void proc_late(struct sim *s, const struct msg *m)
 void proc_handle(struct sim *s, const struct msg *m)
 {
     static void (*const handlers[MSG_TYPES])(struct sim *, const struct msg *) = {
-        [N_JOINED] = proc_joined,    [N_OPENED] = proc_opened,   [N_TOLD] = proc_told,    [N_GONE] = proc_daemon_gone,
-        [T_PROC_STEP] = proc_step, [T_PROC_FILL] = proc_fill, [T_PROC_LATE] = proc_late,
+        [N_JOINED] = proc_joined,    [N_OPENED] = proc_opened,        [N_TOLD] = proc_told,
+        [N_GONE] = proc_daemon_gone, [T_PROC_STEP] = proc_step,       [T_PROC_FILL] = proc_fill,
+        [T_PROC_LATE] = proc_late,   [T_PROC_JOIN] = proc_join_again,
     };
 
     if (handlers[m->type])

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The queue of events: a heap by (time, number) over a pool. Two events of one moment come in the order they were made. */
+/* The queue of events: a heap by (time, number) over a pool. Two events of one moment come in the order they were made.
+ */
 #ifndef CAIRN_TESTS_SIM_QUEUE_H
 #define CAIRN_TESTS_SIM_QUEUE_H
 
@@ -21,7 +22,7 @@ struct queue {
     uint16_t free[QUEUE_EVENTS];
     unsigned n, nfree;
     uint32_t number, taken; /* of the next event; of the last one taken */
-    uint32_t top; /* pool slots ever used in this schedule */
+    uint32_t top;           /* pool slots ever used in this schedule */
 };
 void queue_reset(struct queue *q);
 /* False when it is full. */

@@ -40,6 +40,9 @@ static void run_intent_txn(const struct node *n, const struct run *r, struct msg
                                       {KEY_PIN, 0, n->pin.revision},
                                       {KEY_COORDINATOR, 0, n->coordinator_revision}},
                           .intent = {.world = (uint8_t)r->machine.world_size}};
+#ifdef CAIRN_BUG_NOT_FENCED
+    m->txn.compare[1] = m->txn.compare[2] = m->txn.compare[3];
+#endif
 #ifdef CAIRN_BUG_LEASE_UNCHECKED
     m->txn.ncompares = 3;
 #endif
@@ -48,21 +51,20 @@ static void run_intent_txn(const struct node *n, const struct run *r, struct msg
 static void run_commit_txn(const struct node *n, const struct run *r, struct msg *m)
 {
     m->type = M_TXN;
-    m->txn = (struct txn){.put = KEY_DECISION,
-                          .ckpt = r->ckpt,
-                          .ncompares = 4,
-                          .compare = {{KEY_DECISION, r->ckpt, 0},
-                                      {KEY_INC, 0, n->inc.revision},
-                                      {KEY_PIN, 0, n->pin.revision},
-                                      {KEY_COORDINATOR, 0, n->coordinator_revision}},
-                          .decision = {.decision = FATE_COMMIT,
-                                       .root = (uint8_t)r->root,
-                                       .world = (uint8_t)r->machine.world_size}};
+    m->txn = (struct txn){
+        .put = KEY_DECISION,
+        .ckpt = r->ckpt,
+        .ncompares = 4,
+        .compare = {{KEY_DECISION, r->ckpt, 0},
+                    {KEY_INC, 0, n->inc.revision},
+                    {KEY_PIN, 0, n->pin.revision},
+                    {KEY_COORDINATOR, 0, n->coordinator_revision}},
+        .decision = {.decision = FATE_COMMIT, .root = (uint8_t)r->root, .world = (uint8_t)r->machine.world_size}};
 #ifdef CAIRN_BUG_DECIDES_WITHOUT_COMPARE
     m->txn.compare[0] = m->txn.compare[1];
 #endif
-#ifdef CAIRN_BUG_COMMIT_NOT_FENCED
-    m->txn.ncompares = 1;
+#ifdef CAIRN_BUG_NOT_FENCED
+    m->txn.compare[1] = m->txn.compare[2] = m->txn.compare[3];
 #endif
 }
 
@@ -88,10 +90,7 @@ static void run_send(struct sim *s, unsigned actor, struct run *r, int what)
     struct node *n = sim_node(s, actor);
     struct msg m = {0};
 
-#ifdef CAIRN_BUG_COMMIT_NOT_FENCED
-    if (what != COMMIT_PUT_COMMIT && run_outdated(s, actor, r, what))
-        return;
-#else
+#ifndef CAIRN_BUG_NOT_FENCED
     if (run_outdated(s, actor, r, what))
         return;
 #endif
@@ -132,7 +131,7 @@ static void run_intent_refused(struct sim *s, unsigned actor, struct run *r, con
         e.type = COMMIT_ON_INTENT_REFUSED;
     else
 #endif
-    if (fate != FATE_NONE)
+        if (fate != FATE_NONE)
         e.type = fate == FATE_COMMIT ? COMMIT_ON_READ_COMMIT : COMMIT_ON_READ_ABORT;
     else if (!(there && v->ckpt[r->ckpt].intent) && v->inc.incarnation != r->incarnation)
         e.type = COMMIT_ON_INTENT_REFUSED;

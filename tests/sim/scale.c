@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sim-scale: what one checkpoint of a large job costs its coordinator, counted on the real machine, the real reports and
- * the real letters: writes to the metadata, messages, bytes. No time passes and nothing fails; each node's letters go up
- * the tree of fan-in 64 once and their verdicts come down. */
+/* sim-scale: what one checkpoint of a large job costs its coordinator, counted on the real machine, the real reports
+ * and the real letters: writes to the metadata, messages, bytes. No time passes and nothing fails; each node's letters
+ * go up the tree of fan-in 64 once and their verdicts come down. */
 #include "core/base/bytes.h"
 #include "core/checkpoint/report.h"
 
@@ -143,8 +143,9 @@ static int scale_run(uint32_t nodes)
     scale_answer(&s, COMMIT_ON_ROOT_STORED);
     scale_answer(&s, COMMIT_ON_APPLIED);
     scale_verdict(&s, report_verdict(&s.c));
-    printf("| %u | %u | %s | %lu | %lu | %lu | %.1f | %lu | %.1f |\n", nodes, nodes * RANKS, commit_state_name(s.c.state),
-           s.writes, s.arrivals, s.letters, (double)s.letter_bytes / 1e6, s.verdicts, (double)s.verdict_bytes / 1e6);
+    printf("| %u | %u | %s | %lu | %lu | %lu | %.1f | %lu | %.1f |\n", nodes, nodes * RANKS,
+           commit_state_name(s.c.state), s.writes, s.arrivals, s.letters, (double)s.letter_bytes / 1e6, s.verdicts,
+           (double)s.verdict_bytes / 1e6);
     free(s.ranks);
     return s.c.state == COMMIT_COMMITTED && s.writes <= 3 && s.ended && s.drains ? 0 : 1;
 }

@@ -30,12 +30,12 @@
 #define SIM_PROCS 24 /* living processes of ranks, those of replaced starts included */
 #define SIM_WORLD 8
 #define SIM_CKPTS 64
-#define SIM_RUNS 8    /* checkpoints on their way at one coordinator */
-#define SIM_SAVES 16  /* of one node */
+#define SIM_RUNS 8     /* checkpoints on their way at one coordinator */
+#define SIM_SAVES 16   /* of one node */
 #define SIM_STRIPES 64 /* being stored by one node */
-#define SIM_CHUNKS 2  /* of a shard */
-#define SIM_FRAGS 6   /* of a stripe: 4+2 */
-#define SIM_DISK 1024 /* fragments on one disk */
+#define SIM_CHUNKS 2   /* of a shard */
+#define SIM_FRAGS 6    /* of a stripe: 4+2 */
+#define SIM_DISK 1024  /* fragments on one disk */
 #define SIM_STREAMS 256
 #define SIM_MANIFESTS 512
 #define SIM_ROOTS 64
@@ -43,24 +43,30 @@
 #define SIM_VIEWS 64
 #define SIM_STARTS 16 /* of a job in one schedule */
 
-enum { ACTOR_NODE = 0, ACTOR_PEER = ACTOR_NODE + SIM_NODES, ACTOR_META = ACTOR_PEER + SIM_PEERS, ACTOR_PROC,
-       ACTOR_LAUNCHER = ACTOR_PROC + SIM_PROCS, SIM_ACTORS };
+enum {
+    ACTOR_NODE = 0,
+    ACTOR_PEER = ACTOR_NODE + SIM_NODES,
+    ACTOR_META = ACTOR_PEER + SIM_PEERS,
+    ACTOR_PROC,
+    ACTOR_LAUNCHER = ACTOR_PROC + SIM_PROCS,
+    SIM_ACTORS
+};
 
 /* ---- times, in microseconds; milliseconds where the core wants them ---------------------------- */
 #define MS 1000u
-#define META_MS 300        /* until a request to the metadata counts as unknown */
+#define META_MS 300 /* until a request to the metadata counts as unknown */
 #define LEASE_MS 900
-#define CHECKPOINT_MS 1500 /* a checkpoint's deadline at its coordinator */
-#define SAVE_MS (2 * CHECKPOINT_MS + 2500)  /* a save's deadline at its node: with the answers after the former */
-#define PEER_MS 250        /* until a peer that does not answer is given up */
-#define BEAT_MS 200        /* a node repeats what it has to say */
-#define SILENT_MS 700      /* a coordinator that was not heard for so long is looked up again */
-#define MEMBER_MS 1200     /* a member that was not heard for so long does not live */
-#define PAUSE_MS 40        /* before the metadata is asked again; doubles */
+#define CHECKPOINT_MS 1500                 /* a checkpoint's deadline at its coordinator */
+#define SAVE_MS (2 * CHECKPOINT_MS + 2500) /* a save's deadline at its node: with the answers after the former */
+#define PEER_MS 250                        /* until a peer that does not answer is given up */
+#define BEAT_MS 200                        /* a node repeats what it has to say */
+#define SILENT_MS 700                      /* a coordinator that was not heard for so long is looked up again */
+#define MEMBER_MS 1200                     /* a member that was not heard for so long does not live */
+#define PAUSE_MS 40                        /* before the metadata is asked again; doubles */
 #define MAX_PAUSE_MS 320
 #define OPEN_MS 4000
 #define JOIN_MS 4000
-#define SLACK_MS 100       /* between a deadline and what must have happened by it */
+#define SLACK_MS 100 /* between a deadline and what must have happened by it */
 
 #define BUFFERS 10 /* fragments that a node has in flight */
 #define CREDITS 4  /* slots that a peer grants to a node */
@@ -124,20 +130,73 @@ struct txn {
 enum msg_type {
     MSG_NONE,
     /* process and node */
-    P_JOIN, P_OPEN, P_BEGIN, P_FILLED, P_LEAVE, P_GONE,
-    N_JOINED, N_OPENED, N_TOLD, N_GONE,
+    P_JOIN,
+    P_OPEN,
+    P_BEGIN,
+    P_FILLED,
+    P_LEAVE,
+    P_GONE,
+    N_JOINED,
+    N_OPENED,
+    N_TOLD,
+    N_GONE,
     /* node and coordinator */
-    C_JOIN, C_BEAT, C_REPORT, C_OPEN, C_LEAVE,
-    C_JOINED, C_BEATEN, C_DRAIN, C_VERDICT, C_OPENED,
+    C_JOIN,
+    C_BEAT,
+    C_REPORT,
+    C_OPEN,
+    C_LEAVE,
+    C_JOINED,
+    C_BEATEN,
+    C_DRAIN,
+    C_VERDICT,
+    C_OPENED,
     /* node and peer */
-    S_HELLO, S_PUT, S_SYNC, S_READ, S_END,
-    S_WELCOME, S_STORED, S_REFUSED, S_SYNCED, S_SYNC_FAILED, S_DATA, S_MISSING,
+    S_HELLO,
+    S_PUT,
+    S_SYNC,
+    S_READ,
+    S_END,
+    S_WELCOME,
+    S_STORED,
+    S_REFUSED,
+    S_SYNCED,
+    S_SYNC_FAILED,
+    S_DATA,
+    S_MISSING,
     /* the metadata */
-    M_LIST, M_TXN, M_GRANT, M_KEEP, M_REVOKE, M_ANSWER,
+    M_LIST,
+    M_TXN,
+    M_GRANT,
+    M_KEEP,
+    M_REVOKE,
+    M_ANSWER,
     /* timers */
-    T_META_LATE, T_LEASE, T_RETRY, T_BEAT, T_RUN_PAUSE, T_RUN_LATE, T_RUN_UNHEARD, T_OPEN_PAUSE, T_OPEN_LATE, T_LINK, T_LINK_LATE,
-    T_SAVE_LATE, T_FETCH_LATE, T_FETCH_PAUSE, T_DISK_WRITE, T_DISK_SYNC, T_LEASE_EXPIRES, T_PROC_STEP, T_PROC_FILL,
-    T_PROC_LATE, T_LAUNCH, T_FAULT, T_HEAL, T_REBOOT,
+    T_META_LATE,
+    T_LEASE,
+    T_RETRY,
+    T_BEAT,
+    T_RUN_PAUSE,
+    T_RUN_LATE,
+    T_RUN_UNHEARD,
+    T_OPEN_PAUSE,
+    T_OPEN_LATE,
+    T_LINK,
+    T_LINK_LATE,
+    T_SAVE_LATE,
+    T_FETCH_LATE,
+    T_FETCH_PAUSE,
+    T_DISK_WRITE,
+    T_DISK_SYNC,
+    T_LEASE_EXPIRES,
+    T_PROC_STEP,
+    T_PROC_FILL,
+    T_PROC_JOIN,
+    T_PROC_LATE,
+    T_LAUNCH,
+    T_FAULT,
+    T_HEAL,
+    T_REBOOT,
     MSG_TYPES
 };
 const char *msg_name(int type);
@@ -165,9 +224,9 @@ enum { KIND_DATA, KIND_MANIFEST, KIND_ROOT };
 /* Where a stripe lies. A manifest or a root is a stripe of 1 + m copies. */
 struct place {
     uint8_t kind, ckpt, rank, chunk, attempt, k, m;
-    bool full;                  /* every fragment was said to be durable */
+    bool full; /* every fragment was said to be durable */
     uint8_t peer[SIM_FRAGS];
-    uint16_t slot[SIM_FRAGS];   /* on that peer's disk; NO_SLOT: not durable yet */
+    uint16_t slot[SIM_FRAGS]; /* on that peer's disk; NO_SLOT: not durable yet */
     uint64_t content;
 };
 #define NO_SLOT 0xffffu
@@ -208,13 +267,13 @@ struct actor {
 };
 
 struct peer {
-    uint32_t fence; /* no writes of older incarnations */
-    uint32_t token; /* of a reading of the records, 0: none */
+    uint32_t fence;              /* no writes of older incarnations */
+    uint32_t token;              /* of a reading of the records, 0: none */
     uint32_t session[SIM_NODES]; /* the greeting that each node's slots were granted for */
-    uint64_t ended; /* checkpoints of which a node said that they ended; bits */
-    uint64_t dead;  /* checkpoints that were aborted: late writes are refused; bits */
+    uint64_t ended;              /* checkpoints of which a node said that they ended; bits */
+    uint64_t dead;               /* checkpoints that were aborted: late writes are refused; bits */
     uint8_t fail_syncs, fail_writes;
-    uint64_t full_until; /* no space */
+    uint64_t full_until;                     /* no space */
     uint16_t nfrags, nstreams, first_stream; /* first_stream: of this start */
     struct stream stream[SIM_STREAMS];
     struct frag frag[SIM_DISK];
@@ -227,7 +286,7 @@ struct piece {
     uint16_t slot, stream;
     uint32_t seq;
 };
-struct stripe { /* being stored */
+struct stripe {                 /* being stored */
     bool used, prepared, stuck; /* stuck: cut again when a peer comes */
     uint8_t kind, ckpt, rank, chunk, attempt, k, m, norder;
     uint8_t order[SIM_PEERS]; /* peers, best first */
@@ -241,10 +300,10 @@ enum { LINK_DOWN, LINK_GREETING, LINK_UP };
 struct link {
     uint8_t state, credits; /* credits in use */
     uint16_t peer_epoch;
-    uint32_t token;    /* of the greeting or the backoff */
-    uint32_t session;  /* the greeting that was answered */
-    uint32_t syncing;  /* token of the sync in flight, 0: none */
-    bool watched;        /* a timer looks after what is outstanding */
+    uint32_t token;   /* of the greeting or the backoff */
+    uint32_t session; /* the greeting that was answered */
+    uint32_t syncing; /* token of the sync in flight, 0: none */
+    bool watched;     /* a timer looks after what is outstanding */
     uint16_t sync_stream;
     uint32_t backoff_ms;
     uint64_t busy_since; /* the last answer, or when the first thing became outstanding */
@@ -281,7 +340,7 @@ struct fetch {
     uint64_t until;
 };
 enum { OPEN_IDLE, OPEN_READING, OPEN_PAUSED, OPEN_LOADING, OPEN_ABORTING, OPEN_PINNING };
-struct opening { /* at the coordinator, of a process */
+struct opening {             /* at the coordinator, of a process */
     uint8_t phase, node, at; /* at: checkpoint being loaded, aborted, pinned */
     bool used, none, pinning;
     uint16_t node_epoch, proc_epoch;
@@ -296,7 +355,7 @@ struct opening { /* at the coordinator, of a process */
 };
 struct run { /* a checkpoint on its way, at the coordinator */
     bool used, over, refused, paused, rooting, known;
-    bool unheard; /* adopted: its ranks' nodes are awaited */
+    bool unheard;             /* adopted: its ranks' nodes are awaited */
     uint8_t ckpt, sent, what; /* enum commit_effect: in flight; waiting for the pause to end */
     uint32_t incarnation, token, late_token, grace_token, pause_ms;
     uint64_t started;
@@ -332,7 +391,7 @@ struct node {
     uint64_t heard; /* the coordinator */
     struct meta_inc inc, next;
     struct meta_pin pin;
-    uint64_t leftovers; /* undecided checkpoints that nobody works on; bits */
+    uint64_t leftovers;          /* undecided checkpoints that nobody works on; bits */
     uint64_t committed, aborted; /* fates that are known; bits */
     uint8_t sweeping;
     struct run run[SIM_RUNS];
@@ -363,9 +422,24 @@ struct launcher {
 
 /* ---- faults ------------------------------------------------------------------------------------ */
 enum fault_type {
-    FAULT_CRASH, FAULT_CRASH_ON, FAULT_KILL_RANK, FAULT_HANG, FAULT_CUT, FAULT_ISOLATE, FAULT_LEASE, FAULT_SYNC,
-    FAULT_WRITE, FAULT_FULL, FAULT_ROT, FAULT_DESTROY, FAULT_CLOCK, FAULT_RESTART, FAULT_ZOMBIE, FAULT_OLD_START,
-    FAULT_ANSWERS, FAULTS
+    FAULT_CRASH,
+    FAULT_CRASH_ON,
+    FAULT_KILL_RANK,
+    FAULT_HANG,
+    FAULT_CUT,
+    FAULT_ISOLATE,
+    FAULT_LEASE,
+    FAULT_SYNC,
+    FAULT_WRITE,
+    FAULT_FULL,
+    FAULT_ROT,
+    FAULT_DESTROY,
+    FAULT_CLOCK,
+    FAULT_RESTART,
+    FAULT_ZOMBIE,
+    FAULT_OLD_START,
+    FAULT_ANSWERS,
+    FAULTS
 };
 struct fault {
     uint8_t type, a, b; /* actors, or what the type says */
@@ -448,17 +522,17 @@ void sim_start_actor(struct sim *s, unsigned actor);
 void sim_crash_actor(struct sim *s, unsigned actor);
 void sim_violate(struct sim *s, const char *invariant, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void sim_say(struct sim *s, unsigned actor, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-#define SAY(s_, ...)                                                                                                   \
-    do {                                                                                                               \
-        if ((s_)->trace)                                                                                               \
-            sim_say(s_, __VA_ARGS__);                                                                                  \
+#define SAY(s_, ...)                  \
+    do {                              \
+        if ((s_)->trace)              \
+            sim_say(s_, __VA_ARGS__); \
     } while (0)
 void sim_actor_name(unsigned actor, char buf[16]);
 unsigned sim_ckpt(struct sim *s, uint32_t step, uint32_t incarnation); /* finds or names it */
 
 /* net.c */
-void net_send(struct sim *s, const struct msg *m);                     /* may be lost, late, twice */
-void net_local(struct sim *s, const struct msg *m);                    /* within a machine: neither */
+void net_send(struct sim *s, const struct msg *m);                                     /* may be lost, late, twice */
+void net_local(struct sim *s, const struct msg *m);                                    /* within a machine: neither */
 void net_timer(struct sim *s, unsigned actor, const struct msg *m, uint64_t delay_us); /* of this start of the actor */
 uint32_t net_timer_ms(struct sim *s, unsigned actor, int type, unsigned index, uint32_t ms); /* its token */
 

@@ -14,19 +14,19 @@ const char *msg_name(int type)
 {
 #define NAME(n_) [n_] = #n_
     static const char *const names[MSG_TYPES] = {
-        NAME(P_JOIN),       NAME(P_OPEN),      NAME(P_BEGIN),     NAME(P_FILLED),      NAME(P_LEAVE),
-        NAME(P_GONE),       NAME(N_JOINED),    NAME(N_OPENED),    NAME(N_TOLD),        NAME(N_GONE),
-        NAME(C_JOIN),       NAME(C_BEAT),      NAME(C_REPORT),    NAME(C_OPEN),        NAME(C_LEAVE),
-        NAME(C_JOINED),     NAME(C_BEATEN),    NAME(C_DRAIN),     NAME(C_VERDICT),     NAME(C_OPENED),
-        NAME(S_HELLO),      NAME(S_PUT),       NAME(S_SYNC),      NAME(S_READ),        NAME(S_END),
-        NAME(S_WELCOME),    NAME(S_STORED),    NAME(S_REFUSED),   NAME(S_SYNCED),      NAME(S_SYNC_FAILED),
-        NAME(S_DATA),       NAME(S_MISSING),   NAME(M_LIST),      NAME(M_TXN),         NAME(M_GRANT),
-        NAME(M_KEEP),       NAME(M_REVOKE),    NAME(M_ANSWER),    NAME(T_META_LATE),   NAME(T_LEASE),
-        NAME(T_RETRY),      NAME(T_BEAT),      NAME(T_RUN_PAUSE), NAME(T_RUN_LATE),    NAME(T_OPEN_PAUSE),
-        NAME(T_OPEN_LATE),  NAME(T_LINK),      NAME(T_LINK_LATE), NAME(T_SAVE_LATE),   NAME(T_FETCH_LATE),
-        NAME(T_FETCH_PAUSE), NAME(T_DISK_WRITE), NAME(T_DISK_SYNC), NAME(T_LEASE_EXPIRES), NAME(T_PROC_STEP),
-        NAME(T_PROC_FILL),  NAME(T_PROC_LATE), NAME(T_LAUNCH),    NAME(T_FAULT),       NAME(T_HEAL),
-        NAME(T_REBOOT),     NAME(T_RUN_UNHEARD),
+        NAME(P_JOIN),        NAME(P_OPEN),        NAME(P_BEGIN),     NAME(P_FILLED),        NAME(P_LEAVE),
+        NAME(P_GONE),        NAME(N_JOINED),      NAME(N_OPENED),    NAME(N_TOLD),          NAME(N_GONE),
+        NAME(C_JOIN),        NAME(C_BEAT),        NAME(C_REPORT),    NAME(C_OPEN),          NAME(C_LEAVE),
+        NAME(C_JOINED),      NAME(C_BEATEN),      NAME(C_DRAIN),     NAME(C_VERDICT),       NAME(C_OPENED),
+        NAME(S_HELLO),       NAME(S_PUT),         NAME(S_SYNC),      NAME(S_READ),          NAME(S_END),
+        NAME(S_WELCOME),     NAME(S_STORED),      NAME(S_REFUSED),   NAME(S_SYNCED),        NAME(S_SYNC_FAILED),
+        NAME(S_DATA),        NAME(S_MISSING),     NAME(M_LIST),      NAME(M_TXN),           NAME(M_GRANT),
+        NAME(M_KEEP),        NAME(M_REVOKE),      NAME(M_ANSWER),    NAME(T_META_LATE),     NAME(T_LEASE),
+        NAME(T_RETRY),       NAME(T_BEAT),        NAME(T_RUN_PAUSE), NAME(T_RUN_LATE),      NAME(T_OPEN_PAUSE),
+        NAME(T_OPEN_LATE),   NAME(T_LINK),        NAME(T_LINK_LATE), NAME(T_SAVE_LATE),     NAME(T_FETCH_LATE),
+        NAME(T_FETCH_PAUSE), NAME(T_DISK_WRITE),  NAME(T_DISK_SYNC), NAME(T_LEASE_EXPIRES), NAME(T_PROC_STEP),
+        NAME(T_PROC_FILL),   NAME(T_PROC_LATE),   NAME(T_LAUNCH),    NAME(T_FAULT),         NAME(T_HEAL),
+        NAME(T_REBOOT),      NAME(T_RUN_UNHEARD), NAME(T_PROC_JOIN),
     };
 #undef NAME
 
@@ -137,9 +137,9 @@ static void sim_trace_event(struct sim *s, const struct msg *m)
     if (m->type >= T_META_LATE && m->type != T_BEAT && m->type != T_RUN_LATE)
         return;
     sim_actor_name(m->from, from);
-    sim_say(s, m->to, "<- %-7s %-10s %u.%u rank %u proc %u kind %u index %u state %u code %d%s", from, msg_name(m->type),
-            s->ckpt[m->ckpt].step, s->ckpt[m->ckpt].incarnation, m->rank, m->proc, m->kind, m->index, m->state, m->code,
-            m->flag ? " yes" : "");
+    sim_say(s, m->to, "<- %-7s %-10s %u.%u rank %u proc %u kind %u index %u state %u code %d%s", from,
+            msg_name(m->type), s->ckpt[m->ckpt].step, s->ckpt[m->ckpt].incarnation, m->rank, m->proc, m->kind, m->index,
+            m->state, m->code, m->flag ? " yes" : "");
 }
 
 static void sim_deliver(struct sim *s, struct msg *m)

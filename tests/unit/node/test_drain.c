@@ -26,8 +26,6 @@ struct fixture {
     unsigned released[PARTS];
     unsigned done, ended, left;
     int code;
-
-
 };
 
 /* ---- what the drain tells -------------------------------------------------------------------- */
