@@ -16,9 +16,9 @@ void record_key_peer(char *buf, const char *peer); /* cairn/v1/peers/<id> */
 void record_prefix_peers(char *buf);
 void record_prefix_jobs(char *buf); /* cairn/v1/jobs/ */
 void record_key_job(char *buf, const char *job,
-                    const char *what); /* cairn/v1/jobs/<job>/<what>: incarnation, coordinator, pin */
+                    const char *what);                /* cairn/v1/jobs/<job>/<what>: incarnation, coordinator, pin */
 void record_key_crew(char *buf, const char *job, const char *node); /* cairn/v1/jobs/<job>/nodes/<node> */
-void record_prefix_ckpts(char *buf, const char *job);               /* cairn/v1/jobs/<job>/ckpt/ */
+void record_prefix_ckpts(char *buf, const char *job); /* cairn/v1/jobs/<job>/ckpt/ */
 void record_key_ckpt(char *buf, const char *job, uint64_t step, uint64_t incarnation, const char *what);
 /* .../ckpt/<step>.<inc>/<what>: intent, decision */
 /* Parses such a key; what points into key. */

@@ -26,7 +26,7 @@
 #define JOB_PAUSE_MS 100  /* first pause before the metadata is asked again; doubles */
 #define JOB_MAX_PAUSE_MS 2000
 #define JOB_MAX_CHILDREN 256 /* nodes that report to this one */
-#define LOAD_IN_FLIGHT 16    /* manifests read at once */
+#define LOAD_IN_FLIGHT 16 /* manifests read at once */
 
 struct jobs {
     struct jobs_deps deps;
@@ -215,9 +215,9 @@ struct run {
     uint32_t world_size;
     struct list saves; /* struct rank_save, by of_run */
     unsigned nsaves;
-    unsigned ndrains; /* that read pages */
-    bool intent;      /* it is known to be written: drains may start */
-    bool given_up;    /* a rank of this node cannot be part of it: what to say, until there is a verdict */
+    unsigned ndrains;             /* that read pages */
+    bool intent;                  /* it is known to be written: drains may start */
+    bool given_up;                /* a rank of this node cannot be part of it: what to say, until there is a verdict */
     struct crew_entry given_up_by;
     struct loop_timer repeat;   /* of the reports */
     struct loop_timer deadline; /* of the coordinator's verdict */

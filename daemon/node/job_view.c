@@ -117,8 +117,7 @@ int view_read(struct view *ret, const char *job, const struct cairn_meta_result 
     v.known = calloc(result->nkvs + 1, sizeof *v.known);
     v.decisions = calloc(result->nkvs + 1, sizeof *v.decisions);
     v.intents = calloc(result->nkvs + 1, sizeof *v.intents);
-    int r =
-        v.known && v.decisions && v.intents ? 0 : cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu records", result->nkvs);
+    int r = v.known && v.decisions && v.intents ? 0 : cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu records", result->nkvs);
     for (size_t i = 0; r == 0 && i < result->nkvs; i++) {
         r = view_read_one(&v, job, prefix, &result->kvs[i], err);
         if (r < 0)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A query on its way: query.c answers it, query_checkpoint.c describes and verifies one checkpoint for it; command.c
- * starts commands, which are queries that change something. */
+/* A query on its way: query.c answers it, query_checkpoint.c describes and verifies one checkpoint for it; command.c starts
+ * commands, which are queries that change something. */
 #ifndef CAIRN_DAEMON_NODE_QUERY_INTERNAL_H
 #define CAIRN_DAEMON_NODE_QUERY_INTERNAL_H
 

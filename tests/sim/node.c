@@ -178,7 +178,10 @@ static void node_join(struct sim *s, const struct msg *m)
                                       .start_id = m->start_id,
                                       .take_over = m->flag,
                                       .proc_epoch = m->from_epoch,
-                                      .join_token = net_timer_ms(s, m->to, T_OPEN_LATE, proc, JOIN_MS)};
+                                      .join_token = ++s->tokens};
+#ifndef CAIRN_BUG_NO_DEADLINE
+    n->member[proc].join_token = net_timer_ms(s, m->to, T_OPEN_LATE, proc, JOIN_MS);
+#endif
     node_want(s, m->to);
     node_say_join(s, m->to, proc);
 }

@@ -26,6 +26,8 @@ struct fixture {
     unsigned released[PARTS];
     unsigned done, ended, left;
     int code;
+
+
 };
 
 /* ---- what the drain tells -------------------------------------------------------------------- */

@@ -77,8 +77,7 @@ void two_nodes_commit_together(void **state)
     member_leave(r1);
 }
 
-/* The coordinator dies with the other node's shard durable and its own filled nowhere else: the other node succeeds it.
- */
+/* The coordinator dies with the other node's shard durable and its own filled nowhere else: the other node succeeds it. */
 void the_coordinator_dies(void **state)
 {
     struct fixture *f = *state;
