@@ -59,6 +59,7 @@ static const struct option options[] = {
     {"peer", "reserve_mib", NUMBER, AT(reserve_mib), "64", 0, 1ul << 30, "space left free on the device"},
     {"peer", "node_idle_ms", NUMBER, AT(node_idle_ms), "60000", 100, 3600000,
      "a node silent for so long loses its slots"},
+    {"peer", "scrub_mib_s", NUMBER, AT(scrub_mib_s), "4", 0, 1ul << 20, "read to verify what is stored; 0: when asked"},
     {"node", "arena_max_mib", NUMBER, AT(arena_max_mib), "0", 0, 1ul << 30,
      "bound on all arenas; 0: half of the memory"},
     {"node", "arena_keep_s", NUMBER, AT(arena_keep_s), "3600", 0, 1ul << 30, "how long a dead rank's snapshot is kept"},
@@ -74,6 +75,9 @@ static const struct option options[] = {
     {"node", "backoff_ms", NUMBER, AT(backoff_ms), "500", 10, 600000, "how long at first; doubles to 30 s"},
     {"node", "checkpoint_s", NUMBER, AT(checkpoint_s), "600", 1, 1ul << 20,
      "a checkpoint not committed by then is aborted"},
+    {"node", "repair_mib_s", NUMBER, AT(repair_mib_s), "64", 1, 1ul << 20, "read and written by a repair"},
+    {"node", "repair_every_s", NUMBER, AT(repair_every_s), "600", 0, 1ul << 30,
+     "how often jobs are looked through for what to repair; 0: when asked"},
 };
 #define NOPTIONS (sizeof options / sizeof options[0])
 

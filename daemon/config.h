@@ -42,6 +42,7 @@ struct config {
     unsigned read_buffers;
     unsigned reserve_mib;
     unsigned node_idle_ms;
+    unsigned scrub_mib_s;
     unsigned arena_max_mib; /* [node] */
     unsigned arena_keep_s;
     unsigned window_mib;
@@ -55,6 +56,8 @@ struct config {
     unsigned connect_ms;
     unsigned backoff_ms;
     unsigned checkpoint_s;
+    unsigned repair_mib_s;
+    unsigned repair_every_s;
     bool is_node, is_peer; /* from roles */
 };
 

@@ -10,6 +10,7 @@
 #define MEAN_SHARE 8 /* a new answer's share of the mean is one of so many */
 #define DEV_SHARE 4
 #define DEVIATIONS 6
+#define UNKNOWN_SHARE 4 /* of the ceiling, while nothing is known */
 
 void cairn_latency_add(struct cairn_latency *l, uint64_t took_us)
 {
@@ -63,8 +64,8 @@ uint64_t cairn_late_after_us(const struct cairn_latency *own, const struct cairn
     uint64_t after = median;
 
     if (median == 0)
-        return limits->ceiling_us;
-    if (self > after)
+        after = limits->ceiling_us / UNKNOWN_SHARE;
+    else if (self > after)
         after = self < median * SLOWER ? self : median * SLOWER;
     if (after < limits->floor_us)
         after = limits->floor_us;

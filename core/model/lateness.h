@@ -18,7 +18,7 @@ uint64_t cairn_latency_usual_us(const struct cairn_latency *l);
 
 struct cairn_late_limits {
     uint64_t floor_us;   /* never late before it: a scheduler's hiccup is no reason */
-    uint64_t ceiling_us; /* always late after it, and while nothing is known */
+    uint64_t ceiling_us; /* always late after it, and after a quarter of it while nothing is known */
 };
 /* After how long an answer of the peer `own` is late, among the n peers of its group (own may be one of them): what is
  * usual for the group's median peer, or for the peer itself, which may be up to three times slower than that. */

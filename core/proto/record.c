@@ -262,7 +262,7 @@ int record_incarnation_decode(struct record_incarnation *ret, const void *data, 
     return r.code;
 }
 
-/* ---- coordinator, crew, pin, intent ---------------------------------------------------------- */
+/* ---- coordinator, crew, engine, pin, intent -------------------------------------------------- */
 
 int record_coordinator_encode(const struct record_coordinator *r, struct bytes *out, struct cairn_error *err)
 {
@@ -324,6 +324,28 @@ int record_crew_decode(struct record_crew *ret, const void *data, size_t len, st
             wrong(&r, "ranks", "list of ranks");
         rec.ranks[rec.nranks++] = (uint32_t)json_integer_value(v);
     }
+    if (r.code == 0)
+        *ret = rec;
+    return r.code;
+}
+
+int record_engine_encode(const struct record_engine *r, struct bytes *out, struct cairn_error *err)
+{
+    _cleanup_json_ json_t *o = object_new();
+
+    set_text(o, "id", r->id);
+    return write_out(o, out, err);
+}
+
+int record_engine_decode(struct record_engine *ret, const void *data, size_t len, struct cairn_error *err)
+{
+    struct reader r;
+    struct record_engine rec;
+    _cleanup_json_ json_t *o = read_in(&r, "engine", data, len, err);
+
+    if (r.code < 0)
+        return r.code;
+    get_name(&r, "id", rec.id);
     if (r.code == 0)
         *ret = rec;
     return r.code;

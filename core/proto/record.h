@@ -14,6 +14,7 @@
  * numbers. */
 void record_key_peer(char *buf, const char *peer); /* cairn/v1/peers/<id> */
 void record_prefix_peers(char *buf);
+void record_key_engine(char *buf);  /* cairn/v1/engine: which metadata engine this is */
 void record_prefix_jobs(char *buf); /* cairn/v1/jobs/ */
 void record_key_job(char *buf, const char *job,
                     const char *what);                /* cairn/v1/jobs/<job>/<what>: incarnation, coordinator, pin */
@@ -64,6 +65,9 @@ struct record_pin {
     uint64_t step;        /* of the checkpoint */
     uint64_t ckpt_incarnation;
 };
+struct record_engine {
+    char id[CAIRN_MAX_NAME + 1]; /* random, put when it is absent */
+};
 struct record_intent {
     uint32_t world_size;
     uint32_t nodes;
@@ -91,6 +95,8 @@ int record_crew_encode(const struct record_crew *r, struct bytes *out, struct ca
 int record_crew_decode(struct record_crew *r, const void *data, size_t len, struct cairn_error *err);
 int record_pin_encode(const struct record_pin *r, struct bytes *out, struct cairn_error *err);
 int record_pin_decode(struct record_pin *r, const void *data, size_t len, struct cairn_error *err);
+int record_engine_encode(const struct record_engine *r, struct bytes *out, struct cairn_error *err);
+int record_engine_decode(struct record_engine *r, const void *data, size_t len, struct cairn_error *err);
 int record_intent_encode(const struct record_intent *r, struct bytes *out, struct cairn_error *err);
 int record_intent_decode(struct record_intent *r, const void *data, size_t len, struct cairn_error *err);
 int record_decision_encode(const struct record_decision *r, struct bytes *out, struct cairn_error *err);

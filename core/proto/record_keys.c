@@ -22,6 +22,11 @@ void record_prefix_peers(char *buf)
     snprintf(buf, RECORD_KEY_MAX, ROOT "peers/");
 }
 
+void record_key_engine(char *buf)
+{
+    snprintf(buf, RECORD_KEY_MAX, ROOT "engine");
+}
+
 void record_prefix_jobs(char *buf)
 {
     snprintf(buf, RECORD_KEY_MAX, ROOT "jobs/");

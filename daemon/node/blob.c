@@ -57,6 +57,8 @@ struct blob_writer {
     bool waiting, waited;
     bool told; /* done() was called: ends when nothing of it is on its way */
     struct copy copies[CAIRN_MAX_M + 1];
+    struct link *have[CAIRN_MAX_M + 1]; /* peers that have a copy already */
+    unsigned nhave;
     unsigned busy;
     int code;
     struct cairn_error err;
@@ -169,6 +171,9 @@ static bool link_taken(const struct blob_writer *w, const struct link *l)
     for (unsigned i = 0; i < w->ncopies; i++)
         if (w->copies[i].link == l)
             return true;
+    for (unsigned i = 0; i < w->nhave; i++)
+        if (w->have[i] == l)
+            return true;
     return false;
 }
 
@@ -278,8 +283,8 @@ static void writer_too_late(struct loop_timer *t)
     links_kick(w->links);
 }
 
-void blob_put(struct links *links, const struct fragment_key *key, uint64_t fence_incarnation, const void *data,
-              size_t len, unsigned copies, uint32_t timeout_ms, blob_put_done done, void *arg)
+static struct blob_writer *writer_new(struct links *links, const struct fragment_key *key, const void *data, size_t len,
+                                      unsigned copies, uint32_t timeout_ms)
 {
     struct blob_writer *w = calloc(1, sizeof *w);
 
@@ -290,8 +295,6 @@ void blob_put(struct links *links, const struct fragment_key *key, uint64_t fenc
     w->data = data;
     w->len = len;
     w->pieces = (uint32_t)((len + CAIRN_PART - 1) / CAIRN_PART);
-    w->done = done;
-    w->arg = arg;
     w->err = (struct cairn_error)CAIRN_ERROR_INIT;
     w->ncopies = copies < 1 ? 1 : copies > CAIRN_MAX_M + 1 ? CAIRN_MAX_M + 1 : copies;
     w->enough = 1 + cairn_margin_for(w->ncopies - 1, links_config_of(links)->margin);
@@ -302,12 +305,34 @@ void blob_put(struct links *links, const struct fragment_key *key, uint64_t fenc
     snprintf(w->stream.job, sizeof w->stream.job, "%s", key->job);
     w->stream.step = key->step;
     w->stream.incarnation = key->incarnation;
-    w->stream.fence_incarnation = fence_incarnation;
     w->stream.reserve_bytes = fragment_record_len(CAIRN_PART) * w->pieces;
     w->deadline = (struct loop_timer){.fire = writer_too_late, .arg = w};
     loop_timer_after(links_loop(links), &w->deadline, timeout_ms);
     w->pump = (struct pump){.run = writer_pump, .arg = w};
     links_pump_add(links, &w->pump);
+    return w;
+}
+
+void blob_put(struct links *links, const struct fragment_key *key, uint64_t fence_incarnation, const void *data,
+              size_t len, unsigned copies, uint32_t timeout_ms, blob_put_done done, void *arg)
+{
+    struct blob_writer *w = writer_new(links, key, data, len, copies, timeout_ms);
+
+    w->stream.fence_incarnation = fence_incarnation;
+    w->done = done;
+    w->arg = arg;
+}
+
+void blob_put_again(struct links *links, const struct fragment_key *key, const void *data, size_t len, unsigned copies,
+                    struct link *const *have, unsigned nhave, uint32_t timeout_ms, blob_put_done done, void *arg)
+{
+    struct blob_writer *w = writer_new(links, key, data, len, copies, timeout_ms);
+
+    snprintf(w->stream.repaired, sizeof w->stream.repaired, "%s", key->node);
+    for (; w->nhave < nhave && w->nhave < CAIRN_MAX_M + 1; w->nhave++)
+        w->have[w->nhave] = have[w->nhave];
+    w->done = done;
+    w->arg = arg;
 }
 
 /* ---- get

@@ -17,6 +17,10 @@ typedef void (*blob_put_done)(void *arg, int code, const struct cairn_error *err
 void blob_put(struct links *links, const struct fragment_key *key, uint64_t fence_incarnation, const void *data,
               size_t len, unsigned copies, uint32_t timeout_ms, blob_put_done done, void *arg);
 
+/* More copies of what was stored by key.node, on other peers than those that have one. */
+void blob_put_again(struct links *links, const struct fragment_key *key, const void *data, size_t len, unsigned copies,
+                    struct link *const *have, unsigned nhave, uint32_t timeout_ms, blob_put_done done, void *arg);
+
 /* Reads and verifies: the hinted peers first, then all. data lives during done. */
 typedef void (*blob_get_done)(void *arg, int code, const struct cairn_error *err, const void *data, size_t len);
 void blob_get(struct links *links, const struct fragment_key *key, const struct blob_ref *ref, uint32_t timeout_ms,

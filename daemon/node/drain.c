@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SHORT_OF_BUFFERS 16             /* free ones: then late fragments give theirs */
 #define SYNC_BYTES ((uint64_t)32 << 20) /* stored and not synced: then a sync is asked for */
 
 static uint64_t now_ns(const struct drain *d)
@@ -107,7 +108,9 @@ static unsigned live_peers(struct drain *d, bool of_stream)
     return links_takers(d->links, 0, of_stream ? &d->stream : NULL, takers);
 }
 
-/* No peer at all may pass; peers that all refuse this checkpoint will not change their minds. */
+/* No peer at all may pass; peers that all refuse this checkpoint will not change their minds. With few of those that are
+ * registered, which says that this node is cut off or has just started, a stripe would be narrower than the cluster
+ * allows: it waits, for the registrations of the dead expire. */
 static bool check_peers(struct drain *d, unsigned live)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -115,7 +118,7 @@ static bool check_peers(struct drain *d, unsigned live)
 
     if (live > 0) {
         d->no_peer_since_ns = 0;
-        return true;
+        return !links_few(d->links);
     }
     if (live_peers(d, false) > 0) {
         drain_fail(d, cairn_fail(&err, CAIRN_E_NO_SPACE, "no peer takes this checkpoint: %s", d->last_error), &err);
@@ -452,6 +455,8 @@ static void drain_pump(struct pump *p)
         shed(d, true);
     } else {
         spare_late(d);
+        if (links_buffers_available(d->links) < SHORT_OF_BUFFERS) /* for other drains too */
+            shed(d, false);
         encode_more(d);
         mend(d);
     }

@@ -297,10 +297,9 @@ static void spare_one(struct chunk *c, struct place *going, struct place *other)
     struct sending *s = going->sending;
     struct link *to[CAIRN_GROUP_MAX];
 
-    if (targets(c, to) == 0) {
-        if (chunk_count(c, FRAG_STORED) >= chunk_enough(c) && take_back(going))
-            drop(s);
-    } else if (take_back(going)) {
+    if (targets(c, to) == 0)
+        return; /* the margin carries it; it may still be stored, as long as nobody needs its buffer */
+    if (take_back(going)) {
         counts->fragments_spared++;
         send_to(s, going, to[0]);
     } else {
@@ -320,7 +319,7 @@ void chunk_spare_late(struct chunk *c)
 
 void chunk_shed(struct chunk *c, bool all)
 {
-    if (c->sending == 0 || chunk_count(c, FRAG_STORED) < chunk_enough(c))
+    if (c->sending == 0 || (!all && chunk_count(c, FRAG_STORED) < chunk_enough(c)))
         return;
     for (unsigned i = 0; i < 2 * chunk_fragments(c); i++) {
         struct place *at = &c->frag[i / 2].at[i % 2];

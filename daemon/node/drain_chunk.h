@@ -87,8 +87,8 @@ static inline unsigned chunk_fragments(const struct chunk *c)
 bool chunk_has_targets(struct chunk *c);
 /* Fragments that wait behind a late answer, or are it, go to spare peers too, as far as there are any. */
 void chunk_spare_late(struct chunk *c);
-/* Gives back the buffers of fragments that have waited for a slot too long (or of all that wait), when the chunk counts
- * without them. */
+/* Gives back the buffers of fragments that have waited for a slot too long, when the chunk counts without them; or of
+ * all that wait. */
 void chunk_shed(struct chunk *c, bool all);
 /* Where a fragment most probably is. */
 struct link *chunk_place(const struct chunk *c, unsigned index);

@@ -370,6 +370,7 @@ static void crew_due(struct loop_timer *timer)
     loop_timer_after(job->jobs->deps.loop, timer, lease_ms / 3 + 1);
     if (job->held) {
         crew_expire(job);
+        job_expire_ranks(job);
     } else if (job->coordinator.node[0]) {
         crew_greet(job);
         if (silent_ms(job, job->answered_ns) > lease_ms / 2)

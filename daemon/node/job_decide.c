@@ -10,6 +10,7 @@
 #include "core/base/cleanup.h"
 #include "core/model/stripe.h"
 #include "daemon/io/log.h"
+#include "daemon/node/decision_copy.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -319,6 +320,14 @@ static void decide_store_root(struct decider *d)
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
+static void decide_copied(void *arg)
+{
+    struct decider *d = arg;
+
+    d->copying = false;
+    decide_maybe_free(d);
+}
+
 static void decide_end(struct decider *d)
 {
     struct job *job = d->job;
@@ -333,6 +342,7 @@ static void decide_end(struct decider *d)
     job_remember(job, d->step, d->incarnation, committed ? 0 : d->machine.code, d->machine.reason);
     job->committed += committed;
     job->aborted += !committed;
+    d->copying = committed && d->machine.root && decision_copy(job->jobs, &d->root, &d->root_ref, decide_copied, d);
     if (committed) {
         job->any_committed = true;
         job->last_committed = d->step;
@@ -457,6 +467,7 @@ static void decide_free(struct decider *d)
     root_free(&d->root);
     bytes_free(&d->root_bytes);
     free(d->ranks);
+    free(d->heard_ns);
     free(d);
 }
 
@@ -465,7 +476,7 @@ static void decide_maybe_free(struct decider *d)
     struct job *job = d->job;
     struct loop *loop = job->jobs->deps.loop;
 
-    if (!d->over || d->rooting || d->sent || d->feeding)
+    if (!d->over || d->rooting || d->copying || d->sent || d->feeding)
         return;
     loop_timer_cancel(loop, &d->deadline);
     loop_timer_cancel(loop, &d->pause);
@@ -490,8 +501,9 @@ static struct decider *decide_new(struct job *job, uint64_t step, uint64_t incar
         return NULL;
     root_init(&d->root);
     d->ranks = calloc(world, sizeof *d->ranks);
+    d->heard_ns = calloc(world, sizeof *d->heard_ns);
     d->root.shards = calloc(world, sizeof *d->root.shards);
-    if (!d->ranks || !d->root.shards) {
+    if (!d->ranks || !d->heard_ns || !d->root.shards) {
         decide_free(d);
         return NULL;
     }
@@ -651,6 +663,7 @@ static void decide_take(struct decider *d, const struct crew_entry *e)
         r.state = REPORT_DROPPED;
         r.reason = "the job's resume step moved: it must load that before it may save";
     }
+    d->heard_ns[e->rank] = loop_now_ns(d->job->jobs->deps.loop);
     if (d->ranks[e->rank] < COMMIT_DURABLE)
         d->root.shards[e->rank] = e->shard;
     d->root.shards[e->rank].rank = e->rank;
@@ -693,6 +706,30 @@ void job_crew_lost(struct job *job, const struct crew_node *node)
             if (!of[0] || strcmp(of, node->address.node) == 0)
                 decide_feed(d, &(struct commit_event){.type = COMMIT_ON_GONE, .rank = node->ranks[i], .reason = why});
         }
+        decide_maybe_free(d);
+    }
+}
+
+static void decide_expire(struct decider *d, uint64_t before_ns)
+{
+    char why[CAIRN_MAX_NAME + 96];
+
+    for (uint32_t i = 0; i < d->machine.world_size && commit_open(&d->machine); i++) {
+        if (d->ranks[i] == COMMIT_ABSENT || d->ranks[i] == COMMIT_DURABLE || d->heard_ns[i] > before_ns)
+            continue;
+        snprintf(why, sizeof why, "node %s speaks for it no more: its daemon was restarted", d->root.shards[i].node);
+        decide_feed(d, &(struct commit_event){.type = COMMIT_ON_GONE, .rank = i, .reason = why});
+    }
+}
+
+void job_expire_ranks(struct job *job)
+{
+    uint64_t lease_ns = (uint64_t)job->jobs->config.lease_ms * 1000000, now = loop_now_ns(job->jobs->deps.loop);
+
+    list_for_each_safe (it, &job->deciders) {
+        struct decider *d = container_of(it, struct decider, link);
+        if (now > lease_ns * 3 / 2)
+            decide_expire(d, now - lease_ns * 3 / 2);
         decide_maybe_free(d);
     }
 }

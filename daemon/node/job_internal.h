@@ -282,6 +282,7 @@ struct decider {
     uint64_t incarnation;
     struct commit machine;
     uint8_t *ranks;
+    uint64_t *heard_ns; /* of each rank's last report: whoever has its snapshot repeats it */
     struct root root;
     struct bytes root_bytes;
     struct blob_ref root_ref;
@@ -290,6 +291,7 @@ struct decider {
     int paused;   /* the same: to be sent when the pause is over */
     bool refused; /* in flight: the reading after a refused intent */
     bool rooting; /* blob_put is under way */
+    bool copying; /* the decision is being copied beside the manifests */
     struct loop_timer pause;
     uint32_t pause_ms;
     struct loop_timer deadline;
@@ -306,6 +308,8 @@ void job_decide(struct job *job, uint64_t step, uint64_t incarnation, const stru
 void job_adopt(struct job *job, const struct view *v);
 /* Of all its ranks' states what is not durable is lost. */
 void job_crew_lost(struct job *job, const struct crew_node *node);
+/* Ranks that nobody has spoken for in a while, though they had begun, are lost: their daemon was restarted. */
+void job_expire_ranks(struct job *job);
 /* A newer incarnation: what is not filled of older ones is aborted. */
 void job_decide_fence(struct job *job, const char *why);
 /* This node coordinates no more: nothing is told, whoever does finds the intents. */

@@ -75,7 +75,7 @@ bool link_prompt(const struct link *l, const struct stream_key *key)
 
 bool link_usable(const struct link *l, const struct stream_key *key)
 {
-    const struct stream *st = key ? link_find_stream(l, key->job, key->step, key->incarnation) : NULL;
+    const struct stream *st = key ? link_find_stream(l, key) : NULL;
 
     return l->registered && l->proven && l->state != LINK_DOWN && !l->failing && !avoided(l) &&
            !(st && st->state == STREAM_REFUSED);
@@ -156,6 +156,7 @@ static void drop_requests(struct link *l, const struct cairn_error *err)
     link_move_all(&l->reads_queued, &reads);
     link_complete_puts(&puts, err);
     link_complete_reads(&reads, err);
+    link_complete_calls(l, err);
 }
 
 /* The endpoint goes first: after it nothing of this link touches memory any more. */
@@ -365,6 +366,8 @@ static void on_message(void *arg, const void *data, size_t len)
         link_on_synced(l, &m);
     else if (m.type == WIRE_READ_DONE)
         link_on_read_done(l, &m);
+    else if (m.type == WIRE_SCRUB_DONE || m.type == WIRE_INVENTORY_ITEMS || m.type == WIRE_ENGINE_ACCEPTED)
+        link_on_answer(l, &m);
     else if (m.type == WIRE_BYE)
         link_fail(l, "it said goodbye: %s", m.bye.reason);
 }
@@ -491,6 +494,7 @@ int link_new(struct links *links, const struct record_peer *record, struct link 
     list_init(&l->streams);
     list_init(&l->reads_queued);
     list_init(&l->reads_sent);
+    list_init(&l->calls);
     *ret_link = l;
     return 0;
 }

@@ -16,13 +16,14 @@
 
 enum link_state { LINK_DOWN, LINK_CONNECTING, LINK_UP };
 
-/* Which stream file of the peer: this node's of one checkpoint. */
+/* Which stream file of the peer: this node's of one checkpoint, or one that takes what is repaired of some node's. */
 struct stream_key {
     char job[CAIRN_MAX_NAME + 1];
     uint64_t step;
     uint64_t incarnation;
     uint64_t fence_incarnation;
-    uint64_t reserve_bytes; /* asked for when the stream is opened first */
+    uint64_t reserve_bytes;            /* asked for when the stream is opened first */
+    char repaired[CAIRN_MAX_NAME + 1]; /* whose fragments are repaired; "": this node saves its own */
 };
 
 /* A fragment to be stored. */
@@ -54,6 +55,7 @@ struct link_read {
     void *arg;
     struct fragment_key key;
     bool check;
+    bool present; /* of a check: whether the peer knows of a good one; nothing is read */
     uint64_t request;
     int buffer;                    /* of the link's read buffers; -1 */
     uint64_t sent_ns, deadline_ns; /* set when it is sent */
@@ -73,6 +75,24 @@ void link_read_cancel(struct link *l, struct link_read *r);
 void link_sync(struct link *l, const struct stream_key *key);
 /* Puts of this stream with stored_at up to it are durable. */
 uint64_t link_synced_to(const struct link *l, const struct stream_key *key);
+
+/* Nothing more of a repair goes to this peer. */
+void link_end_repair(struct link *l, const struct stream_key *key);
+
+struct link_call { /* a message that is answered by one: SCRUB, INVENTORY, ACCEPT_ENGINE; owned by the caller until done
+                    */
+    void (*done)(struct link_call *c, int code, const struct cairn_error *err, const struct wire_message *answer);
+    void *arg;
+    struct list link; /* the link's, with what follows */
+    struct link *owner;
+    uint64_t request;
+    struct loop_timer deadline;
+};
+/* A call that is not answered in time fails alone: it may be long. Errors at once as for link_put. */
+int link_call(struct link *l, struct link_call *c, struct wire_message *m, uint32_t timeout_ms,
+              struct cairn_error *err);
+/* done() will not be called. */
+void link_call_cancel(struct link_call *c);
 
 const char *link_id(const struct link *l);
 uint32_t link_epoch(const struct link *l);

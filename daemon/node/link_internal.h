@@ -57,6 +57,7 @@ struct link {
     struct fabric_mem *read_mem;
     bool read_busy[LINK_READ_BUFFERS];
     uint64_t next_request;
+    struct list calls; /* struct link_call */
     /* failures */
     uint64_t avoided_until_ns;
     uint64_t up_since_ns;
@@ -81,7 +82,7 @@ void link_did_well(struct link *l);
 void link_pump(struct link *l);
 
 /* ---- link_put.c ------------------------------------------------------------------------------ */
-struct stream *link_find_stream(const struct link *l, const char *job, uint64_t step, uint64_t incarnation);
+struct stream *link_find_stream(const struct link *l, const struct stream_key *key);
 void link_on_stream_opened(struct link *l, const struct wire_message *m);
 void link_on_synced(struct link *l, const struct wire_message *m);
 void link_on_stored(struct link *l, const struct wire_message *m);
@@ -98,5 +99,9 @@ void link_on_written(void *arg, uint32_t data);
 void link_on_read_done(struct link *l, const struct wire_message *m);
 void link_pump_reads(struct link *l);
 void link_complete_reads(struct list *reads, const struct cairn_error *err);
+
+/* ---- link_call.c ----------------------------------------------------------------------------- */
+void link_on_answer(struct link *l, const struct wire_message *m);
+void link_complete_calls(struct link *l, const struct cairn_error *err);
 
 #endif

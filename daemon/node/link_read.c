@@ -67,6 +67,7 @@ static void read_send(struct link *l, struct link_read *r, int buffer)
     m.read.request = r->request;
     m.read.key = r->key;
     m.read.check = r->check;
+    m.read.present = r->present;
     if (buffer >= 0) {
         l->read_busy[buffer] = true;
         /* The last read's header must not pass for this one's. */

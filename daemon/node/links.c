@@ -266,6 +266,15 @@ unsigned links_live(const struct links *s)
     return n;
 }
 
+bool links_few(const struct links *s)
+{
+    unsigned registered = 0;
+
+    for (unsigned i = 0; i < s->ngroup; i++)
+        registered += link_registered(s->group[i]) && !is_full(link_record(s->group[i]));
+    return links_live(s) * 2 < registered;
+}
+
 void links_why(struct links *s, char *buf, size_t len)
 {
     size_t at = 0;

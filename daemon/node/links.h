@@ -52,6 +52,8 @@ void links_stop(struct links *links, void (*done)(void *arg), void *arg);
 
 /* Peers of the group that are registered and not avoided now. */
 unsigned links_live(const struct links *links);
+/* Less than half of the group's registered peers with room are live. */
+bool links_few(const struct links *links);
 
 struct link_status { /* for status queries */
     char peer[CAIRN_MAX_NAME + 1];

@@ -162,8 +162,11 @@ static void decision_read(struct meta_req *req, const struct cairn_meta_result *
     struct cairn_error err = CAIRN_ERROR_INIT;
 
     p->forgetting--;
-    if (!p->stopping && r->code == 0 && r->nkvs == 1 &&
-        record_decision_decode(&d, r->kvs[0].value, r->kvs[0].value_len, &err) == 0 && !d.commit) {
+    bool aborted = !p->stopping && r->code == 0 && r->nkvs == 1 &&
+                   record_decision_decode(&d, r->kvs[0].value, r->kvs[0].value_len, &err) == 0 && !d.commit;
+    if (aborted && peer_check_engine(p, &err) < 0) {
+        log_line(LOG_WARNING, "%s step %llu is not deleted: %s", f->job, (unsigned long long)f->step, err.message);
+    } else if (aborted) {
         int n = keep_forget(p->keep, f->job, f->step, f->incarnation, &err);
         if (n < 0)
             log_line(LOG_WARNING, "cannot delete the aborted checkpoint %s step %llu: %s", f->job,

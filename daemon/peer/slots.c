@@ -274,7 +274,9 @@ static int stream_open(struct peer_node *n, const struct wire_message *m, struct
     if (find_stream(n, m->stream_open.stream))
         return cairn_fail(err, CAIRN_E_EXISTS, "stream %u is open already", m->stream_open.stream);
     raise_fence(n->peer, id.job, m->stream_open.fence_incarnation);
-    r = check_fence(n->peer, id.job, id.incarnation, err);
+    r = m->stream_open.repair ? 0 : check_fence(n->peer, id.job, id.incarnation, err);
+    if (r == 0)
+        r = peer_check_engine(n->peer, err);
     if (r < 0)
         return r;
     struct node_stream *st = calloc(1, sizeof *st);
@@ -287,27 +289,37 @@ static int stream_open(struct peer_node *n, const struct wire_message *m, struct
     }
     st->node = n;
     st->number = m->stream_open.stream;
+    st->repair = m->stream_open.repair;
     list_push_back(&n->streams, &st->link);
     *ret_stream = st;
     return 0;
 }
 
-void peer_on_stream_open(struct peer_node *n, const struct wire_message *m)
+void peer_stream_open(struct peer_node *n, const struct wire_message *m, int code, struct cairn_error *err)
 {
-    struct cairn_error err = CAIRN_ERROR_INIT;
     struct node_stream *st = NULL;
     struct wire_message out = {.type = WIRE_STREAM_OPENED};
-    int r = stream_open(n, m, &st, &err);
+    int r = code < 0 ? code : stream_open(n, m, &st, err);
 
     out.stream_opened.stream = m->stream_open.stream;
-    wire_status_set(&out.stream_opened.status, r, &err);
+    wire_status_set(&out.stream_opened.status, r, err);
     if (r == 0)
         out.stream_opened.generation = kept_generation(st->kept);
     else
         log_line(LOG_WARNING, "a stream of node %s for %s step %llu is refused: %s", n->id, m->stream_open.job,
-                 (unsigned long long)m->stream_open.step, err.message);
+                 (unsigned long long)m->stream_open.step, err->message);
     n->peer->status.streams_open = keep_open_streams(n->peer->keep);
     peer_answer(n, &out);
+}
+
+void peer_on_stream_open(struct peer_node *n, const struct wire_message *m)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    if (m->stream_open.repair)
+        peer_open_for_repair(n, m);
+    else
+        peer_stream_open(n, m, 0, &err);
 }
 
 static void answer_synced(struct peer_node *n, uint32_t stream, uint64_t sequence, int code,
@@ -432,7 +444,7 @@ static void slot_checked(struct worker_job *job)
 
     if (r == 0 && !st)
         r = cairn_fail(&s->err, CAIRN_E_ABORTED, "its stream was closed");
-    if (r == 0)
+    if (r == 0 && !st->repair)
         r = check_fence(n->peer, s->fragment.key.job, s->fragment.key.incarnation, &s->err);
     if (r < 0) {
         slot_answer(s, r, &s->err);

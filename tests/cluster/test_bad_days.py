@@ -206,6 +206,24 @@ def stopped_in_mid_save_margin_2(c):
     c.wait_peers_up(6)
 
 
+def stopped_in_mid_restore(c):
+    """A peer that hangs while it is read from: parity is read instead, long before the peer has failed (catches: a restore that waits for
+    every hung read, a hedge that never comes)."""
+    size = ["--bytes", str(48 << 20), "--job", "mid-restore"]
+    assert "committed 1" in c.client("save", *size)[1]
+    c.wait_complete()
+    c.node.stop()  # its arena would be nearer
+    c.node.start()
+    c.wait_peers_up(6)
+    c.peers[1].freeze()
+    try:
+        assert "verified 1" in c.client("verify", *size)[1]
+        assert c.query("status")["transfer"]["reads_hedged"] > 0
+    finally:
+        c.peers[1].thaw()
+    c.wait_peers_up(6)
+
+
 def flapping_peer(c):
     """A peer that hangs again and again is avoided for longer each time, and saves go on without it (catches: a link that is trusted
     because it connects)."""
@@ -337,7 +355,7 @@ def second_daemon(c):
 
 
 DAYS = [bad_tables, bad_names, bad_ranks, fenced_start, arena_too_small, tiny_and_empty, garbage_on_the_socket, wrong_descriptor, config_with_a_typo,
-        second_daemon, trainer_killed, peer_stopped, stopped_in_mid_save_margin_1, stopped_in_mid_save_margin_2, flapping_peer,
+        second_daemon, trainer_killed, peer_stopped, stopped_in_mid_save_margin_1, stopped_in_mid_save_margin_2, stopped_in_mid_restore, flapping_peer,
         peer_killed_in_mid_stripe, damaged_files, disk_full, all_peers_gone]
 
 

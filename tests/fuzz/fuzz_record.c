@@ -29,6 +29,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     struct record_coordinator coordinator;
     struct record_crew crew;
     struct record_pin pin;
+    struct record_engine engine;
     struct record_intent intent;
     struct record_decision decision;
     char *key = malloc(len + 1), job[CAIRN_MAX_NAME + 1];
@@ -40,6 +41,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     (void)record_coordinator_decode(&coordinator, data, len, NULL);
     (void)record_crew_decode(&crew, data, len, NULL);
     (void)record_pin_decode(&pin, data, len, NULL);
+    (void)record_engine_decode(&engine, data, len, NULL);
     (void)record_intent_decode(&intent, data, len, NULL);
     (void)record_decision_decode(&decision, data, len, NULL);
     memcpy(key, data, len);

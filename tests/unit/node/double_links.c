@@ -59,11 +59,11 @@ static void link_work(struct link *l)
         p->sent_ns = 1;
         l->busy++;
     }
-    if (l->sync_wanted && !l->holds) {
-        l->sync_wanted = false;
-        l->synced = l->stored;
-        links_kick(l->links);
-    }
+    if (!l->sync_wanted || l->holds || l->holds_syncs || l->syncing-- > 0)
+        return;
+    l->sync_wanted = false;
+    l->synced = l->sync_to;
+    links_kick(l->links);
 }
 
 void double_work(struct links *s)
@@ -126,7 +126,11 @@ bool link_put_is_late(const struct link *l, const struct link_put *p)
 void link_sync(struct link *l, const struct stream_key *key)
 {
     (void)key;
-    l->sync_wanted |= l->stored > l->synced;
+    if (l->sync_wanted || l->stored == l->synced)
+        return;
+    l->sync_wanted = true;
+    l->sync_to = l->stored;
+    l->syncing = 3;
 }
 
 uint64_t link_synced_to(const struct link *l, const struct stream_key *key)
@@ -258,6 +262,12 @@ unsigned links_all(struct links *s, struct link **ret, unsigned room)
     return n;
 }
 
+bool links_few(const struct links *s)
+{
+    (void)s;
+    return false;
+}
+
 unsigned links_live(const struct links *s)
 {
     return s->npeers;
@@ -284,6 +294,9 @@ void blob_put(struct links *s, const struct fragment_key *key, uint64_t fence_in
     (void)len;
     (void)copies;
     (void)timeout_ms;
+    s->synced_at_blob = 0;
+    for (unsigned i = 0; i < s->npeers; i++)
+        s->synced_at_blob += s->link[i].synced;
     s->blob.done = done;
     s->blob.arg = arg;
 }

@@ -18,8 +18,10 @@ struct link {
     bool dead;
     unsigned nslots, busy;
     uint32_t epoch;
-    uint64_t stored, synced;
+    uint64_t stored, synced, sync_to;
     bool sync_wanted;
+    bool holds_syncs;         /* stores, and never says that it is on disk */
+    unsigned syncing;         /* turns that it still takes */
     struct list slots, queue; /* of struct link_put */
 };
 struct links {
@@ -39,6 +41,7 @@ struct links {
         void *arg;
     } blob; /* the one under way */
     bool holds_blob;
+    uint64_t synced_at_blob; /* fragments on all peers' disks when the manifest was put */
 };
 void double_init(struct links *s, struct loop *loop, struct workers *workers, unsigned peers, unsigned buffers);
 void double_free(struct links *s);
