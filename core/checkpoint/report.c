@@ -46,7 +46,8 @@ int report_verdict(const struct commit *c)
         return VERDICT_UNDECIDED;
     if (c->told)
         return c->code == 0 ? VERDICT_COMMITTED : VERDICT_ABORTED;
-    return c->intent ? VERDICT_INTENT : VERDICT_NONE;
+    /* An abort that is chosen and not decided: nobody need begin to drain, and nothing is to be told yet. */
+    return c->intent && c->state != COMMIT_ABORTING ? VERDICT_INTENT : VERDICT_NONE;
 }
 
 uint32_t report_parent(uint32_t slot)
