@@ -134,9 +134,12 @@ static void commit_give_up(struct commit *c, struct commit_effects *fx)
 {
     char text[COMMIT_REASON];
 
-    snprintf(text, sizeof text,
-             "whether step %llu is committed is not known: the metadata engine did not answer within %s",
-             (unsigned long long)c->step, commit_span(c).text);
+    if (c->commit_put)
+        snprintf(text, sizeof text,
+                 "whether step %llu is committed is not known: the metadata engine did not answer within %s",
+                 (unsigned long long)c->step, commit_span(c).text);
+    else
+        snprintf(text, sizeof text, "%.180s; the metadata engine did not answer whether it is aborted", c->reason);
 #ifdef CAIRN_BUG_SILENCE_IS_ABORT
     commit_end_aborted(c, fx, text);
     return;
