@@ -78,6 +78,8 @@ static const struct option options[] = {
     {"node", "repair_mib_s", NUMBER, AT(repair_mib_s), "64", 1, 1ul << 20, "read and written by a repair"},
     {"node", "repair_every_s", NUMBER, AT(repair_every_s), "600", 0, 1ul << 30,
      "how often jobs are looked through for what to repair; 0: when asked"},
+    {"retention", "rule", TEXT, AT(retention_rule), "all", 0, 0, "what jobs without a rule keep: all, last=3 for=24h"},
+    {"retention", "interval_s", NUMBER, AT(retention_interval_s), "60", 1, 86400, "how often it is looked after"},
 };
 #define NOPTIONS (sizeof options / sizeof options[0])
 
@@ -204,6 +206,8 @@ static int config_complete(struct config *c, struct cairn_error *err)
         snprintf(c->node_domain, sizeof c->node_domain, "%s", c->domain);
     if (r == 0 && c->node_domain[0])
         r = cairn_name_check("[node] domain", c->node_domain, err);
+    if (r == 0 && (r = retention_parse(c->retention_rule, &c->retention, err)) < 0)
+        r = cairn_wrap(err, r, "[retention] rule");
     if (r == 0)
         r = config_default_path(c->meta_path, c, "meta.db", err);
     if (r == 0)

@@ -5,7 +5,7 @@
 #ifndef CAIRN_DAEMON_CONFIG_H
 #define CAIRN_DAEMON_CONFIG_H
 
-#include <cairn/cairn.h>
+#include "core/checkpoint/retention.h"
 #include <stdbool.h>
 
 #define CONFIG_TEXT 512
@@ -58,7 +58,10 @@ struct config {
     unsigned checkpoint_s;
     unsigned repair_mib_s;
     unsigned repair_every_s;
-    bool is_node, is_peer; /* from roles */
+    char retention_rule[CONFIG_TEXT]; /* [retention] */
+    unsigned retention_interval_s;
+    bool is_node, is_peer;      /* from roles */
+    struct retention retention; /* from retention_rule */
 };
 
 /* path NULL: defaults only. */

@@ -291,6 +291,8 @@ static int daemon_start_node(struct daemon *d, struct cairn_error *err)
                              .connect_ms = c->connect_ms,
                              .backoff_ms = c->backoff_ms,
                              .checkpoint_ms = c->checkpoint_s * 1000,
+                             .retention = c->retention,
+                             .retention_ms = c->retention_interval_s * 1000,
                              .lease_ms = c->lease_ms,
                              .meta_ms = c->meta_timeout_ms,
                              .repair_mib_s = c->repair_mib_s,

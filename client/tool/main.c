@@ -20,6 +20,10 @@ static const struct command commands[] = {
     {"repair", "JOB [STEP]", cmd_repair, "makes again what peers have lost of a job's checkpoints"},
     {"scrub", "[JOB]", cmd_scrub, "lets every peer read and check what it stores"},
     {"rebuild", "[JOB]", cmd_rebuild, "writes the catalog again from what the peers store"},
+    {"pin", "JOB STEP [LABEL]", cmd_pin, "holds a checkpoint: it is not deleted"},
+    {"unpin", "JOB STEP [LABEL]", cmd_unpin, "gives that hold up"},
+    {"delete", "JOB STEP", cmd_delete, "deletes a checkpoint; never the newest"},
+    {"retain", "JOB RULE", cmd_retain, "what the job keeps, as \"last=3 every=1000 for=24h\""},
 };
 #define NCOMMANDS (sizeof commands / sizeof commands[0])
 

@@ -73,14 +73,27 @@ int cmd_status(struct tool *t)
 static void print_checkpoint(json_t *k)
 {
     time_t when = (time_t)(tool_number(k, "created_unix_ms") / 1000);
-    char plain[32], stored[32], at[32] = "-";
+    char plain[32], stored[32], at[32] = "-", held[48] = "-";
+    long long pins = tool_number(k, "pins"), readers = tool_number(k, "readers");
+    bool resume = json_is_true(json_object_get(k, "resume"));
+
+    if (pins || readers || resume)
+        snprintf(held, sizeof held, "%s%s%s", pins ? "P" : "", readers ? "R" : "", resume ? "S" : "");
 
     if (when)
         strftime(at, sizeof at, "%Y-%m-%d %H:%M:%S", localtime(&when));
-    printf("%12lld %12lld %-10s %6lld %12s %12s  %-19s  %s\n", (long long)tool_number(k, "step"),
+    printf("%12lld %12lld %-10s %6lld %12s %12s  %-19s %-4s  %s\n", (long long)tool_number(k, "step"),
            (long long)tool_number(k, "incarnation"), tool_text(k, "state"), (long long)tool_number(k, "world_size"),
-           tool_size(tool_number(k, "plain_bytes"), plain), tool_size(tool_number(k, "stored_bytes"), stored), at,
+           tool_size(tool_number(k, "plain_bytes"), plain), tool_size(tool_number(k, "stored_bytes"), stored), at, held,
            tool_text(k, "reason"));
+}
+
+static void print_keeping(json_t *a)
+{
+    printf("\nkeeps %s", tool_text(a, "retention"));
+    if (json_array_size(json_object_get(a, "deleting")) > 0)
+        printf("; files of %zu deleted checkpoints still go", json_array_size(json_object_get(a, "deleting")));
+    puts("");
 }
 
 int cmd_ls(struct tool *t)
@@ -97,12 +110,13 @@ int cmd_ls(struct tool *t)
             puts(json_string_value(name));
         }
     } else if (r == EXIT_OK && !t->json) {
-        printf("%12s %12s %-10s %6s %12s %12s  %-19s  %s\n", "STEP", "INCARNATION", "STATE", "WORLD", "SIZE", "STORED",
-               "COMMITTED AT", "REASON");
+        printf("%12s %12s %-10s %6s %12s %12s  %-19s %-4s  %s\n", "STEP", "INCARNATION", "STATE", "WORLD", "SIZE",
+               "STORED", "COMMITTED AT", "HELD", "REASON");
         EACH(json_object_get(a, "checkpoints"), k)
         {
             print_checkpoint(k);
         }
+        print_keeping(a);
     }
     if (r == EXIT_OK && job && json_array_size(json_object_get(a, "checkpoints")) == 0) {
         fprintf(stderr, "cairn: job %s has no checkpoint\n", job);

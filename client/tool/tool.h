@@ -59,5 +59,9 @@ int cmd_restore(struct tool *t);
 int cmd_repair(struct tool *t);
 int cmd_scrub(struct tool *t);
 int cmd_rebuild(struct tool *t);
+int cmd_pin(struct tool *t);
+int cmd_unpin(struct tool *t);
+int cmd_delete(struct tool *t);
+int cmd_retain(struct tool *t);
 
 #endif

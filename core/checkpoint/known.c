@@ -8,6 +8,8 @@ const char *known_fate_name(int fate)
         return "committed";
     case KNOWN_ABORTED:
         return "aborted";
+    case KNOWN_DELETED:
+        return "deleted";
     default:
         return "undecided";
     }

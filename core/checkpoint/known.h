@@ -7,7 +7,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum known_fate { KNOWN_UNDECIDED, KNOWN_COMMITTED, KNOWN_ABORTED };
+enum known_fate {
+    KNOWN_UNDECIDED,
+    KNOWN_COMMITTED,
+    KNOWN_ABORTED,
+    KNOWN_DELETED /* was committed and has a tombstone: is there no more, though files of it may be */
+};
 struct known {
     uint64_t step;
     uint64_t incarnation;
@@ -15,7 +20,7 @@ struct known {
     bool under_way;  /* undecided: a daemon that lives works on it */
     bool unreadable; /* committed: reading it was tried and failed */
 };
-/* "committed", "aborted", "undecided" */
+/* "committed", "aborted", "deleted", "undecided" */
 const char *known_fate_name(int fate);
 /* By (incarnation, step): < 0, 0 or > 0. */
 int known_compare(const struct known *a, const struct known *b);

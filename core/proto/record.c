@@ -491,3 +491,98 @@ int record_decision_decode(struct record_decision *ret, const void *data, size_t
         *ret = rec;
     return r.code;
 }
+
+/* ---- settings, holds, tombstones ------------------------------------------------------------- */
+
+int record_settings_encode(const struct record_settings *r, struct bytes *out, struct cairn_error *err)
+{
+    _cleanup_json_ json_t *o = object_new();
+
+    set_text(o, "owner", r->owner);
+    set_text(o, "retention", r->retention);
+    return write_out(o, out, err);
+}
+
+int record_settings_decode(struct record_settings *ret, const void *data, size_t len, struct cairn_error *err)
+{
+    struct reader r;
+    struct record_settings rec = {.owner = ""};
+    _cleanup_json_ json_t *o = read_in(&r, "settings", data, len, err);
+
+    if (r.code < 0)
+        return r.code;
+    const char *owner = get_text(&r, "owner"), *retention = get_text(&r, "retention");
+    if (owner[0])
+        copy_name(&r, "owner", owner, rec.owner);
+    if (strlen(retention) >= sizeof rec.retention) /* half a rule would keep less */
+        wrong(&r, "retention", "rule of a proper length");
+    snprintf(rec.retention, sizeof rec.retention, "%s", retention);
+    if (r.code == 0)
+        *ret = rec;
+    return r.code;
+}
+
+int record_hold_encode(const struct record_hold *r, struct bytes *out, struct cairn_error *err)
+{
+    _cleanup_json_ json_t *o = object_new();
+
+    set_text(o, "node", r->node);
+    set_id(o, "start", r->start);
+    set_number(o, "created_unix_ms", r->created_unix_ms);
+    return write_out(o, out, err);
+}
+
+int record_hold_decode(struct record_hold *ret, const void *data, size_t len, struct cairn_error *err)
+{
+    struct reader r;
+    struct record_hold rec;
+    _cleanup_json_ json_t *o = read_in(&r, "hold", data, len, err);
+
+    if (r.code < 0)
+        return r.code;
+    get_name(&r, "node", rec.node);
+    rec.start = get_id(&r, "start");
+    rec.created_unix_ms = get_number(&r, "created_unix_ms", INT64_MAX);
+    if (r.code == 0)
+        *ret = rec;
+    return r.code;
+}
+
+int record_tombstone_encode(const struct record_tombstone *r, struct bytes *out, struct cairn_error *err)
+{
+    _cleanup_json_ json_t *o = object_new();
+    json_t *peers = json_array();
+
+    set_text(o, "node", r->node);
+    set_any_text(o, "reason", r->reason);
+    set_number(o, "created_unix_ms", r->created_unix_ms);
+    for (uint32_t i = 0; i < r->npeers && i < RECORD_TOMBSTONE_PEERS; i++)
+        json_array_append_new(peers, json_string(r->peers[i]));
+    if (json_array_size(peers) != r->npeers) /* a peer that is left out would keep its files for good */
+        json_object_del(o, "v");
+    set(o, "peers", peers);
+    return write_out(o, out, err);
+}
+
+int record_tombstone_decode(struct record_tombstone *ret, const void *data, size_t len, struct cairn_error *err)
+{
+    struct reader r;
+    _cleanup_json_ json_t *o = read_in(&r, "tombstone", data, len, err);
+    _cleanup_free_ struct record_tombstone *rec = calloc(1, sizeof *rec);
+    json_t *peers = json_object_get(r.o, "peers");
+
+    if (r.code < 0 || !rec)
+        return r.code < 0 ? r.code : cairn_fail(err, CAIRN_E_NOMEM, "read a record");
+    get_name(&r, "node", rec->node);
+    snprintf(rec->reason, sizeof rec->reason, "%.*s", (int)sizeof rec->reason - 1, get_text(&r, "reason"));
+    rec->created_unix_ms = get_number(&r, "created_unix_ms", INT64_MAX);
+    if (!json_is_array(peers) || json_array_size(peers) > RECORD_TOMBSTONE_PEERS)
+        wrong(&r, "peers", "list of peers");
+    for (size_t i = 0; r.code == 0 && i < json_array_size(peers); i++) {
+        const char *s = json_string_value(json_array_get(peers, i));
+        copy_name(&r, "peers", s ? s : "", rec->peers[rec->npeers++]);
+    }
+    if (r.code == 0)
+        *ret = *rec;
+    return r.code;
+}

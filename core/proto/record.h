@@ -17,11 +17,21 @@ void record_prefix_peers(char *buf);
 void record_key_engine(char *buf);  /* cairn/v1/engine: which metadata engine this is */
 void record_prefix_jobs(char *buf); /* cairn/v1/jobs/ */
 void record_key_job(char *buf, const char *job,
-                    const char *what);                /* cairn/v1/jobs/<job>/<what>: incarnation, coordinator, pin */
+                    const char *what); /* cairn/v1/jobs/<job>/<what>: incarnation, coordinator, pin, settings */
 void record_key_crew(char *buf, const char *job, const char *node); /* cairn/v1/jobs/<job>/nodes/<node> */
 void record_prefix_ckpts(char *buf, const char *job); /* cairn/v1/jobs/<job>/ckpt/ */
+void record_key_sweeper(char *buf); /* cairn/v1/sweeper: who looks after jobs that nobody holds (lease) */
 void record_key_ckpt(char *buf, const char *job, uint64_t step, uint64_t incarnation, const char *what);
-/* .../ckpt/<step>.<inc>/<what>: intent, decision */
+/* .../ckpt/<step>.<inc>/<what>: intent, decision, tombstone, and what forbids deletion:
+ *
+ *     holds                 changes with every hold that comes: a tombstone compares its revision
+ *     holds/pin.<label>     until it is taken away
+ *     holds/read.<node>-<start>   while that start of a daemon restores from it, under its lease
+ */
+#define RECORD_HOLD_PIN "holds/pin."
+#define RECORD_HOLD_READ "holds/read."
+/* "holds/pin.<label>" of such a key's what: 0 and the name; NULL when it is no hold of that kind. */
+const char *record_hold_name(const char *what, const char *kind);
 /* Parses such a key; what points into key. */
 int record_parse_ckpt(const char *key, char ret_job[CAIRN_MAX_NAME + 1], uint64_t *ret_step, uint64_t *ret_incarnation,
                       const char **ret_what, struct cairn_error *err);
@@ -84,6 +94,23 @@ struct record_decision {
     uint64_t stored_bytes;
     uint64_t created_unix_ms;
 };
+struct record_settings {            /* cairn/v1/jobs/<job>/settings */
+    char owner[CAIRN_MAX_NAME + 1]; /* who set it first; may be empty */
+    char retention[128];            /* a rule as core/checkpoint/retention.h reads it; empty: the daemon's default */
+};
+struct record_hold { /* of a pin and of a restore; "holds" itself says who changed it last */
+    char node[CAIRN_MAX_NAME + 1];
+    uint64_t start;
+    uint64_t created_unix_ms;
+};
+#define RECORD_TOMBSTONE_PEERS 256
+struct record_tombstone {          /* the checkpoint is being deleted: it is committed no more, for good */
+    char node[CAIRN_MAX_NAME + 1]; /* that put it */
+    char reason[WIRE_TEXT];
+    uint64_t created_unix_ms;
+    uint32_t npeers; /* that may have files of it: each is asked before the records go */
+    char peers[RECORD_TOMBSTONE_PEERS][CAIRN_MAX_NAME + 1];
+};
 /* For each: encode appends JSON to out; decode reads untrusted bytes. */
 int record_peer_encode(const struct record_peer *r, struct bytes *out, struct cairn_error *err);
 int record_peer_decode(struct record_peer *r, const void *data, size_t len, struct cairn_error *err);
@@ -101,5 +128,11 @@ int record_intent_encode(const struct record_intent *r, struct bytes *out, struc
 int record_intent_decode(struct record_intent *r, const void *data, size_t len, struct cairn_error *err);
 int record_decision_encode(const struct record_decision *r, struct bytes *out, struct cairn_error *err);
 int record_decision_decode(struct record_decision *r, const void *data, size_t len, struct cairn_error *err);
+int record_settings_encode(const struct record_settings *r, struct bytes *out, struct cairn_error *err);
+int record_settings_decode(struct record_settings *r, const void *data, size_t len, struct cairn_error *err);
+int record_hold_encode(const struct record_hold *r, struct bytes *out, struct cairn_error *err);
+int record_hold_decode(struct record_hold *r, const void *data, size_t len, struct cairn_error *err);
+int record_tombstone_encode(const struct record_tombstone *r, struct bytes *out, struct cairn_error *err);
+int record_tombstone_decode(struct record_tombstone *r, const void *data, size_t len, struct cairn_error *err);
 
 #endif

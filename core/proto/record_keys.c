@@ -47,6 +47,11 @@ void record_prefix_ckpts(char *buf, const char *job)
     snprintf(buf, RECORD_KEY_MAX, ROOT "jobs/%s/ckpt/", job);
 }
 
+void record_key_sweeper(char *buf)
+{
+    snprintf(buf, RECORD_KEY_MAX, ROOT "sweeper");
+}
+
 void record_key_ckpt(char *buf, const char *job, uint64_t step, uint64_t incarnation, const char *what)
 {
     snprintf(buf, RECORD_KEY_MAX, ROOT "jobs/%s/ckpt/%020" PRIu64 ".%010" PRIu64 "/%s", job, step, incarnation, what);
@@ -81,4 +86,11 @@ int record_parse_ckpt(const char *key, char ret_job[CAIRN_MAX_NAME + 1], uint64_
         return 0;
     }
     return cairn_fail(err, CAIRN_E_CORRUPT, "the metadata key %.200s is no checkpoint's", key);
+}
+
+const char *record_hold_name(const char *what, const char *kind)
+{
+    size_t len = strlen(kind);
+
+    return strncmp(what, kind, len) == 0 ? what + len : NULL;
 }

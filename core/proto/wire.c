@@ -18,6 +18,8 @@ const char *wire_type_name(int type)
 
     if (wire_care_name(type))
         return wire_care_name(type);
+    if (type == WIRE_FORGOTTEN)
+        return "FORGOTTEN";
     return type >= WIRE_HELLO && type <= WIRE_BYE ? names[type - WIRE_HELLO] : "UNKNOWN";
 }
 
@@ -172,6 +174,15 @@ static int encode_forget(envelope *e, const struct wire_message *m, uint8_t *buf
     return wire_pack(e, buf, err);
 }
 
+static int encode_forgotten(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
+{
+    BODY(Forgotten, FORGOTTEN, forgotten, FORGOTTEN);
+    b.job = wire_str(m->forget.job);
+    b.step = m->forget.step;
+    b.incarnation = m->forget.incarnation;
+    return wire_pack(e, buf, err);
+}
+
 static int encode_ping(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
 {
     BODY(Ping, PING, ping, PING);
@@ -206,6 +217,8 @@ int wire_encode(const struct wire_message *m, uint8_t buf[WIRE_MAX], struct cair
     e.session = m->session;
     if (wire_care_name(m->type))
         return wire_care_encode(&e, m, buf, err);
+    if (m->type == WIRE_FORGOTTEN)
+        return encode_forgotten(&e, m, buf, err);
     if (m->type < WIRE_HELLO || m->type > WIRE_BYE)
         return cairn_fail(err, CAIRN_E_INVAL, "a message of type %d", m->type);
     return encoders[m->type - WIRE_HELLO](&e, m, buf, err);
@@ -349,6 +362,10 @@ static int decode_body(const envelope *e, struct wire_message *m, struct cairn_e
         m->forget.step = e->forget->step;
         m->forget.incarnation = e->forget->incarnation;
         return wire_get_name("job", e->forget->job, m->forget.job, err);
+    case WIRE_FORGOTTEN:
+        m->forget.step = e->forgotten->step;
+        m->forget.incarnation = e->forgotten->incarnation;
+        return wire_get_name("job", e->forgotten->job, m->forget.job, err);
     case WIRE_PING:
         m->ping.request = e->ping->request;
         return 0;

@@ -31,7 +31,8 @@ enum wire_type { /* the field numbers of Envelope.body */
                  WIRE_INVENTORY,
                  WIRE_INVENTORY_ITEMS,
                  WIRE_ACCEPT_ENGINE = 45,
-                 WIRE_ENGINE_ACCEPTED
+                 WIRE_ENGINE_ACCEPTED,
+                 WIRE_FORGOTTEN = 60
 };
 
 #define WIRE_ITEMS 10 /* streams that one INVENTORY_ITEMS names */
@@ -109,7 +110,7 @@ struct wire_message {
         struct {
             char job[CAIRN_MAX_NAME + 1];
             uint64_t step, incarnation;
-        } forget;
+        } forget; /* and FORGOTTEN */
         struct {
             uint64_t request;
         } ping;

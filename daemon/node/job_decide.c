@@ -14,7 +14,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 static void decide_feed(struct decider *d, const struct commit_event *event);
 static void decide_maybe_free(struct decider *d);
@@ -27,14 +26,6 @@ static void decide_event(struct decider *d, int type)
 static void decide_event_because(struct decider *d, int type, int code, const char *reason)
 {
     decide_feed(d, &(struct commit_event){.type = type, .code = code, .reason = reason});
-}
-
-static uint64_t unix_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
 /* ---- transactions ---------------------------------------------------------------------------- */
@@ -218,7 +209,7 @@ static void decide_was_read(struct decider *d, const struct view *v)
     ptrdiff_t at = view_find(v, d->step, d->incarnation);
     int fate = at < 0 ? KNOWN_UNDECIDED : v->known[at].fate;
 
-    if (fate == KNOWN_COMMITTED)
+    if (fate == KNOWN_COMMITTED || fate == KNOWN_DELETED) /* it was, and is not needed any more */
         decide_event(d, COMMIT_ON_READ_COMMIT);
     else if (fate == KNOWN_ABORTED)
         decide_event_because(d, COMMIT_ON_READ_ABORT, 0, v->decisions[at].reason);
@@ -307,7 +298,7 @@ static void decide_store_root(struct decider *d)
 
     snprintf(key.job, sizeof key.job, "%s", d->job->name);
     snprintf(key.node, sizeof key.node, "%s", jobs->node);
-    d->root.created_unix_ms = unix_ms();
+    d->root.created_unix_ms = jobs_unix_ms();
     int r = root_encode(&d->root, &d->root_bytes, &err);
     if (r < 0) {
         decide_event_because(d, COMMIT_ON_ROOT_FAILED, r, err.message);
@@ -346,6 +337,7 @@ static void decide_end(struct decider *d)
     if (committed) {
         job->any_committed = true;
         job->last_committed = d->step;
+        retainer_want(job->jobs, job->name);
         log_line(LOG_NOTICE, "job %s: step %llu of incarnation %llu is committed", job->name, step,
                  (unsigned long long)d->incarnation);
     } else {
@@ -568,7 +560,7 @@ static void job_remember_decisions(struct job *job, const struct view *v)
     for (size_t i = first; i < v->n; i++) {
         const struct known *k = &v->known[i];
         if (k->fate != KNOWN_UNDECIDED && !job_recall(job, k->step, k->incarnation))
-            job_remember(job, k->step, k->incarnation, k->fate == KNOWN_COMMITTED ? 0 : CAIRN_E_ABORTED,
+            job_remember(job, k->step, k->incarnation, k->fate == KNOWN_ABORTED ? CAIRN_E_ABORTED : 0,
                          v->decisions[i].reason);
     }
 }

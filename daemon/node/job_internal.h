@@ -37,8 +37,10 @@ struct jobs {
     struct list loads;    /* struct load */
     struct list lists;    /* struct list_request */
     struct list cache;    /* struct checkpoint, newest use first */
-    int64_t lease;        /* 0: none */
-    int lease_op;         /* enum lease_op under way */
+    struct list holds;    /* struct hold */
+    struct retainer *retainer;
+    int64_t lease; /* 0: none */
+    int lease_op;  /* enum lease_op under way */
     uint64_t lease_sent_ns;
     uint64_t lease_kept_ns; /* when what kept it last was sent */
     struct meta_req lease_req;
@@ -60,6 +62,14 @@ void jobs_lease_due(struct loop_timer *timer);
 void jobs_maybe_stopped(struct jobs *jobs);
 
 /* ---- what the metadata says of one job: job_view.c ------------------------------------------- */
+struct view_keeping { /* what is said of one checkpoint's keeping */
+    uint64_t decision_revision;
+    uint64_t holds_revision;
+    uint64_t tombstone_revision;
+    unsigned pins, readers;
+    char held_by[CAIRN_MAX_NAME + 64];  /* one of them, for people */
+    struct record_tombstone *tombstone; /* NULL: none */
+};
 struct view {
     struct record_incarnation inc;
     uint64_t inc_revision; /* 0: absent; the same below */
@@ -70,6 +80,9 @@ struct view {
     struct known *known;               /* n */
     struct record_decision *decisions; /* n, beside known */
     struct record_intent *intents;     /* n, beside known */
+    struct view_keeping *keeping;      /* n, beside known */
+    struct record_settings settings;
+    uint64_t settings_revision;
     size_t n;
     struct record_crew *crew; /* ncrew: nodes with living sessions */
     size_t ncrew;
@@ -78,11 +91,20 @@ struct view {
 int view_read(struct view *ret, const char *job, const struct cairn_meta_result *result, struct cairn_error *err);
 void view_free(struct view *v);
 ptrdiff_t view_find(const struct view *v, uint64_t step, uint64_t incarnation);
+/* Whether the job resumes from it. */
+bool view_is_resume(const struct view *v, size_t at);
+/* NOT_FOUND for a step (CAIRN_LATEST: any) that is not committed, or not any more. */
+int view_not_found(const struct view *v, const char *job, uint64_t step, struct cairn_error *err);
+/* What may not be deleted, and why; 0: it may. */
+int view_check_deletable(const struct view *v, const char *job, size_t at, struct cairn_error *err);
 /* The code and message of a metadata result that failed. */
 int meta_failed(const struct cairn_meta_result *result, struct cairn_error *err, const char *what);
 /* Sends the decision "abort" for a checkpoint that nobody works on. */
 int view_send_abort(struct jobs *jobs, const char *job, uint64_t step, uint64_t incarnation, const char *reason,
                     struct meta_req *req, struct cairn_error *err);
+
+/* The wall clock, for people and for retention by time. */
+uint64_t jobs_unix_ms(void);
 
 /* ---- one job --------------------------------------------------------------------------------- */
 enum job_phase { JOB_IDLE, JOB_READING, JOB_LEASING, JOB_CLAIMING, JOB_RAISING, JOB_ENLISTING, JOB_RELEASING };
@@ -337,6 +359,47 @@ struct checkpoint *load_cached(struct jobs *jobs, const struct load_key *key);
 int load_start(struct jobs *jobs, const struct load_key *key, const struct record_decision *decision,
                uint32_t timeout_ms, struct load_waiter *w, struct cairn_error *err);
 struct checkpoint *checkpoint_ref(struct checkpoint *c);
+
+/* ---- keeping: job_hold.c, job_bury.c, job_retain.c ------------------------------------------- */
+struct hold_waiter {
+    struct list link;
+    void (*done)(struct hold_waiter *w, int code, const struct cairn_error *err); /* NOT_FOUND: it was deleted */
+};
+/* Forbids the deletion of a checkpoint until hold_release. 1: it does already; 0: done comes later, unless the waiter
+ * is removed from its list. */
+int hold_take(struct jobs *jobs, const struct load_key *key, uint64_t decision_revision, struct hold_waiter *w,
+              struct hold **ret_hold, struct cairn_error *err);
+void holds_lease_lost(struct jobs *jobs);
+void holds_lease_granted(struct jobs *jobs, bool granted);
+bool holds_quiet(const struct jobs *jobs); /* no request is in flight */
+void holds_leave(struct jobs *jobs);       /* those that are still held outlive the jobs */
+/* The value of a hold of this daemon. */
+int jobs_hold_record(struct jobs *jobs, struct bytes *out, struct cairn_error *err);
+
+struct burial { /* owned by the caller until done; the caller sets the first two */
+    void (*done)(struct burial *b, int code, const struct cairn_error *err); /* BUSY: something changed meanwhile */
+    void *arg;
+    struct jobs *jobs;
+    char job[CAIRN_MAX_NAME + 1];
+    uint64_t step, incarnation;
+    struct record_decision decision;
+    uint64_t decision_revision, holds_revision, pin_revision;
+    struct record_tombstone *tombstone;
+    struct load_waiter waiter;
+    struct meta_req req;
+};
+/* Puts the tombstone of a committed checkpoint that nobody holds, as the view shows it. done never from within. */
+int burial_start(struct jobs *jobs, struct burial *b, const char *job, const struct view *v, size_t at,
+                 const char *reason, struct cairn_error *err);
+
+int retainer_new(struct jobs *jobs, struct cairn_error *err);
+/* The job has a new checkpoint or a new rule: look at it soon. */
+void retainer_want(struct jobs *jobs, const char *job);
+/* b put its tombstone under this revision: peers are told, and the records go when they have answered. */
+void retainer_buried(struct jobs *jobs, const struct burial *b, uint64_t revision);
+void retainer_stop(struct jobs *jobs);
+bool retainer_quiet(const struct jobs *jobs);
+void retainer_free(struct jobs *jobs);
 void jobs_drop_cache(struct jobs *jobs);
 bool jobs_loading(const struct jobs *jobs);
 

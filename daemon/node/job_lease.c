@@ -20,6 +20,7 @@ void jobs_lease_lost(struct jobs *jobs, const char *why)
         job->held = job->valid = job->enlisted = false;
         job->roster_changed = true;
     }
+    holds_lease_lost(jobs);
     jobs_post_all(jobs);
 }
 
@@ -46,6 +47,7 @@ static void lease_granted(struct jobs *jobs, const struct cairn_meta_result *res
         }
         job_post(job);
     }
+    holds_lease_granted(jobs, r == 0);
 }
 
 /* Silence is no loss before the lease could have expired, counted from when the last good keep-alive was sent. */

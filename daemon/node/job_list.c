@@ -41,9 +41,10 @@ static int list_jobs(const struct cairn_meta_result *result, struct listed *item
     return 0;
 }
 
-static int list_checkpoints(const char *job, const struct cairn_meta_result *result, struct listed *items,
+static int list_checkpoints(struct list_request *request, const struct cairn_meta_result *result, struct listed *items,
                             size_t *ret_n, struct cairn_error *err)
 {
+    const char *job = request->job;
     struct view v;
 
     int r = view_read(&v, job, result, err);
@@ -56,7 +57,15 @@ static int list_checkpoints(const char *job, const struct cairn_meta_result *res
         l->incarnation = v.known[i].incarnation;
         l->state = known_fate_name(v.known[i].fate);
         l->decision = v.decisions[i];
+        l->pins = v.keeping[i].pins;
+        l->readers = v.keeping[i].readers;
+        l->resume = view_is_resume(&v, i);
+        l->deleted_unix_ms = v.keeping[i].tombstone ? v.keeping[i].tombstone->created_unix_ms : 0;
     }
+    if (v.settings.retention[0])
+        snprintf(request->ret_rule, sizeof request->ret_rule, "%s", v.settings.retention);
+    else
+        retention_print(&request->own.jobs->config.retention, request->ret_rule);
     *ret_n = v.n;
     view_free(&v);
     return 0;
@@ -75,7 +84,7 @@ static void list_done(struct meta_req *req, const struct cairn_meta_result *resu
         c = items ? 0 : cairn_fail(&err, CAIRN_E_NOMEM, "allocate a list of %zu records", result->nkvs);
     }
     if (c == 0 && r->job[0])
-        c = list_checkpoints(r->job, result, items, &n, &err);
+        c = list_checkpoints(r, result, items, &n, &err);
     else if (c == 0)
         c = list_jobs(result, items, &n, &err);
     list_finish(r, c, c < 0 ? &err : NULL, items, n);

@@ -8,6 +8,8 @@
  *                        TRY    load -> pin by a transaction -> done (refused or unknown: read again)
  *                        FOLLOW load -> done
  *
+ * Before it is loaded a checkpoint is held (job_hold.c), so that nobody deletes it until its reader has ended.
+ *
  * Peers that are only just starting look like lost ones: what cannot be reached is tried again for half of the
  * request's time before an older checkpoint is taken. The request may be answered (late, its session gone) while
  * something of the opening is still under way: then request is NULL and the object ends with it. */
@@ -23,7 +25,7 @@
 #define OPEN_PAUSE_MS 200
 #define OPEN_MAX_BAD 64 /* unreadable checkpoints that one opening steps over */
 
-enum open_phase { OPEN_READING, OPEN_WAITING, OPEN_PAUSED, OPEN_LOADING, OPEN_ABORTING, OPEN_PINNING };
+enum open_phase { OPEN_READING, OPEN_WAITING, OPEN_PAUSED, OPEN_LOADING, OPEN_ABORTING, OPEN_PINNING, OPEN_HOLDING };
 struct opening {
     struct jobs *jobs;
     struct list link;
@@ -33,6 +35,8 @@ struct opening {
     uint32_t timeout_ms;
     struct meta_req req;
     struct load_waiter waiter;
+    struct hold *hold; /* on the one being read: nobody deletes it */
+    struct hold_waiter hold_waiter;
     struct loop_timer pause;
     struct view view;
     struct known bad[OPEN_MAX_BAD];
@@ -61,6 +65,8 @@ static void opening_free(struct opening *o)
 
     loop_timer_cancel(jobs->deps.loop, &o->pause);
     list_remove(&o->waiter.link);
+    list_remove(&o->hold_waiter.link);
+    hold_release(o->hold);
     list_remove(&o->link);
     view_free(&o->view);
     checkpoint_unref(o->checkpoint);
@@ -93,6 +99,7 @@ static void opening_done(struct opening *o, uint64_t step, uint64_t incarnation)
 
     r->ret_step = step;
     r->ret_incarnation = incarnation;
+    r->ret_hold = c ? TAKE_PTR(o->hold) : NULL;
     opening_free(o);
     r->done(r, 0, NULL, c);
 }
@@ -135,6 +142,7 @@ static void opening_late(struct loop_timer *timer)
         [OPEN_LOADING] = "its manifests are being read",
         [OPEN_ABORTING] = "the metadata engine does not answer",
         [OPEN_PINNING] = "the metadata engine does not answer",
+        [OPEN_HOLDING] = "the metadata engine does not answer",
     };
     struct opening *o = timer->arg;
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -215,14 +223,14 @@ static void opening_loaded(struct load_waiter *w, int code, const struct cairn_e
         opening_got(o, c);
 }
 
-static void opening_load(struct opening *o, ptrdiff_t at)
+static void opening_load_held(struct opening *o)
 {
+    size_t at = o->at;
     const struct known *k = &o->view.known[at];
     struct load_key key = {o->request->job, k->step, k->incarnation};
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct checkpoint *c = load_cached(o->jobs, &key);
 
-    o->at = (size_t)at;
     if (c) {
         opening_got(o, c);
         return;
@@ -232,6 +240,36 @@ static void opening_load(struct opening *o, ptrdiff_t at)
     int r = load_start(o->jobs, &key, &o->view.decisions[at], opening_left_ms(o), &o->waiter, &err);
     if (r < 0)
         opening_fail(o, r, &err);
+}
+
+static void opening_held(struct hold_waiter *w, int code, const struct cairn_error *err)
+{
+    struct opening *o = container_of(w, struct opening, hold_waiter);
+
+    (void)err;
+    if (code == 0)
+        opening_load_held(o);
+    else if (code == CAIRN_E_NOT_FOUND)
+        opening_read(o); /* deleted meanwhile: the records say what there is instead */
+    else
+        opening_pause(o, OPEN_PAUSED, OPEN_PAUSE_MS);
+}
+
+static void opening_load(struct opening *o, ptrdiff_t at)
+{
+    const struct known *k = &o->view.known[at];
+    struct load_key key = {o->request->job, k->step, k->incarnation};
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    o->at = (size_t)at;
+    o->phase = OPEN_HOLDING;
+    hold_release(TAKE_PTR(o->hold));
+    o->hold_waiter.done = opening_held;
+    int r = hold_take(o->jobs, &key, o->view.keeping[at].decision_revision, &o->hold_waiter, &o->hold, &err);
+    if (r < 0)
+        opening_fail(o, r, &err);
+    else if (r > 0)
+        opening_load_held(o);
 }
 
 /* ---- the pin --------------------------------------------------------------------------------- */
@@ -278,22 +316,24 @@ static void opening_pin_done(struct meta_req *req, const struct cairn_meta_resul
 static void opening_pin(struct opening *o, const struct known *k)
 {
     const struct member *m = o->request->member;
-    char pin[RECORD_KEY_MAX], inc[RECORD_KEY_MAX];
+    char pin[RECORD_KEY_MAX], inc[RECORD_KEY_MAX], tombstone[RECORD_KEY_MAX] = "";
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct bytes value = {0};
 
     o->pin = pin_record(o->view.pin_revision ? &o->view.pin : NULL, m->incarnation, k);
     record_key_job(pin, o->request->job, "pin");
     record_key_job(inc, o->request->job, "incarnation");
+    if (k) /* the hold may have gone with its lease */
+        record_key_ckpt(tombstone, o->request->job, k->step, k->incarnation, "tombstone");
     int r = record_pin_encode(&o->pin, &value, &err);
     if (r < 0) {
         bytes_free(&value);
         opening_fail(o, r, &err);
         return;
     }
-    struct cairn_compare seen[] = {{pin, o->view.pin_revision}, {inc, o->view.inc_revision}};
+    struct cairn_compare seen[] = {{pin, o->view.pin_revision}, {inc, o->view.inc_revision}, {tombstone, 0}};
     struct cairn_put put = {pin, value.data, value.len, 0};
-    struct cairn_txn txn = {.compares = seen, .ncompares = 2, .puts = &put, .nputs = 1};
+    struct cairn_txn txn = {.compares = seen, .ncompares = k ? 3 : 2, .puts = &put, .nputs = 1};
     o->phase = OPEN_PINNING;
     o->req = (struct meta_req){.done = opening_pin_done, .arg = o};
     meta_txn(o->jobs->deps.meta, &txn, o->jobs->config.meta_ms, &o->req);
@@ -420,9 +460,7 @@ static void opening_resolve(struct opening *o)
     int c;
 
     if (at < 0) {
-        c = latest ? cairn_fail(&err, CAIRN_E_NOT_FOUND, "job %s has no committed checkpoint", r->job)
-                   : cairn_fail(&err, CAIRN_E_NOT_FOUND, "job %s has not committed step %llu", r->job,
-                                (unsigned long long)r->step);
+        c = view_not_found(&o->view, r->job, r->step, &err);
         opening_fail(o, c, &err);
     } else if (r->resolve_only) {
         opening_done(o, o->view.known[at].step, o->view.known[at].incarnation);
@@ -499,6 +537,7 @@ void jobs_open(struct jobs *jobs, struct open_request *request)
     r->own = (struct jobs_request){.jobs = jobs, .err = CAIRN_ERROR_INIT};
     list_init(&r->own.link);
     r->own.post = (struct loop_post){.run = open_posted, .arg = r};
+    r->ret_hold = NULL;
     int c = open_check(jobs, r, &err);
     struct opening *o = c == 0 ? calloc(1, sizeof *o) : NULL;
     if (c == 0 && !o)
@@ -513,6 +552,7 @@ void jobs_open(struct jobs *jobs, struct open_request *request)
     o->timeout_ms = r->timeout_ms ? r->timeout_ms : jobs->config.meta_ms;
     o->load_err = (struct cairn_error)CAIRN_ERROR_INIT;
     list_init(&o->waiter.link);
+    list_init(&o->hold_waiter.link);
     list_push_back(&jobs->openings, &o->link);
     r->own.deadline = (struct loop_timer){.fire = opening_late, .arg = o};
     loop_timer_after(jobs->deps.loop, &r->own.deadline, o->timeout_ms);

@@ -6,9 +6,21 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
+
+uint64_t jobs_unix_ms(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
 
 void view_free(struct view *v)
 {
+    for (size_t i = 0; v->keeping && i < v->n; i++)
+        free(v->keeping[i].tombstone);
+    free(v->keeping);
     free(v->known);
     free(v->decisions);
     free(v->intents);
@@ -41,12 +53,66 @@ static ptrdiff_t view_entry(struct view *v, uint64_t step, uint64_t incarnation)
     return (ptrdiff_t)v->n++;
 }
 
+static bool view_has(const struct view *v, uint64_t step, uint64_t incarnation)
+{
+    return v->n > 0 && v->known[v->n - 1].step == step && v->known[v->n - 1].incarnation == incarnation;
+}
+
+static int view_read_decision(struct view *v, ptrdiff_t at, const struct cairn_kv *kv, struct cairn_error *err)
+{
+    struct record_decision d;
+
+    int r = record_decision_decode(&d, kv->value, kv->value_len, err);
+    if (r < 0)
+        return r;
+    v->known[at].fate = d.commit ? KNOWN_COMMITTED : KNOWN_ABORTED;
+    v->decisions[at] = d;
+    v->keeping[at].decision_revision = kv->mod_revision;
+    return 0;
+}
+
+/* Keys come in order: the decision was there before. */
+static int view_read_tombstone(struct view *v, ptrdiff_t at, const struct cairn_kv *kv, struct cairn_error *err)
+{
+    struct record_tombstone *t = calloc(1, sizeof *t);
+
+    int r = t ? record_tombstone_decode(t, kv->value, kv->value_len, err)
+              : cairn_fail(err, CAIRN_E_NOMEM, "allocate a tombstone");
+    if (r < 0) {
+        free(t);
+        return r;
+    }
+    free(v->keeping[at].tombstone);
+    v->keeping[at].tombstone = t;
+    v->keeping[at].tombstone_revision = kv->mod_revision;
+    v->known[at].fate = KNOWN_DELETED;
+    return 0;
+}
+
+/* A hold's value is for people: what forbids is that the key is there. */
+static void view_read_hold(struct view_keeping *k, const char *what, uint64_t revision)
+{
+    const char *pin = record_hold_name(what, RECORD_HOLD_PIN), *reader = record_hold_name(what, RECORD_HOLD_READ);
+
+    if (strcmp(what, "holds") == 0) {
+        k->holds_revision = revision;
+        return;
+    }
+    k->pins += !reader; /* one that is not known holds too */
+    k->readers += reader != NULL;
+    if (pin)
+        snprintf(k->held_by, sizeof k->held_by, "pin \"%.*s\"", CAIRN_MAX_NAME, pin);
+    else if (reader)
+        snprintf(k->held_by, sizeof k->held_by, "a restore on node %.*s", CAIRN_MAX_NAME, reader);
+    else
+        snprintf(k->held_by, sizeof k->held_by, "%.*s", CAIRN_MAX_NAME, what);
+}
+
 static int view_read_ckpt(struct view *v, const char *job, const struct cairn_kv *kv, struct cairn_error *err)
 {
     char name[CAIRN_MAX_NAME + 1];
     uint64_t step, incarnation;
     const char *what;
-    struct record_decision d;
 
     int r = record_parse_ckpt(kv->key, name, &step, &incarnation, &what, err);
     if (r < 0)
@@ -55,14 +121,12 @@ static int view_read_ckpt(struct view *v, const char *job, const struct cairn_kv
         return cairn_fail(err, CAIRN_E_CORRUPT, "belongs to job %s", name);
     if (strcmp(what, "intent") == 0)
         return record_intent_decode(&v->intents[view_entry(v, step, incarnation)], kv->value, kv->value_len, err);
-    if (strcmp(what, "decision") != 0)
-        return 0;
-    r = record_decision_decode(&d, kv->value, kv->value_len, err);
-    if (r < 0)
-        return r;
-    ptrdiff_t at = view_entry(v, step, incarnation);
-    v->known[at].fate = d.commit ? KNOWN_COMMITTED : KNOWN_ABORTED;
-    v->decisions[at] = d;
+    if (strcmp(what, "decision") == 0)
+        return view_read_decision(v, view_entry(v, step, incarnation), kv, err);
+    if (strcmp(what, "tombstone") == 0)
+        return view_read_tombstone(v, view_entry(v, step, incarnation), kv, err);
+    if (strncmp(what, "holds", 5) == 0 && view_has(v, step, incarnation))
+        view_read_hold(&v->keeping[v->n - 1], what, kv->mod_revision);
     return 0;
 }
 
@@ -102,6 +166,10 @@ static int view_read_one(struct view *v, const char *job, const char *prefix, co
         v->pin_revision = kv->mod_revision;
         return record_pin_decode(&v->pin, kv->value, kv->value_len, err);
     }
+    if (strcmp(what, "settings") == 0) {
+        v->settings_revision = kv->mod_revision;
+        return record_settings_decode(&v->settings, kv->value, kv->value_len, err);
+    }
     return 0;
 }
 
@@ -117,7 +185,9 @@ int view_read(struct view *ret, const char *job, const struct cairn_meta_result 
     v.known = calloc(result->nkvs + 1, sizeof *v.known);
     v.decisions = calloc(result->nkvs + 1, sizeof *v.decisions);
     v.intents = calloc(result->nkvs + 1, sizeof *v.intents);
-    int r = v.known && v.decisions && v.intents ? 0 : cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu records", result->nkvs);
+    v.keeping = calloc(result->nkvs + 1, sizeof *v.keeping);
+    bool room = v.known && v.decisions && v.intents && v.keeping;
+    int r = room ? 0 : cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu records", result->nkvs);
     for (size_t i = 0; r == 0 && i < result->nkvs; i++) {
         r = view_read_one(&v, job, prefix, &result->kvs[i], err);
         if (r < 0)
@@ -129,6 +199,47 @@ int view_read(struct view *ret, const char *job, const struct cairn_meta_result 
     }
     *ret = v;
     return 0;
+}
+
+/* ---- keeping --------------------------------------------------------------------------------- */
+
+bool view_is_resume(const struct view *v, size_t at)
+{
+    return v->pin_revision && !v->pin.none && v->pin.step == v->known[at].step &&
+           v->pin.ckpt_incarnation == v->known[at].incarnation;
+}
+
+int view_check_deletable(const struct view *v, const char *job, size_t at, struct cairn_error *err)
+{
+    const struct view_keeping *k = &v->keeping[at];
+    unsigned long long step = v->known[at].step;
+
+    if (known_latest(v->known, v->n) == (ptrdiff_t)at)
+        return cairn_fail(err, CAIRN_E_DENIED,
+                          "step %llu is the newest committed checkpoint of job %s: it is never deleted", step, job);
+    if (view_is_resume(v, at))
+        return cairn_fail(err, CAIRN_E_DENIED, "job %s resumes from step %llu: it can go after the next start", job,
+                          step);
+    if (k->pins)
+        return cairn_fail(err, CAIRN_E_DENIED, "step %llu of job %s is held by %s: cairn unpin gives it up", step, job,
+                          k->held_by);
+    if (k->readers)
+        return cairn_fail(err, CAIRN_E_BUSY, "step %llu of job %s is held by %s: try again when it has ended", step,
+                          job, k->held_by);
+    return 0;
+}
+
+int view_not_found(const struct view *v, const char *job, uint64_t step, struct cairn_error *err)
+{
+    unsigned long long s = step;
+
+    if (step == CAIRN_LATEST)
+        return cairn_fail(err, CAIRN_E_NOT_FOUND, "job %s has no committed checkpoint", job);
+    for (size_t i = 0; i < v->n; i++)
+        if (v->known[i].step == step && v->keeping[i].tombstone)
+            return cairn_fail(err, CAIRN_E_NOT_FOUND, "step %llu of job %s was deleted: %s", s, job,
+                              v->keeping[i].tombstone->reason);
+    return cairn_fail(err, CAIRN_E_NOT_FOUND, "job %s has not committed step %llu", job, s);
 }
 
 int view_send_abort(struct jobs *jobs, const char *job, uint64_t step, uint64_t incarnation, const char *reason,

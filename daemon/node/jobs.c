@@ -422,6 +422,12 @@ int jobs_new(const struct jobs_deps *deps, const struct jobs_config *config, str
     list_init(&jobs->lists);
     list_init(&jobs->cache);
     mesh_listen(deps->mesh, jobs_hear, jobs);
+    list_init(&jobs->holds);
+    int r = retainer_new(jobs, err);
+    if (r < 0) {
+        free(jobs);
+        return r;
+    }
     jobs->lease_timer = (struct loop_timer){.fire = jobs_lease_due, .arg = jobs};
     *ret_jobs = jobs;
     return 0;
@@ -435,6 +441,8 @@ static bool jobs_quiet(const struct jobs *jobs)
         if (asking || job->posted || !list_empty(&job->runs) || !list_empty(&job->deciders))
             return false;
     }
+    if (!holds_quiet(jobs) || !retainer_quiet(jobs))
+        return false;
     return jobs->posts == 0 && list_empty(&jobs->openings) && !jobs_loading(jobs) && list_empty(&jobs->lists);
 }
 
@@ -456,6 +464,8 @@ static void jobs_stop_step(struct loop_post *post)
     list_for_each_safe (it, &jobs->jobs)
         job_free(container_of(it, struct job, link));
     jobs_drop_cache(jobs);
+    holds_leave(jobs);
+    retainer_free(jobs);
     loop_timer_cancel(jobs->deps.loop, &jobs->lease_timer);
     free(jobs);
     stopped(arg);
@@ -479,6 +489,7 @@ void jobs_stop(struct jobs *jobs, void (*done)(void *arg), void *arg)
     jobs->stopped_arg = arg;
     jobs->stop_post = (struct loop_post){.run = jobs_stop_step, .arg = jobs};
     loop_timer_cancel(jobs->deps.loop, &jobs->lease_timer);
+    retainer_stop(jobs);
     list_for_each (it, &jobs->jobs) {
         struct job *job = container_of(it, struct job, link);
         loop_timer_cancel(jobs->deps.loop, &job->retry);

@@ -3,8 +3,8 @@
  * Decisions are core/checkpoint's; here they meet the metadata engine, drains, sessions and the job's other nodes.
  *
  * A checkpoint's way:
- *     first save_begin of a step -> intent -> each rank filled -> drains -> all shards durable -> root stored -> decision
- *     a drop, a death before filled, a failed drain or the deadline -> decision abort, everybody is told why
+ *     first save_begin of a step -> intent -> each rank filled -> drains -> all shards durable -> root stored ->
+ * decision a drop, a death before filled, a failed drain or the deadline -> decision abort, everybody is told why
  *
  * One node coordinates the job: it holds cairn/v1/jobs/<job>/coordinator by a lease, alone writes intents and decides. Every
  * node with members has cairn/v1/jobs/<job>/nodes/<node> under its lease, greets the coordinator, reports its ranks' states
@@ -14,16 +14,19 @@
 #ifndef CAIRN_DAEMON_NODE_JOBS_H
 #define CAIRN_DAEMON_NODE_JOBS_H
 
+#include "core/checkpoint/retention.h"
 #include "daemon/node/blob.h"
 #include "daemon/node/drain.h"
 
 struct jobs;
 struct jobs_config {
     const char *node;
-    uint64_t start;           /* random, of this start of the daemon */
-    uint32_t lease_ms;        /* of the coordinator key */
-    uint32_t meta_ms;         /* deadline of one metadata request */
-    uint32_t checkpoint_ms;   /* from the first begin of a step to its decision */
+    uint64_t start;             /* random, of this start of the daemon */
+    uint32_t lease_ms;          /* of the coordinator key */
+    uint32_t meta_ms;           /* deadline of one metadata request */
+    uint32_t checkpoint_ms;     /* from the first begin of a step to its decision */
+    struct retention retention; /* of jobs that have no rule of their own */
+    uint32_t retention_ms;      /* how often old checkpoints are looked for; 0: only after commits */
 };
 struct mesh;
 struct jobs_deps {
@@ -32,9 +35,11 @@ struct jobs_deps {
     struct meta *meta;
     struct mesh *mesh;
 };
-int jobs_new(const struct jobs_deps *deps, const struct jobs_config *config, struct jobs **ret_jobs, struct cairn_error *err);
+int jobs_new(const struct jobs_deps *deps, const struct jobs_config *config, struct jobs **ret_jobs,
+             struct cairn_error *err);
 /* Cancels drains, aborts nothing in the metadata, releases leases; done on the loop. Requests that wait end with
- * CAIRN_E_ABORTED and saves fail with it before done; then jobs and members are gone. Checkpoints that are held stay. */
+ * CAIRN_E_ABORTED and saves fail with it before done; then jobs and members are gone. Checkpoints that are held stay.
+ */
 void jobs_stop(struct jobs *jobs, void (*done)(void *arg), void *arg);
 
 struct jobs_request { /* what a request below embeds for jobs to use; the caller need not set it */
@@ -58,14 +63,15 @@ struct join_request { /* owned by the caller until done */
     uint32_t rank, world_size;
     bool take_over;
     uint32_t timeout_ms;
-    /* member is NULL on failure. Never from within jobs_join. Errors: EXISTS (rank taken by a living session), BUSY, FENCED, INVAL. */
+    /* member is NULL on failure. Never from within jobs_join. Errors: EXISTS (rank taken by a living session), BUSY,
+     * FENCED, INVAL. */
     void (*done)(struct join_request *r, int code, const struct cairn_error *err, struct member *member);
     void *arg;
     struct jobs_request own; /* jobs' */
 };
 void jobs_join(struct jobs *jobs, struct join_request *request);
-/* The session ended (its process is gone or closed it). Saves that were filled go on without it; others are dropped. The
- * member's saves may still call back until each ended. */
+/* The session ended (its process is gone or closed it). Saves that were filled go on without it; others are dropped.
+ * The member's saves may still call back until each ended. */
 void member_leave(struct member *member);
 uint64_t member_incarnation(const struct member *member);
 /* Sets *ret_code to CAIRN_E_FENCED when a newer incarnation took over; 0 otherwise. */
@@ -74,17 +80,20 @@ int member_check(const struct member *member, struct cairn_error *err);
 /* ---- saves: one rank's part of a checkpoint -------------------------------------------------- */
 struct rank_save;
 struct save_events {
-    /* CAIRN_DURABLE or CAIRN_COMMITTED reached, or code < 0: failed for good with err. Last one: COMMITTED or a failure. */
+    /* CAIRN_DURABLE or CAIRN_COMMITTED reached, or code < 0: failed for good with err. Last one: COMMITTED or a
+     * failure. */
     void (*state)(void *arg, int state, int code, const struct cairn_error *err);
     /* The parts' bytes are durable with all fragments (for the arena's bookkeeping). */
     void (*durable)(void *arg, uint32_t first_part, uint32_t nparts);
-    /* The pages and the layout are not read any more. After the last state event, exactly once: the save is gone then. */
+    /* The pages and the layout are not read any more. After the last state event, exactly once: the save is gone then.
+     */
     void (*ended)(void *arg);
 };
-/* Joins the step's checkpoint or begins it. FENCED, STALE_PIN, EXISTS (saved before, or this step is decided), ABORTED (others gave
- * it up), BUSY (too many checkpoints are on their way), UNAVAILABLE (the coordinator's lease is being renewed). On success ended() will come exactly once. */
-int save_begin(struct member *member, uint64_t step, const struct save_events *events, void *arg, struct rank_save **ret_save,
-               struct cairn_error *err);
+/* Joins the step's checkpoint or begins it. FENCED, STALE_PIN, EXISTS (saved before, or this step is decided), ABORTED
+ * (others gave it up), BUSY (too many checkpoints are on their way), UNAVAILABLE (the coordinator's lease is being
+ * renewed). On success ended() will come exactly once. */
+int save_begin(struct member *member, uint64_t step, const struct save_events *events, void *arg,
+               struct rank_save **ret_save, struct cairn_error *err);
 /* The snapshot is complete and immutable; layout, arena and pages are borrowed until ended(). */
 void save_filled(struct rank_save *save, const struct cairn_layout *layout, const char *arena, const uint32_t *pages);
 /* The rank gives up before filled. */
@@ -103,27 +112,53 @@ struct checkpoint {
 };
 struct open_request { /* owned by the caller until done */
     char job[CAIRN_MAX_NAME + 1];
-    uint64_t step;            /* CAIRN_LATEST: newest committed, or the pin when member is given */
-    struct member *member;    /* NULL for observers */
-    bool resolve_only;        /* only fill step and incarnation: checkpoint stays NULL */
+    uint64_t step;         /* CAIRN_LATEST: newest committed, or the pin when member is given */
+    struct member *member; /* NULL for observers */
+    bool resolve_only;     /* only fill step and incarnation: checkpoint stays NULL */
     uint32_t timeout_ms;
     /* checkpoint is referenced for the caller (checkpoint_unref). Never from within jobs_open. */
     void (*done)(struct open_request *r, int code, const struct cairn_error *err, struct checkpoint *checkpoint);
     void *arg;
     uint64_t ret_step, ret_incarnation;
+    struct hold *ret_hold;   /* with checkpoint: forbids its deletion; the caller's, for hold_release */
     struct jobs_request own; /* jobs' */
 };
-/* For a member asking LATEST the first time in an incarnation: waits for filled saves of older incarnations to be decided, aborts
- * their other intents, checks that the newest committed checkpoint's manifests can be read (else the next older), and pins it. */
+/* For a member asking LATEST the first time in an incarnation: waits for filled saves of older incarnations to be
+ * decided, aborts their other intents, checks that the newest committed checkpoint's manifests can be read (else the
+ * next older), and pins it. */
 void jobs_open(struct jobs *jobs, struct open_request *request);
 void checkpoint_unref(struct checkpoint *checkpoint);
+/* The reading is over; also after jobs_stop. NULL allowed. */
+void hold_release(struct hold *hold);
+
+/* ---- keeping and deleting -------------------------------------------------------------------- */
+enum change_kind { CHANGE_PIN, CHANGE_UNPIN, CHANGE_DELETE, CHANGE_RETAIN };
+struct change_request { /* owned by the caller until done */
+    int kind;           /* enum change_kind */
+    char job[CAIRN_MAX_NAME + 1];
+    uint64_t step;                     /* CAIRN_LATEST: the newest committed one */
+    char argument[CAIRN_COMMAND_TEXT]; /* a pin's label; a rule, or "default" */
+    char owner[CAIRN_MAX_NAME + 1];    /* who asks, for the job's settings */
+    uint32_t timeout_ms;
+    /* DELETE is done when the checkpoint has its tombstone; its files go later. Never from within jobs_change. Errors:
+     * NOT_FOUND, DENIED (the newest, the resume step, a pinned one), BUSY (a restore reads it), INVAL. */
+    void (*done)(struct change_request *r, int code, const struct cairn_error *err);
+    void *arg;
+    uint64_t ret_step, ret_incarnation;
+    char ret_rule[RETENTION_TEXT];
+    struct jobs_request own; /* jobs' */
+};
+void jobs_change(struct jobs *jobs, struct change_request *request);
 
 /* ---- queries: what there is, from the metadata ----------------------------------------------- */
 struct listed { /* one job (step fields 0), or one checkpoint of a job */
     char job[CAIRN_MAX_NAME + 1];
     uint64_t step, incarnation;
-    const char *state; /* "committed", "aborted", "undecided" */
+    const char *state; /* "committed", "aborted", "undecided", "deleted": files of it may still be there */
     struct record_decision decision;
+    unsigned pins, readers; /* that hold it */
+    bool resume;            /* the job resumes from it */
+    uint64_t deleted_unix_ms;
 };
 struct list_request {
     char job[CAIRN_MAX_NAME + 1]; /* empty: the jobs */
@@ -131,7 +166,8 @@ struct list_request {
     /* Never from within jobs_list. */
     void (*done)(struct list_request *r, int code, const struct cairn_error *err, const struct listed *items, size_t n);
     void *arg;
-    struct jobs_request own; /* jobs' */
+    char ret_rule[RETENTION_TEXT]; /* the job's */
+    struct jobs_request own;       /* jobs' */
 };
 void jobs_list(struct jobs *jobs, struct list_request *request);
 

@@ -368,6 +368,8 @@ static void on_message(void *arg, const void *data, size_t len)
         link_on_read_done(l, &m);
     else if (m.type == WIRE_SCRUB_DONE || m.type == WIRE_INVENTORY_ITEMS || m.type == WIRE_ENGINE_ACCEPTED)
         link_on_answer(l, &m);
+    else if (m.type == WIRE_FORGOTTEN)
+        links_forgotten(l->links, l->record.id, m.forget.job, m.forget.step, m.forget.incarnation);
     else if (m.type == WIRE_BYE)
         link_fail(l, "it said goodbye: %s", m.bye.reason);
 }

@@ -139,6 +139,7 @@ struct link *links_find(struct links *links, const char *peer); /* NULL */
 unsigned links_all(struct links *links, struct link **ret, unsigned room);
 /* Every registered peer says that it has no space left. */
 bool links_full(const struct links *links);
+void links_forgotten(struct links *links, const char *peer, const char *job, uint64_t step, uint64_t incarnation);
 /* The last errors of peers that cannot be used, for messages. */
 void links_why(struct links *links, char *buf, size_t len);
 

@@ -35,6 +35,8 @@ struct links {
     struct loop_timer refresh;
     struct meta_req list_req;
     bool listing;
+    links_forgotten_fn forgotten;
+    void *forgotten_arg;
     bool stopping;
     void (*stopped)(void *arg);
     void *stopped_arg;
@@ -456,8 +458,26 @@ unsigned links_status(const struct links *s, struct link_status *ret, unsigned r
     return s->nall;
 }
 
-void links_end_checkpoint(struct links *s, const char *job, uint64_t step, uint64_t incarnation, bool aborted)
+void links_end_checkpoint(struct links *s, const char *job, uint64_t step, uint64_t incarnation, bool gone)
 {
     for (unsigned i = 0; i < s->nall; i++)
-        link_end_stream(s->all[i], job, step, incarnation, aborted);
+        link_end_stream(s->all[i], job, step, incarnation, gone);
+}
+
+void links_on_forgotten(struct links *s, links_forgotten_fn forgotten, void *arg)
+{
+    s->forgotten = forgotten;
+    s->forgotten_arg = arg;
+}
+
+void links_forgotten(struct links *s, const char *peer, const char *job, uint64_t step, uint64_t incarnation)
+{
+    if (s->forgotten)
+        s->forgotten(s->forgotten_arg, peer, job, step, incarnation);
+}
+
+void links_each_peer(struct links *s, void (*each)(void *arg, const char *peer, bool registered), void *arg)
+{
+    for (unsigned i = 0; i < s->nall; i++)
+        each(arg, link_id(s->all[i]), link_registered(s->all[i]));
 }

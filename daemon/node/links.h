@@ -78,7 +78,13 @@ struct links_counts {           /* since the start */
 /* Counted by drains, blobs and gathers. */
 struct links_counts *links_counts(struct links *links);
 
-/* The checkpoint is decided: its streams end. aborted: peers are told to look the decision up and delete. */
-void links_end_checkpoint(struct links *links, const char *job, uint64_t step, uint64_t incarnation, bool aborted);
+/* The checkpoint is decided: its streams end. gone: it was aborted or deleted, peers are told to look that up and to
+ * delete. */
+void links_end_checkpoint(struct links *links, const char *job, uint64_t step, uint64_t incarnation, bool gone);
+/* Called whenever a peer says that it has no file of a deleted checkpoint any more. NULL: not any more. */
+typedef void (*links_forgotten_fn)(void *arg, const char *peer, const char *job, uint64_t step, uint64_t incarnation);
+void links_on_forgotten(struct links *links, links_forgotten_fn forgotten, void *arg);
+/* Calls each() for every peer that this daemon ever knew; registered: its record is there now. */
+void links_each_peer(struct links *links, void (*each)(void *arg, const char *peer, bool registered), void *arg);
 
 #endif

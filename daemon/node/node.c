@@ -134,7 +134,9 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
                              .start = c->start,
                              .lease_ms = c->lease_ms,
                              .meta_ms = c->meta_ms,
-                             .checkpoint_ms = c->checkpoint_ms};
+                             .checkpoint_ms = c->checkpoint_ms,
+                             .retention = c->retention,
+                             .retention_ms = c->retention_ms};
     int r = arenas_new(n->deps.loop, c->arena_max_bytes, c->arena_keep_s, &n->arenas, err);
 
     if (r == 0)

@@ -4,6 +4,7 @@
 #ifndef CAIRN_DAEMON_NODE_NODE_H
 #define CAIRN_DAEMON_NODE_NODE_H
 
+#include "core/checkpoint/retention.h"
 #include "daemon/io/fabric.h"
 #include "daemon/io/plugins.h"
 #include "daemon/io/workers.h"
@@ -28,6 +29,8 @@ struct node_config {
     uint32_t checkpoint_ms, lease_ms, meta_ms;
     uint32_t repair_mib_s;   /* read and written by a repair */
     uint32_t repair_every_s; /* between two looks at what there is to repair; 0: when asked */
+    struct retention retention; /* of jobs without a rule */
+    uint32_t retention_ms;
 };
 struct node_deps {
     struct loop *loop;

@@ -32,6 +32,7 @@ static void query_free(struct query *q)
 
     if (q->checkpoint)
         checkpoint_unref(q->checkpoint);
+    hold_release(q->open.ret_hold);
     if (q->bad)
         json_decref(q->bad);
     free(q->checks);
@@ -200,14 +201,43 @@ static json_t *list_checkpoint(const struct listed *l)
     query_set(o, "stored_bytes", json_integer((json_int_t)d->stored_bytes));
     query_set(o, "created_unix_ms", json_integer((json_int_t)d->created_unix_ms));
     query_set(o, "reason", d->reason[0] ? json_string(d->reason) : json_null());
+    query_set(o, "pins", json_integer(l->pins));
+    query_set(o, "readers", json_integer(l->readers));
+    query_set(o, "resume", json_boolean(l->resume));
     return o;
+}
+
+/* One that has a tombstone, while files of it may still be there. */
+static json_t *list_deleted(const struct listed *l)
+{
+    json_t *o = json_object();
+
+    query_set(o, "step", json_integer((json_int_t)l->step));
+    query_set(o, "incarnation", json_integer((json_int_t)l->incarnation));
+    query_set(o, "deleted_unix_ms", json_integer((json_int_t)l->deleted_unix_ms));
+    return o;
+}
+
+static void list_finish(struct query *q, json_t *o, json_t *list, json_t *deleting, const struct listed *latest)
+{
+    if (q->job[0]) {
+        query_set(o, "job", json_string(q->job));
+        query_set(o, "latest", latest ? json_integer((json_int_t)latest->step) : json_null());
+        query_set(o, "retention", json_string(q->list.ret_rule));
+        query_set(o, "checkpoints", list);
+        query_set(o, "deleting", deleting);
+    } else {
+        query_set(o, "jobs", list);
+        json_decref(deleting);
+    }
+    query_answer(q, o);
 }
 
 static void query_listed(struct list_request *r, int code, const struct cairn_error *err, const struct listed *items,
                          size_t n)
 {
     struct query *q = r->arg;
-    json_t *o, *list;
+    json_t *o, *list, *deleting;
     const struct listed *latest = NULL;
 
     if (code < 0) {
@@ -216,25 +246,21 @@ static void query_listed(struct list_request *r, int code, const struct cairn_er
     }
     o = json_object();
     list = json_array();
+    deleting = json_array();
     query_set(o, "v", json_integer(1));
     for (size_t i = 0; i < n; i++) {
         bool newer = !latest || items[i].incarnation > latest->incarnation ||
                      (items[i].incarnation == latest->incarnation && items[i].step > latest->step);
         if (q->job[0] && newer && strcmp(items[i].state, "committed") == 0)
             latest = &items[i];
-        if (q->job[0])
-            json_array_append_new(list, list_checkpoint(&items[i]));
-        else
+        if (!q->job[0])
             json_array_append_new(list, json_string(items[i].job));
+        else if (items[i].deleted_unix_ms)
+            json_array_append_new(deleting, list_deleted(&items[i]));
+        else
+            json_array_append_new(list, list_checkpoint(&items[i]));
     }
-    if (q->job[0]) {
-        query_set(o, "job", json_string(q->job));
-        query_set(o, "latest", latest ? json_integer((json_int_t)latest->step) : json_null());
-        query_set(o, "checkpoints", list);
-    } else {
-        query_set(o, "jobs", list);
-    }
-    query_answer(q, o);
+    list_finish(q, o, list, deleting, latest);
 }
 
 static void query_list(struct query *q)

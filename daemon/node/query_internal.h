@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A query on its way: query.c answers it, query_checkpoint.c describes and verifies one checkpoint for it; command.c starts
- * commands, which are queries that change something. */
+/* A query on its way: query.c answers it, query_checkpoint.c describes and verifies one checkpoint for it; command.c
+ * starts commands, which are queries that change something. */
 #ifndef CAIRN_DAEMON_NODE_QUERY_INTERNAL_H
 #define CAIRN_DAEMON_NODE_QUERY_INTERNAL_H
 
@@ -27,6 +27,7 @@ struct query {
     uint64_t started_ns;
     struct list_request list;
     struct open_request open;
+    struct change_request change;
     struct checkpoint *checkpoint; /* referenced */
 
     /* VERIFY: the next fragment to ask for, and what came back */
@@ -44,6 +45,11 @@ void query_fail(struct query *q, int code, const struct cairn_error *err);
 void query_set(json_t *object, const char *key, json_t *value); /* takes value; NULL becomes null */
 json_t *query_describe_checkpoint(const struct checkpoint *c);
 void query_verify(struct query *q);
+/* ---- command_retain.c ------------------------------------------------------------------------ */
+void command_pin(struct query *q);
+void command_unpin(struct query *q);
+void command_delete(struct query *q);
+void command_retain(struct query *q);
 /* Of this session; counted until it is answered. NULL: no memory. */
 struct query *query_new(struct session *s, uint32_t id, int kind, const char *job, uint64_t step, uint32_t timeout_ms);
 

@@ -43,6 +43,7 @@ struct restore {
     struct list link; /* in session */
     struct session *session;
     struct checkpoint *checkpoint;
+    struct hold *hold; /* on the checkpoint, until the restore is over */
     uint64_t id;
     int window_fd;
     char *window;
@@ -178,6 +179,7 @@ static void restore_free(struct restore *rs)
         close(rs->window_fd);
     rs->session->node->windows_used_bytes -= rs->window_bytes;
     checkpoint_unref(rs->checkpoint);
+    hold_release(rs->hold);
     free(rs);
 }
 
@@ -267,7 +269,9 @@ static void restore_close(struct restore *rs)
     restore_end_if_idle(rs);
 }
 
-static int restore_answer(struct session *s, uint32_t id, struct checkpoint *c, struct cairn_error *err)
+/* Takes the hold over when it succeeds. */
+static int restore_answer(struct session *s, uint32_t id, struct checkpoint *c, struct hold **hold,
+                          struct cairn_error *err)
 {
     struct local_restore_opened m = {0};
     struct bytes catalog = {0};
@@ -287,6 +291,7 @@ static int restore_answer(struct session *s, uint32_t id, struct checkpoint *c, 
         if (fds[0] >= 0)
             close(fds[0]);
     } else {
+        rs->hold = TAKE_PTR(*hold);
         m.restore = rs->id;
         m.catalog_bytes = catalog.len;
         m.slots = rs->slots;
@@ -305,11 +310,12 @@ static void restore_opened(struct open_request *r, int code, const struct cairn_
 
     cairn_error_copy(&err, open_err);
     if (code == 0 && !o->session->closed)
-        code = restore_answer(o->session, o->id, c, &err);
+        code = restore_answer(o->session, o->id, c, &r->ret_hold, &err);
     if (code < 0)
         session_answer_error(o->session, o->id, code, &err);
     if (c)
         checkpoint_unref(c);
+    hold_release(r->ret_hold);
     opening_free(o);
 }
 

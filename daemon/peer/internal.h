@@ -11,6 +11,7 @@
 #define PEER_MAX_STREAMS 256        /* that one node writes at once */
 #define PEER_MAX_READS_WAITING 1024 /* of all nodes, beyond the read buffers */
 #define PEER_MAX_FENCES 4096        /* jobs whose fence is remembered */
+#define PEER_MAX_FORGOTTEN 1024     /* deleted checkpoints that are remembered */
 
 struct peer_node;
 struct scrub;
@@ -87,6 +88,11 @@ struct fence {
     uint64_t incarnation;
 };
 
+struct forgotten { /* a checkpoint that was deleted or aborted: writes of it are refused */
+    char job[CAIRN_MAX_NAME + 1];
+    uint64_t step, incarnation;
+};
+
 struct peer {
     struct peer_deps deps;
     struct peer_config config;
@@ -103,6 +109,8 @@ struct peer {
     unsigned nreads_waiting;
     struct fence *fences;
     unsigned nfences;
+    struct forgotten forgotten[PEER_MAX_FORGOTTEN];
+    unsigned nforgotten; /* since the start; the last PEER_MAX_FORGOTTEN are kept */
     struct peer_status status;
     struct loop_timer tick; /* idle nodes, the record, forgotten checkpoints */
     unsigned ticks;
@@ -122,7 +130,7 @@ struct peer {
     struct loop_timer refresh;
     struct bytes record;
     char record_key[RECORD_KEY_MAX];
-    unsigned forgetting; /* decisions being looked up */
+    unsigned forgetting; /* records being looked up */
     bool stopping;
     void (*stopped)(void *arg);
     void *stopped_arg;
@@ -166,10 +174,12 @@ void scrub_stop(struct scrub *s);                       /* drops what waits; wha
 bool scrub_busy(const struct scrub *s);
 void peer_on_scrub(struct peer_node *n, const struct wire_message *m);
 
-/* ---- register.c: the record under a lease, and checkpoints that were aborted ----------------- */
+/* ---- register.c: the record under a lease, and checkpoints that were aborted or deleted ------ */
 void peer_register(struct peer *p);
 void peer_unregister(struct peer *p);
-void peer_forget(struct peer *p, const char *job, uint64_t step, uint64_t incarnation);
+/* Looks the checkpoint's records up; deletes and answers FORGOTTEN when they allow it and nothing is left. */
+void peer_on_forget(struct peer_node *n, const struct wire_message *m);
+bool peer_has_forgotten(const struct peer *p, const char *job, uint64_t step, uint64_t incarnation);
 void peer_forget_some(struct peer *p);
 void peer_maybe_stopped(struct peer *p);
 

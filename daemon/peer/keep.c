@@ -460,6 +460,16 @@ int keep_forget(struct keep *k, const char *job, uint64_t step, uint64_t incarna
     return gone;
 }
 
+bool keep_has(const struct keep *k, const char *job, uint64_t step, uint64_t incarnation)
+{
+    list_for_each (it, &k->streams) {
+        const struct kept_stream *s = container_of(it, struct kept_stream, link);
+        if (s->id.step == step && s->id.incarnation == incarnation && strcmp(s->id.job, job) == 0)
+            return true;
+    }
+    return false;
+}
+
 unsigned keep_open_streams(const struct keep *k)
 {
     unsigned n = 0;

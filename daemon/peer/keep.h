@@ -83,6 +83,8 @@ int keep_each_idle(struct keep *k, unsigned max, void (*each)(void *arg, const s
                    struct cairn_error *err);
 /* Removes the files of a checkpoint, but for those that are written or read just now. Returns how many went. */
 int keep_forget(struct keep *k, const char *job, uint64_t step, uint64_t incarnation, struct cairn_error *err);
+/* Whether a file of the checkpoint is left, also one that is written or read. */
+bool keep_has(const struct keep *k, const char *job, uint64_t step, uint64_t incarnation);
 unsigned keep_open_streams(const struct keep *k);
 
 #endif

@@ -120,7 +120,7 @@ static void dispatch(struct peer_node *n, const struct wire_message *m)
         peer_on_scrub(n, m);
         break;
     case WIRE_FORGET:
-        peer_forget(n->peer, m->forget.job, m->forget.step, m->forget.incarnation);
+        peer_on_forget(n, m);
         break;
     case WIRE_PING:
         on_ping(n, m);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The peer in the metadata: its record under a lease, refreshed with the free space; and the lookup of decisions before
- * anything is deleted. An absent decision deletes nothing. */
+/* The peer in the metadata: its record under a lease, refreshed with the free space; and the lookup of decisions and
+ * tombstones before anything is deleted. Absent records delete nothing. */
 #include "daemon/peer/internal.h"
 
 #include "core/base/cleanup.h"
@@ -145,61 +145,137 @@ void peer_unregister(struct peer *p)
     meta_lease_revoke(p->deps.meta, p->lease, META_MS, &p->meta_req);
 }
 
-/* ---- aborted checkpoints --------------------------------------------------------------------- */
+/* ---- checkpoints that were aborted or deleted ------------------------------------------------ */
 
 struct forget {
     struct meta_req req;
     struct peer *peer;
+    struct peer_node *node; /* that asked and is answered; NULL: the peer's own round */
     char job[CAIRN_MAX_NAME + 1];
     uint64_t step, incarnation;
 };
 
-static void decision_read(struct meta_req *req, const struct cairn_meta_result *r)
+bool peer_has_forgotten(const struct peer *p, const char *job, uint64_t step, uint64_t incarnation)
+{
+    for (unsigned i = 0; i < PEER_MAX_FORGOTTEN && i < p->nforgotten; i++) {
+        const struct forgotten *f = &p->forgotten[i];
+        if (f->step == step && f->incarnation == incarnation && strcmp(f->job, job) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Late writes of it are refused from now on, by this start of the peer: the oldest is overwritten. */
+static void remember_forgotten(struct peer *p, const struct forget *f)
+{
+    if (peer_has_forgotten(p, f->job, f->step, f->incarnation))
+        return;
+    struct forgotten *to = &p->forgotten[p->nforgotten++ % PEER_MAX_FORGOTTEN];
+    to->step = f->step;
+    to->incarnation = f->incarnation;
+    memcpy(to->job, f->job, sizeof to->job);
+}
+
+/* Only what is written there says that it may go: that the records are not there is no reason. */
+static bool records_allow(const struct forget *f, const struct cairn_meta_result *r)
+{
+    char job[CAIRN_MAX_NAME + 1];
+    uint64_t step, incarnation;
+    const char *what;
+    struct record_decision d;
+    bool allowed = false;
+
+    for (size_t i = 0; r->code == 0 && i < r->nkvs; i++) {
+        const struct cairn_kv *kv = &r->kvs[i];
+        if (record_parse_ckpt(kv->key, job, &step, &incarnation, &what, NULL) < 0 || strcmp(job, f->job) != 0 ||
+            step != f->step || incarnation != f->incarnation)
+            continue;
+        if (strcmp(what, "tombstone") == 0) {
+            _cleanup_free_ struct record_tombstone *t = malloc(sizeof *t);
+            allowed |= t && record_tombstone_decode(t, kv->value, kv->value_len, NULL) == 0;
+        } else if (strcmp(what, "decision") == 0) {
+            allowed |= record_decision_decode(&d, kv->value, kv->value_len, NULL) == 0 && !d.commit;
+        }
+    }
+    return allowed;
+}
+
+static void forget_answer(const struct forget *f)
+{
+    struct wire_message m = {.type = WIRE_FORGOTTEN};
+
+    if (!f->node || f->node->ended)
+        return;
+    memcpy(m.forget.job, f->job, sizeof m.forget.job);
+    m.forget.step = f->step;
+    m.forget.incarnation = f->incarnation;
+    peer_answer(f->node, &m);
+}
+
+static void forget_now(const struct forget *f)
+{
+    struct peer *p = f->peer;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    if (peer_check_engine(p, &err) < 0) {
+        log_line(LOG_WARNING, "%s step %llu is not deleted: %s", f->job, (unsigned long long)f->step, err.message);
+        return;
+    }
+    remember_forgotten(p, f);
+    int n = keep_forget(p->keep, f->job, f->step, f->incarnation, &err);
+    if (n < 0)
+        log_line(LOG_WARNING, "cannot delete checkpoint %s step %llu: %s", f->job, (unsigned long long)f->step,
+                 err.message);
+    else if (n > 0)
+        log_line(LOG_DETAIL, "deleted %d files of checkpoint %s step %llu", n, f->job, (unsigned long long)f->step);
+    if (n >= 0 && !keep_has(p->keep, f->job, f->step, f->incarnation))
+        forget_answer(f);
+}
+
+static void records_read(struct meta_req *req, const struct cairn_meta_result *r)
 {
     struct forget *f = req->arg;
     struct peer *p = f->peer;
-    struct record_decision d;
-    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct peer_node *node = f->node;
 
     p->forgetting--;
-    bool aborted = !p->stopping && r->code == 0 && r->nkvs == 1 &&
-                   record_decision_decode(&d, r->kvs[0].value, r->kvs[0].value_len, &err) == 0 && !d.commit;
-    if (aborted && peer_check_engine(p, &err) < 0) {
-        log_line(LOG_WARNING, "%s step %llu is not deleted: %s", f->job, (unsigned long long)f->step, err.message);
-    } else if (aborted) {
-        int n = keep_forget(p->keep, f->job, f->step, f->incarnation, &err);
-        if (n < 0)
-            log_line(LOG_WARNING, "cannot delete the aborted checkpoint %s step %llu: %s", f->job,
-                     (unsigned long long)f->step, err.message);
-        else if (n > 0)
-            log_line(LOG_DETAIL, "deleted %d files of the aborted checkpoint %s step %llu", n, f->job,
-                     (unsigned long long)f->step);
-    }
+    if (!p->stopping && records_allow(f, r))
+        forget_now(f);
     free(f);
+    if (node)
+        peer_node_pending_end(node);
     peer_maybe_stopped(p);
 }
 
-void peer_forget(struct peer *p, const char *job, uint64_t step, uint64_t incarnation)
+static void forget_start(struct peer *p, struct peer_node *node, const char *job, uint64_t step, uint64_t incarnation)
 {
-    char key[RECORD_KEY_MAX];
+    char prefix[RECORD_KEY_MAX];
     struct forget *f = p->forgetting < FORGET_AT_ONCE && !p->stopping ? calloc(1, sizeof *f) : NULL;
 
     if (!f)
         return; /* the next round comes to it */
     f->peer = p;
+    f->node = node;
     f->step = step;
     f->incarnation = incarnation;
     snprintf(f->job, sizeof f->job, "%s", job);
-    f->req.done = decision_read;
+    f->req.done = records_read;
     f->req.arg = f;
     p->forgetting++;
-    record_key_ckpt(key, job, step, incarnation, "decision");
-    meta_get(p->deps.meta, key, META_MS, &f->req);
+    if (node)
+        node->pending++;
+    record_key_ckpt(prefix, job, step, incarnation, "");
+    meta_list(p->deps.meta, prefix, META_MS, &f->req);
+}
+
+void peer_on_forget(struct peer_node *n, const struct wire_message *m)
+{
+    forget_start(n->peer, n, m->forget.job, m->forget.step, m->forget.incarnation);
 }
 
 static void forget_idle(void *arg, const struct cairn_stream_id *id)
 {
-    peer_forget(arg, id->job, id->step, id->incarnation);
+    forget_start(arg, NULL, id->job, id->step, id->incarnation);
 }
 
 void peer_forget_some(struct peer *p)

@@ -258,6 +258,16 @@ static int check_fence(struct peer *p, const char *job, uint64_t incarnation, st
                       (unsigned long long)incarnation, job, (unsigned long long)f->incarnation);
 }
 
+/* A newer incarnation resumed, or the checkpoint is gone: what comes late would stay for good. Repairs are past the fence. */
+static int check_write(struct peer *p, const char *job, uint64_t step, uint64_t incarnation, bool repair,
+                       struct cairn_error *err)
+{
+    if (peer_has_forgotten(p, job, step, incarnation))
+        return cairn_fail(err, CAIRN_E_ABORTED, "step %llu of incarnation %llu of job %s was deleted",
+                          (unsigned long long)step, (unsigned long long)incarnation, job);
+    return repair ? 0 : check_fence(p, job, incarnation, err);
+}
+
 static int stream_open(struct peer_node *n, const struct wire_message *m, struct node_stream **ret_stream,
                        struct cairn_error *err)
 {
@@ -274,7 +284,7 @@ static int stream_open(struct peer_node *n, const struct wire_message *m, struct
     if (find_stream(n, m->stream_open.stream))
         return cairn_fail(err, CAIRN_E_EXISTS, "stream %u is open already", m->stream_open.stream);
     raise_fence(n->peer, id.job, m->stream_open.fence_incarnation);
-    r = m->stream_open.repair ? 0 : check_fence(n->peer, id.job, id.incarnation, err);
+    r = check_write(n->peer, id.job, id.step, id.incarnation, m->stream_open.repair, err);
     if (r == 0)
         r = peer_check_engine(n->peer, err);
     if (r < 0)
@@ -444,8 +454,9 @@ static void slot_checked(struct worker_job *job)
 
     if (r == 0 && !st)
         r = cairn_fail(&s->err, CAIRN_E_ABORTED, "its stream was closed");
-    if (r == 0 && !st->repair)
-        r = check_fence(n->peer, s->fragment.key.job, s->fragment.key.incarnation, &s->err);
+    if (r == 0)
+        r = check_write(n->peer, s->fragment.key.job, s->fragment.key.step, s->fragment.key.incarnation, st->repair,
+                        &s->err);
     if (r < 0) {
         slot_answer(s, r, &s->err);
         peer_node_pending_end(n);

@@ -256,8 +256,8 @@ enum cairn_command_kind {
     CAIRN_COMMAND_REBUILD = 12, /* rebuild the job's records from what the peers store; job NULL: of all jobs */
 };
 #define CAIRN_COMMAND_TEXT 512 /* bytes of an argument with its end */
-/* As cairn_query(), for what changes something: who may open the daemon's socket may do it. argument may be NULL. Errors
- * name what forbids it. */
+/* As cairn_query(), for what changes something: who may open the daemon's socket may do it. argument may be NULL.
+ * Errors name what forbids it. */
 CAIRN_API int cairn_command(struct cairn_session *session, int kind, const char *job, uint64_t step,
                             const char *argument, uint32_t timeout_ms, char **ret_json, struct cairn_error *err);
 

@@ -286,6 +286,30 @@ static int cmd_verify(const struct options *o)
     return r;
 }
 
+/* Has a checkpoint open until its input ends. */
+static int cmd_hold(const struct options *o)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_checkpoint_info info = {.size = sizeof info};
+    struct cairn_session *session;
+    struct cairn_restore *restore;
+    struct state s = {.bytes = 0};
+
+    if (open_session(o, CAIRN_OBSERVER, &s, &session, &err) < 0)
+        return fail("open", &err);
+    if (cairn_restore_open(session, o->step, o->timeout_ms, &restore, &err) < 0) {
+        cairn_session_close(session);
+        return fail("restore_open", &err);
+    }
+    cairn_restore_info(restore, &info);
+    printf("holding %llu\n", (unsigned long long)info.step);
+    while (getchar() != EOF)
+        ;
+    cairn_restore_free(restore);
+    cairn_session_close(session);
+    return 0;
+}
+
 static int cmd_query(const struct options *o, int kind)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -423,6 +447,8 @@ int main(int argc, char **argv)
         return cmd_save(&o);
     if (strcmp(argv[optind], "verify") == 0)
         return cmd_verify(&o);
+    if (strcmp(argv[optind], "hold") == 0)
+        return cmd_hold(&o);
     if (strcmp(argv[optind], "status") == 0)
         return cmd_query(&o, CAIRN_QUERY_STATUS);
     if (strcmp(argv[optind], "list") == 0)

@@ -32,6 +32,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     struct record_engine engine;
     struct record_intent intent;
     struct record_decision decision;
+    struct record_settings settings;
+    struct record_hold hold;
+    struct record_tombstone *tombstone = malloc(sizeof *tombstone);
     char *key = malloc(len + 1), job[CAIRN_MAX_NAME + 1];
     uint64_t step, number;
     const char *what;
@@ -44,10 +47,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     (void)record_engine_decode(&engine, data, len, NULL);
     (void)record_intent_decode(&intent, data, len, NULL);
     (void)record_decision_decode(&decision, data, len, NULL);
+    (void)record_settings_decode(&settings, data, len, NULL);
+    (void)record_hold_decode(&hold, data, len, NULL);
+    (void)record_tombstone_decode(tombstone, data, len, NULL);
     memcpy(key, data, len);
     key[len] = 0;
     (void)record_parse_ckpt(key, job, &step, &number, &what, NULL);
     free(key);
     free(incarnation);
+    free(tombstone);
     return 0;
 }

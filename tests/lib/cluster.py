@@ -61,6 +61,7 @@ class Daemon:
             "peer": {"reserve_mib": 1},
             "node": {},
             "fabric": {"bind": host.address} if host else {},
+            "retention": {},
         }
         for key, value in options.items():
             section, option = key.split("__")

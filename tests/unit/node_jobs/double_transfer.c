@@ -3,6 +3,7 @@
 
 #include "core/base/error.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,7 @@ struct blob {
     void *data;
 };
 struct blob_call {
+    struct list link;
     struct loop_post post;
     struct blob *blob;
     int code;
@@ -33,6 +35,7 @@ void double_init(struct links *l, struct loop *loop)
     *l = (struct links){.loop = loop, .fail_rank = -1};
     list_init(&l->drains);
     list_init(&l->blobs);
+    list_init(&l->calls);
 }
 
 void double_free(struct links *l)
@@ -68,6 +71,22 @@ void links_end_checkpoint(struct links *links, const char *job, uint64_t step, u
     links->ended_aborted += aborted;
 }
 
+void links_on_forgotten(struct links *links, links_forgotten_fn forgotten, void *arg)
+{
+    links->forgotten = forgotten;
+    links->forgotten_arg = arg;
+}
+
+void links_each_peer(struct links *links, void (*each)(void *arg, const char *peer, bool registered), void *arg)
+{
+    char name[16];
+
+    for (unsigned i = 0; i < links->npeers; i++) {
+        snprintf(name, sizeof name, "p%u", i);
+        each(arg, name, i < links->nregistered);
+    }
+}
+
 /* ---- blobs ----------------------------------------------------------------------------------- */
 
 static void blob_answer(struct loop_post *post)
@@ -90,8 +109,12 @@ static void blob_call(struct links *links, struct blob_call call)
     struct blob_call *c = malloc(sizeof *c);
 
     *c = call;
+    list_init(&c->link);
     c->post = (struct loop_post){.run = blob_answer, .arg = c};
-    loop_defer(links->loop, &c->post);
+    if (links->hold_blobs)
+        list_push_back(&links->calls, &c->link);
+    else
+        loop_defer(links->loop, &c->post);
 }
 
 static struct blob *blob_keep(struct links *links, const void *data, size_t len)
@@ -235,8 +258,19 @@ void drain_why(const struct drain *drain, char *buf, size_t len)
     snprintf(buf, len, "0 of 1 parts durable");
 }
 
+void double_forgotten(struct links *l, const char *peer, uint64_t step)
+{
+    assert(l->forgotten);
+    l->forgotten(l->forgotten_arg, peer, "j", step, 1);
+}
+
 void double_let_go(struct links *l)
 {
+    l->hold_blobs = false;
+    list_for_each_safe (it, &l->calls) {
+        list_remove(it);
+        loop_defer(l->loop, &container_of(it, struct blob_call, link)->post);
+    }
     l->hold_drains = l->hold_tails = false;
     list_for_each (it, &l->drains)
         drain_post(container_of(it, struct drain, link));

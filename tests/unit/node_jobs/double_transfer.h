@@ -11,17 +11,25 @@ struct links {
     bool hold_drains;      /* they wait for double_let_go */
     bool hold_tails;       /* once done, they end when they are let go or cancelled */
     int fail_rank;         /* its drain fails; -1: nobody's */
+    bool hold_blobs;       /* gets wait for double_let_go */
     bool blobs_away;       /* gets are UNAVAILABLE */
     uint64_t corrupt_step; /* its blobs are CORRUPT; 0: none */
     unsigned started, cancelled, reading;
     unsigned ended, ended_aborted;
+    unsigned npeers, nregistered; /* p0, p1, ...; the first ones are registered */
+    links_forgotten_fn forgotten;
+    void *forgotten_arg;
     struct list drains;
     struct list blobs;
+    struct list calls; /* of blobs, that are held */
 };
 void double_init(struct links *l, struct loop *loop);
 void double_let_go(struct links *l);
 void double_free(struct links *l);
 /* Blobs are on the peers: a node that comes back finds them. */
 void double_move_blobs(struct links *from, struct links *to);
+
+/* The peer says that nothing of the step (of job j, incarnation 1) is left there. */
+void double_forgotten(struct links *l, const char *peer, uint64_t step);
 
 #endif

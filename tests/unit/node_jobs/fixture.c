@@ -26,6 +26,9 @@ void machine_start(struct fixture *f, struct machine *m, const char *node, uint6
     struct jobs_config config = {
         .node = node, .start = start, .lease_ms = 3000, .meta_ms = 300, .checkpoint_ms = checkpoint_ms};
     struct cairn_error err = CAIRN_ERROR_INIT;
+
+    config.retention_ms = f->retention_ms;
+    assert_int_equal(retention_parse(f->rule ? f->rule : "all", &config.retention, &err), 0);
     int r = loop_new(64, &m->loop, &err);
 
     if (r == 0)
@@ -186,6 +189,7 @@ int join(struct fixture *f, struct machine *m, const char *job, const char *star
 
 struct opened {
     struct open_request r;
+    struct fixture *f;
     bool done;
     int code;
     struct cairn_error err;
@@ -199,13 +203,18 @@ static void open_done(struct open_request *r, int code, const struct cairn_error
     o->done = true;
     o->code = code;
     o->c = c;
+    assert_true(!c == !r->ret_hold);
+    if (o->f->keep_hold)
+        o->f->kept_hold = r->ret_hold;
+    else
+        hold_release(r->ret_hold);
     cairn_error_copy(&o->err, err);
 }
 
 int open_step(struct fixture *f, struct machine *m, struct member *member, uint64_t step, uint32_t timeout_ms,
               uint64_t *ret_step, uint64_t *ret_inc, struct checkpoint **ret)
 {
-    struct opened o = {.err = CAIRN_ERROR_INIT};
+    struct opened o = {.f = f, .err = CAIRN_ERROR_INIT};
 
     strcpy(o.r.job, "j");
     o.r.step = step;
@@ -230,6 +239,41 @@ int open_step(struct fixture *f, struct machine *m, struct member *member, uint6
     if (ret_inc)
         *ret_inc = o.r.ret_incarnation;
     return 0;
+}
+
+struct changed {
+    struct change_request r;
+    bool done;
+    int code;
+    struct cairn_error err;
+};
+
+static void change_done(struct change_request *r, int code, const struct cairn_error *err)
+{
+    struct changed *c = r->arg;
+
+    c->done = true;
+    c->code = code;
+    cairn_error_copy(&c->err, err);
+}
+
+int change(struct fixture *f, struct machine *m, int kind, uint64_t step, const char *argument)
+{
+    struct changed c = {.err = CAIRN_ERROR_INIT};
+
+    strcpy(c.r.job, "j");
+    c.r.kind = kind;
+    c.r.step = step;
+    c.r.timeout_ms = 3000;
+    c.r.done = change_done;
+    c.r.arg = &c;
+    snprintf(c.r.argument, sizeof c.r.argument, "%s", argument);
+    jobs_change(m->jobs, &c.r);
+    assert_false(c.done);
+    turn_until(m, &c.done);
+    f->err = c.err;
+    assert_true(c.code == 0 || c.err.message[0]);
+    return c.code;
 }
 
 struct fated {

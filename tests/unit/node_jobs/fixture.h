@@ -30,6 +30,10 @@ struct fixture {
     struct cairn_layout layout;
     struct machine a, b;    /* b: when a test asks for it */
     struct cairn_error err; /* of what failed last */
+    const char *rule;       /* of machines that are started; NULL: all */
+    uint32_t retention_ms;
+    struct hold *kept_hold; /* of the last open_step with keep_hold */
+    bool keep_hold;
 };
 int fixture_setup(void **state);
 int fixture_teardown(void **state);
@@ -47,6 +51,9 @@ int join(struct fixture *f, struct machine *m, const char *job, const char *star
 int open_step(struct fixture *f, struct machine *m, struct member *member, uint64_t step, uint32_t timeout_ms,
               uint64_t *ret_step, uint64_t *ret_inc, struct checkpoint **ret);
 
+/* 0, or the code; f->err has the message. */
+int change(struct fixture *f, struct machine *m, int kind, uint64_t step, const char *argument);
+
 struct save { /* what happened to one rank's save */
     struct rank_save *save;
     bool durable, outcome, ended, parts;
@@ -58,7 +65,7 @@ int begin(struct fixture *f, struct machine *m, struct member *member, uint64_t 
 void fill(struct fixture *f, struct save *s);
 /* Begins, fills and commits with every given member. */
 void commit_step_of(struct fixture *f, struct machine *m, struct member **members, unsigned n, uint64_t step);
-/* "committed", "aborted", "undecided" or "absent"; the reason of an abort into f->err.message. */
+/* "committed", "aborted", "undecided", "deleted" or "absent"; the reason of an abort into f->err.message. */
 const char *fate(struct fixture *f, struct machine *m, const char *job, uint64_t step, uint64_t inc);
 
 /* Holds the database's write lock: transactions go without an answer. */

@@ -303,6 +303,13 @@ int main(void)
         T(peers_away_are_no_reason_to_start_from_scratch),
         T(a_moved_pin_must_be_loaded),
         T(damaged_records_are_named),
+        T(a_rule_deletes_and_peers_are_waited_for),
+        T(what_is_held_stays),
+        T(a_restore_holds_until_it_ends),
+        T(a_hold_and_a_tombstone_exclude_each_other),
+        T(another_start_finishes_a_deletion),
+        T(peers_that_are_away_keep_the_tombstone),
+        T(the_rule_of_a_job),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

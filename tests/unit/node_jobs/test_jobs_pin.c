@@ -25,6 +25,7 @@ static void later_done(struct open_request *r, int code, const struct cairn_erro
     l->code = code;
     l->step = r->ret_step;
     checkpoint_unref(c);
+    hold_release(r->ret_hold);
 }
 
 static void open_later(struct machine *m, struct member *member, struct later *l)

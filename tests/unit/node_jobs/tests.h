@@ -15,5 +15,12 @@ void the_pin_falls_back(void **state);
 void peers_away_are_no_reason_to_start_from_scratch(void **state);
 void damaged_records_are_named(void **state);
 void a_moved_pin_must_be_loaded(void **state);
+void a_rule_deletes_and_peers_are_waited_for(void **state);
+void what_is_held_stays(void **state);
+void a_restore_holds_until_it_ends(void **state);
+void a_hold_and_a_tombstone_exclude_each_other(void **state);
+void another_start_finishes_a_deletion(void **state);
+void peers_that_are_away_keep_the_tombstone(void **state);
+void the_rule_of_a_job(void **state);
 
 #endif

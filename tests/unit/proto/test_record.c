@@ -200,6 +200,82 @@ static void test_small_ones(void **state)
     assert_string_equal(intent.node, "n1");
 }
 
+static void test_keeping(void **state)
+{
+    static const char settings_json[] = "{\"v\":1,\"owner\":\"uid-7\",\"retention\":\"last=3\"}";
+    static const char hold_json[] = "{\"v\":1,\"node\":\"n1\",\"start\":\"000000000000000a\",\"created_unix_ms\":5}";
+    static const char tombstone_json[] =
+        "{\"v\":1,\"node\":\"n1\",\"reason\":\"the job keeps last=3\",\"created_unix_ms\":5,"
+        "\"peers\":[\"p1\",\"p2\"]}";
+    struct record_settings settings = {.owner = "uid-7", .retention = "last=3"};
+    struct record_hold hold = {.node = "n1", .start = 10, .created_unix_ms = 5};
+    struct record_tombstone *t = calloc(1, sizeof *t);
+    struct bytes b = {0};
+
+    (void)state;
+    assert_int_equal(record_settings_encode(&settings, &b, NULL), 0);
+    assert_json(&b, settings_json);
+    memset(&settings, 0, sizeof settings);
+    assert_int_equal(record_settings_decode(&settings, settings_json, strlen(settings_json), NULL), 0);
+    assert_string_equal(settings.owner, "uid-7");
+    assert_string_equal(settings.retention, "last=3");
+
+    assert_int_equal(record_hold_encode(&hold, &b, NULL), 0);
+    assert_json(&b, hold_json);
+    assert_int_equal(record_hold_decode(&hold, hold_json, strlen(hold_json), NULL), 0);
+    assert_int_equal(hold.start, 10);
+
+    strcpy(t->node, "n1");
+    strcpy(t->reason, "the job keeps last=3");
+    t->created_unix_ms = 5;
+    t->npeers = 2;
+    strcpy(t->peers[0], "p1");
+    strcpy(t->peers[1], "p2");
+    assert_int_equal(record_tombstone_encode(t, &b, NULL), 0);
+    assert_json(&b, tombstone_json);
+    memset(t, 0, sizeof *t);
+    assert_int_equal(record_tombstone_decode(t, tombstone_json, strlen(tombstone_json), NULL), 0);
+    assert_int_equal(t->npeers, 2);
+    assert_string_equal(t->peers[1], "p2");
+    assert_string_equal(t->reason, "the job keeps last=3");
+    free(t);
+}
+
+/* Half a rule would keep less, half a list of peers would leave files behind, a largest one must fit. */
+static void test_refused_keeping(void **state)
+{
+    struct record_tombstone *t = calloc(1, sizeof *t), *back = calloc(1, sizeof *back);
+    struct record_settings s;
+    struct bytes b = {0};
+    char text[400];
+
+    (void)state;
+    snprintf(text, sizeof text, "{\"v\":1,\"owner\":\"\",\"retention\":\"%0128d\"}", 1);
+    assert_int_equal(record_settings_decode(&s, text, strlen(text), NULL), CAIRN_E_CORRUPT);
+    strcpy(t->node, "n1");
+    t->npeers = RECORD_TOMBSTONE_PEERS + 1;
+    assert_int_equal(record_tombstone_encode(t, &b, NULL), CAIRN_E_INVAL);
+    bytes_free(&b);
+    t->npeers = RECORD_TOMBSTONE_PEERS;
+    for (uint32_t i = 0; i < t->npeers; i++)
+        memset(t->peers[i], 'x', CAIRN_MAX_NAME);
+    assert_int_equal(record_tombstone_encode(t, &b, NULL), 0);
+    assert_true(b.len <= RECORD_VALUE_MAX);
+    assert_int_equal(record_tombstone_decode(back, b.data, b.len, NULL), 0);
+    assert_memory_equal(t, back, sizeof *t);
+    bytes_free(&b);
+    free(t);
+    free(back);
+}
+
+static void test_hold_names(void **state)
+{
+    (void)state;
+    assert_string_equal(record_hold_name("holds/pin.paper", RECORD_HOLD_PIN), "paper");
+    assert_null(record_hold_name("holds/read.n1-0", RECORD_HOLD_PIN));
+    assert_null(record_hold_name("holds", RECORD_HOLD_READ));
+}
+
 static const char commit_json[] =
     "{\"v\":1,\"decision\":\"commit\",\"node\":\"n0\",\"root\":{\"len\":500,\"sha256\":"
     "\"abababababababababababababababababababababababababababababababab\",\"peers\":[\"p1\",\"p2\"]},"
@@ -429,12 +505,20 @@ static void test_damaged(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_keys),          cmocka_unit_test(test_parse_key),
-        cmocka_unit_test(test_peer),          cmocka_unit_test(test_incarnation),
-        cmocka_unit_test(test_small_ones),    cmocka_unit_test(test_decision),
-        cmocka_unit_test(test_broken_reason), cmocka_unit_test(test_not_written),
-        cmocka_unit_test(test_refused_peers), cmocka_unit_test(test_refused_decisions),
+        cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_parse_key),
+        cmocka_unit_test(test_peer),
+        cmocka_unit_test(test_incarnation),
+        cmocka_unit_test(test_small_ones),
+        cmocka_unit_test(test_decision),
+        cmocka_unit_test(test_broken_reason),
+        cmocka_unit_test(test_not_written),
+        cmocka_unit_test(test_refused_peers),
+        cmocka_unit_test(test_refused_decisions),
         cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_keeping),
+        cmocka_unit_test(test_refused_keeping),
+        cmocka_unit_test(test_hold_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

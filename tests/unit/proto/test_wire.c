@@ -216,6 +216,32 @@ static void test_round_trip(void **state)
     }
 }
 
+/* Its number is apart from the others'. */
+static void test_forgotten(void **state)
+{
+    struct wire_message in = {.type = WIRE_FORGOTTEN, .session = 7}, out;
+    uint8_t buf[WIRE_MAX];
+    char text[2 * WIRE_MAX + 1];
+
+    (void)state;
+    strcpy(in.forget.job, "job");
+    in.forget.step = 24;
+    in.forget.incarnation = 2;
+    int len = wire_encode(&in, buf, NULL);
+    assert_true(len > 0);
+    hex(buf, len, text);
+    assert_string_equal(text, "08011807e203090a036a6f6210181802");
+    assert_int_equal(wire_decode(buf, (size_t)len, &out, NULL), 0);
+    assert_int_equal(out.type, WIRE_FORGOTTEN);
+    assert_same(&in, &out);
+    for (int cut = 0; cut < len; cut++)
+        (void)wire_decode(buf, (size_t)cut, &out, NULL);
+    strcpy(in.forget.job, "..");
+    len = wire_encode(&in, buf, NULL);
+    assert_int_equal(wire_decode(buf, (size_t)len, &out, NULL), CAIRN_E_PROTOCOL);
+    assert_string_equal(wire_type_name(WIRE_FORGOTTEN), "FORGOTTEN");
+}
+
 /* Cut anywhere, or with any byte changed: decode answers, and what it lets pass is within the limits. */
 static void test_damaged(void **state)
 {
@@ -419,6 +445,7 @@ int main(void)
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_damaged),        cmocka_unit_test(test_limits),
         cmocka_unit_test(test_strangers),  cmocka_unit_test(test_long_address),   cmocka_unit_test(test_later_fields),
         cmocka_unit_test(test_status),     cmocka_unit_test(test_full_inventory),
+        cmocka_unit_test(test_forgotten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
