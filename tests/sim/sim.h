@@ -450,7 +450,6 @@ struct config {
     uint8_t nodes, per_node, peers, chunks, saves, nfaults;
     uint16_t loss, dup, straggle; /* per mille of messages */
     uint16_t deadline_ms;         /* of a checkpoint; CHECKPOINT_MS once all is well */
-    bool deep;                    /* records and fragments go through their formats */
     struct fault fault[SIM_FAULTS];
 };
 
