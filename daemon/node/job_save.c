@@ -197,6 +197,13 @@ static int save_check_run(const struct run *run, const struct member *m, struct 
     return 0;
 }
 
+/* Fragments of two starts of a daemon never have one name: a save that is made again under the same step must not be mixed
+ * with what the start before left on the peers. 24 bits of the start, 256 attempts. */
+static uint32_t jobs_first_attempt(const struct jobs *jobs)
+{
+    return (uint32_t)(jobs->config.start & 0xffffff) << 8;
+}
+
 static int save_enlist(struct member *member, struct run *run, uint32_t attempt, const struct save_events *events,
                        void *arg, struct rank_save **ret_save, struct cairn_error *err)
 {
@@ -207,7 +214,7 @@ static int save_enlist(struct member *member, struct run *run, uint32_t attempt,
     save->run = run;
     save->member = member;
     save->rank = member->rank;
-    save->attempt = attempt;
+    save->attempt = jobs_first_attempt(member->job->jobs) + attempt;
     save->pin_number = member->pin_number;
     save->events = *events;
     save->arg = arg;

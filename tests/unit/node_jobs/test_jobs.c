@@ -234,8 +234,9 @@ static void an_engine_that_stays_silent_ends_with_the_deadline(void **state)
     assert_int_equal(begin(f, m, r, 40, &s), 0);
     fill(f, &s);
     turn_until(m, &s.ended);
-    assert_int_equal(s.code, CAIRN_E_ABORTED);
-    assert_string_equal(s.message, "the intent of step 40 was not written within 600 ms");
+    assert_int_equal(s.code, CAIRN_E_UNAVAILABLE); /* it may come through late, and a successor may adopt it */
+    assert_string_equal(s.message, "the intent of step 40 was not written within 600 ms; the metadata engine did not "
+                                   "answer whether it is aborted");
     assert_int_equal(m->links.started, 0); /* nothing was sent that nobody could find */
     for (int i = 0; i < 150 && m->links.ended == 0; i++)
         turn_for(m, 100);
