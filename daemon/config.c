@@ -38,6 +38,8 @@ static const struct option options[] = {
     {"fabric", "provider", TEXT, AT(provider), "tcp;ofi_rxm", 0, 0, "libfabric provider"},
     {"fabric", "bind", TEXT, AT(bind), "127.0.0.1", 0, 0, "numeric address of this machine that peers reach"},
     {"fabric", "port", NUMBER, AT(port), "0", 0, 65535, "of the peer role; 0: any"},
+    {"fabric", "key_file", TEXT, AT(key_file), "", 0, 0, "keys that daemons prove to hold; empty: loopback only"},
+    {"fabric", "insecure", NUMBER, AT(insecure), "0", 0, 1, "1: other addresses than loopback without a key"},
     {"meta", "plugin", TEXT, AT(meta_plugin), "sqlite", 0, 0, "sqlite: for one machine; etcd: for a cluster"},
     {"meta", "path", TEXT, AT(meta_path), "", 0, 0, "of SQLite's database; empty: STATE/meta.db"},
     {"meta", "endpoints", TEXT, AT(meta_endpoints), "", 0, 0, "of etcd: http://HOST:2379, ... or https://"},

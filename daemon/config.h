@@ -22,6 +22,8 @@ struct config {
     char provider[CONFIG_TEXT]; /* [fabric] */
     char bind[CONFIG_TEXT];
     unsigned port;
+    char key_file[CONFIG_TEXT];
+    unsigned insecure;
     char meta_plugin[CONFIG_TEXT]; /* [meta] */
     char meta_path[CONFIG_TEXT];
     char meta_endpoints[CONFIG_TEXT];

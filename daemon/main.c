@@ -2,6 +2,7 @@
 /* cairnd: puts the parts together, in the order in which they stand on each other, and takes them apart in reverse. */
 #include "daemon/config.h"
 #include "daemon/fdstore.h"
+#include "daemon/io/keyring.h"
 #include "daemon/io/log.h"
 #include "daemon/node/node.h"
 #include "daemon/peer/peer.h"
@@ -31,6 +32,8 @@ struct daemon {
     struct plugins *plugins;
     struct meta *meta;
     struct fabric *fabric;
+    struct keyring *keyring; /* NULL: loopback only */
+    struct loop_timer refresh_keys;
     struct store *store;
     struct peer *peer;
     struct node *node;
@@ -100,6 +103,9 @@ static void daemon_free(struct daemon *d)
     plugins_free(d->plugins);
     if (d->loop)
         loop_timer_cancel(d->loop, &d->watchdog);
+    if (d->loop)
+        loop_timer_cancel(d->loop, &d->refresh_keys);
+    keyring_free(d->keyring);
     loop_free(d->loop);
     if (d->signal_fd >= 0)
         close(d->signal_fd);
@@ -217,6 +223,50 @@ static int make_directory(const char *path, struct cairn_error *err)
     return 0;
 }
 
+/* ---- keys ------------------------------------------------------------------------------------ */
+
+#define KEYS_MS 1000 /* a changed file is read within */
+
+static void daemon_refresh_keys(struct loop_timer *t)
+{
+    struct daemon *d = t->arg;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    if (keyring_refresh(d->keyring, &err))
+        log_line(LOG_NOTICE, "the keys of %s were read again", d->config.key_file);
+    else if (err.message[0])
+        log_line(LOG_ERROR, "the keys stay as they were: %s", err.message);
+    loop_timer_after(d->loop, t, KEYS_MS);
+}
+
+static bool is_loopback(const char *address)
+{
+    return strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0;
+}
+
+/* Without a key whoever reaches the address could read and write checkpoints. */
+static int daemon_open_keys(struct daemon *d, struct cairn_error *err)
+{
+    const struct config *c = &d->config;
+    bool local = is_loopback(c->bind);
+
+    if (c->key_file[0]) {
+        d->refresh_keys = (struct loop_timer){.fire = daemon_refresh_keys, .arg = d};
+        loop_timer_after(d->loop, &d->refresh_keys, KEYS_MS);
+        return keyring_open(c->key_file, &d->keyring, err);
+    }
+    if (!local && !c->insecure)
+        return cairn_fail(err, CAIRN_E_DENIED,
+                          "[fabric] bind = %s, and no key: whoever reaches it could read and write checkpoints. Make a key "
+                          "(cairnd --make-key FILE), copy it to all daemons and set [fabric] key_file, or bind to 127.0.0.1",
+                          c->bind);
+    if (!local)
+        log_line(LOG_WARNING, "no [fabric] key_file: whoever reaches %s can read and write checkpoints", c->bind);
+    else
+        log_line(LOG_NOTICE, "no [fabric] key_file: only daemons of this machine can connect, on %s", c->bind);
+    return 0;
+}
+
 static int daemon_start_machine_room(struct daemon *d, struct cairn_error *err)
 {
     const struct config *c = &d->config;
@@ -241,6 +291,8 @@ static int daemon_start_machine_room(struct daemon *d, struct cairn_error *err)
     if (r == 0)
         r = plugins_meta_open(d->plugins, d->loop, c->meta_plugin, meta_params, &d->meta, err);
     if (r == 0)
+        r = daemon_open_keys(d, err);
+    if (r == 0)
         r = fabric_open(d->loop, &fc, &d->fabric, err);
     return r;
 }
@@ -250,7 +302,7 @@ static int daemon_start_peer(struct daemon *d, struct cairn_error *err)
     const struct config *c = &d->config;
     char reserve[32], engine_path[CONFIG_TEXT + 16];
     struct cairn_param params[] = {{"path", c->store_path}, {"reserve_bytes", reserve}, {NULL, NULL}};
-    struct peer_deps deps = {d->loop, d->fabric, d->workers, NULL, d->meta};
+    struct peer_deps deps = {d->loop, d->fabric, d->workers, NULL, d->meta, d->keyring};
     struct peer_config pc = {.id = c->peer_id,
                              .engine_path = engine_path,
                              .domain = c->domain,
@@ -275,7 +327,7 @@ static int daemon_start_peer(struct daemon *d, struct cairn_error *err)
 static int daemon_start_node(struct daemon *d, struct cairn_error *err)
 {
     const struct config *c = &d->config;
-    struct node_deps deps = {d->loop, d->fabric, d->workers, d->plugins, d->meta};
+    struct node_deps deps = {d->loop, d->fabric, d->workers, d->plugins, d->meta, d->keyring};
     struct node_config nc = {.id = c->node,
                              .socket_path = c->socket,
                              .socket_mode = c->socket_mode,
@@ -360,12 +412,13 @@ static int daemon_run(struct daemon *d)
 }
 
 static const char usage[] =
-    "usage: cairnd [--config FILE] [--check] [--options] [--version] [--help]\n"
+    "usage: cairnd [--config FILE] [--check] [--options] [--make-key FILE] [--version] [--help]\n"
     "\n"
     "The node-local daemon of Cairn: takes checkpoints from training processes and stores fragments.\n"
     "  -c, --config FILE   read this configuration (default /etc/cairn/cairnd.conf when it exists)\n"
     "      --check         read the configuration, say whether it is right, and exit\n"
     "      --options       print every option with its default, and exit\n"
+    "      --make-key FILE write a new key for [fabric] key_file, of mode 0600, and exit\n"
     "      --version       print the version, and exit\n"
     "  -h, --help          print this, and exit\n";
 
@@ -389,7 +442,7 @@ int main(int argc, char **argv)
 {
     static const struct option long_options[] = {
         {"config", required_argument, NULL, 'c'}, {"check", no_argument, NULL, 'k'},
-        {"options", no_argument, NULL, 'o'},      {"version", no_argument, NULL, 'v'},
+        {"options", no_argument, NULL, 'o'},     {"make-key", required_argument, NULL, 'm'},      {"version", no_argument, NULL, 'v'},
         {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0}};
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct daemon d = {.signal_fd = -1};
@@ -408,6 +461,11 @@ int main(int argc, char **argv)
         case 'o':
             config_print_options();
             return 0;
+        case 'm':
+            if (keyring_make(optarg, &err) == 0)
+                return 0;
+            fprintf(stderr, "cairnd: %s\n", err.message);
+            return 1;
         case 'v':
             printf("cairnd %s\n", CAIRN_VERSION);
             return 0;

@@ -18,6 +18,8 @@ const char *wire_type_name(int type)
 
     if (wire_care_name(type))
         return wire_care_name(type);
+    if (wire_proof_name(type))
+        return wire_proof_name(type);
     if (type == WIRE_FORGOTTEN)
         return "FORGOTTEN";
     return type >= WIRE_HELLO && type <= WIRE_BYE ? names[type - WIRE_HELLO] : "UNKNOWN";
@@ -53,6 +55,8 @@ static int encode_hello(envelope *e, const struct wire_message *m, uint8_t *buf,
     b.address.data = (uint8_t *)(uintptr_t)m->hello.address;
     b.address.len = m->hello.address_len;
     b.slots = m->hello.slots;
+    b.nonce.data = (uint8_t *)(uintptr_t)m->hello.nonce;
+    b.nonce.len = m->hello.has_nonce ? PROOF_NONCE : 0;
     return wire_pack(e, buf, err);
 }
 
@@ -217,6 +221,8 @@ int wire_encode(const struct wire_message *m, uint8_t buf[WIRE_MAX], struct cair
     e.session = m->session;
     if (wire_care_name(m->type))
         return wire_care_encode(&e, m, buf, err);
+    if (wire_proof_name(m->type))
+        return wire_proof_encode(&e, m, buf, err);
     if (m->type == WIRE_FORGOTTEN)
         return encode_forgotten(&e, m, buf, err);
     if (m->type < WIRE_HELLO || m->type > WIRE_BYE)
@@ -260,6 +266,11 @@ static int decode_hello(const Cairn__Wire__V1__Hello *b, struct wire_message *m,
     memcpy(m->hello.address, b->address.data, b->address.len);
     m->hello.address_len = b->address.len;
     m->hello.slots = b->slots;
+    if (b->nonce.len != 0 && b->nonce.len != PROOF_NONCE)
+        return bad(err, "a HELLO with a nonce of another length");
+    m->hello.has_nonce = b->nonce.len > 0;
+    if (m->hello.has_nonce)
+        memcpy(m->hello.nonce, b->nonce.data, PROOF_NONCE);
     return wire_get_name("node", b->node, m->hello.node, err);
 }
 
@@ -324,6 +335,8 @@ static int decode_read(const Cairn__Wire__V1__Read *b, struct wire_message *m, s
 
 static int decode_body(const envelope *e, struct wire_message *m, struct cairn_error *err)
 {
+    if (wire_proof_name(m->type))
+        return wire_proof_decode(e, m, err);
     switch (m->type) {
     case WIRE_HELLO:
         return decode_hello(e->hello, m, err);

@@ -5,6 +5,7 @@
 #define CAIRN_CORE_PROTO_WIRE_H
 
 #include "core/proto/fragment.h"
+#include "core/proto/proof.h"
 
 #define WIRE_VERSION 1
 #define WIRE_MAX 4096     /* bytes of any message */
@@ -26,6 +27,8 @@ enum wire_type { /* the field numbers of Envelope.body */
                  WIRE_PING,
                  WIRE_PONG,
                  WIRE_BYE,
+                 WIRE_CHALLENGE = 30,
+                 WIRE_PROOF,
                  WIRE_SCRUB = 40,
                  WIRE_SCRUB_DONE,
                  WIRE_INVENTORY,
@@ -57,7 +60,20 @@ struct wire_message {
             uint8_t address[WIRE_MAX_ADDR];
             size_t address_len;
             uint32_t slots;
+            bool has_nonce;
+            uint8_t nonce[PROOF_NONCE];
         } hello;
+        struct {
+            char peer[CAIRN_MAX_NAME + 1];
+            uint64_t start;
+            uint8_t nonce[PROOF_NONCE];
+            uint32_t key_id;
+            uint8_t tag[PROOF_TAG];
+        } challenge;
+        struct {
+            uint32_t key_id;
+            uint8_t tag[PROOF_TAG];
+        } proof;
         struct {
             struct wire_status status;
             char peer[CAIRN_MAX_NAME + 1];

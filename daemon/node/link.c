@@ -316,6 +316,10 @@ static void on_welcome(struct link *l, const struct wire_message *m)
         link_fail(l, "it refused us: %s", m->welcome.status.message);
         return;
     }
+    if (!link_key_proven(l)) {
+        link_fail(l, "it has no key, and this node wants proof ([fabric] key_file)");
+        return;
+    }
     if (strcmp(m->welcome.peer, l->record.id) != 0) {
         link_fail(l, "peer %s answers at its address", m->welcome.peer);
         return;
@@ -350,7 +354,7 @@ static void on_message(void *arg, const void *data, size_t len)
         link_fail(l, "it sent %s", err.message);
         return;
     }
-    if (m.type != WIRE_WELCOME && m.session != l->session)
+    if (m.type != WIRE_WELCOME && m.type != WIRE_CHALLENGE && m.session != l->session)
         return;
     l->heard_ns = link_now_ns(l);
     l->ping_deadline_ns = 0;
@@ -358,6 +362,8 @@ static void on_message(void *arg, const void *data, size_t len)
         on_pong(l);
     if (m.type == WIRE_WELCOME)
         on_welcome(l, &m);
+    else if (m.type == WIRE_CHALLENGE)
+        link_on_challenge(l, &m);
     else if (m.type == WIRE_STREAM_OPENED)
         link_on_stream_opened(l, &m);
     else if (m.type == WIRE_STORED)
@@ -458,8 +464,10 @@ static int greet(struct link *l, struct cairn_error *err)
     m.hello.start = c->start;
     m.hello.slots = c->slots;
     endpoint_address(l->ep, m.hello.address, &m.hello.address_len);
-    link_say(l, &m);
-    return 0;
+    r = link_hello_nonce(l, &m, err);
+    if (r == 0)
+        link_say(l, &m);
+    return r;
 }
 
 void link_connect(struct link *l)

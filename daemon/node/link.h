@@ -116,6 +116,7 @@ void links_kick(struct links *links); /* runs all pumps soon, once */
 struct loop *links_loop(struct links *links);
 struct workers *links_workers(struct links *links);
 struct plugins *links_plugins(struct links *links);
+struct keyring *links_keyring(struct links *links); /* NULL: no proof is wanted */
 struct fabric *links_fabric(struct links *links);
 const struct links_config *links_config_of(struct links *links);
 struct codec *links_lz4(struct links *links); /* NULL when it is not there */

@@ -41,6 +41,8 @@ struct link {
     struct loop_post tear_down;
     struct loop_timer tick;
     uint64_t hello_deadline_ns;
+    struct proof proof; /* of the handshake under way */
+    bool key_proven;    /* the peer proved that it holds the key, and got our proof */
     uint64_t heard_ns, ping_deadline_ns;
     /* from Welcome */
     uint64_t session, slots_key, slots_base, slot_bytes;
@@ -80,6 +82,12 @@ void link_fail(struct link *l, const char *fmt, ...) __attribute__((format(print
 void link_did_well(struct link *l);
 /* Sends what waits and can be sent. */
 void link_pump(struct link *l);
+
+/* ---- link_proof.c ---------------------------------------------------------------------------- */
+int link_hello_nonce(struct link *l, struct wire_message *hello, struct cairn_error *err);
+void link_on_challenge(struct link *l, const struct wire_message *m);
+/* The peer has proved itself, or no proof is wanted. */
+bool link_key_proven(const struct link *l);
 
 /* ---- link_put.c ------------------------------------------------------------------------------ */
 struct stream *link_find_stream(const struct link *l, const struct stream_key *key);

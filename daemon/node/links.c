@@ -57,6 +57,11 @@ struct plugins *links_plugins(struct links *s)
     return s->deps.plugins;
 }
 
+struct keyring *links_keyring(struct links *s)
+{
+    return s->deps.keyring;
+}
+
 struct fabric *links_fabric(struct links *s)
 {
     return s->deps.fabric;

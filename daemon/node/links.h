@@ -20,6 +20,7 @@
 #include "core/proto/record.h"
 #include "daemon/io/buffers.h"
 #include "daemon/io/fabric.h"
+#include "daemon/io/keyring.h"
 #include "daemon/io/plugins.h"
 #include "daemon/io/workers.h"
 
@@ -44,6 +45,7 @@ struct links_deps {
     struct workers *workers;
     struct plugins *plugins; /* for codecs */
     struct meta *meta;
+    struct keyring *keyring; /* NULL: peers are not asked for proof */
 };
 int links_new(const struct links_deps *deps, const struct links_config *config, struct links **ret_links,
               struct cairn_error *err);

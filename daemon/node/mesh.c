@@ -15,6 +15,7 @@
 
 struct mesh {
     struct endpoint *ep;
+    struct keyring *keyring;
     struct crew_address self;
     void (*letter)(void *arg, const struct crew_letter *l);
     void *arg;
@@ -51,13 +52,16 @@ static void cut_off_clogged(struct mesh *mesh)
 
 static int mesh_pack(struct mesh *mesh, struct crew_letter *letter, struct bytes *out, struct cairn_error *err)
 {
-    static const uint8_t unsigned_tag[CREW_TAG];
+    uint8_t tag[CREW_TAG] = {0};
     struct bytes plain = {0};
+    uint32_t key_id = 0;
 
     letter->from = mesh->self;
     int r = crew_encode(letter, &plain, err);
+    if (r == 0 && mesh->keyring)
+        r = keyring_sign(mesh->keyring, plain.data, plain.len, tag, &key_id);
     if (r == 0)
-        r = crew_seal(&plain, 0, unsigned_tag, out, err);
+        r = crew_seal(&plain, key_id, tag, out, err);
     bytes_free(&plain);
     return r;
 }
@@ -86,6 +90,18 @@ void mesh_send(struct mesh *mesh, const struct crew_address *to, struct crew_let
 
 /* ---- receiving ------------------------------------------------------------------------------- */
 
+static int mesh_check(struct mesh *mesh, const struct crew_sealed *s, struct cairn_error *err)
+{
+    if (!mesh->keyring && s->key_id)
+        return cairn_fail(err, CAIRN_E_DENIED, "it is signed, and this node has no key ([fabric] key_file)");
+    if (!mesh->keyring)
+        return 0;
+    if (!s->key_id)
+        return cairn_fail(err, CAIRN_E_DENIED, "it is not signed: its sender has no key ([fabric] key_file)");
+    int r = keyring_verify(mesh->keyring, s->key_id, s->letter.data, s->letter.len, s->tag);
+    return r < 0 ? cairn_fail(err, r, "it is not signed with key %u of this cluster", s->key_id) : 0;
+}
+
 static void on_message(void *arg, const void *data, size_t len)
 {
     struct mesh *mesh = arg;
@@ -93,6 +109,8 @@ static void on_message(void *arg, const void *data, size_t len)
     struct crew_sealed sealed = {.key_id = 0};
 
     int r = crew_open(data, len, &sealed, &err);
+    if (r == 0)
+        r = mesh_check(mesh, &sealed, &err);
     if (r == 0)
         r = crew_decode(sealed.letter.data, sealed.letter.len, &mesh->in, &err);
     bytes_free(&sealed.letter);
@@ -125,6 +143,7 @@ int mesh_new(struct fabric *fabric, const struct mesh_config *config, struct mes
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate the endpoint of a node");
     snprintf(mesh->self.node, sizeof mesh->self.node, "%s", config->node);
     mesh->self.start = config->start;
+    mesh->keyring = config->keyring;
     int r = endpoint_open(fabric, 0, MESSAGES, &events, mesh, &mesh->ep, err);
     if (r < 0) {
         free(mesh);

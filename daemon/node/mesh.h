@@ -6,11 +6,13 @@
 
 #include "core/proto/crew.h"
 #include "daemon/io/fabric.h"
+#include "daemon/io/keyring.h"
 
 struct mesh;
 struct mesh_config {
     const char *node;
-    uint64_t start; /* random, of this start of the daemon */
+    uint64_t start;          /* random, of this start of the daemon */
+    struct keyring *keyring; /* letters are signed, and only signed ones are read; NULL: neither */
 };
 int mesh_new(struct fabric *fabric, const struct mesh_config *config, struct mesh **ret_mesh,
              struct cairn_error *err);

@@ -119,7 +119,8 @@ static void node_free(struct node *n)
 static int node_start_parts(struct node *n, struct cairn_error *err)
 {
     const struct node_config *c = &n->config;
-    struct links_deps ld = {n->deps.loop, n->deps.fabric, n->deps.workers, n->deps.plugins, n->deps.meta};
+    struct links_deps ld = {n->deps.loop, n->deps.fabric, n->deps.workers, n->deps.plugins, n->deps.meta,
+                            n->deps.keyring};
     struct links_config lc = {.node = n->id,
                               .start = c->start,
                               .slots = c->slots,
@@ -147,7 +148,7 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
         r = links_new(&ld, &lc, &n->links, err);
     if (r < 0)
         return r;
-    struct mesh_config mc = {n->id, c->start};
+    struct mesh_config mc = {n->id, c->start, n->deps.keyring};
     r = mesh_new(n->deps.fabric, &mc, &n->mesh, err);
     if (r < 0)
         return r;

@@ -48,6 +48,7 @@ struct node_deps {
     struct workers *workers;
     struct plugins *plugins;
     struct meta *meta;
+    struct keyring *keyring; /* NULL: other daemons are not asked for proof */
 };
 int node_new(const struct node_deps *deps, const struct node_config *config, struct node **ret_node,
              struct cairn_error *err);

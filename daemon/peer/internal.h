@@ -13,6 +13,8 @@
 #define PEER_MAX_FENCES 4096        /* jobs whose fence is remembered */
 #define PEER_MAX_FORGOTTEN 1024     /* deleted checkpoints that are remembered */
 
+#define PEER_MAX_HANDSHAKES 64
+
 struct peer_node;
 struct scrub;
 
@@ -83,6 +85,13 @@ struct peer_read {
     struct fabric_op write;
 };
 
+struct handshake {     /* a node that was challenged */
+    uint64_t begun_ns; /* 0: free */
+    uint64_t session;  /* random; its proof shows it */
+    struct proof proof;
+    struct wire_message hello;
+};
+
 struct fence {
     char job[CAIRN_MAX_NAME + 1];
     uint64_t incarnation;
@@ -107,6 +116,7 @@ struct peer {
     struct scrub *scrub;
     struct list reads_waiting;
     unsigned nreads_waiting;
+    struct handshake handshakes[PEER_MAX_HANDSHAKES];
     struct fence *fences;
     unsigned nfences;
     struct forgotten forgotten[PEER_MAX_FORGOTTEN];
@@ -141,7 +151,8 @@ struct peer {
 };
 
 /* ---- slots.c: sessions of nodes, and what arrives in their slots ----------------------------- */
-void peer_on_hello(struct peer *p, const struct wire_message *m);
+/* The node that this Hello is from gets its slots; what it had is gone. */
+void peer_admit(struct peer *p, const struct wire_message *hello);
 void peer_on_written(struct peer *p, uint32_t data);
 void peer_on_stream_open(struct peer_node *n, const struct wire_message *m);
 /* Whether it may be was found out: opens it, or with code < 0 says why not. */
@@ -155,6 +166,12 @@ void peer_node_pending_end(struct peer_node *n);
 void peer_refuse(struct peer *p, const struct wire_message *hello, const struct cairn_error *err);
 void peer_send(struct peer_node *n, const void *message, size_t len); /* best effort: a dead node ends its session */
 void peer_answer(struct peer_node *n, const struct wire_message *m);
+
+/* ---- greet.c: who may be a node -------------------------------------------------------------- */
+void peer_on_hello(struct peer *p, const struct wire_message *m);
+void peer_on_proof(struct peer *p, const struct wire_message *m);
+/* To whoever said hello; best effort. */
+void peer_say_to(struct peer *p, const struct wire_message *hello, const struct wire_message *m);
 
 /* ---- reads.c --------------------------------------------------------------------------------- */
 void peer_on_read(struct peer_node *n, const struct wire_message *m);

@@ -50,28 +50,34 @@ void peer_send(struct peer_node *n, const void *message, size_t len)
     endpoint_send(n->peer->ep, &s->op, n->to, message, len);
 }
 
-static void refusal_sent(struct fabric_op *op, int code)
+static void said(struct fabric_op *op, int code)
 {
     (void)code;
     free(op);
 }
 
-void peer_refuse(struct peer *p, const struct wire_message *hello, const struct cairn_error *err)
+void peer_say_to(struct peer *p, const struct wire_message *hello, const struct wire_message *m)
 {
-    struct wire_message m = {.type = WIRE_WELCOME};
     uint8_t buf[WIRE_MAX];
     uint64_t to;
 
-    snprintf(m.welcome.peer, sizeof m.welcome.peer, "%s", p->id);
-    wire_status_set(&m.welcome.status, err->code, err);
-    int len = wire_encode(&m, buf, NULL);
+    int len = wire_encode(m, buf, NULL);
     if (len < 0 || endpoint_resolve(p->ep, hello->hello.address, hello->hello.address_len, &to, NULL) < 0)
         return;
     struct fabric_op *op = calloc(1, sizeof *op);
     if (!op)
         return;
-    op->done = refusal_sent;
+    op->done = said;
     endpoint_send(p->ep, op, to, buf, (size_t)len);
+}
+
+void peer_refuse(struct peer *p, const struct wire_message *hello, const struct cairn_error *err)
+{
+    struct wire_message m = {.type = WIRE_WELCOME};
+
+    snprintf(m.welcome.peer, sizeof m.welcome.peer, "%s", p->id);
+    wire_status_set(&m.welcome.status, err->code, err);
+    peer_say_to(p, hello, &m);
 }
 
 /* ---- receiving ------------------------------------------------------------------------------- */
@@ -143,8 +149,8 @@ static void on_message(void *arg, const void *data, size_t len)
         log_line(LOG_WARNING, "a message of %zu bytes was dropped: %s", len, err.message);
         return;
     }
-    if (m.type == WIRE_HELLO) {
-        peer_on_hello(p, &m);
+    if (m.type == WIRE_HELLO || m.type == WIRE_PROOF) {
+        (m.type == WIRE_HELLO ? peer_on_hello : peer_on_proof)(p, &m);
         return;
     }
     struct peer_node *n = find_session(p, m.session);

@@ -12,6 +12,7 @@
 
 #include "core/proto/record.h"
 #include "daemon/io/fabric.h"
+#include "daemon/io/keyring.h"
 #include "daemon/io/plugins.h"
 
 struct peer;
@@ -34,6 +35,7 @@ struct peer_deps {
     struct workers *workers;
     struct store *store;
     struct meta *meta;
+    struct keyring *keyring; /* NULL: nodes are not asked for proof */
 };
 /* Starts and begins to register under cairn/v1/peers/<id>. */
 int peer_new(const struct peer_deps *deps, const struct peer_config *config, struct peer **ret_peer,

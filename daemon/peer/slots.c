@@ -187,7 +187,7 @@ static void welcome(struct peer_node *n)
     peer_answer(n, &m);
 }
 
-void peer_on_hello(struct peer *p, const struct wire_message *m)
+void peer_admit(struct peer *p, const struct wire_message *m)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct peer_node *n = NULL;

@@ -236,7 +236,8 @@ def main():
     a = parse()
     try:
         netns.enter()
-        c = Wide(a.build, nodes=a.nodes, peers=a.peers, etcd=a.etcd, disk_mib=a.disk_mib, keep=a.keep, node__fragment_late_ms=500,
+        rule = {"retention__rule": "last=5 every=100", "retention__interval_s": 2} if a.retain else {}
+        c = Wide(a.build, common=rule, nodes=a.nodes, peers=a.peers, etcd=a.etcd, disk_mib=a.disk_mib, keep=a.keep, node__fragment_late_ms=500,
                  node__connect_ms=500, node__sync_late_ms=3000, node__backoff_ms=100, node__checkpoint_s=30)
     except (netns.NotPermitted, netns.Missing) as e:
         print(f"skipped: {e}")

@@ -12,6 +12,7 @@ Without etcd all daemons share a SQLite file, which no cut cable separates from 
 the file system, and what they do beyond it is the node's doing.
 """
 import os
+import subprocess
 
 import etcd as etcds
 import netns
@@ -29,8 +30,16 @@ class Wide(Cluster):
         for i, p in enumerate(self.peers):
             p.options["peer"]["domain"] = domains[i] if domains else f"h{i + 1}"
             p.disk = self._disk(p, disk_mib) if disk_mib else None
+        key = self._make_key()
         for d in [*self.nodes, *self.peers]:
+            d.options["fabric"]["key_file"] = key
             d.write_config()
+
+    def _make_key(self):
+        """Hosts are not loopback: daemons must prove who they are."""
+        path = self.dir / "keys"
+        subprocess.run([self.build / "daemon" / "cairnd", "--make-key", path], check=True, timeout=30)
+        return str(path)
 
     def _make_etcd(self, members):
         if not etcds.AVAILABLE:

@@ -38,7 +38,7 @@ void machine_start(struct fixture *f, struct machine *m, const char *node, uint6
     double_init(&m->links, m->loop);
     m->stopped = false;
     struct fabric_config fc = {"tcp;ofi_rxm", "127.0.0.1"};
-    struct mesh_config mc = {node, start};
+    struct mesh_config mc = {node, start, NULL};
     if (r == 0)
         r = fabric_open(m->loop, &fc, &m->fabric, &err);
     if (r == 0)

@@ -29,6 +29,19 @@ static struct wire_message sample(int type)
         memcpy(m.hello.address, "\x00\x01\xff", 3);
         m.hello.address_len = 3;
         m.hello.slots = 16;
+        m.hello.has_nonce = true;
+        m.hello.nonce[3] = 5;
+        break;
+    case WIRE_CHALLENGE:
+        strcpy(m.challenge.peer, "p1");
+        m.challenge.start = 7;
+        m.challenge.nonce[15] = 9;
+        m.challenge.key_id = 3;
+        m.challenge.tag[31] = 8;
+        break;
+    case WIRE_PROOF:
+        m.proof.key_id = 4;
+        m.proof.tag[0] = 1;
         break;
     case WIRE_WELCOME:
         strcpy(m.welcome.peer, "p1");
@@ -152,14 +165,14 @@ static const int types[] = {WIRE_HELLO,         WIRE_WELCOME,
                             WIRE_SYNCED,        WIRE_STREAM_CLOSE,
                             WIRE_READ,          WIRE_READ_DONE,
                             WIRE_FORGET,        WIRE_PING,
-                            WIRE_PONG,          WIRE_BYE,
+                            WIRE_PONG,          WIRE_BYE,         WIRE_CHALLENGE, WIRE_PROOF,
                             WIRE_SCRUB,         WIRE_SCRUB_DONE,
                             WIRE_INVENTORY,     WIRE_INVENTORY_ITEMS,
                             WIRE_ACCEPT_ENGINE, WIRE_ENGINE_ACCEPTED};
 #define NTYPES (sizeof types / sizeof types[0])
 
 static const char *const golden[] = {
-    "080152140a026e311118171615141312111a030001ff2010",
+    "080152260a026e311118171615141312111a030001ff2010321000000005000000000000000000000000",
     "080118888e98a8c0e08081015a271a02703121050000000000000028103080a04039ffffffffffffffff4100000000007f00"
     "004820",
     "080118888e98a8c0e08081016215080112036a6f62180a20022a026e31308080403801",
@@ -175,6 +188,9 @@ static const char *const golden[] = {
     "080118888e98a8c0e0808101aa01020808",
     "080118888e98a8c0e0808101b201080808108080808004",
     "080118888e98a8c0e0808101ba01050a03627965",
+    "080118888e98a8c0e0808101f201430a0270311107000000000000001a100000000000000000000000000000000920032a20000000000000000000000000"
+    "0000000000000000000000000000000000000008",
+    "080118888e98a8c0e0808101fa0124080412200100000000000000000000000000000000000000000000000000000000000000",
     "080118888e98a8c0e0808101c20207080912036a6f62",
     "080118888e98a8c0e0808101ca021f080910f3ffffffffffffffff011a0466756c6c200328463080808080043802",
     "080118888e98a8c0e0808101d20216080a12036a6f621a0d0a036a6f62100a180222026e31",
