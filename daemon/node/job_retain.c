@@ -5,7 +5,7 @@
  *                  --> what no rule keeps is buried (job_bury.c), if this daemon coordinates the job or nobody does
  *
  *     FORGOTTEN of every peer that the tombstone names and of every peer that is registered
- *                  --> the checkpoint's records go, tombstone last to be needed, in one transaction
+ *                  --> the checkpoint's records go, in one transaction
  *
  * Nothing here must be remembered over a restart: the tombstone says all. Jobs that nobody coordinates are looked after
  * by the sweeper: the one daemon that holds cairn/v1/sweeper under its lease. */
@@ -103,16 +103,21 @@ static void grave_check_peer(void *arg, const char *peer, bool registered)
     c->all &= grave_heard(c->grave, peer);
 }
 
-/* A daemon that knows no peer yet has heard nobody. */
-static bool grave_is_empty(const struct grave *g)
+/* Whether every peer that could answer has. A daemon that knows no peer yet has heard nobody. */
+static bool grave_all_here_answered(const struct grave *g)
 {
     struct grave_check c = {.grave = g, .all = true};
 
+    links_each_peer(g->retainer->jobs->deps.links, grave_check_peer, &c);
+    return c.any && c.all;
+}
+
+static bool grave_is_empty(const struct grave *g)
+{
     for (uint32_t i = 0; i < g->npeers; i++)
         if (!grave_heard(g, g->peers[i]))
             return false;
-    links_each_peer(g->retainer->jobs->deps.links, grave_check_peer, &c);
-    return c.any && c.all;
+    return grave_all_here_answered(g);
 }
 
 static void grave_removed(struct meta_req *req, const struct cairn_meta_result *result)
@@ -196,7 +201,8 @@ static void grave_dig(struct retainer *t, const char *job, uint64_t step, uint64
     }
     g->revision = revision;
     g->seen = true;
-    links_end_checkpoint(t->jobs->deps.links, job, step, incarnation, true);
+    if (!grave_all_here_answered(g)) /* else it waits for one that is away */
+        links_end_checkpoint(t->jobs->deps.links, job, step, incarnation, true);
     grave_tick(g);
 }
 
