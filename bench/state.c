@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bench-state: one rank with a training state of any size. "save" makes it, measures this machine's memcpy into shared
  * memory, saves it some times and prints what each save cost; "restore" reads it back and compares every byte with what
- * "save" made. One JSON object on stdout; bench/save-restore drives it and the daemons around it. */
+ * "save" made. One JSON object on stdout; bench/save-restore drives it and the daemons around it. "step" saves once for
+ * each line on stdin and prints "sealed" and "committed SECONDS", for bench/hung-peer. */
 #include <cairn/cairn.h>
 
 #include <getopt.h>
@@ -182,7 +183,7 @@ static struct cairn_session *open_session(const struct options *o, uint32_t flag
     return session;
 }
 
-static void save_once(struct cairn_session *session, struct state *s, uint64_t step, double *ret_stall,
+static void save_once(struct cairn_session *session, struct state *s, uint64_t step, bool say, double *ret_stall,
                       double *ret_commit)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -200,6 +201,8 @@ static void save_once(struct cairn_session *session, struct state *s, uint64_t s
     if (cairn_save_seal(save, &err) < 0)
         die("seal", &err);
     *ret_stall = now() - begin;
+    if (say)
+        puts("sealed");
     if (cairn_save_wait(save, CAIRN_COMMITTED, 600000, &err) < 0)
         die("wait for the commit", &err);
     *ret_commit = now() - begin;
@@ -217,10 +220,28 @@ static int cmd_save(const struct options *o)
            (unsigned long long)s.bytes, copy, now() - opened);
     for (unsigned i = 0; i < o->saves; i++) {
         double stall, commit;
-        save_once(session, &s, i + 1, &stall, &commit);
+        save_once(session, &s, i + 1, false, &stall, &commit);
         printf("%s{\"stall_s\": %.4f, \"commit_s\": %.4f}", i ? ", " : "", stall, commit);
     }
     printf("]}\n");
+    cairn_session_close(session);
+    return 0;
+}
+
+static int cmd_step(const struct options *o)
+{
+    char line[16];
+    struct state s;
+    double stall, commit;
+
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    state_make(&s, o, true);
+    struct cairn_session *session = open_session(o, 0, &s);
+    puts("opened");
+    for (uint64_t step = 1; fgets(line, sizeof line, stdin); step++) {
+        save_once(session, &s, step, true, &stall, &commit);
+        printf("committed %.6f\n", commit);
+    }
     cairn_session_close(session);
     return 0;
 }
@@ -281,6 +302,8 @@ int main(int argc, char **argv)
         return cmd_save(&o);
     if (optind + 1 == argc && strcmp(argv[optind], "restore") == 0)
         return cmd_restore(&o);
-    fprintf(stderr, "usage: bench-state save|restore --socket PATH [--mib N] [--saves N] [--threads N]\n");
+    if (optind + 1 == argc && strcmp(argv[optind], "step") == 0)
+        return cmd_step(&o);
+    fprintf(stderr, "usage: bench-state save|restore|step --socket PATH [--mib N] [--saves N] [--threads N]\n");
     return 2;
 }

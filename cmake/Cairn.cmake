@@ -2,7 +2,7 @@
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 
-foreach(dep IN ITEMS libfabric liburing liblz4 libzstd libisal libprotobuf-c jansson sqlite3 libcrypto libsystemd cmocka)
+foreach(dep IN ITEMS libfabric liburing liblz4 libzstd libisal libprotobuf-c jansson sqlite3 libcrypto libcurl libsystemd cmocka)
   string(TOUPPER ${dep} var)
   string(REPLACE "-" "_" var ${var})
   pkg_check_modules(${var} REQUIRED IMPORTED_TARGET ${dep})

@@ -3,6 +3,7 @@
 
 #include "core/base/error.h"
 #include "core/model/name.h"
+#include "core/model/units.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -37,8 +38,15 @@ static const struct option options[] = {
     {"fabric", "provider", TEXT, AT(provider), "tcp;ofi_rxm", 0, 0, "libfabric provider"},
     {"fabric", "bind", TEXT, AT(bind), "127.0.0.1", 0, 0, "numeric address of this machine that peers reach"},
     {"fabric", "port", NUMBER, AT(port), "0", 0, 65535, "of the peer role; 0: any"},
-    {"meta", "plugin", TEXT, AT(meta_plugin), "sqlite", 0, 0, "metadata engine"},
-    {"meta", "path", TEXT, AT(meta_path), "", 0, 0, "of its database; empty: STATE/meta.db"},
+    {"meta", "plugin", TEXT, AT(meta_plugin), "sqlite", 0, 0, "sqlite: for one machine; etcd: for a cluster"},
+    {"meta", "path", TEXT, AT(meta_path), "", 0, 0, "of SQLite's database; empty: STATE/meta.db"},
+    {"meta", "endpoints", TEXT, AT(meta_endpoints), "", 0, 0, "of etcd: http://HOST:2379, ... or https://"},
+    {"meta", "prefix", TEXT, AT(meta_prefix), "", 0, 0, "stands before every key in etcd: a namespace"},
+    {"meta", "ca", TEXT, AT(meta_ca), "", 0, 0, "file of the authorities that etcd's certificates are from"},
+    {"meta", "cert", TEXT, AT(meta_cert), "", 0, 0, "file of this daemon's certificate for etcd"},
+    {"meta", "key", TEXT, AT(meta_key), "", 0, 0, "file of its private key"},
+    {"meta", "user", TEXT, AT(meta_user), "", 0, 0, "of etcd; empty: none"},
+    {"meta", "password_file", TEXT, AT(meta_password_file), "", 0, 0, "its password, in a file of mode 0600"},
     {"meta", "timeout_ms", NUMBER, AT(meta_timeout_ms), "5000", 10, 600000, "deadline of one metadata request"},
     {"meta", "lease_ms", NUMBER, AT(lease_ms), "5000", 100, 600000, "a daemon silent for so long is taken for dead"},
     {"peer", "id", TEXT, AT(peer_id), "", 0, 0, "name of this storage peer; empty: the node's"},
@@ -51,6 +59,7 @@ static const struct option options[] = {
     {"peer", "reserve_mib", NUMBER, AT(reserve_mib), "64", 0, 1ul << 30, "space left free on the device"},
     {"peer", "node_idle_ms", NUMBER, AT(node_idle_ms), "60000", 100, 3600000,
      "a node silent for so long loses its slots"},
+    {"peer", "scrub_mib_s", NUMBER, AT(scrub_mib_s), "4", 0, 1ul << 20, "read to verify what is stored; 0: when asked"},
     {"node", "arena_max_mib", NUMBER, AT(arena_max_mib), "0", 0, 1ul << 30,
      "bound on all arenas; 0: half of the memory"},
     {"node", "arena_keep_s", NUMBER, AT(arena_keep_s), "3600", 0, 1ul << 30, "how long a dead rank's snapshot is kept"},
@@ -58,12 +67,17 @@ static const struct option options[] = {
     {"node", "windows_max_mib", NUMBER, AT(windows_max_mib), "128", 4, 1ul << 20, "memory of all restores"},
     {"node", "slots", NUMBER, AT(slots), "8", 1, 256, "fragments on their way to one peer"},
     {"node", "fragment_buffers_mib", NUMBER, AT(fragment_buffers_mib), "64", 32, 1ul << 20, "memory for encoding"},
-    {"node", "fragment_late_ms", NUMBER, AT(fragment_late_ms), "2000", 50, 600000, "then its peer is avoided"},
+    {"node", "margin", NUMBER, AT(margin), "0", 0, CAIRN_MAX_M, "lost peers a commit survives; 0: parity less one"},
+    {"node", "domain", TEXT, AT(node_domain), "", 0, 0, "failure domain of this machine; empty: [peer] domain"},
+    {"node", "fragment_late_ms", NUMBER, AT(fragment_late_ms), "1000", 50, 600000, "then its peer is avoided"},
     {"node", "sync_late_ms", NUMBER, AT(sync_late_ms), "10000", 50, 600000, "the same for a sync"},
     {"node", "connect_ms", NUMBER, AT(connect_ms), "2000", 50, 600000, "the same for a greeting"},
     {"node", "backoff_ms", NUMBER, AT(backoff_ms), "500", 10, 600000, "how long at first; doubles to 30 s"},
     {"node", "checkpoint_s", NUMBER, AT(checkpoint_s), "600", 1, 1ul << 20,
      "a checkpoint not committed by then is aborted"},
+    {"node", "repair_mib_s", NUMBER, AT(repair_mib_s), "64", 1, 1ul << 20, "read and written by a repair"},
+    {"node", "repair_every_s", NUMBER, AT(repair_every_s), "600", 0, 1ul << 30,
+     "how often jobs are looked through for what to repair; 0: when asked"},
     {"retention", "rule", TEXT, AT(retention_rule), "all", 0, 0, "what jobs without a rule keep: all, last=3 for=24h"},
     {"retention", "interval_s", NUMBER, AT(retention_interval_s), "60", 1, 86400, "how often it is looked after"},
 };
@@ -188,6 +202,10 @@ static int config_complete(struct config *c, struct cairn_error *err)
         r = cairn_name_check("[peer] id", c->peer_id, err);
     if (r == 0 && c->domain[0])
         r = cairn_name_check("[peer] domain", c->domain, err);
+    if (r == 0 && !c->node_domain[0] && c->is_peer)
+        snprintf(c->node_domain, sizeof c->node_domain, "%s", c->domain);
+    if (r == 0 && c->node_domain[0])
+        r = cairn_name_check("[node] domain", c->node_domain, err);
     if (r == 0 && (r = retention_parse(c->retention_rule, &c->retention, err)) < 0)
         r = cairn_wrap(err, r, "[retention] rule");
     if (r == 0)

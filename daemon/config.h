@@ -24,6 +24,13 @@ struct config {
     unsigned port;
     char meta_plugin[CONFIG_TEXT]; /* [meta] */
     char meta_path[CONFIG_TEXT];
+    char meta_endpoints[CONFIG_TEXT];
+    char meta_prefix[CONFIG_TEXT];
+    char meta_ca[CONFIG_TEXT];
+    char meta_cert[CONFIG_TEXT];
+    char meta_key[CONFIG_TEXT];
+    char meta_user[CONFIG_TEXT];
+    char meta_password_file[CONFIG_TEXT];
     unsigned meta_timeout_ms;
     unsigned lease_ms;
     char peer_id[CONFIG_TEXT]; /* [peer] */
@@ -35,17 +42,22 @@ struct config {
     unsigned read_buffers;
     unsigned reserve_mib;
     unsigned node_idle_ms;
+    unsigned scrub_mib_s;
     unsigned arena_max_mib; /* [node] */
     unsigned arena_keep_s;
     unsigned window_mib;
     unsigned windows_max_mib;
     unsigned slots;
     unsigned fragment_buffers_mib;
+    unsigned margin;
+    char node_domain[CONFIG_TEXT];
     unsigned fragment_late_ms;
     unsigned sync_late_ms;
     unsigned connect_ms;
     unsigned backoff_ms;
     unsigned checkpoint_s;
+    unsigned repair_mib_s;
+    unsigned repair_every_s;
     char retention_rule[CONFIG_TEXT]; /* [retention] */
     unsigned retention_interval_s;
     bool is_node, is_peer;      /* from roles */

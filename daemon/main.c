@@ -157,12 +157,17 @@ static void describe_peer(const struct daemon *d, json_t *o)
     peer_status(d->peer, &st);
     json_object_set_new(p, "id", json_string(d->config.peer_id));
     json_object_set_new(p, "registered", json_boolean(st.registered));
+    json_object_set_new(p, "engine_accepted", json_boolean(st.engine_accepted));
     json_object_set_new(p, "nodes", json_integer(st.nodes));
     json_object_set_new(p, "streams_open", json_integer(st.streams_open));
     json_object_set_new(p, "fragments_stored", json_integer((json_int_t)st.fragments_stored));
     json_object_set_new(p, "bytes_stored", json_integer((json_int_t)st.bytes_stored));
     json_object_set_new(p, "fragments_read", json_integer((json_int_t)st.fragments_read));
     json_object_set_new(p, "bad_fragments", json_integer((json_int_t)st.bad_fragments));
+    json_object_set_new(p, "scrub_last_unix_ms",
+                        st.scrub_last_unix_ms ? json_integer((json_int_t)st.scrub_last_unix_ms) : json_null());
+    json_object_set_new(p, "scrubbed_fragments", json_integer((json_int_t)st.scrubbed_fragments));
+    json_object_set_new(p, "scrubbed_bad", json_integer((json_int_t)st.scrubbed_bad));
     json_object_set_new(p, "free_bytes", json_integer((json_int_t)st.free_bytes));
     json_object_set_new(p, "total_bytes", json_integer((json_int_t)st.total_bytes));
     json_object_set_new(o, "peer", p);
@@ -212,7 +217,15 @@ static int make_directory(const char *path, struct cairn_error *err)
 static int daemon_start_machine_room(struct daemon *d, struct cairn_error *err)
 {
     const struct config *c = &d->config;
-    struct cairn_param meta_params[] = {{"path", c->meta_path}, {NULL, NULL}};
+    struct cairn_param meta_params[] = {{"path", c->meta_path},
+                                        {"endpoints", c->meta_endpoints},
+                                        {"prefix", c->meta_prefix},
+                                        {"ca", c->meta_ca},
+                                        {"cert", c->meta_cert},
+                                        {"key", c->meta_key},
+                                        {"user", c->meta_user},
+                                        {"password_file", c->meta_password_file},
+                                        {NULL, NULL}};
     struct fabric_config fc = {c->provider, c->bind};
     int r = loop_new(1024, &d->loop, err);
 
@@ -232,10 +245,11 @@ static int daemon_start_machine_room(struct daemon *d, struct cairn_error *err)
 static int daemon_start_peer(struct daemon *d, struct cairn_error *err)
 {
     const struct config *c = &d->config;
-    char reserve[32];
+    char reserve[32], engine_path[CONFIG_TEXT + 16];
     struct cairn_param params[] = {{"path", c->store_path}, {"reserve_bytes", reserve}, {NULL, NULL}};
     struct peer_deps deps = {d->loop, d->fabric, d->workers, NULL, d->meta};
     struct peer_config pc = {.id = c->peer_id,
+                             .engine_path = engine_path,
                              .domain = c->domain,
                              .provider = c->provider,
                              .port = (uint16_t)c->port,
@@ -243,8 +257,10 @@ static int daemon_start_peer(struct daemon *d, struct cairn_error *err)
                              .max_nodes = c->max_nodes,
                              .read_buffers = c->read_buffers,
                              .node_idle_ms = c->node_idle_ms,
-                             .lease_ms = c->lease_ms};
+                             .lease_ms = c->lease_ms,
+                             .scrub_mib_s = c->scrub_mib_s};
 
+    snprintf(engine_path, sizeof engine_path, "%s/engine", c->store_path);
     snprintf(reserve, sizeof reserve, "%llu", (unsigned long long)c->reserve_mib << 20);
     int r = plugins_store_open(d->plugins, d->loop, c->store, params, &d->store, err);
     if (r < 0)
@@ -268,6 +284,8 @@ static int daemon_start_node(struct daemon *d, struct cairn_error *err)
                              .slots = c->slots,
                              .fragment_buffers =
                                  (unsigned)(((uint64_t)c->fragment_buffers_mib << 20) / FRAGMENT_MAX_RECORD),
+                             .margin = c->margin,
+                             .domain = c->node_domain,
                              .fragment_late_ms = c->fragment_late_ms,
                              .sync_late_ms = c->sync_late_ms,
                              .connect_ms = c->connect_ms,
@@ -276,7 +294,9 @@ static int daemon_start_node(struct daemon *d, struct cairn_error *err)
                              .retention = c->retention,
                              .retention_ms = c->retention_interval_s * 1000,
                              .lease_ms = c->lease_ms,
-                             .meta_ms = c->meta_timeout_ms};
+                             .meta_ms = c->meta_timeout_ms,
+                             .repair_mib_s = c->repair_mib_s,
+                             .repair_every_s = c->repair_every_s};
     int r = node_new(&deps, &nc, &d->node, err);
 
     if (r == 0)

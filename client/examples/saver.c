@@ -96,10 +96,28 @@ static int each_tensor(struct trainer *t, tensor_fn fn, void *handle, struct cai
 
 /* ---- opening and resuming -------------------------------------------------------------------- */
 
+/* --socket PATH,PATH...: one for each node, and the ranks are dealt over them in blocks. */
+static const char *rank_socket(const struct trainer *t, char *buf, size_t len)
+{
+    const char *at = t->options->socket;
+    uint32_t nodes = 1, node;
+
+    if (!at)
+        return NULL;
+    for (const char *p = at; *p; p++)
+        nodes += *p == ',';
+    node = (uint32_t)((uint64_t)t->rank * nodes / t->crew->ranks);
+    for (; node > 0; node--)
+        at = strchr(at, ',') + 1;
+    snprintf(buf, len, "%.*s", (int)strcspn(at, ","), at);
+    return buf;
+}
+
 int saver_open(struct trainer *t, struct saver **ret)
 {
     const struct train_options *o = t->options;
     struct cairn_error err = CAIRN_ERROR_INIT;
+    char socket[512];
     uint64_t shard = t->state_bytes / t->crew->ranks;
     struct cairn_session_options so = {
         .size = sizeof so,
@@ -108,7 +126,7 @@ int saver_open(struct trainer *t, struct saver **ret)
         .world_size = t->crew->ranks,
         .arena_bytes = o->arena_mib ? (uint64_t)o->arena_mib << 20 : shard * 5 / 2 + (8u << 20),
         .start_id = o->start_id,
-        .socket_path = o->socket,
+        .socket_path = rank_socket(t, socket, sizeof socket),
     };
     struct saver *s = calloc(1, sizeof *s);
 

@@ -17,6 +17,9 @@ static const struct command commands[] = {
     {"show", "JOB STEP", cmd_show, "one checkpoint: shards, tensors, where fragments lie"},
     {"verify", "JOB [STEP]", cmd_verify, "reads and checks every fragment where it lies"},
     {"restore", "JOB [STEP|latest] --to DIR", cmd_restore, "writes a checkpoint as safetensors files"},
+    {"repair", "JOB [STEP]", cmd_repair, "makes again what peers have lost of a job's checkpoints"},
+    {"scrub", "[JOB]", cmd_scrub, "lets every peer read and check what it stores"},
+    {"rebuild", "[JOB]", cmd_rebuild, "writes the catalog again from what the peers store"},
     {"pin", "JOB STEP [LABEL]", cmd_pin, "holds a checkpoint: it is not deleted"},
     {"unpin", "JOB STEP [LABEL]", cmd_unpin, "gives that hold up"},
     {"delete", "JOB STEP", cmd_delete, "deletes a checkpoint; never the newest"},
@@ -29,7 +32,7 @@ static void print_options(FILE *f)
     fputs("options:\n"
           "      --socket PATH      the daemon's socket ($CAIRN_SOCKET, /run/cairn/cairnd.sock)\n"
           "      --json             print JSON, for scripts\n"
-          "      --timeout SECONDS  give up after so long (60; verify and restore 3600)\n"
+          "      --timeout SECONDS  give up after so long (60; what reads checkpoints 3600)\n"
           "      --help             print this\n"
           "      --version          print the version\n",
           f);
@@ -97,12 +100,25 @@ int tool_open(const struct tool *t, const char *job, struct cairn_session **ret,
     return cairn_session_open(&so, ret, err);
 }
 
+static int take_answer(const struct tool *t, char *text, json_t **ret_answer)
+{
+    json_error_t why;
+
+    *ret_answer = json_loads(text, JSON_REJECT_DUPLICATES, &why);
+    if (t->json)
+        puts(text);
+    free(text);
+    if (*ret_answer)
+        return EXIT_OK;
+    fprintf(stderr, "cairn: the daemon's answer is no JSON: %s\n", why.text);
+    return EXIT_FAILED;
+}
+
 int tool_query(const struct tool *t, int kind, const char *job, uint64_t step, json_t **ret_answer)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct cairn_session *session;
     char *text = NULL;
-    json_error_t why;
 
     *ret_answer = NULL;
     if (tool_open(t, job, &session, &err) < 0)
@@ -112,14 +128,24 @@ int tool_query(const struct tool *t, int kind, const char *job, uint64_t step, j
     cairn_session_close(session);
     if (r < 0)
         return tool_fail(t, job ? job : "ask the daemon", &err);
-    *ret_answer = json_loads(text, JSON_REJECT_DUPLICATES, &why);
-    if (t->json)
-        puts(text);
-    free(text);
-    if (*ret_answer)
-        return EXIT_OK;
-    fprintf(stderr, "cairn: the daemon's answer is no JSON: %s\n", why.text);
-    return EXIT_FAILED;
+    return take_answer(t, text, ret_answer);
+}
+
+int tool_command(const struct tool *t, int kind, const char *job, uint64_t step, const char *argument,
+                 json_t **ret_answer)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_session *session;
+    char *text = NULL;
+
+    *ret_answer = NULL;
+    if (tool_open(t, job, &session, &err) < 0)
+        return tool_fail(t, "connect", &err);
+    int r = cairn_command(session, kind, job, step, argument, tool_timeout(t, TOOL_LONG_MS), &text, &err);
+    cairn_session_close(session);
+    if (r < 0)
+        return tool_fail(t, job ? job : "ask the daemon", &err);
+    return take_answer(t, text, ret_answer);
 }
 
 int tool_parse_step(const char *text, uint64_t *ret_step)

@@ -40,6 +40,9 @@ int tool_open(const struct tool *t, const char *job, struct cairn_session **ret,
 /* Asks, and prints the answer when --json was given. Returns an exit code; ret_answer is NULL when there is nothing
  * left to print. */
 int tool_query(const struct tool *t, int kind, const char *job, uint64_t step, json_t **ret_answer);
+/* The same for a command that changes something; long. */
+int tool_command(const struct tool *t, int kind, const char *job, uint64_t step, const char *argument,
+                 json_t **ret_answer);
 /* A step, or "latest". */
 int tool_parse_step(const char *text, uint64_t *ret_step);
 /* "12.3 MiB" */
@@ -53,6 +56,9 @@ int cmd_ls(struct tool *t);
 int cmd_show(struct tool *t);
 int cmd_verify(struct tool *t);
 int cmd_restore(struct tool *t);
+int cmd_repair(struct tool *t);
+int cmd_scrub(struct tool *t);
+int cmd_rebuild(struct tool *t);
 int cmd_pin(struct tool *t);
 int cmd_unpin(struct tool *t);
 int cmd_delete(struct tool *t);

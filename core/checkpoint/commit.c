@@ -233,6 +233,8 @@ static void commit_on_rank(struct commit *c, struct commit_effects *fx, const st
         commit_rank_fails(c, fx, e, "gave up");
     } else if (e->type == COMMIT_ON_FAILED && was == COMMIT_FILLED) {
         commit_rank_fails(c, fx, e, "could not store its shard of");
+    } else if (e->type == COMMIT_ON_GONE && was < COMMIT_DURABLE) {
+        commit_rank_fails(c, fx, e, "is lost with");
     }
     commit_progress(c, fx);
 }
@@ -422,6 +424,17 @@ void commit_init(struct commit *c, uint64_t step, uint32_t world_size, uint32_t 
     assert(commit_invariant(c));
 }
 
+void commit_adopt(struct commit *c, uint64_t step, uint32_t world_size, uint32_t deadline_ms, uint8_t *rank)
+{
+    *c = (struct commit){.state = COMMIT_FILLING,
+                         .step = step,
+                         .world_size = world_size,
+                         .deadline_ms = deadline_ms,
+                         .rank = rank,
+                         .intent = true};
+    assert(commit_invariant(c));
+}
+
 void commit_step(struct commit *c, const struct commit_event *event, struct commit_effects *ret_effects)
 {
     static void (*const handlers[])(struct commit *, struct commit_effects *, const struct commit_event *) = {
@@ -430,6 +443,7 @@ void commit_step(struct commit *c, const struct commit_event *event, struct comm
         [COMMIT_ON_DROPPED] = commit_on_rank,
         [COMMIT_ON_DURABLE] = commit_on_rank,
         [COMMIT_ON_FAILED] = commit_on_rank,
+        [COMMIT_ON_GONE] = commit_on_rank,
         [COMMIT_ON_INTENT_WRITTEN] = commit_on_intent,
         [COMMIT_ON_INTENT_UNKNOWN] = commit_on_intent,
         [COMMIT_ON_INTENT_REFUSED] = commit_on_intent,

@@ -30,6 +30,7 @@ enum commit_event_type {
     COMMIT_ON_DROPPED, /* + reason; ignored once the rank has filled */
     COMMIT_ON_DURABLE,
     COMMIT_ON_FAILED, /* the shard cannot be made durable; + reason */
+    COMMIT_ON_GONE,   /* whoever held the rank's snapshot is dead; ignored once it is durable; + reason */
     COMMIT_ON_INTENT_WRITTEN,
     COMMIT_ON_INTENT_UNKNOWN,
     COMMIT_ON_INTENT_REFUSED, /* + code, reason */
@@ -96,6 +97,10 @@ struct commit {
 /* rank: world_size zeroed bytes that live as long as the machine. The first effect is to write the intent. */
 void commit_init(struct commit *c, uint64_t step, uint32_t world_size, uint32_t deadline_ms, uint8_t *rank,
                  struct commit_effects *ret_effects);
+/* The machine of an intent that another coordinator left undecided: nothing is known of the ranks yet, and no effect is
+ * due. Only after the coordinator's key was claimed and the decision was read to be absent, in this order: commits compare
+ * that key, so that a late one of the old coordinator is refused from then on. */
+void commit_adopt(struct commit *c, uint64_t step, uint32_t world_size, uint32_t deadline_ms, uint8_t *rank);
 /* Events that do not fit the state change nothing: late answers and repeats are harmless. */
 void commit_step(struct commit *c, const struct commit_event *event, struct commit_effects *ret_effects);
 bool commit_ended(const struct commit *c);

@@ -5,12 +5,12 @@
 
 #include "core/model/hash.h"
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define FRACTION_BITS 57 /* 6 bits of whole part fit above them */
-#define CACHED 64        /* scores kept on the stack; with more candidates they are computed again */
 
 /* -log2(h / 2^64), at least the smallest value above 0; h is not 0. */
 static uint64_t minus_log2(uint64_t h)
@@ -34,77 +34,67 @@ static double score(const struct cairn_candidate *c, uint64_t key)
 {
     uint64_t h = cairn_hash64(c->id, strlen(c->id), key);
 
-    return c->weight > 0 ? c->weight / (double)minus_log2(h ? h : 1) : 0;
+    return c->weight / (double)minus_log2(h ? h : 1);
 }
 
-struct contest {
+/* A candidate on its way to its place. */
+struct entry {
     const struct cairn_candidate *c;
-    uint64_t key;
-    const double *scores; /* by index, or NULL: computed when asked for */
+    double score;
+    unsigned round; /* how many of its domain have a better score */
 };
 
-static double score_of(const struct contest *x, unsigned i)
+static int by_score(const struct entry *a, const struct entry *b)
 {
-    return x->scores ? x->scores[i] : score(&x->c[i], x->key);
+    if (a->score != b->score)
+        return a->score > b->score ? -1 : 1;
+    return strcmp(a->c->id, b->c->id);
 }
 
-static int by_score(const void *a, const void *b, void *arg)
+static bool is_self(const struct entry *e)
 {
-    const struct contest *x = arg;
-    unsigned i = *(const unsigned *)a;
-    unsigned j = *(const unsigned *)b;
-    double si = score_of(x, i);
-    double sj = score_of(x, j);
-
-    if (si != sj)
-        return si > sj ? -1 : 1;
-    return strcmp(x->c[i].id, x->c[j].id);
+    return e->c->nearness == CAIRN_OWN_PEER;
 }
 
-static bool same_domain(const struct cairn_candidate *a, const struct cairn_candidate *b)
+/* Domains together, each best first, the node itself behind: it takes no other's round. */
+static int by_domain(const void *x, const void *y)
 {
-    return a->domain[0] && strcmp(a->domain, b->domain) == 0;
+    const struct entry *a = x, *b = y;
+    int r = strcmp(a->c->domain, b->c->domain);
+
+    if (r == 0)
+        r = is_self(a) - is_self(b);
+    return r ? r : by_score(a, b);
 }
 
-/* Has one of order[from..to) the domain of candidate i? */
-static bool domain_used(const struct cairn_candidate *c, const unsigned *order, unsigned from, unsigned to, unsigned i)
+static int by_place(const void *x, const void *y)
 {
-    for (unsigned at = from; at < to; at++)
-        if (same_domain(&c[order[at]], &c[i]))
-            return true;
-    return false;
+    const struct entry *a = x, *b = y;
+
+    if (is_self(a) != is_self(b))
+        return is_self(a) ? 1 : -1;
+    if (a->round != b->round)
+        return a->round > b->round ? 1 : -1;
+    if (a->c->nearness != b->c->nearness)
+        return a->c->nearness > b->c->nearness ? 1 : -1;
+    return by_score(a, b);
 }
 
-/* Sorted by score in, rounds out: each round takes the best that is left of every domain, in the order of scores. */
-static void spread_over_domains(const struct cairn_candidate *c, unsigned n, unsigned *order)
+unsigned cairn_place(const struct cairn_candidate *c, unsigned n, uint64_t key, unsigned *ret_order)
 {
-    unsigned round = 0;
+    struct entry e[CAIRN_PLACE_MAX];
+    unsigned placed = 0;
 
-    for (unsigned at = 0; at < n; at++) {
-        unsigned next = at;
-
-        while (next < n && domain_used(c, order, round, at, order[next]))
-            next++;
-        if (next == n) {
-            round = at;
-            continue; /* at itself opens the new round */
-        }
-        unsigned chosen = order[next];
-        memmove(&order[at + 1], &order[at], (next - at) * sizeof(*order));
-        order[at] = chosen;
-    }
-}
-
-void cairn_place(const struct cairn_candidate *c, unsigned n, uint64_t key, unsigned *ret_order)
-{
-    double scores[CACHED];
-    struct contest x = {.c = c, .key = key, .scores = n <= CACHED ? scores : NULL};
-
-    for (unsigned i = 0; i < n; i++) {
-        ret_order[i] = i;
-        if (x.scores)
-            scores[i] = score(&c[i], key);
-    }
-    qsort_r(ret_order, n, sizeof(*ret_order), by_score, &x);
-    spread_over_domains(c, n, ret_order);
+    assert(n <= CAIRN_PLACE_MAX);
+    for (unsigned i = 0; i < n; i++)
+        if (c[i].weight > 0)
+            e[placed++] = (struct entry){.c = &c[i], .score = score(&c[i], key)};
+    qsort(e, placed, sizeof e[0], by_domain);
+    for (unsigned i = 1; i < placed; i++)
+        if (e[i].c->domain[0] && strcmp(e[i].c->domain, e[i - 1].c->domain) == 0)
+            e[i].round = e[i - 1].round + 1;
+    qsort(e, placed, sizeof e[0], by_place);
+    for (unsigned i = 0; i < placed; i++)
+        ret_order[i] = (unsigned)(e[i].c - c);
+    return placed;
 }

@@ -9,6 +9,13 @@ struct cairn_geometry cairn_geometry_for(unsigned live_peers)
     return by_peers[live_peers < most ? live_peers : most];
 }
 
+unsigned cairn_margin_for(unsigned m, unsigned asked)
+{
+    unsigned margin = asked ? asked : m > 2 ? m - 1 : 1;
+
+    return margin < m ? margin : m;
+}
+
 uint32_t cairn_chunk_parts(const struct cairn_layout *l, uint32_t first_part, unsigned k)
 {
     for (uint32_t i = 0; i < l->ngroups; i++) {

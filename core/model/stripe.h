@@ -14,6 +14,10 @@ struct cairn_geometry {
 /* By live peers: 6 and more 4+2, 5 3+2, 4 2+2, 3 2+1, 2 1+1, 1 1+0; 0 peers give 0+0. */
 struct cairn_geometry cairn_geometry_for(unsigned live_peers);
 
+/* How many of a stripe's m parity fragments must be durable beside the k others before it counts: what was asked for
+ * (0: one less than m, at least 1), never more than m. A committed checkpoint survives the loss of so many peers. */
+unsigned cairn_margin_for(unsigned m, unsigned asked);
+
 /* The chunk that begins at part: up to k parts of the same group. Short chunks have fewer data fragments. */
 uint32_t cairn_chunk_parts(const struct cairn_layout *l, uint32_t first_part, unsigned k);
 

@@ -262,7 +262,7 @@ int record_incarnation_decode(struct record_incarnation *ret, const void *data, 
     return r.code;
 }
 
-/* ---- coordinator, pin, intent ---------------------------------------------------------------- */
+/* ---- coordinator, crew, engine, pin, intent -------------------------------------------------- */
 
 int record_coordinator_encode(const struct record_coordinator *r, struct bytes *out, struct cairn_error *err)
 {
@@ -270,19 +270,82 @@ int record_coordinator_encode(const struct record_coordinator *r, struct bytes *
 
     set_text(o, "node", r->node);
     set_id(o, "start", r->start);
+    set_hex(o, "address", r->address, r->address_len);
     return write_out(o, out, err);
 }
 
 int record_coordinator_decode(struct record_coordinator *ret, const void *data, size_t len, struct cairn_error *err)
 {
     struct reader r;
-    struct record_coordinator rec;
+    struct record_coordinator rec = {.start = 0};
     _cleanup_json_ json_t *o = read_in(&r, "coordinator", data, len, err);
 
     if (r.code < 0)
         return r.code;
     get_name(&r, "node", rec.node);
     rec.start = get_id(&r, "start");
+    rec.address_len = get_hex(&r, "address", rec.address, sizeof rec.address);
+    if (r.code == 0)
+        *ret = rec;
+    return r.code;
+}
+
+int record_crew_encode(const struct record_crew *r, struct bytes *out, struct cairn_error *err)
+{
+    _cleanup_json_ json_t *o = object_new();
+    json_t *ranks = json_array();
+
+    set_text(o, "node", r->node);
+    set_id(o, "start", r->start);
+    set_number(o, "incarnation", r->incarnation);
+    for (uint32_t i = 0; i < r->nranks && i < RECORD_MAX_RANKS; i++)
+        json_array_append_new(ranks, json_integer(r->ranks[i]));
+    set(o, "ranks", ranks);
+    return write_out(o, out, err);
+}
+
+int record_crew_decode(struct record_crew *ret, const void *data, size_t len, struct cairn_error *err)
+{
+    struct reader r;
+    struct record_crew rec = {.start = 0};
+    _cleanup_json_ json_t *o = read_in(&r, "node", data, len, err);
+    json_t *ranks = json_object_get(r.o, "ranks");
+
+    if (r.code < 0)
+        return r.code;
+    get_name(&r, "node", rec.node);
+    rec.start = get_id(&r, "start");
+    rec.incarnation = get_number(&r, "incarnation", INT64_MAX);
+    if (!json_is_array(ranks) || json_array_size(ranks) > RECORD_MAX_RANKS)
+        wrong(&r, "ranks", "list of ranks");
+    for (size_t i = 0; r.code == 0 && i < json_array_size(ranks); i++) {
+        json_t *v = json_array_get(ranks, i);
+        if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) >= CAIRN_MAX_WORLD)
+            wrong(&r, "ranks", "list of ranks");
+        rec.ranks[rec.nranks++] = (uint32_t)json_integer_value(v);
+    }
+    if (r.code == 0)
+        *ret = rec;
+    return r.code;
+}
+
+int record_engine_encode(const struct record_engine *r, struct bytes *out, struct cairn_error *err)
+{
+    _cleanup_json_ json_t *o = object_new();
+
+    set_text(o, "id", r->id);
+    return write_out(o, out, err);
+}
+
+int record_engine_decode(struct record_engine *ret, const void *data, size_t len, struct cairn_error *err)
+{
+    struct reader r;
+    struct record_engine rec;
+    _cleanup_json_ json_t *o = read_in(&r, "engine", data, len, err);
+
+    if (r.code < 0)
+        return r.code;
+    get_name(&r, "id", rec.id);
     if (r.code == 0)
         *ret = rec;
     return r.code;

@@ -14,9 +14,11 @@
  * numbers. */
 void record_key_peer(char *buf, const char *peer); /* cairn/v1/peers/<id> */
 void record_prefix_peers(char *buf);
+void record_key_engine(char *buf);  /* cairn/v1/engine: which metadata engine this is */
 void record_prefix_jobs(char *buf); /* cairn/v1/jobs/ */
 void record_key_job(char *buf, const char *job,
                     const char *what); /* cairn/v1/jobs/<job>/<what>: incarnation, coordinator, pin, settings */
+void record_key_crew(char *buf, const char *job, const char *node); /* cairn/v1/jobs/<job>/nodes/<node> */
 void record_prefix_ckpts(char *buf, const char *job); /* cairn/v1/jobs/<job>/ckpt/ */
 void record_key_sweeper(char *buf); /* cairn/v1/sweeper: who looks after jobs that nobody holds (lease) */
 void record_key_ckpt(char *buf, const char *job, uint64_t step, uint64_t incarnation, const char *what);
@@ -55,6 +57,16 @@ struct record_incarnation {
 struct record_coordinator {
     char node[CAIRN_MAX_NAME + 1];
     uint64_t start;
+    uint8_t address[WIRE_MAX_ADDR]; /* where the job's other nodes greet it; hex in JSON */
+    size_t address_len;
+};
+#define RECORD_MAX_RANKS 256 /* of a job, on one node */
+struct record_crew {         /* a node with living sessions of a job: .../nodes/<node> */
+    char node[CAIRN_MAX_NAME + 1];
+    uint64_t start;
+    uint64_t incarnation;
+    uint32_t nranks;
+    uint32_t ranks[RECORD_MAX_RANKS];
 };
 struct record_pin {
     uint64_t number;      /* raised by each move of the pin */
@@ -62,6 +74,9 @@ struct record_pin {
     bool none;            /* there was nothing to resume from */
     uint64_t step;        /* of the checkpoint */
     uint64_t ckpt_incarnation;
+};
+struct record_engine {
+    char id[CAIRN_MAX_NAME + 1]; /* random, put when it is absent */
 };
 struct record_intent {
     uint32_t world_size;
@@ -103,8 +118,12 @@ int record_incarnation_encode(const struct record_incarnation *r, struct bytes *
 int record_incarnation_decode(struct record_incarnation *r, const void *data, size_t len, struct cairn_error *err);
 int record_coordinator_encode(const struct record_coordinator *r, struct bytes *out, struct cairn_error *err);
 int record_coordinator_decode(struct record_coordinator *r, const void *data, size_t len, struct cairn_error *err);
+int record_crew_encode(const struct record_crew *r, struct bytes *out, struct cairn_error *err);
+int record_crew_decode(struct record_crew *r, const void *data, size_t len, struct cairn_error *err);
 int record_pin_encode(const struct record_pin *r, struct bytes *out, struct cairn_error *err);
 int record_pin_decode(struct record_pin *r, const void *data, size_t len, struct cairn_error *err);
+int record_engine_encode(const struct record_engine *r, struct bytes *out, struct cairn_error *err);
+int record_engine_decode(struct record_engine *r, const void *data, size_t len, struct cairn_error *err);
 int record_intent_encode(const struct record_intent *r, struct bytes *out, struct cairn_error *err);
 int record_intent_decode(struct record_intent *r, const void *data, size_t len, struct cairn_error *err);
 int record_decision_encode(const struct record_decision *r, struct bytes *out, struct cairn_error *err);

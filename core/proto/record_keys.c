@@ -22,6 +22,11 @@ void record_prefix_peers(char *buf)
     snprintf(buf, RECORD_KEY_MAX, ROOT "peers/");
 }
 
+void record_key_engine(char *buf)
+{
+    snprintf(buf, RECORD_KEY_MAX, ROOT "engine");
+}
+
 void record_prefix_jobs(char *buf)
 {
     snprintf(buf, RECORD_KEY_MAX, ROOT "jobs/");
@@ -30,6 +35,11 @@ void record_prefix_jobs(char *buf)
 void record_key_job(char *buf, const char *job, const char *what)
 {
     snprintf(buf, RECORD_KEY_MAX, ROOT "jobs/%s/%s", job, what);
+}
+
+void record_key_crew(char *buf, const char *job, const char *node)
+{
+    snprintf(buf, RECORD_KEY_MAX, ROOT "jobs/%s/nodes/%s", job, node);
 }
 
 void record_prefix_ckpts(char *buf, const char *job)

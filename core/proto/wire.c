@@ -3,8 +3,7 @@
 
 #include "core/base/error.h"
 #include "core/model/name.h"
-
-#include "wire.pb-c.h"
+#include "core/proto/wire_internal.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -17,6 +16,8 @@ const char *wire_type_name(int type)
                                         "SYNCED", "STREAM_CLOSE", "READ",        "READ_DONE",     "FORGET", "PING",
                                         "PONG",   "BYE"};
 
+    if (wire_care_name(type))
+        return wire_care_name(type);
     if (type == WIRE_FORGOTTEN)
         return "FORGOTTEN";
     return type >= WIRE_HELLO && type <= WIRE_BYE ? names[type - WIRE_HELLO] : "UNKNOWN";
@@ -30,19 +31,13 @@ void wire_status_set(struct wire_status *s, int code, const struct cairn_error *
 
 /* ---- encode: a body on the stack, packed within its case ------------------------------------- */
 
-static int pack(envelope *e, uint8_t buf[WIRE_MAX], struct cairn_error *err)
+int wire_pack(const envelope *e, uint8_t buf[WIRE_MAX], struct cairn_error *err)
 {
     size_t len = cairn__wire__v1__envelope__get_packed_size(e);
 
     if (len > WIRE_MAX)
         return cairn_fail(err, CAIRN_E_INVAL, "a message of %zu bytes: at most %d are possible", len, WIRE_MAX);
     return (int)cairn__wire__v1__envelope__pack(e, buf);
-}
-
-/* protobuf-c's strings are char *, though packing only reads them. */
-static char *str(const char *s)
-{
-    return (char *)(uintptr_t)s;
 }
 
 #define BODY(Type_, INIT_, field_, CASE_)                          \
@@ -53,40 +48,41 @@ static char *str(const char *s)
 static int encode_hello(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
 {
     BODY(Hello, HELLO, hello, HELLO);
-    b.node = str(m->hello.node);
+    b.node = wire_str(m->hello.node);
     b.start = m->hello.start;
     b.address.data = (uint8_t *)(uintptr_t)m->hello.address;
     b.address.len = m->hello.address_len;
     b.slots = m->hello.slots;
-    return pack(e, buf, err);
+    return wire_pack(e, buf, err);
 }
 
 static int encode_welcome(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
 {
     BODY(Welcome, WELCOME, welcome, WELCOME);
     b.code = m->welcome.status.code;
-    b.message = str(m->welcome.status.message);
-    b.peer = str(m->welcome.peer);
+    b.message = wire_str(m->welcome.status.message);
+    b.peer = wire_str(m->welcome.peer);
     b.start = m->welcome.start;
     b.slots = m->welcome.slots;
     b.slot_bytes = m->welcome.slot_bytes;
     b.key = m->welcome.key;
     b.slots_base = m->welcome.base;
     b.first_slot = m->welcome.first_slot;
-    return pack(e, buf, err);
+    return wire_pack(e, buf, err);
 }
 
 static int encode_stream_open(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
 {
     BODY(StreamOpen, STREAM_OPEN, stream_open, STREAM_OPEN);
     b.stream = m->stream_open.stream;
-    b.job = str(m->stream_open.job);
+    b.job = wire_str(m->stream_open.job);
     b.step = m->stream_open.step;
     b.incarnation = m->stream_open.incarnation;
-    b.node = str(m->stream_open.node);
+    b.node = wire_str(m->stream_open.node);
     b.reserve_bytes = m->stream_open.reserve_bytes;
     b.fence_incarnation = m->stream_open.fence_incarnation;
-    return pack(e, buf, err);
+    b.repair = m->stream_open.repair;
+    return wire_pack(e, buf, err);
 }
 
 static int encode_stream_opened(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
@@ -94,9 +90,9 @@ static int encode_stream_opened(envelope *e, const struct wire_message *m, uint8
     BODY(StreamOpened, STREAM_OPENED, stream_opened, STREAM_OPENED);
     b.stream = m->stream_opened.stream;
     b.code = m->stream_opened.status.code;
-    b.message = str(m->stream_opened.status.message);
+    b.message = wire_str(m->stream_opened.status.message);
     b.generation = m->stream_opened.generation;
-    return pack(e, buf, err);
+    return wire_pack(e, buf, err);
 }
 
 static int encode_stored(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
@@ -105,9 +101,9 @@ static int encode_stored(envelope *e, const struct wire_message *m, uint8_t *buf
     b.slot = m->stored.slot;
     b.generation = m->stored.generation;
     b.code = m->stored.status.code;
-    b.message = str(m->stored.status.message);
+    b.message = wire_str(m->stored.status.message);
     b.stream = m->stored.stream;
-    return pack(e, buf, err);
+    return wire_pack(e, buf, err);
 }
 
 static int encode_sync(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
@@ -115,7 +111,7 @@ static int encode_sync(envelope *e, const struct wire_message *m, uint8_t *buf, 
     BODY(Sync, SYNC, sync, SYNC);
     b.stream = m->sync.stream;
     b.sequence = m->sync.sequence;
-    return pack(e, buf, err);
+    return wire_pack(e, buf, err);
 }
 
 static int encode_synced(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
@@ -124,15 +120,15 @@ static int encode_synced(envelope *e, const struct wire_message *m, uint8_t *buf
     b.stream = m->synced.stream;
     b.sequence = m->synced.sequence;
     b.code = m->synced.status.code;
-    b.message = str(m->synced.status.message);
-    return pack(e, buf, err);
+    b.message = wire_str(m->synced.status.message);
+    return wire_pack(e, buf, err);
 }
 
 static int encode_stream_close(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
 {
     BODY(StreamClose, STREAM_CLOSE, stream_close, STREAM_CLOSE);
     b.stream = m->stream_close.stream;
-    return pack(e, buf, err);
+    return wire_pack(e, buf, err);
 }
 
 static int encode_read(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
@@ -140,8 +136,8 @@ static int encode_read(envelope *e, const struct wire_message *m, uint8_t *buf, 
     Cairn__Wire__V1__FragmentKey key = CAIRN__WIRE__V1__FRAGMENT_KEY__INIT;
     BODY(Read, READ, read, READ);
 
-    key.job = str(m->read.key.job);
-    key.node = str(m->read.key.node);
+    key.job = wire_str(m->read.key.job);
+    key.node = wire_str(m->read.key.node);
     key.step = m->read.key.step;
     key.incarnation = m->read.key.incarnation;
     key.kind = (Cairn__Wire__V1__FragmentKind)m->read.key.kind;
@@ -156,7 +152,8 @@ static int encode_read(envelope *e, const struct wire_message *m, uint8_t *buf, 
     b.remote_key = m->read.remote_key;
     b.room = m->read.room;
     b.data = m->read.data;
-    return pack(e, buf, err);
+    b.present = m->read.present;
+    return wire_pack(e, buf, err);
 }
 
 static int encode_read_done(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
@@ -164,33 +161,33 @@ static int encode_read_done(envelope *e, const struct wire_message *m, uint8_t *
     BODY(ReadDone, READ_DONE, read_done, READ_DONE);
     b.request = m->read_done.request;
     b.code = m->read_done.status.code;
-    b.message = str(m->read_done.status.message);
-    return pack(e, buf, err);
+    b.message = wire_str(m->read_done.status.message);
+    return wire_pack(e, buf, err);
 }
 
 static int encode_forget(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
 {
     BODY(Forget, FORGET, forget, FORGET);
-    b.job = str(m->forget.job);
+    b.job = wire_str(m->forget.job);
     b.step = m->forget.step;
     b.incarnation = m->forget.incarnation;
-    return pack(e, buf, err);
+    return wire_pack(e, buf, err);
 }
 
 static int encode_forgotten(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
 {
     BODY(Forgotten, FORGOTTEN, forgotten, FORGOTTEN);
-    b.job = str(m->forget.job);
+    b.job = wire_str(m->forget.job);
     b.step = m->forget.step;
     b.incarnation = m->forget.incarnation;
-    return pack(e, buf, err);
+    return wire_pack(e, buf, err);
 }
 
 static int encode_ping(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
 {
     BODY(Ping, PING, ping, PING);
     b.request = m->ping.request;
-    return pack(e, buf, err);
+    return wire_pack(e, buf, err);
 }
 
 static int encode_pong(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
@@ -198,14 +195,14 @@ static int encode_pong(envelope *e, const struct wire_message *m, uint8_t *buf, 
     BODY(Pong, PONG, pong, PONG);
     b.request = m->pong.request;
     b.free_bytes = m->pong.free_bytes;
-    return pack(e, buf, err);
+    return wire_pack(e, buf, err);
 }
 
 static int encode_bye(envelope *e, const struct wire_message *m, uint8_t *buf, struct cairn_error *err)
 {
     BODY(Bye, BYE, bye, BYE);
-    b.reason = str(m->bye.reason);
-    return pack(e, buf, err);
+    b.reason = wire_str(m->bye.reason);
+    return wire_pack(e, buf, err);
 }
 
 int wire_encode(const struct wire_message *m, uint8_t buf[WIRE_MAX], struct cairn_error *err)
@@ -216,12 +213,14 @@ int wire_encode(const struct wire_message *m, uint8_t buf[WIRE_MAX], struct cair
         encode_pong,   encode_bye};
     envelope e = CAIRN__WIRE__V1__ENVELOPE__INIT;
 
-    if ((m->type < WIRE_HELLO || m->type > WIRE_BYE) && m->type != WIRE_FORGOTTEN)
-        return cairn_fail(err, CAIRN_E_INVAL, "a message of type %d", m->type);
     e.version = WIRE_VERSION;
     e.session = m->session;
+    if (wire_care_name(m->type))
+        return wire_care_encode(&e, m, buf, err);
     if (m->type == WIRE_FORGOTTEN)
         return encode_forgotten(&e, m, buf, err);
+    if (m->type < WIRE_HELLO || m->type > WIRE_BYE)
+        return cairn_fail(err, CAIRN_E_INVAL, "a message of type %d", m->type);
     return encoders[m->type - WIRE_HELLO](&e, m, buf, err);
 }
 
@@ -234,7 +233,7 @@ static int bad(struct cairn_error *err, const char *what)
     return cairn_fail(err, CAIRN_E_PROTOCOL, "%s", what);
 }
 
-static int get_name(const char *what, const char *from, char to[CAIRN_MAX_NAME + 1], struct cairn_error *err)
+int wire_get_name(const char *what, const char *from, char to[CAIRN_MAX_NAME + 1], struct cairn_error *err)
 {
     if (cairn_name_check(what, from, err) < 0)
         return cairn_wrap(err, CAIRN_E_PROTOCOL, "a message");
@@ -242,7 +241,7 @@ static int get_name(const char *what, const char *from, char to[CAIRN_MAX_NAME +
     return 0;
 }
 
-static int get_status(int32_t code, const char *message, struct wire_status *to, struct cairn_error *err)
+int wire_get_status(int32_t code, const char *message, struct wire_status *to, struct cairn_error *err)
 {
     if (code > 0 || code < -1000)
         return bad(err, "a status that is no code");
@@ -261,7 +260,7 @@ static int decode_hello(const Cairn__Wire__V1__Hello *b, struct wire_message *m,
     memcpy(m->hello.address, b->address.data, b->address.len);
     m->hello.address_len = b->address.len;
     m->hello.slots = b->slots;
-    return get_name("node", b->node, m->hello.node, err);
+    return wire_get_name("node", b->node, m->hello.node, err);
 }
 
 static int decode_welcome(const Cairn__Wire__V1__Welcome *b, struct wire_message *m, struct cairn_error *err)
@@ -276,8 +275,8 @@ static int decode_welcome(const Cairn__Wire__V1__Welcome *b, struct wire_message
     m->welcome.slot_bytes = b->slot_bytes;
     m->welcome.key = b->key;
     m->welcome.base = b->slots_base;
-    int r = get_status(b->code, b->message, &m->welcome.status, err);
-    return r < 0 ? r : get_name("peer", b->peer, m->welcome.peer, err);
+    int r = wire_get_status(b->code, b->message, &m->welcome.status, err);
+    return r < 0 ? r : wire_get_name("peer", b->peer, m->welcome.peer, err);
 }
 
 static int decode_stream_open(const Cairn__Wire__V1__StreamOpen *b, struct wire_message *m, struct cairn_error *err)
@@ -289,8 +288,9 @@ static int decode_stream_open(const Cairn__Wire__V1__StreamOpen *b, struct wire_
     m->stream_open.incarnation = b->incarnation;
     m->stream_open.reserve_bytes = b->reserve_bytes;
     m->stream_open.fence_incarnation = b->fence_incarnation;
-    int r = get_name("job", b->job, m->stream_open.job, err);
-    return r < 0 ? r : get_name("node", b->node, m->stream_open.node, err);
+    m->stream_open.repair = b->repair;
+    int r = wire_get_name("job", b->job, m->stream_open.job, err);
+    return r < 0 ? r : wire_get_name("node", b->node, m->stream_open.node, err);
 }
 
 static int decode_read(const Cairn__Wire__V1__Read *b, struct wire_message *m, struct cairn_error *err)
@@ -317,8 +317,9 @@ static int decode_read(const Cairn__Wire__V1__Read *b, struct wire_message *m, s
     m->read.remote_key = b->remote_key;
     m->read.room = b->room;
     m->read.data = b->data;
-    int r = get_name("job", key->job, to->job, err);
-    return r < 0 ? r : get_name("node", key->node, to->node, err);
+    m->read.present = b->present;
+    int r = wire_get_name("job", key->job, to->job, err);
+    return r < 0 ? r : wire_get_name("node", key->node, to->node, err);
 }
 
 static int decode_body(const envelope *e, struct wire_message *m, struct cairn_error *err)
@@ -333,14 +334,14 @@ static int decode_body(const envelope *e, struct wire_message *m, struct cairn_e
     case WIRE_STREAM_OPENED:
         m->stream_opened.stream = e->stream_opened->stream;
         m->stream_opened.generation = e->stream_opened->generation;
-        return get_status(e->stream_opened->code, e->stream_opened->message, &m->stream_opened.status, err);
+        return wire_get_status(e->stream_opened->code, e->stream_opened->message, &m->stream_opened.status, err);
     case WIRE_STORED:
         if (e->stored->slot > UINT16_MAX || e->stored->generation > UINT16_MAX)
             return bad(err, "a STORED beyond the completion data's range");
         m->stored.slot = e->stored->slot;
         m->stored.generation = e->stored->generation;
         m->stored.stream = e->stored->stream;
-        return get_status(e->stored->code, e->stored->message, &m->stored.status, err);
+        return wire_get_status(e->stored->code, e->stored->message, &m->stored.status, err);
     case WIRE_SYNC:
         m->sync.stream = e->sync->stream;
         m->sync.sequence = e->sync->sequence;
@@ -348,7 +349,7 @@ static int decode_body(const envelope *e, struct wire_message *m, struct cairn_e
     case WIRE_SYNCED:
         m->synced.stream = e->synced->stream;
         m->synced.sequence = e->synced->sequence;
-        return get_status(e->synced->code, e->synced->message, &m->synced.status, err);
+        return wire_get_status(e->synced->code, e->synced->message, &m->synced.status, err);
     case WIRE_STREAM_CLOSE:
         m->stream_close.stream = e->stream_close->stream;
         return 0;
@@ -356,15 +357,15 @@ static int decode_body(const envelope *e, struct wire_message *m, struct cairn_e
         return decode_read(e->read, m, err);
     case WIRE_READ_DONE:
         m->read_done.request = e->read_done->request;
-        return get_status(e->read_done->code, e->read_done->message, &m->read_done.status, err);
+        return wire_get_status(e->read_done->code, e->read_done->message, &m->read_done.status, err);
     case WIRE_FORGET:
         m->forget.step = e->forget->step;
         m->forget.incarnation = e->forget->incarnation;
-        return get_name("job", e->forget->job, m->forget.job, err);
+        return wire_get_name("job", e->forget->job, m->forget.job, err);
     case WIRE_FORGOTTEN:
         m->forget.step = e->forgotten->step;
         m->forget.incarnation = e->forgotten->incarnation;
-        return get_name("job", e->forgotten->job, m->forget.job, err);
+        return wire_get_name("job", e->forgotten->job, m->forget.job, err);
     case WIRE_PING:
         m->ping.request = e->ping->request;
         return 0;
@@ -376,6 +377,8 @@ static int decode_body(const envelope *e, struct wire_message *m, struct cairn_e
         snprintf(m->bye.reason, sizeof m->bye.reason, "%.*s", WIRE_TEXT - 1, e->bye->reason);
         return 0;
     default:
+        if (wire_care_name(m->type))
+            return wire_care_decode(e, m, err);
         return bad(err, "a message without a body, or of a type that this daemon does not know");
     }
 }

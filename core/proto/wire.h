@@ -26,7 +26,20 @@ enum wire_type { /* the field numbers of Envelope.body */
                  WIRE_PING,
                  WIRE_PONG,
                  WIRE_BYE,
+                 WIRE_SCRUB = 40,
+                 WIRE_SCRUB_DONE,
+                 WIRE_INVENTORY,
+                 WIRE_INVENTORY_ITEMS,
+                 WIRE_ACCEPT_ENGINE = 45,
+                 WIRE_ENGINE_ACCEPTED,
                  WIRE_FORGOTTEN = 60
+};
+
+#define WIRE_ITEMS 10 /* streams that one INVENTORY_ITEMS names */
+struct wire_stream {  /* what a stream file says of itself */
+    char job[CAIRN_MAX_NAME + 1];
+    uint64_t step, incarnation;
+    char node[CAIRN_MAX_NAME + 1];
 };
 
 struct wire_status {
@@ -59,6 +72,7 @@ struct wire_message {
             uint64_t step, incarnation;
             char node[CAIRN_MAX_NAME + 1];
             uint64_t reserve_bytes, fence_incarnation;
+            bool repair;
         } stream_open;
         struct {
             uint32_t stream;
@@ -85,7 +99,7 @@ struct wire_message {
         struct {
             uint64_t request;
             struct fragment_key key;
-            bool check;
+            bool check, present;
             uint64_t address, remote_key, room;
             uint32_t data;
         } read;
@@ -106,6 +120,36 @@ struct wire_message {
         struct {
             char reason[WIRE_TEXT];
         } bye;
+        struct {
+            uint64_t request;
+            char job[CAIRN_MAX_NAME + 1]; /* "": all jobs */
+        } scrub;
+        struct {
+            uint64_t request;
+            struct wire_status status;
+            uint64_t files, fragments, bytes, bad;
+        } scrub_done;
+        struct {
+            uint64_t request;
+            char job[CAIRN_MAX_NAME + 1]; /* "": all jobs */
+            bool from_start;
+            struct wire_stream after;
+        } inventory;
+        struct {
+            uint64_t request;
+            unsigned n;
+            struct wire_stream items[WIRE_ITEMS];
+            bool last;
+            char engine[CAIRN_MAX_NAME + 1]; /* "": none */
+        } inventory_items;
+        struct {
+            uint64_t request;
+            char engine[CAIRN_MAX_NAME + 1];
+        } accept_engine;
+        struct {
+            uint64_t request;
+            struct wire_status status;
+        } engine_accepted;
     };
 };
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Blobs. A put keeps each copy on one peer: when that peer fails, the copy begins again on another. A get goes through
- * the peers one after the other until one gives all pieces and the whole has the SHA-256 that was asked for. */
+/* Blobs. A put keeps each copy on one peer: when that peer fails, the copy begins again on another. Of its m + 1 copies
+ * margin + 1 are enough, as many as a stripe needs to survive the loss of margin peers; the others are waited for as
+ * long as these took once more, and then left to repair. A get goes through the peers one after the other until one
+ * gives all pieces and the whole has the SHA-256 that was asked for. */
 #include "daemon/node/blob.h"
 
 #include "core/base/cleanup.h"
@@ -20,6 +22,8 @@ void sha256(const void *data, size_t len, uint8_t ret_digest[SHA256_LEN])
     SHA256(data, len, ret_digest);
 }
 
+#define GRACE_MS 50
+
 /* ---- put
  * ---------------------------------------------------------------------------------------------------------------------
  */
@@ -32,6 +36,7 @@ struct copy {
     unsigned sending;
     uint64_t stored_at; /* of the last piece */
     bool spoiled;       /* a piece failed: begins again when nothing is on its way */
+    bool durable;       /* on its disk: what fails later takes nothing back */
 };
 
 struct blob_writer {
@@ -46,8 +51,14 @@ struct blob_writer {
     blob_put_done done;
     void *arg;
     struct blob_ref ref;
-    unsigned ncopies;
+    unsigned ncopies, enough;
+    uint64_t started_ns;
+    struct loop_timer grace; /* for what is left when enough are durable */
+    bool waiting, waited;
+    bool told; /* done() was called: ends when nothing of it is on its way */
     struct copy copies[CAIRN_MAX_M + 1];
+    struct link *have[CAIRN_MAX_M + 1]; /* peers that have a copy already */
+    unsigned nhave;
     unsigned busy;
     int code;
     struct cairn_error err;
@@ -65,16 +76,25 @@ static void writer_finish(struct blob_writer *w)
 {
     links_pump_remove(&w->pump);
     loop_timer_cancel(links_loop(w->links), &w->deadline);
-    for (unsigned i = 0; i < w->ncopies && w->code == 0; i++)
-        snprintf(w->ref.peer[w->ref.npeers++], CAIRN_MAX_NAME + 1, "%s", link_id(w->copies[i].link));
+    loop_timer_cancel(links_loop(w->links), &w->grace);
+    for (unsigned i = 0; i < w->ncopies && w->code == 0; i++) {
+        if (w->copies[i].durable)
+            snprintf(w->ref.peer[w->ref.npeers++], CAIRN_MAX_NAME + 1, "%s", link_id(w->copies[i].link));
+        else
+            links_counts(w->links)->fragments_left += w->pieces;
+    }
+    w->told = true;
+    w->busy++; /* what done() ends may be the last of it */
     w->done(w->arg, w->code, &w->err, w->code == 0 ? &w->ref : NULL);
-    free(w);
+    if (--w->busy == 0)
+        free(w);
 }
 
 static void piece_end(struct piece *p, int code, const struct cairn_error *err)
 {
     struct blob_writer *w = p->writer;
     struct copy *c = p->copy;
+    bool last = w->told && w->busy == 1;
 
     c->sending--;
     w->busy--;
@@ -89,6 +109,8 @@ static void piece_end(struct piece *p, int code, const struct cairn_error *err)
     links_buffer_give(w->links, p->put.record);
     links_kick(w->links);
     free(p);
+    if (last)
+        free(w);
 }
 
 static void piece_sent(struct link_put *put, int code, const struct cairn_error *err)
@@ -149,17 +171,20 @@ static bool link_taken(const struct blob_writer *w, const struct link *l)
     for (unsigned i = 0; i < w->ncopies; i++)
         if (w->copies[i].link == l)
             return true;
+    for (unsigned i = 0; i < w->nhave; i++)
+        if (w->have[i] == l)
+            return true;
     return false;
 }
 
 static struct link *next_link(struct blob_writer *w)
 {
-    struct link *order[CAIRN_GROUP_MAX];
-    unsigned n = links_order(w->links, cairn_hash64(w->ref.sha256, SHA256_LEN, w->key.rank), order);
+    struct link *takers[CAIRN_GROUP_MAX];
+    unsigned n = links_takers(w->links, cairn_hash64(w->ref.sha256, SHA256_LEN, w->key.rank), &w->stream, takers);
 
     for (unsigned i = 0; i < n; i++)
-        if (link_usable(order[i], &w->stream) && !link_taken(w, order[i]))
-            return order[i];
+        if (!link_taken(w, takers[i]))
+            return takers[i];
     return NULL;
 }
 
@@ -171,6 +196,8 @@ static void copy_restart(struct copy *c)
 /* One copy's step. True when it is durable. */
 static bool copy_step(struct blob_writer *w, struct copy *c)
 {
+    if (c->durable)
+        return true;
     if (c->link && c->stored > 0 && link_epoch(c->link) != c->epoch)
         c->spoiled = true;
     if (c->spoiled && c->sending == 0)
@@ -183,7 +210,8 @@ static bool copy_step(struct blob_writer *w, struct copy *c)
         ;
     if (!c->link || c->stored < w->pieces)
         return false;
-    if (link_synced_to(c->link, &w->stream) >= c->stored_at)
+    c->durable = link_synced_to(c->link, &w->stream) >= c->stored_at;
+    if (c->durable)
         return true;
     link_sync(c->link, &w->stream);
     return false;
@@ -208,6 +236,29 @@ static void drop_homeless(struct blob_writer *w)
     }
 }
 
+static void waited(struct loop_timer *t)
+{
+    struct blob_writer *w = t->arg;
+
+    w->waited = true;
+    links_kick(w->links);
+}
+
+/* Whether it may end: all copies, or enough and the rest have had their time. */
+static bool is_enough(struct blob_writer *w, unsigned durable)
+{
+    uint64_t took_ms = (loop_now_ns(links_loop(w->links)) - w->started_ns) / 1000000;
+
+    if (durable == w->ncopies)
+        return w->busy == 0;
+    if (durable < w->enough)
+        return false;
+    if (!w->waiting)
+        loop_timer_after(links_loop(w->links), &w->grace, (uint32_t)took_ms + GRACE_MS);
+    w->waiting = true;
+    return w->waited;
+}
+
 static void writer_pump(struct pump *p)
 {
     struct blob_writer *w = p->arg;
@@ -217,7 +268,7 @@ static void writer_pump(struct pump *p)
         durable += copy_step(w, &w->copies[i]);
     if (w->code == 0)
         drop_homeless(w);
-    if ((w->code < 0 || durable == w->ncopies) && w->busy == 0)
+    if (w->code < 0 ? w->busy == 0 : is_enough(w, durable))
         writer_finish(w);
 }
 
@@ -232,8 +283,8 @@ static void writer_too_late(struct loop_timer *t)
     links_kick(w->links);
 }
 
-void blob_put(struct links *links, const struct fragment_key *key, uint64_t fence_incarnation, const void *data,
-              size_t len, unsigned copies, uint32_t timeout_ms, blob_put_done done, void *arg)
+static struct blob_writer *writer_new(struct links *links, const struct fragment_key *key, const void *data, size_t len,
+                                      unsigned copies, uint32_t timeout_ms)
 {
     struct blob_writer *w = calloc(1, sizeof *w);
 
@@ -244,21 +295,44 @@ void blob_put(struct links *links, const struct fragment_key *key, uint64_t fenc
     w->data = data;
     w->len = len;
     w->pieces = (uint32_t)((len + CAIRN_PART - 1) / CAIRN_PART);
-    w->done = done;
-    w->arg = arg;
     w->err = (struct cairn_error)CAIRN_ERROR_INIT;
     w->ncopies = copies < 1 ? 1 : copies > CAIRN_MAX_M + 1 ? CAIRN_MAX_M + 1 : copies;
+    w->enough = 1 + cairn_margin_for(w->ncopies - 1, links_config_of(links)->margin);
+    w->started_ns = loop_now_ns(links_loop(links));
+    w->grace = (struct loop_timer){.fire = waited, .arg = w};
     w->ref.len = len;
     sha256(data, len, w->ref.sha256);
     snprintf(w->stream.job, sizeof w->stream.job, "%s", key->job);
     w->stream.step = key->step;
     w->stream.incarnation = key->incarnation;
-    w->stream.fence_incarnation = fence_incarnation;
     w->stream.reserve_bytes = fragment_record_len(CAIRN_PART) * w->pieces;
     w->deadline = (struct loop_timer){.fire = writer_too_late, .arg = w};
     loop_timer_after(links_loop(links), &w->deadline, timeout_ms);
     w->pump = (struct pump){.run = writer_pump, .arg = w};
     links_pump_add(links, &w->pump);
+    return w;
+}
+
+void blob_put(struct links *links, const struct fragment_key *key, uint64_t fence_incarnation, const void *data,
+              size_t len, unsigned copies, uint32_t timeout_ms, blob_put_done done, void *arg)
+{
+    struct blob_writer *w = writer_new(links, key, data, len, copies, timeout_ms);
+
+    w->stream.fence_incarnation = fence_incarnation;
+    w->done = done;
+    w->arg = arg;
+}
+
+void blob_put_again(struct links *links, const struct fragment_key *key, const void *data, size_t len, unsigned copies,
+                    struct link *const *have, unsigned nhave, uint32_t timeout_ms, blob_put_done done, void *arg)
+{
+    struct blob_writer *w = writer_new(links, key, data, len, copies, timeout_ms);
+
+    snprintf(w->stream.repaired, sizeof w->stream.repaired, "%s", key->node);
+    for (; w->nhave < nhave && w->nhave < CAIRN_MAX_M + 1; w->nhave++)
+        w->have[w->nhave] = have[w->nhave];
+    w->done = done;
+    w->arg = arg;
 }
 
 /* ---- get

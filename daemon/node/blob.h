@@ -9,12 +9,17 @@
 
 void sha256(const void *data, size_t len, uint8_t ret_digest[SHA256_LEN]);
 
-/* Stores and syncs `copies` copies (or as many as peers live, at least 1). key: job, step, incarnation, node, kind and
- * rank. data is borrowed until done, which is called exactly once and never from within the call; ref lives during it.
+/* Stores and syncs `copies` copies (or as many as peers live, at least 1); margin + 1 of them are enough when the
+ * others are late. key: job, step, incarnation, node, kind and rank. data is borrowed until done, which is called
+ * exactly once and never from within the call; ref lives during it.
  */
 typedef void (*blob_put_done)(void *arg, int code, const struct cairn_error *err, const struct blob_ref *ref);
 void blob_put(struct links *links, const struct fragment_key *key, uint64_t fence_incarnation, const void *data,
               size_t len, unsigned copies, uint32_t timeout_ms, blob_put_done done, void *arg);
+
+/* More copies of what was stored by key.node, on other peers than those that have one. */
+void blob_put_again(struct links *links, const struct fragment_key *key, const void *data, size_t len, unsigned copies,
+                    struct link *const *have, unsigned nhave, uint32_t timeout_ms, blob_put_done done, void *arg);
 
 /* Reads and verifies: the hinted peers first, then all. data lives during done. */
 typedef void (*blob_get_done)(void *arg, int code, const struct cairn_error *err, const void *data, size_t len);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* CAIRN_COMMAND_*: what changes something, on behalf of the tool. One row a command; each is a query that ends with its
  * answer. */
-#include "daemon/node/query_internal.h"
+#include "daemon/node/command_internal.h"
 
 #include "core/base/error.h"
 
@@ -14,6 +14,9 @@ struct command {
 };
 
 static const struct command commands[] = {
+    {CAIRN_COMMAND_REPAIR, true, command_repair},
+    {CAIRN_COMMAND_SCRUB, false, command_scrub},
+    {CAIRN_COMMAND_REBUILD, false, command_rebuild},
     {CAIRN_COMMAND_PIN, true, command_pin},
     {CAIRN_COMMAND_UNPIN, true, command_unpin},
     {CAIRN_COMMAND_DELETE, true, command_delete},

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a drain does at every pump, in this order: what became durable is told, what was lost goes back to be encoded
- * again, new chunks are cut and encoded while buffers are free, syncs are asked for, and at the end the manifest is
- * stored. Back-pressure is the pool of buffers: a slow peer holds some until it stores them or its deadline fails its
- * link. */
+ * again, what is late goes to spare peers too, new chunks are cut and encoded while buffers are free, what is missing
+ * from chunks that count is mended, syncs are asked for, and when all parts count the manifest is stored. What is still
+ * on its way then ends behind done().
+ *
+ * Back-pressure is the pool of buffers. A slow peer holds some until it stores them or its deadline fails its link;
+ * when others wait for buffers, fragments that only queue for it are dropped from chunks that count without them. */
 #include "daemon/node/drain_chunk.h"
 
 #include "core/base/cleanup.h"
@@ -14,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SHORT_OF_BUFFERS 16             /* free ones: then late fragments give theirs */
 #define SYNC_BYTES ((uint64_t)32 << 20) /* stored and not synced: then a sync is asked for */
 
 static uint64_t now_ns(const struct drain *d)
@@ -31,21 +35,39 @@ static void free_chunks(struct list *chunks)
     }
 }
 
+/* Fragments that a shard which counts goes without. */
+static unsigned count_left(struct drain *d)
+{
+    unsigned left = 0;
+
+    list_for_each (it, &d->safe) {
+        const struct chunk *c = container_of(it, struct chunk, link);
+        left += chunk_fragments(c) - chunk_count(c, FRAG_DURABLE);
+    }
+    if (left && d->code == 0)
+        log_line(LOG_NOTICE, "job %s step %llu rank %u: %u fragments are left to repair%s%s", d->job,
+                 (unsigned long long)d->spec.step, d->spec.rank, left, d->last_error[0] ? ": " : "", d->last_error);
+    links_counts(d->links)->fragments_left += left;
+    return left;
+}
+
 static void drain_finish(struct drain *d)
 {
     struct drain_spec spec = d->spec;
 
-    d->finished = true;
     links_pump_remove(&d->pump);
     loop_timer_cancel(links_loop(d->links), &d->deadline);
-    spec.done(spec.arg, d->code, &d->err, d->code == 0 ? &d->ref : NULL, d->code == 0 ? &d->manifest : NULL);
-    struct list *lists[] = {&d->todo, &d->encoding, &d->sending, &d->stored, &d->durable};
+    unsigned left = d->told ? count_left(d) : 0;
+    if (!d->told)
+        spec.done(spec.arg, d->code, &d->err, NULL, NULL);
+    struct list *lists[] = {&d->todo, &d->encoding, &d->going, &d->safe, &d->full};
     for (unsigned i = 0; i < sizeof lists / sizeof lists[0]; i++)
         free_chunks(lists[i]);
     cairn_layout_init(&d->manifest.layout); /* it was lent */
     manifest_free(&d->manifest);
     bytes_free(&d->manifest_bytes);
     free(d);
+    spec.ended(spec.arg, left);
 }
 
 void drain_fail(struct drain *d, int code, const struct cairn_error *err)
@@ -81,15 +103,14 @@ void drain_cancel(struct drain *d)
 
 static unsigned live_peers(struct drain *d, bool of_stream)
 {
-    struct link *order[CAIRN_GROUP_MAX];
-    unsigned all = links_order(d->links, 0, order), n = 0;
+    struct link *takers[CAIRN_GROUP_MAX];
 
-    for (unsigned i = 0; i < all; i++)
-        n += link_usable(order[i], of_stream ? &d->stream : NULL);
-    return n;
+    return links_takers(d->links, 0, of_stream ? &d->stream : NULL, takers);
 }
 
-/* No peer at all may pass; peers that all refuse this checkpoint will not change their minds. */
+/* No peer at all may pass; peers that all refuse this checkpoint will not change their minds. With few of those that are
+ * registered, which says that this node is cut off or has just started, a stripe would be narrower than the cluster
+ * allows: it waits, for the registrations of the dead expire. */
 static bool check_peers(struct drain *d, unsigned live)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -97,7 +118,7 @@ static bool check_peers(struct drain *d, unsigned live)
 
     if (live > 0) {
         d->no_peer_since_ns = 0;
-        return true;
+        return !links_few(d->links);
     }
     if (live_peers(d, false) > 0) {
         drain_fail(d, cairn_fail(&err, CAIRN_E_NO_SPACE, "no peer takes this checkpoint: %s", d->last_error), &err);
@@ -106,6 +127,10 @@ static bool check_peers(struct drain *d, unsigned live)
     if (d->no_peer_since_ns == 0)
         d->no_peer_since_ns = now_ns(d);
     links_why(d->links, why, sizeof why);
+    if (links_full(d->links)) {
+        drain_fail(d, cairn_fail(&err, CAIRN_E_NO_SPACE, "every storage peer is full: %s", why), &err);
+        return false;
+    }
     if (now_ns(d) - d->no_peer_since_ns > (uint64_t)links_config_of(d->links)->sync_late_ms * 1000000)
         drain_fail(d, cairn_fail(&err, CAIRN_E_UNAVAILABLE, "no storage peer can be reached: %s", why), &err);
     return false;
@@ -146,63 +171,98 @@ static void restripe(struct chunk *c)
     }
     list_remove(&c->link);
     free(c);
+    links_kick(d->links); /* its successors are behind whoever walks the list now */
 }
 
 /* ---- the pump
  * -------------------------------------------------------------------------------------------------------------------
  */
 
-static bool is_durable(const struct chunk *c)
+static void settle_going(struct drain *d)
 {
-    for (unsigned i = 0; i < (unsigned)c->k + c->m; i++)
-        if (link_synced_to(c->frag[i].link, &c->drain->stream) < c->frag[i].stored_at)
-            return false;
-    return true;
-}
-
-static void settle_stored(struct drain *d)
-{
-    list_for_each_safe (it, &d->stored) {
+    list_for_each_safe (it, &d->going) {
         struct chunk *c = container_of(it, struct chunk, link);
         chunk_check_links(c);
-        if (chunk_needs_sending(c)) {
-            chunk_move(c, CHUNK_TODO);
-        } else if (is_durable(c)) {
-            chunk_move(c, CHUNK_DURABLE);
+        if (chunk_count(c, FRAG_DURABLE) >= chunk_enough(c)) {
+            c->counted = true;
             d->durable_parts += c->k;
-            d->spec.durable(d->spec.arg, c->first_part, c->k);
+            chunk_move(c, CHUNK_SAFE);
+        } else if (chunk_count(c, FRAG_SENDING) < chunk_enough(c)) {
+            chunk_move(c, CHUNK_TODO);
         }
     }
 }
 
-static void settle_sending(struct drain *d)
+/* A chunk that counts and misses a fragment which some peer could take. */
+static bool can_mend(const struct drain *d, struct chunk *c)
 {
-    list_for_each_safe (it, &d->sending) {
+    return !c->released && !d->over && chunk_count(c, FRAG_SENDING) < chunk_fragments(c) && chunk_has_targets(c);
+}
+
+/* Pages stay until the chunk is full, or until nothing more can be made of them behind done(). */
+static void settle_safe(struct drain *d)
+{
+    list_for_each_safe (it, &d->safe) {
         struct chunk *c = container_of(it, struct chunk, link);
-        if (c->sending > 0)
-            continue;
         chunk_check_links(c);
-        chunk_move(c, chunk_needs_sending(c) ? CHUNK_TODO : CHUNK_STORED);
+        if (chunk_count(c, FRAG_DURABLE) == chunk_fragments(c))
+            chunk_move(c, CHUNK_FULL);
+        if (c->state == CHUNK_FULL || (d->told && !can_mend(d, c)))
+            chunk_release(c);
     }
 }
 
-static bool room_for(const struct drain *d, const struct chunk *c)
+static void spare_late(struct drain *d)
 {
-    return links_buffers_available(d->links) >= (unsigned)c->k + c->m;
+    if (!links_any_late(d->links))
+        return;
+    list_for_each (it, &d->going)
+        chunk_spare_late(container_of(it, struct chunk, link));
+    list_for_each (it, &d->safe)
+        chunk_spare_late(container_of(it, struct chunk, link));
+}
+
+static void shed(struct drain *d, bool all)
+{
+    list_for_each (it, &d->going)
+        chunk_shed(container_of(it, struct chunk, link), all);
+    list_for_each (it, &d->safe)
+        chunk_shed(container_of(it, struct chunk, link), all);
+}
+
+static bool room_for(struct drain *d, const struct chunk *c)
+{
+    if (links_buffers_available(d->links) < chunk_fragments(c))
+        shed(d, false);
+    return links_buffers_available(d->links) >= chunk_fragments(c);
 }
 
 static void encode_more(struct drain *d)
 {
     list_for_each_safe (it, &d->todo) { /* what was lost comes first: its pages are the oldest */
         struct chunk *c = container_of(it, struct chunk, link);
-        if (!chunk_has_targets(c))
+        if (chunk_has_targets(c)) {
+            if (room_for(d, c))
+                chunk_encode(c);
+        } else if (c->sending == 0) {
             restripe(c);
-        else if (room_for(d, c))
-            chunk_encode(c);
+        }
     }
     while (d->code == 0 && list_empty(&d->todo) && d->next_part < d->spec.layout->nparts && cut_next(d)) {
         struct chunk *c = list_first(&d->todo, struct chunk, link);
         if (chunk_has_targets(c) && room_for(d, c))
+            chunk_encode(c);
+    }
+}
+
+/* Once everything has been encoded, what is missing from chunks that count is encoded again while its pages last. */
+static void mend(struct drain *d)
+{
+    if (d->next_part < d->spec.layout->nparts || !list_empty(&d->todo))
+        return;
+    list_for_each_safe (it, &d->safe) {
+        struct chunk *c = container_of(it, struct chunk, link);
+        if (can_mend(d, c) && room_for(d, c))
             chunk_encode(c);
     }
 }
@@ -217,10 +277,30 @@ static void sync_all(struct drain *d)
     d->unsynced_bytes = 0;
 }
 
-static bool all_sent(const struct drain *d)
+static bool waits_for_sync(const struct list *chunks)
 {
-    return d->next_part == d->spec.layout->nparts && list_empty(&d->todo) && list_empty(&d->encoding) &&
-           list_empty(&d->sending);
+    list_for_each (it, chunks) {
+        const struct chunk *c = container_of(it, struct chunk, link);
+        if (chunk_count(c, FRAG_STORED) > chunk_count(c, FRAG_DURABLE))
+            return true;
+    }
+    return false;
+}
+
+/* Everything is cut, and every chunk would count if it were synced. */
+static bool all_stored(const struct drain *d)
+{
+    if (d->next_part < d->spec.layout->nparts || !list_empty(&d->todo))
+        return false;
+    list_for_each (it, &d->encoding)
+        if (!container_of(it, struct chunk, link)->counted)
+            return false;
+    list_for_each (it, &d->going) {
+        const struct chunk *c = container_of(it, struct chunk, link);
+        if (chunk_count(c, FRAG_STORED) < chunk_enough(c))
+            return false;
+    }
+    return true;
 }
 
 /* ---- the manifest ---------------------------------------------------------------------------- */
@@ -251,17 +331,28 @@ static void add_chunk(struct manifest *m, const struct chunk *c)
         .first_part = c->first_part, .attempt = c->attempt, .k = c->k, .m = c->m, .entry = c->entry};
     memcpy(r->part, c->part, sizeof r->part);
     for (unsigned i = 0; i < (unsigned)c->k + c->m; i++)
-        r->peer[i] = (uint8_t)peer_index(m, link_id(c->frag[i].link));
+        r->peer[i] = (uint8_t)peer_index(m, link_id(chunk_place(c, i)));
 }
 
-/* The layout is the caller's, lent for the encoding and for done(). */
+static void add_chunks(struct drain *d, const struct list *chunks)
+{
+    list_for_each (it, chunks) {
+        const struct chunk *c = container_of(it, struct chunk, link);
+        add_chunk(&d->manifest, c);
+        d->ref.stored_bytes += chunk_record_bytes(c);
+    }
+}
+
+/* The layout is the caller's, lent for the encoding and for done(). Every chunk counts now, full or not. */
 static int make_manifest(struct drain *d, struct cairn_error *err)
 {
+    struct list *lists[] = {&d->encoding, &d->safe, &d->full};
     struct manifest *m = &d->manifest;
     size_t n = 0;
 
-    list_for_each (it, &d->durable)
-        n++;
+    for (unsigned i = 0; i < sizeof lists / sizeof lists[0]; i++)
+        list_for_each (it, lists[i])
+            n++;
     m->peers = calloc(MANIFEST_MAX_PEERS, sizeof *m->peers);
     m->chunks = calloc(n ? n : 1, sizeof *m->chunks);
     if (!m->peers || !m->chunks)
@@ -272,16 +363,32 @@ static int make_manifest(struct drain *d, struct cairn_error *err)
     m->incarnation = d->spec.incarnation;
     m->rank = d->spec.rank;
     m->world_size = d->spec.world_size;
-    list_for_each (it, &d->durable) {
-        const struct chunk *c = container_of(it, struct chunk, link);
-        add_chunk(m, c);
-        d->ref.stored_bytes += chunk_record_bytes(c);
-    }
+    for (unsigned i = 0; i < sizeof lists / sizeof lists[0]; i++)
+        add_chunks(d, lists[i]);
     qsort(m->chunks, m->nchunks, sizeof *m->chunks, compare_chunks);
     for (uint32_t i = 0; i < d->spec.layout->nslices; i++)
         d->ref.plain_bytes += d->spec.layout->slices[i].bytes;
     m->layout = *d->spec.layout;
     return manifest_encode(m, &d->manifest_bytes, err);
+}
+
+static void time_is_over(struct loop_timer *t)
+{
+    struct drain *d = t->arg;
+
+    d->over = true;
+    links_kick(d->links);
+}
+
+/* The shard counts. What is late goes on behind this, but no longer than a peer needs to be found hung and its
+ * fragments to be stored elsewhere. */
+static void tell_done(struct drain *d)
+{
+    d->told = true;
+    loop_timer_cancel(links_loop(d->links), &d->deadline);
+    d->deadline = (struct loop_timer){.fire = time_is_over, .arg = d};
+    loop_timer_after(links_loop(d->links), &d->deadline, links_config_of(d->links)->fragment_late_ms * 2);
+    d->spec.done(d->spec.arg, 0, &d->err, &d->ref, &d->manifest);
 }
 
 static void manifest_stored(void *arg, int code, const struct cairn_error *err, const struct blob_ref *blob)
@@ -291,15 +398,11 @@ static void manifest_stored(void *arg, int code, const struct cairn_error *err, 
     d->busy--;
     if (code < 0) {
         drain_fail(d, code, err);
-    } else {
+    } else if (d->code == 0) {
         d->ref.rank = d->spec.rank;
         snprintf(d->ref.node, sizeof d->ref.node, "%s", links_config_of(d->links)->node);
         d->ref.manifest = *blob;
-        d->manifest_going = false;
-        if (d->code == 0) {
-            drain_finish(d);
-            return;
-        }
+        tell_done(d);
     }
     links_kick(d->links);
 }
@@ -324,22 +427,45 @@ static void store_manifest(struct drain *d)
              manifest_stored, d);
 }
 
+static bool tail_ended(const struct drain *d)
+{
+    if (d->busy > 0)
+        return false;
+    if (d->over)
+        return true;
+    list_for_each (it, &d->safe)
+        if (can_mend(d, container_of(it, struct chunk, link)))
+            return false;
+    return !waits_for_sync(&d->safe);
+}
+
 static void drain_pump(struct pump *p)
 {
     struct drain *d = p->arg;
 
     if (d->code < 0) {
+        shed(d, true);
         if (d->busy == 0)
             drain_finish(d);
         return;
     }
-    settle_sending(d);
-    settle_stored(d);
-    encode_more(d);
-    if (d->unsynced_bytes >= SYNC_BYTES || (all_sent(d) && !list_empty(&d->stored)))
+    settle_going(d);
+    settle_safe(d);
+    if (d->over) {
+        shed(d, true);
+    } else {
+        spare_late(d);
+        if (links_buffers_available(d->links) < SHORT_OF_BUFFERS) /* for other drains too */
+            shed(d, false);
+        encode_more(d);
+        mend(d);
+    }
+    if (d->unsynced_bytes >= SYNC_BYTES || (all_stored(d) && (waits_for_sync(&d->going) || waits_for_sync(&d->safe))))
         sync_all(d);
-    if (all_sent(d) && list_empty(&d->stored) && !d->manifest_going && d->code == 0)
+    if (d->durable_parts == d->spec.layout->nparts && !d->manifest_going && d->code == 0)
         store_manifest(d);
+    if (d->told && tail_ended(d))
+        drain_finish(d);
 }
 
 /* ---- the object
@@ -360,9 +486,9 @@ int drain_start(struct links *links, const struct drain_spec *spec, struct drain
     d->err = (struct cairn_error)CAIRN_ERROR_INIT;
     list_init(&d->todo);
     list_init(&d->encoding);
-    list_init(&d->sending);
-    list_init(&d->stored);
-    list_init(&d->durable);
+    list_init(&d->going);
+    list_init(&d->safe);
+    list_init(&d->full);
     manifest_init(&d->manifest);
     snprintf(d->stream.job, sizeof d->stream.job, "%s", spec->job);
     d->stream.step = spec->step;

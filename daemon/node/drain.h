@@ -4,9 +4,10 @@
  *     arena pages -> encode (worker: checksum, codec per part, parity) -> fragments -> slots of the stripe's peers
  *                 -> Stored -> Sync -> Synced -> chunk durable -> ... -> manifest stored and synced -> done
  *
- * The arena is the only copy until a chunk is durable with all its fragments: a fragment that is late or lost is
- * encoded again from the arena for the next peer in the stripe's order; where no peer is left the chunk is cut and
- * striped again with the geometry of those that live, under a higher attempt.
+ * A chunk counts when k + margin of its fragments are durable; the others complete behind it, also behind done(), for
+ * a bounded time. What is late goes to the next peer in the stripe's order too; what is lost is encoded again from the
+ * arena. Only where too few peers are left for k + margin the chunk is cut and striped again with the geometry of those
+ * that live, under a higher attempt. What does not complete in time is left to repair.
  */
 #ifndef CAIRN_DAEMON_NODE_DRAIN_H
 #define CAIRN_DAEMON_NODE_DRAIN_H
@@ -25,17 +26,20 @@ struct drain_spec {
     const struct cairn_layout *layout; /* borrowed until done */
     const char *arena;                 /* address of page 0; borrowed until done */
     const uint32_t *pages;             /* of each part of the image; borrowed until done */
-    uint32_t deadline_ms;              /* for the whole drain */
+    uint32_t deadline_ms;              /* until done */
     void *arg;
-    /* These parts are durable with all their fragments. */
+    /* These parts are durable, and their pages are not read any more. */
     void (*durable)(void *arg, uint32_t first_part, uint32_t nparts);
-    /* Exactly once, never from within drain_start. code 0: the shard and its manifest are durable; ref and manifest
-     * live during the call. */
+    /* Exactly once, never from within drain_start. code 0: the shard and its manifest are durable to the margin; ref
+     * and manifest live during the call. Pages and layout are still borrowed. */
     void (*done)(void *arg, int code, const struct cairn_error *err, const struct shard_ref *ref,
                  const struct manifest *manifest);
+    /* Exactly once, after done: the drain is gone and reads nothing any more. left: fragments that are not durable; 0:
+     * the shard is full. */
+    void (*ended)(void *arg, unsigned left);
 };
 int drain_start(struct links *links, const struct drain_spec *spec, struct drain **ret_drain, struct cairn_error *err);
-/* done() follows with CAIRN_E_ABORTED. */
+/* done() follows with CAIRN_E_ABORTED unless it was called before, then ended(). */
 void drain_cancel(struct drain *drain);
 /* What it waits for, naming peers: "412 of 1024 parts durable; peer p3: 2 fragments late 1.2 s". */
 void drain_why(const struct drain *drain, char *buf, size_t len);

@@ -27,20 +27,74 @@ struct chunk *chunk_new(struct drain *d, uint32_t first_part, unsigned k, unsign
 void chunk_move(struct chunk *c, enum chunk_state state)
 {
     struct drain *d = c->drain;
-    struct list *lists[] = {&d->todo, &d->encoding, &d->sending, &d->stored, &d->durable};
+    struct list *lists[] = {&d->todo, &d->encoding, &d->going, &d->safe, &d->full};
 
     list_remove(&c->link);
     c->state = state;
     list_push_back(lists[state], &c->link);
 }
 
+void chunk_release(struct chunk *c)
+{
+    if (c->released)
+        return;
+    c->released = true;
+    c->drain->spec.durable(c->drain->spec.arg, c->first_part, c->k);
+}
+
+/* ---- counting -------------------------------------------------------------------------------- */
+
+static enum frag_state frag_state(const struct frag *f)
+{
+    return f->at[0].state > f->at[1].state ? f->at[0].state : f->at[1].state;
+}
+
+unsigned chunk_count(const struct chunk *c, enum frag_state state)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < chunk_fragments(c); i++)
+        n += frag_state(&c->frag[i]) >= state;
+    return n;
+}
+
+unsigned chunk_enough(const struct chunk *c)
+{
+    return c->k + cairn_margin_for(c->m, links_config_of(c->drain->links)->margin);
+}
+
+void chunk_check_links(struct chunk *c)
+{
+    for (unsigned i = 0; i < 2 * chunk_fragments(c); i++) {
+        struct place *at = &c->frag[i / 2].at[i % 2];
+        if (at->state != FRAG_STORED)
+            continue;
+        if (link_epoch(at->link) != at->epoch)
+            at->state = FRAG_NEEDED;
+        else if (link_synced_to(at->link, &c->drain->stream) >= at->stored_at)
+            at->state = FRAG_DURABLE; /* on its disk: a link that fails later takes nothing back */
+    }
+}
+
+struct link *chunk_place(const struct chunk *c, unsigned index)
+{
+    const struct place *at = c->frag[index].at;
+    const struct place *best = at[1].state > at[0].state || !at[0].link ? &at[1] : &at[0];
+
+    for (unsigned i = 0; !best->link; i++) /* it was never sent: some other's, a hint must name somebody */
+        best = &c->frag[i].at[0];
+    return best->link;
+}
+
 /* ---- targets --------------------------------------------------------------------------------- */
 
 static bool holds_some(const struct chunk *c, const struct link *l)
 {
-    for (unsigned i = 0; i < (unsigned)c->k + c->m; i++)
-        if (c->frag[i].state != FRAG_NEEDED && c->frag[i].link == l)
+    for (unsigned i = 0; i < 2 * chunk_fragments(c); i++) {
+        const struct place *at = &c->frag[i / 2].at[i % 2];
+        if (at->state != FRAG_NEEDED && at->link == l)
             return true;
+    }
     return false;
 }
 
@@ -48,46 +102,25 @@ static bool holds_some(const struct chunk *c, const struct link *l)
 static unsigned targets(struct chunk *c, struct link *ret[CAIRN_GROUP_MAX])
 {
     struct drain *d = c->drain;
-    struct link *order[CAIRN_GROUP_MAX];
+    struct link *takers[CAIRN_GROUP_MAX];
     struct {
         uint64_t step, incarnation, job;
         uint32_t rank, first_part;
     } identity = {d->spec.step, d->spec.incarnation, cairn_hash64(d->job, strlen(d->job), 0), d->spec.rank,
                   c->first_part};
-    unsigned all = links_order(d->links, cairn_hash64(&identity, sizeof identity, 0), order), n = 0;
+    unsigned all = links_takers(d->links, cairn_hash64(&identity, sizeof identity, 0), &d->stream, takers), n = 0;
 
     for (unsigned i = 0; i < all; i++)
-        if (link_usable(order[i], &d->stream) && !holds_some(c, order[i]))
-            ret[n++] = order[i];
+        if (!holds_some(c, takers[i]))
+            ret[n++] = takers[i];
     return n;
-}
-
-static unsigned needed(const struct chunk *c)
-{
-    unsigned n = 0;
-
-    for (unsigned i = 0; i < (unsigned)c->k + c->m; i++)
-        n += c->frag[i].state == FRAG_NEEDED;
-    return n;
-}
-
-bool chunk_needs_sending(const struct chunk *c)
-{
-    return needed(c) > 0;
 }
 
 bool chunk_has_targets(struct chunk *c)
 {
     struct link *t[CAIRN_GROUP_MAX];
 
-    return targets(c, t) >= needed(c);
-}
-
-void chunk_check_links(struct chunk *c)
-{
-    for (unsigned i = 0; i < (unsigned)c->k + c->m; i++)
-        if (c->frag[i].state == FRAG_STORED && link_epoch(c->frag[i].link) != c->frag[i].epoch)
-            c->frag[i].state = FRAG_NEEDED;
+    return targets(c, t) >= chunk_fragments(c) - chunk_count(c, FRAG_SENDING);
 }
 
 uint64_t chunk_record_bytes(const struct chunk *c)
@@ -109,22 +142,23 @@ struct sending {
     struct link_put put;
     struct fragment fragment;
     struct chunk *chunk;
-    unsigned index;
+    struct place *place; /* in the chunk */
 };
 
 static void send_end(struct sending *s, int code, const struct cairn_error *err)
 {
     struct chunk *c = s->chunk;
     struct drain *d = c->drain;
-    struct frag *f = &c->frag[s->index];
+    struct place *at = s->place;
 
+    at->sending = NULL;
     if (code == 0) {
-        f->state = FRAG_STORED;
-        f->epoch = s->put.epoch;
-        f->stored_at = s->put.stored_at;
+        at->state = FRAG_STORED;
+        at->epoch = s->put.epoch;
+        at->stored_at = s->put.stored_at;
         d->unsynced_bytes += s->put.record_len;
     } else {
-        f->state = FRAG_NEEDED;
+        at->state = FRAG_NEEDED;
         snprintf(d->last_error, sizeof d->last_error, "%.*s", (int)sizeof d->last_error - 1, err->message);
     }
     c->sending--;
@@ -139,7 +173,7 @@ static void sent(struct link_put *p, int code, const struct cairn_error *err)
     send_end(p->arg, code, err);
 }
 
-static void fill_header(struct sending *s, const struct encode *e)
+static void fill_header(struct sending *s, const struct encode *e, unsigned index)
 {
     struct chunk *c = s->chunk;
     struct drain *d = c->drain;
@@ -153,42 +187,50 @@ static void fill_header(struct sending *s, const struct encode *e)
     f->key.rank = d->spec.rank;
     f->key.first_part = c->first_part;
     f->key.attempt = c->attempt;
-    f->key.index = s->index;
+    f->key.index = index;
     f->k = c->k;
     f->m = c->m;
     f->dtype = e->dtype;
-    f->payload_len = e->payload_len[s->index];
-    f->payload_sum = e->payload_sum[s->index];
+    f->payload_len = e->payload_len[index];
+    f->payload_sum = e->payload_sum[index];
     f->entry = e->entry;
     memcpy(f->part, e->part, sizeof f->part);
 }
 
-static void send_fragment(struct chunk *c, const struct encode *e, unsigned index, struct link *to)
+/* The buffer is the sending's from here on. */
+static void send_to(struct sending *s, struct place *at, struct link *to)
 {
-    struct drain *d = c->drain;
-    struct sending *s = calloc(1, sizeof *s);
+    struct drain *d = s->chunk->drain;
     struct cairn_error err = CAIRN_ERROR_INIT;
 
-    if (!s) {
-        links_buffer_give(d->links, e->record[index]);
-        return; /* it stays needed */
-    }
-    s->chunk = c;
-    s->index = index;
-    fill_header(s, e);
+    s->place = at;
     s->put.done = sent;
     s->put.arg = s;
     s->put.stream = d->stream;
     s->put.fragment = &s->fragment;
-    s->put.record = e->record[index];
-    s->put.record_len = fragment_record_len(e->payload_len[index]);
-    c->frag[index].state = FRAG_SENDING;
-    c->frag[index].link = to;
-    c->sending++;
+    at->state = FRAG_SENDING;
+    at->link = to;
+    at->sending = s;
+    s->chunk->sending++;
     d->busy++;
     int r = link_put(to, &s->put, &err);
     if (r < 0)
         send_end(s, r, &err);
+}
+
+static void send_fragment(struct chunk *c, const struct encode *e, unsigned index, struct link *to)
+{
+    struct sending *s = calloc(1, sizeof *s);
+
+    if (!s) {
+        links_buffer_give(c->drain->links, e->record[index]);
+        return; /* it stays needed */
+    }
+    s->chunk = c;
+    fill_header(s, e, index);
+    s->put.record = e->record[index];
+    s->put.record_len = fragment_record_len(e->payload_len[index]);
+    send_to(s, &c->frag[index].at[0], to);
 }
 
 static void send_needed(struct chunk *c, const struct encode *e)
@@ -196,12 +238,94 @@ static void send_needed(struct chunk *c, const struct encode *e)
     struct link *to[CAIRN_GROUP_MAX];
     unsigned n = targets(c, to), next = 0;
 
-    for (unsigned i = 0; i < (unsigned)c->k + c->m; i++) {
-        if (c->frag[i].state != FRAG_NEEDED || next == n) {
+    for (unsigned i = 0; i < chunk_fragments(c); i++) {
+        if (frag_state(&c->frag[i]) != FRAG_NEEDED || next == n) {
             links_buffer_give(c->drain->links, e->record[i]);
             continue;
         }
         send_fragment(c, e, i, to[next++]);
+    }
+}
+
+/* ---- late fragments -------------------------------------------------------------------------- */
+
+/* Takes a fragment off its link if it still waits there. */
+static bool take_back(struct place *at)
+{
+    struct sending *s = at->sending;
+
+    if (!link_put_cancel(&s->put))
+        return false;
+    at->state = FRAG_NEEDED;
+    at->sending = NULL;
+    s->chunk->sending--;
+    s->chunk->drain->busy--;
+    return true;
+}
+
+static void drop(struct sending *s)
+{
+    links_counts(s->chunk->drain->links)->fragments_dropped++;
+    links_buffer_give(s->chunk->drain->links, s->put.record);
+    free(s);
+}
+
+/* The link may be reading the late one's buffer: the other peer gets a copy, with a header of its own. */
+static bool send_copy(const struct sending *late, struct place *at, struct link *to)
+{
+    struct links *links = late->chunk->drain->links;
+    char *record = links_buffer_take(links);
+    struct sending *s = record ? calloc(1, sizeof *s) : NULL;
+
+    if (!s) {
+        if (record)
+            links_buffer_give(links, record);
+        return false; /* buffers are short: it is waited for, or the chunk counts without it */
+    }
+    s->chunk = late->chunk;
+    s->fragment = late->fragment;
+    s->put.record = record;
+    s->put.record_len = late->put.record_len;
+    memcpy(record, late->put.record, s->put.record_len);
+    send_to(s, at, to);
+    return true;
+}
+
+static void spare_one(struct chunk *c, struct place *going, struct place *other)
+{
+    struct links_counts *counts = links_counts(c->drain->links);
+    struct sending *s = going->sending;
+    struct link *to[CAIRN_GROUP_MAX];
+
+    if (targets(c, to) == 0)
+        return; /* the margin carries it; it may still be stored, as long as nobody needs its buffer */
+    if (take_back(going)) {
+        counts->fragments_spared++;
+        send_to(s, going, to[0]);
+    } else {
+        counts->fragments_spared += send_copy(s, other, to[0]);
+    }
+}
+
+void chunk_spare_late(struct chunk *c)
+{
+    for (unsigned i = 0; i < chunk_fragments(c) && c->sending > 0; i++) {
+        struct place *at = c->frag[i].at;
+        unsigned going = at[0].state != FRAG_SENDING;
+        if (frag_state(&c->frag[i]) == FRAG_SENDING && at[!going].state == FRAG_NEEDED && link_late(at[going].link))
+            spare_one(c, &at[going], &at[!going]);
+    }
+}
+
+void chunk_shed(struct chunk *c, bool all)
+{
+    if (c->sending == 0 || (!all && chunk_count(c, FRAG_STORED) < chunk_enough(c)))
+        return;
+    for (unsigned i = 0; i < 2 * chunk_fragments(c); i++) {
+        struct place *at = &c->frag[i / 2].at[i % 2];
+        struct sending *s = at->sending;
+        if (s && (all || link_put_is_late(at->link, &s->put)) && take_back(at))
+            drop(s);
     }
 }
 
@@ -243,17 +367,21 @@ static void encoded(struct worker_job *job)
             d->job, (unsigned long long)d->spec.step, d->spec.rank);
     else if (e->code < 0)
         cairn_fail(&err, e->code, "encode part %u of rank %u", c->first_part, d->spec.rank);
-    if (e->code < 0 || d->code < 0) {
+    if (e->code == 0 && d->code == 0) {
+        c->known = true;
+        c->entry = e->entry;
+        memcpy(c->part, e->part, sizeof c->part);
+        chunk_move(c, c->counted ? CHUNK_SAFE : CHUNK_GOING);
+        send_needed(c, e);
+    } else if (c->counted) { /* what is durable counts; the rest is left to repair */
+        give_all(en);
+        chunk_move(c, CHUNK_SAFE);
+        chunk_release(c);
+    } else {
         give_all(en);
         chunk_move(c, CHUNK_TODO);
         if (d->code == 0)
             drain_fail(d, e->code, &err);
-    } else {
-        c->known = true;
-        c->entry = e->entry;
-        memcpy(c->part, e->part, sizeof c->part);
-        chunk_move(c, CHUNK_SENDING);
-        send_needed(c, e);
     }
     free(en);
     links_kick(d->links);

@@ -8,19 +8,25 @@
 #include "daemon/node/encode.h"
 #include "daemon/node/link.h"
 
-enum frag_state { FRAG_NEEDED, FRAG_SENDING, FRAG_STORED };
+enum frag_state { FRAG_NEEDED, FRAG_SENDING, FRAG_STORED, FRAG_DURABLE };
 
-struct frag {
+struct sending;
+struct place { /* where a fragment is, or is going */
     enum frag_state state;
-    struct link *link; /* where it is, or is going */
+    struct link *link; /* the last, also when it failed there */
     uint32_t epoch;    /* of the link when it was stored */
     uint64_t stored_at;
+    struct sending *sending;
+};
+struct frag {
+    struct place at[2]; /* the second is used while the first is late: whichever is stored first counts */
 };
 
-/*     TODO --buffers--> ENCODING --> SENDING --all stored--> STORED --all synced--> DURABLE
- *       ^                               |  a fragment was refused or lost  |
- *       +-------------------------------+----------------------------------+       */
-enum chunk_state { CHUNK_TODO, CHUNK_ENCODING, CHUNK_SENDING, CHUNK_STORED, CHUNK_DURABLE };
+/*     TODO --buffers--> ENCODING --> GOING --k + margin durable--> SAFE --all durable--> FULL
+ *       ^                 ^            |                            | a fragment is missing, and nothing
+ *       +---- too few -----------------+                            | else is left to be encoded
+ *                         +-----------------------------------------+                               */
+enum chunk_state { CHUNK_TODO, CHUNK_ENCODING, CHUNK_GOING, CHUNK_SAFE, CHUNK_FULL };
 
 struct chunk {
     struct list link; /* in the drain's list of its state */
@@ -28,7 +34,9 @@ struct chunk {
     enum chunk_state state;
     uint32_t first_part, attempt;
     uint8_t k, m;
-    bool known; /* encoded before: entry and part are what it must give again */
+    bool counted;  /* it has been SAFE: its parts are durable, and it is never cut again */
+    bool released; /* its pages may be taken: it cannot be encoded any more */
+    bool known;    /* encoded before: entry and part are what it must give again */
     struct hash128 entry;
     struct cairn_part_code part[CAIRN_MAX_K];
     unsigned sending;
@@ -41,33 +49,49 @@ struct drain {
     char job[CAIRN_MAX_NAME + 1];
     struct stream_key stream;
     struct pump pump;
-    struct loop_timer deadline;
-    struct list todo, encoding, sending, stored, durable; /* of struct chunk */
-    uint32_t next_part;                                   /* the first that is in no chunk yet */
+    struct loop_timer deadline;                    /* for done(), then for what is left behind it */
+    struct list todo, encoding, going, safe, full; /* of struct chunk */
+    uint32_t next_part;                            /* the first that is in no chunk yet */
     uint32_t durable_parts;
     uint64_t unsynced_bytes;
     uint64_t no_peer_since_ns; /* 0: there is one */
     unsigned busy;             /* encodes, sends, the manifest: done() waits for them */
     bool manifest_going;
+    bool told; /* done() was called: what is late goes on behind it */
+    bool over; /* and has had its time */
     struct manifest manifest;
     struct bytes manifest_bytes;
     struct shard_ref ref;
     int code; /* negative: it has failed and waits for busy */
     struct cairn_error err;
-    bool finished;
     char last_error[WIRE_TEXT];
 };
 
 struct chunk *chunk_new(struct drain *d, uint32_t first_part, unsigned k, unsigned m, uint32_t attempt);
 void chunk_move(struct chunk *c, enum chunk_state state);
+/* Its pages are not read any more. */
+void chunk_release(struct chunk *c);
 /* Takes buffers and gives the chunk to a worker. The caller has seen that k + m buffers are free. */
 void chunk_encode(struct chunk *c);
-/* Fragments whose link failed since are needed again. */
+/* What was synced since is durable; what was only stored on a link that failed since is needed again. */
 void chunk_check_links(struct chunk *c);
-bool chunk_needs_sending(const struct chunk *c);
+/* Fragments that are in this state or further. */
+unsigned chunk_count(const struct chunk *c, enum frag_state state);
+/* So many make it count. */
+unsigned chunk_enough(const struct chunk *c);
+static inline unsigned chunk_fragments(const struct chunk *c)
+{
+    return (unsigned)c->k + c->m;
+}
 /* Whether every needed fragment has a peer that holds none of this chunk. */
 bool chunk_has_targets(struct chunk *c);
-/* After an encode: the needed fragments go out. Buffers of the others are given back. */
+/* Fragments that wait behind a late answer, or are it, go to spare peers too, as far as there are any. */
+void chunk_spare_late(struct chunk *c);
+/* Gives back the buffers of fragments that have waited for a slot too long, when the chunk counts without them; or of
+ * all that wait. */
+void chunk_shed(struct chunk *c, bool all);
+/* Where a fragment most probably is. */
+struct link *chunk_place(const struct chunk *c, unsigned index);
 uint64_t chunk_record_bytes(const struct chunk *c);
 void drain_fail(struct drain *d, int code, const struct cairn_error *err);
 

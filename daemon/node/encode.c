@@ -202,3 +202,41 @@ void decode_chunk(struct decode *d)
     if (d->code == 0 && decoded == all)
         d->code = check_entry(d);
 }
+
+/* ---- remake ---------------------------------------------------------------------------------- */
+
+static void remake_parity(struct remake *r, unsigned index, uint32_t len)
+{
+    unsigned char matrix[CAIRN_MAX_FRAGS * CAIRN_MAX_K], tables[CAIRN_MAX_K * 32];
+    unsigned char *data[CAIRN_MAX_K], *parity = (unsigned char *)r->record[index] + FRAGMENT_HEADER;
+    unsigned k = r->decode.k;
+
+    for (unsigned i = 0; i < k; i++)
+        data[i] = (unsigned char *)r->decode.payload[i];
+    make_matrix(k, r->decode.m, matrix);
+    ec_init_tables((int)k, 1, matrix + index * k, tables);
+    ec_encode_data((int)len, (int)k, 1, tables, data, &parity);
+}
+
+void remake_fragments(struct remake *r)
+{
+    struct decode *d = &r->decode;
+    uint32_t whole = longest(d->part, d->k);
+
+    /* Data fragments that are missing appear in d->payload, which is zero behind each payload's end. */
+    d->part_mask = (1u << d->k) - 1;
+    decode_chunk(d);
+    for (unsigned i = 0; i < d->k + d->m && d->code == 0; i++) {
+        if (!(r->wanted & 1u << i))
+            continue;
+        char *payload = r->record[i] + FRAGMENT_HEADER;
+        uint32_t len = i < d->k ? d->part[i].coded_len : whole;
+        if (i < d->k)
+            memcpy(payload, d->payload[i], len);
+        else
+            remake_parity(r, i, whole);
+        memset(payload + len, 0, round_up_u64(len, CAIRN_BLOCK) - len);
+        r->payload_len[i] = len;
+        r->payload_sum[i] = cairn_hash64(payload, len, 0);
+    }
+}

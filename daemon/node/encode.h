@@ -40,4 +40,16 @@ struct decode {
  * parts are known. The target's bytes are defined only when code is 0. */
 void decode_chunk(struct decode *d);
 
+/* Fragments made again from any k: byte for byte what encode_chunk gave. */
+struct remake {
+    struct decode decode;          /* part_mask: all; its payloads are what was read */
+    uint32_t wanted;               /* bit i: fragment i, data or parity */
+    char *record[CAIRN_MAX_FRAGS]; /* of the wanted ones; the payload goes behind the header block */
+    /* results */
+    uint32_t payload_len[CAIRN_MAX_FRAGS];
+    uint64_t payload_sum[CAIRN_MAX_FRAGS];
+};
+/* Nothing is made when the chunk's plain bytes do not have their entry checksum: see decode.code. */
+void remake_fragments(struct remake *r);
+
 #endif

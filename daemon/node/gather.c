@@ -2,7 +2,8 @@
 /* A gather:
  *
  *     the wanted data fragments from the peers that the manifest names
- *         one fails, or is late by HEDGE_MS -> all fragments of the stripe are asked for; any k will do
+ *         one is late, by the measure of its link and the group -> as many others of the stripe are asked for
+ *         one fails -> all fragments of the stripe are asked for; any k will do
  *             too few come -> the missing ones are looked for on every other peer
  *     enough -> a worker rebuilds, decodes, checks -> done
  *
@@ -19,7 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HEDGE_MS 250
+#define HEDGE_EVERY_MS 20 /* how often a gather looks for late reads */
+#define HEDGES_MAX 32     /* fragments read at once because others were late, of all gathers */
 
 enum got { NOT_ASKED, READING, GOT, FAILED };
 
@@ -43,6 +45,7 @@ struct gather_run {
     struct want want[CAIRN_MAX_FRAGS];
     bool all_wanted; /* parity too */
     bool everywhere; /* not only the hinted peers */
+    unsigned hedges; /* fragments asked for because others were late */
     struct loop_timer hedge, deadline;
     struct loop_post step;
     bool stepping;
@@ -74,6 +77,7 @@ static void finish(struct gather_run *r, int code, const struct cairn_error *err
     for (unsigned i = 0; i < r->n; i++)
         if (r->want[i].state == READING)
             link_read_cancel(r->want[i].link, &r->want[i].read);
+    links_counts(r->links)->hedging -= r->hedges;
     run_free(r);
     g->state = NULL;
     g->done(g, code, err);
@@ -265,12 +269,38 @@ static void step_soon(struct gather_run *r)
     loop_defer(links_loop(r->links), &r->step);
 }
 
+/* How many of the k fragments that are needed cannot be expected in time. 0 while nothing that is wanted is late. */
+static unsigned late_by(const struct gather_run *r)
+{
+    unsigned coming = 0, late = 0;
+
+    for (unsigned i = 0; i < r->n; i++) {
+        const struct want *w = &r->want[i];
+        bool is_late = w->state == READING && link_read_is_late(w->link, &w->read);
+        late += is_late && is_wanted(r, i);
+        coming += w->state == GOT || (w->state == READING && !is_late);
+    }
+    return late > 0 && coming < r->chunk->k ? r->chunk->k - coming : 0;
+}
+
 static void hedge(struct loop_timer *t)
 {
     struct gather_run *r = t->arg;
+    struct links_counts *counts = links_counts(r->links);
+    unsigned need = r->decoding ? 0 : late_by(r);
 
-    r->all_wanted = true;
-    step_soon(r);
+    for (unsigned i = 0; i < r->n && need > 0 && counts->hedging < HEDGES_MAX; i++) {
+        if (r->want[i].state != NOT_ASKED)
+            continue;
+        ask(&r->want[i]);
+        if (r->want[i].state != READING)
+            continue;
+        need--;
+        r->hedges++;
+        counts->hedging++;
+        counts->reads_hedged++;
+    }
+    loop_timer_after(links_loop(r->links), t, HEDGE_EVERY_MS);
 }
 
 static void too_late(struct loop_timer *t)
@@ -372,7 +402,7 @@ void gather_start(struct links *links, struct gather *g)
     }
     g->state = r;
     r->hedge = (struct loop_timer){.fire = hedge, .arg = r};
-    loop_timer_after(links_loop(links), &r->hedge, HEDGE_MS);
+    loop_timer_after(links_loop(links), &r->hedge, HEDGE_EVERY_MS);
     r->deadline = (struct loop_timer){.fire = too_late, .arg = r};
     loop_timer_after(links_loop(links), &r->deadline, g->timeout_ms ? g->timeout_ms : 30000);
     step_soon(r);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Gather: the plain bytes of one chunk from its fragments. Reads the wanted data fragments from the hinted peers, then
- * the stripe's order, then all; what is late, missing or corrupt is rebuilt from parity. Every fragment is checked
+ * the stripe's order, then all; what is late, missing or corrupt is rebuilt from parity (late reads are hedged with a
+ * bounded number of others). Every fragment is checked
  * against the manifest (identity, lengths, checksum); when all parts of a chunk were decoded its entry checksum is
  * checked too. */
 #ifndef CAIRN_DAEMON_NODE_GATHER_H

@@ -13,6 +13,12 @@
 #define SESSION_MAX_RESTORES 8
 #define SESSION_MAX_QUERIES 4
 
+/* What goes on without being a session: a stop tells it, and waits until it has left the list. */
+struct node_work {
+    struct list link;                  /* in node.work */
+    void (*stop)(struct node_work *w); /* may be called more than once; may end the work at once */
+};
+
 struct node {
     struct node_deps deps;
     struct node_config config;
@@ -23,10 +29,12 @@ struct node {
     struct loop_op accept_op;
     struct loop_timer accept_again; /* after EMFILE and the like */
     struct links *links;
+    struct mesh *mesh;
     struct jobs *jobs;
     struct arenas *arenas;
     struct list sessions;
     unsigned nsessions;
+    struct list work; /* struct node_work */
     uint64_t next_id; /* of sessions and restores */
     uint64_t windows_used_bytes;
     bool stopping;

@@ -1,11 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What jobs.c and job_*.c share. */
+/* What jobs.c and job_*.c share:
+ *
+ *     jobs.c            a job's way: its records, the coordinator's key, this node's key
+ *     job_lease.c       the one lease of this node
+ *     job_view.c        what the metadata says of one job
+ *     job_join.c        members come and go
+ *     job_crew.c        letters between the job's nodes: greetings, reports up, verdicts down
+ *     job_run.c         a checkpoint on its way, as each node with ranks of it sees it
+ *     job_save.c        one rank's part of it
+ *     job_decide.c      a checkpoint on its way, as the coordinator decides it
+ *     job_open.c ...    reading
+ */
 #ifndef CAIRN_DAEMON_NODE_JOB_INTERNAL_H
 #define CAIRN_DAEMON_NODE_JOB_INTERNAL_H
 
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
-#include "core/checkpoint/commit.h"
+#include "core/checkpoint/report.h"
 #include "core/checkpoint/known.h"
 #include "daemon/node/jobs.h"
 
@@ -14,6 +25,7 @@
 #define JOB_REMEMBERED 16 /* decided steps whose fate a late rank is told */
 #define JOB_PAUSE_MS 100  /* first pause before the metadata is asked again; doubles */
 #define JOB_MAX_PAUSE_MS 2000
+#define JOB_MAX_CHILDREN 256 /* nodes that report to this one */
 #define LOAD_IN_FLIGHT 16 /* manifests read at once */
 
 struct jobs {
@@ -67,10 +79,13 @@ struct view {
     uint64_t pin_revision;
     struct known *known;               /* n */
     struct record_decision *decisions; /* n, beside known */
+    struct record_intent *intents;     /* n, beside known */
     struct view_keeping *keeping;      /* n, beside known */
     struct record_settings settings;
     uint64_t settings_revision;
     size_t n;
+    struct record_crew *crew; /* ncrew: nodes with living sessions */
+    size_t ncrew;
 };
 /* Reads the records under record_key_job(job, ""); on failure ret is empty. */
 int view_read(struct view *ret, const char *job, const struct cairn_meta_result *result, struct cairn_error *err);
@@ -92,11 +107,26 @@ int view_send_abort(struct jobs *jobs, const char *job, uint64_t step, uint64_t 
 uint64_t jobs_unix_ms(void);
 
 /* ---- one job --------------------------------------------------------------------------------- */
-enum job_phase { JOB_IDLE, JOB_READING, JOB_LEASING, JOB_CLAIMING, JOB_SWEEPING, JOB_RAISING, JOB_RELEASING };
+enum job_phase { JOB_IDLE, JOB_READING, JOB_LEASING, JOB_CLAIMING, JOB_RAISING, JOB_ENLISTING, JOB_RELEASING };
 struct remembered {
     uint64_t step, incarnation;
     bool committed;
+    int code; /* of one that is not */
     char reason[COMMIT_REASON];
+};
+struct crew_node { /* on the coordinator: a node that greeted */
+    struct list link;
+    struct crew_address address;
+    uint32_t slot; /* in the reporting tree */
+    uint64_t heard_ns;
+    uint64_t incarnation;
+    uint32_t nranks;
+    uint32_t ranks[CREW_MAX_RANKS];
+};
+struct child { /* a node whose reports this one passes on */
+    struct list link;
+    struct crew_address address;
+    uint64_t heard_ns;
 };
 struct job {
     struct jobs *jobs;
@@ -105,20 +135,24 @@ struct job {
     int phase;  /* enum job_phase */
     bool held;  /* the coordinator's key is ours */
     bool valid; /* what follows was read since the key was taken, or is about to be */
+    uint64_t read_ns;
     uint64_t coordinator_revision;
     struct record_incarnation inc;
     uint64_t inc_revision;
     struct record_pin pin;
     uint64_t pin_revision;          /* 0: not pinned */
     struct record_incarnation next; /* being raised to */
-    struct known *leftovers;        /* undecided checkpoints that nobody works on */
-    size_t nleftovers;
+    struct record_crew *others;     /* nothers: other nodes with living sessions, as read */
+    size_t nothers;
     bool decided; /* last_decided is one, of the current incarnation */
     uint64_t last_decided;
     struct remembered remembered[JOB_REMEMBERED];
     unsigned nremembered; /* since the start; the last JOB_REMEMBERED are kept */
     struct list members;
-    struct list joins; /* struct join_request, by own.link */
+    struct list joins;     /* struct join_request, by own.link */
+    struct list enlisting; /* those whose member is there, until this node's key says so */
+    bool roster_changed;   /* this node's key does not say who its members are */
+    bool enlisted;         /* the key is there */
     struct list runs;
     unsigned nruns;
     uint64_t committed, aborted;
@@ -127,13 +161,28 @@ struct job {
     struct meta_req req;
     struct loop_timer retry; /* reading again after the metadata was away */
     bool retrying;
+    bool waiting; /* until the retry, whoever asks: another start's sessions on other nodes may end */
     struct loop_post post;
     bool posted;
+    /* job_crew.c */
+    struct loop_timer greet;
+    struct crew_address coordinator; /* another node's; node is empty when there is none, or when it is this one */
+    struct crew_address parent;      /* in the reporting tree; node is empty: the coordinator */
+    uint64_t answered_ns;            /* when the coordinator last was heard of */
+    struct list children;
+    unsigned nchildren;
+    struct list crew; /* struct crew_node; on the coordinator */
+    unsigned ncrew;
+    /* job_decide.c; on the coordinator */
+    struct list deciders;
+    unsigned ndeciders;
 };
 /* Does the next thing the job needs; from the top of the stack only. May free the job. */
 void job_tick(struct job *job);
 /* Ticks later in this turn. */
 void job_post(struct job *job);
+/* What is known is old: read before anything else. */
+void job_stale(struct job *job);
 struct job *jobs_find(struct jobs *jobs, const char *name);
 struct job *jobs_find_or_add(struct jobs *jobs, const char *name); /* NULL: no memory */
 /* Takes over what was read: incarnation and pin; fences members of older incarnations. */
@@ -141,9 +190,7 @@ void job_learn(struct job *job, const struct view *v);
 void job_set_pin(struct job *job, const struct record_pin *pin, uint64_t revision);
 /* Members of older incarnations are fenced, and their saves that are not filled dropped. */
 void job_fence(struct job *job);
-/* Another node coordinates it: members are told, open checkpoints aborted. */
-void job_lost(struct job *job, const char *by_node);
-void job_remember(struct job *job, uint64_t step, uint64_t incarnation, bool committed, const char *reason);
+void job_remember(struct job *job, uint64_t step, uint64_t incarnation, int code, const char *reason);
 const struct remembered *job_recall(const struct job *job, uint64_t step, uint64_t incarnation);
 void job_not_applied(struct job *job, const struct cairn_meta_result *result);
 void job_free(struct job *job);
@@ -151,6 +198,8 @@ void job_free(struct job *job);
 void job_join_next(struct job *job);
 void job_raise_done(struct meta_req *req, const struct cairn_meta_result *result);
 void job_fail_joins(struct job *job, int code, const struct cairn_error *err);
+/* Writes this node's key; those who wait for it are members then. */
+void job_enlist(struct job *job);
 
 struct member {
     struct job *job;
@@ -164,47 +213,61 @@ struct member {
     uint64_t pin_number; /* the last it loaded; 0: none */
 };
 
-/* ---- one checkpoint on its way: job_checkpoint.c, job_save.c --------------------------------- */
+/* ---- the job's nodes: job_crew.c ------------------------------------------------------------- */
+void jobs_hear(void *arg, const struct crew_letter *l);
+/* What the timer does next, after what was read or heard. */
+void job_crew_start(struct job *job);
+void job_crew_stop(struct job *job);
+/* Of this node's ranks, to whoever coordinates; again: straight to it. */
+void job_report(struct job *job, const struct crew_letter *report, bool again);
+/* On the coordinator: to this node's run and down the tree. */
+void job_announce(struct job *job, uint64_t step, uint64_t incarnation, int verdict, int code, const char *reason);
+/* The same, to one node. */
+void job_answer(struct job *job, const char *node, uint64_t step, uint64_t incarnation, int verdict, int code,
+                const char *reason);
+/* Nodes are told that this one coordinates no more. */
+void job_crew_dismiss(struct job *job);
+
+/* ---- a checkpoint on its way, on a node with ranks of it: job_run.c, job_save.c -------------- */
 struct run {
     struct job *job;
     struct list link;
     uint64_t step;
     uint64_t incarnation;
-    struct commit machine;
-    uint8_t *ranks;
-    struct rank_save **saves; /* world_size of them */
+    uint32_t world_size;
+    struct list saves; /* struct rank_save, by of_run */
     unsigned nsaves;
-    unsigned ndrains; /* that read pages */
-    struct root root;
-    struct bytes root_bytes;
-    struct blob_ref root_ref;
-    struct meta_req req;
-    int sent;     /* enum commit_effect: the request in flight, or 0 */
-    int paused;   /* the same: to be sent when the pause is over */
-    bool refused; /* in flight: the reading after a refused intent */
-    bool rooting; /* blob_put is under way */
-    struct loop_timer pause;
-    uint32_t pause_ms;
-    struct loop_timer deadline;
+    unsigned ndrains;             /* that read pages */
+    bool intent;                  /* it is known to be written: drains may start */
+    bool given_up;                /* a rank of this node cannot be part of it: what to say, until there is a verdict */
+    struct crew_entry given_up_by;
+    struct loop_timer repeat;   /* of the reports */
+    struct loop_timer deadline; /* of the coordinator's verdict */
     bool told;
     int code;
     struct cairn_error err;
-    bool known; /* the last event said what the metadata holds */
-    bool over;  /* the machine ended, or the daemon stops */
+    bool over;    /* a verdict came, or the daemon stops */
+    bool aborted; /* by a verdict */
     bool links_ended;
+    struct loop_post reap;
+    bool reaping;
 };
 struct rank_save {
     struct run *run;
     struct member *member; /* NULL once it left */
     struct list link;      /* in member */
+    struct list of_run;    /* in run */
     uint32_t rank;
+    uint64_t pin_number;
     struct save_events events;
     void *arg;
     const struct cairn_layout *layout;
     const char *arena;
     const uint32_t *pages;
-    bool filled;
-    bool durable, durable_told, told;
+    int state;       /* enum report_state */
+    bool unreported; /* the coordinator was not told of the state */
+    struct shard_ref ref;
+    bool durable_told, told;
     struct drain *drain;
     bool draining; /* drain_start succeeded and its done has not come */
     bool cancelled;
@@ -215,14 +278,65 @@ struct rank_save {
 bool job_works_on(const struct job *job, uint64_t step, uint64_t incarnation);
 struct run *job_find_run(const struct job *job, uint64_t step, uint64_t incarnation);
 int run_new(struct job *job, uint64_t step, struct run **ret_run, struct cairn_error *err);
-void run_feed(struct run *run, const struct commit_event *event);
 /* Frees it when nothing is left. */
 void run_maybe_free(struct run *run);
 void run_stop(struct run *run);
 void run_start_drains(struct run *run);
 void run_stop_drains(struct run *run);
 void run_tell(struct run *run, int code, const char *reason);
+/* What a rank of this node is waiting for; empty when it drains nothing. */
+void run_why(const struct run *run, uint32_t rank, char *buf, size_t len);
+/* Reports what is not reported yet; all: everything again. */
+void run_report(struct run *run, bool all);
+/* What the coordinator says. */
+void run_verdict(struct run *run, int verdict, int code, const char *reason);
+/* The rank's part will never be durable, the checkpoint cannot be: the others here are told code. */
+void run_give_up(struct run *run, uint32_t rank, int state, int code, const char *why);
+/* A newer incarnation: what is not filled here never will be. */
+void run_fence(struct run *run, const char *why);
 void rank_save_dropped(struct rank_save *save, const char *why);
+
+/* ---- a checkpoint on its way, on the coordinator: job_decide.c ------------------------------- */
+struct decider {
+    struct job *job;
+    struct list link;
+    uint64_t step;
+    uint64_t incarnation;
+    struct commit machine;
+    uint8_t *ranks;
+    uint64_t *heard_ns; /* of each rank's last report: whoever has its snapshot repeats it */
+    struct root root;
+    struct bytes root_bytes;
+    struct blob_ref root_ref;
+    struct meta_req req;
+    int sent;     /* enum commit_effect: the request in flight, or 0 */
+    int paused;   /* the same: to be sent when the pause is over */
+    bool refused; /* in flight: the reading after a refused intent */
+    bool rooting; /* blob_put is under way */
+    bool copying; /* the decision is being copied beside the manifests */
+    struct loop_timer pause;
+    uint32_t pause_ms;
+    struct loop_timer deadline;
+    struct loop_timer grace; /* of an adopted one: who is not heard of by then is lost */
+    bool announced;          /* the intent */
+    bool known;              /* the last event said what the metadata holds */
+    bool over;               /* the machine ended, or this node coordinates no more */
+    bool feeding;            /* a report is being taken in: it must not go now */
+};
+struct decider *job_find_decider(const struct job *job, uint64_t step, uint64_t incarnation);
+/* One rank's state, from this node or another. */
+void job_decide(struct job *job, uint64_t step, uint64_t incarnation, const struct crew_entry *e);
+/* Takes up what another coordinator left undecided, and remembers what is decided. */
+void job_adopt(struct job *job, const struct view *v);
+/* Of all its ranks' states what is not durable is lost. */
+void job_crew_lost(struct job *job, const struct crew_node *node);
+/* Ranks that nobody has spoken for in a while, though they had begun, are lost: their daemon was restarted. */
+void job_expire_ranks(struct job *job);
+/* A newer incarnation: what is not filled of older ones is aborted. */
+void job_decide_fence(struct job *job, const char *why);
+/* This node coordinates no more: nothing is told, whoever does finds the intents. */
+void job_drop_deciders(struct job *job);
+void decider_why(const struct decider *d, char *buf, size_t len);
 
 /* ---- reading: job_open.c, job_load.c --------------------------------------------------------- */
 /* Openings that wait for this job's older saves look again. */

@@ -17,7 +17,8 @@ void jobs_lease_lost(struct jobs *jobs, const char *why)
     jobs->lease = 0;
     list_for_each (it, &jobs->jobs) {
         struct job *job = container_of(it, struct job, link);
-        job->held = job->valid = false;
+        job->held = job->valid = job->enlisted = false;
+        job->roster_changed = true;
     }
     holds_lease_lost(jobs);
     jobs_post_all(jobs);

@@ -418,7 +418,7 @@ static void opening_next(struct opening *o)
     o->pinning = o->move.action == PIN_TRY;
     switch (o->move.action) {
     case PIN_WAIT:
-        opening_pause(o, OPEN_WAITING, JOB_MAX_PAUSE_MS);
+        opening_pause(o, OPEN_WAITING, OPEN_PAUSE_MS);
         break;
     case PIN_ABORT:
         opening_abort(o, o->move.index);
@@ -441,11 +441,11 @@ static void opening_next(struct opening *o)
 
 static void opening_mark(struct opening *o)
 {
-    const struct job *job = jobs_find(o->jobs, o->request->job);
+    const struct member *m = o->request->member;
 
     for (size_t i = 0; i < o->view.n; i++) {
         struct known *k = &o->view.known[i];
-        k->under_way = job && job_works_on(job, k->step, k->incarnation);
+        k->under_way = m != NULL; /* with members, a node coordinates the job: it decides what is left */
         for (unsigned b = 0; b < o->nbad; b++)
             k->unreadable |= known_compare(&o->bad[b], k) == 0;
     }

@@ -12,7 +12,7 @@ static void save_deliver(struct loop_post *post)
     struct run *run = save->run;
 
     save->posted = false;
-    if (save->durable && !save->durable_told && !save->told) {
+    if (save->state == REPORT_DURABLE && !save->durable_told && !save->told) {
         save->durable_told = true;
         save->events.state(save->arg, CAIRN_DURABLE, 0, NULL);
     }
@@ -25,7 +25,7 @@ static void save_deliver(struct loop_post *post)
         return;
     save->events.ended(save->arg);
     list_remove(&save->link);
-    run->saves[save->rank] = NULL;
+    list_remove(&save->of_run);
     run->nsaves--;
     free(save);
     run_maybe_free(run);
@@ -47,9 +47,8 @@ void run_tell(struct run *run, int code, const char *reason)
     run->code = code;
     if (code < 0)
         cairn_fail(&run->err, code, "%s", reason);
-    for (uint32_t i = 0; i < run->machine.world_size; i++)
-        if (run->saves[i])
-            save_post(run->saves[i]);
+    list_for_each (it, &run->saves)
+        save_post(container_of(it, struct rank_save, of_run));
 }
 
 /* ---- drains ---------------------------------------------------------------------------------- */
@@ -66,23 +65,32 @@ static void save_drain_done(void *arg, int code, const struct cairn_error *err, 
 {
     struct rank_save *save = arg;
     struct run *run = save->run;
-    struct commit_event e = {.type = COMMIT_ON_DURABLE, .rank = save->rank};
 
     (void)manifest;
+    if (code == 0 && !run->over && !run->told) {
+        save->ref = *ref;
+        save->state = REPORT_DURABLE;
+        save->unreported = true;
+        save_post(save);
+        run_report(run, false);
+    } else if (code < 0 && !run->over) {
+        run_give_up(run, save->rank, REPORT_FAILED, CAIRN_E_ABORTED,
+                    err && err->message[0] ? err->message : cairn_code_name(code));
+    }
+    save_post(save);
+}
+
+/* Behind its done(): what was late is stored too, or left to repair. */
+static void save_drain_ended(void *arg, unsigned left)
+{
+    struct rank_save *save = arg;
+    struct run *run = save->run;
+
+    (void)left;
     save->draining = false;
     save->drain = NULL;
     run->ndrains--;
-    if (code == 0 && commit_open(&run->machine) && !run->over) {
-        run->root.shards[save->rank] = *ref;
-        save->durable = true;
-    } else if (code < 0) {
-        e = (struct commit_event){.type = COMMIT_ON_FAILED,
-                                  .rank = save->rank,
-                                  .code = code,
-                                  .reason = err && err->message[0] ? err->message : cairn_code_name(code)};
-    }
     save_post(save);
-    run_feed(run, &e);
     run_maybe_free(run);
 }
 
@@ -96,14 +104,15 @@ static void save_start_drain(struct rank_save *save)
                               .incarnation = run->incarnation,
                               .fence_incarnation = job->pin_revision ? job->pin.incarnation : 0,
                               .rank = save->rank,
-                              .world_size = run->machine.world_size,
+                              .world_size = run->world_size,
                               .layout = save->layout,
                               .arena = save->arena,
                               .pages = save->pages,
                               .deadline_ms = job->jobs->config.checkpoint_ms,
                               .arg = save,
                               .durable = save_parts_durable,
-                              .done = save_drain_done};
+                              .done = save_drain_done,
+                              .ended = save_drain_ended};
 
     int r = drain_start(job->jobs->deps.links, &spec, &save->drain, &err);
     if (r == 0) {
@@ -111,24 +120,23 @@ static void save_start_drain(struct rank_save *save)
         run->ndrains++;
         return;
     }
-    run_feed(run,
-             &(struct commit_event){.type = COMMIT_ON_FAILED, .rank = save->rank, .code = r, .reason = err.message});
+    run_give_up(run, save->rank, REPORT_FAILED, CAIRN_E_ABORTED, err.message);
 }
 
 void run_start_drains(struct run *run)
 {
-    for (uint32_t i = 0; i < run->machine.world_size && commit_open(&run->machine); i++) {
-        struct rank_save *save = run->saves[i];
-        if (save && save->filled && !save->durable && !save->draining)
+    list_for_each (it, &run->saves) {
+        struct rank_save *save = container_of(it, struct rank_save, of_run);
+        if (run->intent && !run->told && save->state == REPORT_FILLED && !save->draining)
             save_start_drain(save);
     }
 }
 
 void run_stop_drains(struct run *run)
 {
-    for (uint32_t i = 0; i < run->machine.world_size; i++) {
-        struct rank_save *save = run->saves[i];
-        if (!save || !save->draining || save->cancelled)
+    list_for_each (it, &run->saves) {
+        struct rank_save *save = container_of(it, struct rank_save, of_run);
+        if (!save->draining || save->cancelled)
             continue;
         save->cancelled = true;
         drain_cancel(save->drain);
@@ -152,9 +160,6 @@ static int save_check_member(const struct member *m, uint64_t step, struct cairn
         return cairn_fail(err, CAIRN_E_STALE_PIN,
                           "job %s: the resume step moved to %llu; rank %u must load it before it may save", job->name,
                           (unsigned long long)job->pin.step, m->rank);
-    if (!job->held)
-        return cairn_fail(err, CAIRN_E_UNAVAILABLE, "job %s: node %s is renewing its coordinator's lease", job->name,
-                          job->jobs->node);
     return 0;
 }
 
@@ -184,9 +189,10 @@ static int save_check_run(const struct run *run, const struct member *m, struct 
     if (run->told && run->code < 0)
         return cairn_fail(err, CAIRN_E_ABORTED, "job %s: step %llu was given up: %s", run->job->name, step,
                           run->err.message);
-    if (!commit_open(&run->machine) || run->ranks[m->rank] != COMMIT_ABSENT || run->saves[m->rank])
-        return cairn_fail(err, CAIRN_E_EXISTS, "job %s: rank %u saves step %llu already", run->job->name, m->rank,
-                          step);
+    list_for_each (it, &run->saves)
+        if (run->over || container_of(it, struct rank_save, of_run)->rank == m->rank)
+            return cairn_fail(err, CAIRN_E_EXISTS, "job %s: rank %u saves step %llu already", run->job->name, m->rank,
+                              step);
     return 0;
 }
 
@@ -212,14 +218,17 @@ int save_begin(struct member *member, uint64_t step, const struct save_events *e
     save->run = run;
     save->member = member;
     save->rank = member->rank;
+    save->pin_number = member->pin_number;
     save->events = *events;
     save->arg = arg;
     save->post = (struct loop_post){.run = save_deliver, .arg = save};
     list_push_back(&member->saves, &save->link);
-    run->saves[save->rank] = save;
+    list_push_back(&run->saves, &save->of_run);
     run->nsaves++;
-    run_feed(run, &(struct commit_event){.type = COMMIT_ON_BEGUN, .rank = save->rank});
-    if (run->told) /* the metadata could not even be asked */
+    save->state = REPORT_BEGUN;
+    save->unreported = true;
+    run_report(run, false);
+    if (run->told) /* refused at once */
         save_post(save);
     *ret_save = save;
     return 0;
@@ -229,16 +238,23 @@ int save_begin(struct member *member, uint64_t step, const struct save_events *e
 
 void save_filled(struct rank_save *save, const struct cairn_layout *layout, const char *arena, const uint32_t *pages)
 {
+    struct run *run = save->run;
+
     save->layout = layout;
     save->arena = arena;
     save->pages = pages;
-    save->filled = true;
-    run_feed(save->run, &(struct commit_event){.type = COMMIT_ON_FILLED, .rank = save->rank});
+    save->state = REPORT_FILLED;
+    if (run->told)
+        return;
+    save->unreported = true;
+    run_report(run, false);
+    run_start_drains(run);
 }
 
 void rank_save_dropped(struct rank_save *save, const char *why)
 {
-    run_feed(save->run, &(struct commit_event){.type = COMMIT_ON_DROPPED, .rank = save->rank, .reason = why});
+    if (save->state == REPORT_BEGUN)
+        run_give_up(save->run, save->rank, REPORT_DROPPED, CAIRN_E_ABORTED, why);
 }
 
 void save_drop(struct rank_save *save, const char *why)
@@ -246,20 +262,32 @@ void save_drop(struct rank_save *save, const char *why)
     rank_save_dropped(save, why);
 }
 
+static const char *state_name(int state)
+{
+    return state == REPORT_DURABLE ? "durable" : state == REPORT_FILLED ? "filled" : "begun";
+}
+
 void save_why(const struct rank_save *save, char *buf, size_t len)
 {
     const struct run *run = save->run;
-    char missing[256] = "", drain[256] = "";
+    const struct job *job = run->job;
+    const struct decider *d = job_find_decider(job, run->step, run->incarnation);
+    char others[256] = "", drain[256] = "";
 
     if (run->told) {
         snprintf(buf, len, "step %llu: %s", (unsigned long long)run->step,
                  run->code == 0 ? "committed" : run->err.message);
         return;
     }
-    if (commit_open(&run->machine))
-        commit_missing(&run->machine, missing, sizeof missing);
+    if (d)
+        decider_why(d, others, sizeof others);
+    else if (job->coordinator.node[0])
+        snprintf(others, sizeof others, "%s; node %s coordinates",
+                 run->intent ? "other ranks are awaited" : "its intent is awaited", job->coordinator.node);
+    else
+        snprintf(others, sizeof others, "no node coordinates the job");
     if (save->draining)
         drain_why(save->drain, drain, sizeof drain);
-    snprintf(buf, len, "step %llu is %s%s%s%s%s", (unsigned long long)run->step, commit_state_name(run->machine.state),
-             missing[0] ? ": " : "", missing, drain[0] ? "; " : "", drain);
+    snprintf(buf, len, "step %llu, rank %u is %s: %s%s%s", (unsigned long long)run->step, save->rank,
+             state_name(save->state), others, drain[0] ? "; " : "", drain);
 }

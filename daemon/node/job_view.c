@@ -23,6 +23,8 @@ void view_free(struct view *v)
     free(v->keeping);
     free(v->known);
     free(v->decisions);
+    free(v->intents);
+    free(v->crew);
     *v = (struct view){0};
 }
 
@@ -117,15 +119,27 @@ static int view_read_ckpt(struct view *v, const char *job, const struct cairn_kv
         return r;
     if (strcmp(name, job) != 0)
         return cairn_fail(err, CAIRN_E_CORRUPT, "belongs to job %s", name);
+    if (strcmp(what, "intent") == 0)
+        return record_intent_decode(&v->intents[view_entry(v, step, incarnation)], kv->value, kv->value_len, err);
     if (strcmp(what, "decision") == 0)
         return view_read_decision(v, view_entry(v, step, incarnation), kv, err);
     if (strcmp(what, "tombstone") == 0)
         return view_read_tombstone(v, view_entry(v, step, incarnation), kv, err);
-    if (strcmp(what, "intent") == 0)
-        view_entry(v, step, incarnation);
-    else if (strncmp(what, "holds", 5) == 0 && view_has(v, step, incarnation))
+    if (strncmp(what, "holds", 5) == 0 && view_has(v, step, incarnation))
         view_read_hold(&v->keeping[v->n - 1], what, kv->mod_revision);
     return 0;
+}
+
+static int view_read_crew(struct view *v, const struct cairn_kv *kv, struct cairn_error *err)
+{
+    struct record_crew *more = realloc(v->crew, (v->ncrew + 1) * sizeof *more);
+
+    if (!more)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu nodes", v->ncrew + 1);
+    v->crew = more;
+    int r = record_crew_decode(&v->crew[v->ncrew], kv->value, kv->value_len, err);
+    v->ncrew += r == 0;
+    return r;
 }
 
 static int view_read_one(struct view *v, const char *job, const char *prefix, const struct cairn_kv *kv,
@@ -138,6 +152,8 @@ static int view_read_one(struct view *v, const char *job, const char *prefix, co
         return cairn_fail(err, CAIRN_E_PROTOCOL, "lies outside of %s", prefix);
     if (strncmp(what, "ckpt/", 5) == 0)
         return view_read_ckpt(v, job, kv, err);
+    if (strncmp(what, "nodes/", 6) == 0)
+        return view_read_crew(v, kv, err);
     if (strcmp(what, "incarnation") == 0) {
         v->inc_revision = kv->mod_revision;
         return record_incarnation_decode(&v->inc, kv->value, kv->value_len, err);
@@ -168,9 +184,10 @@ int view_read(struct view *ret, const char *job, const struct cairn_meta_result 
     record_key_job(prefix, job, "");
     v.known = calloc(result->nkvs + 1, sizeof *v.known);
     v.decisions = calloc(result->nkvs + 1, sizeof *v.decisions);
+    v.intents = calloc(result->nkvs + 1, sizeof *v.intents);
     v.keeping = calloc(result->nkvs + 1, sizeof *v.keeping);
-    int r =
-        v.known && v.decisions && v.keeping ? 0 : cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu records", result->nkvs);
+    bool room = v.known && v.decisions && v.intents && v.keeping;
+    int r = room ? 0 : cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu records", result->nkvs);
     for (size_t i = 0; r == 0 && i < result->nkvs; i++) {
         r = view_read_one(&v, job, prefix, &result->kvs[i], err);
         if (r < 0)

@@ -1,19 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The object, and each job's way to be coordinated here:
+/* The object, and each job's way on this node:
  *
- *     IDLE --wanted--> READING --> LEASING --> CLAIMING --> SWEEPING --> joins, saves
- *      ^                  |  \--another node holds it: joins refused, members told
- *      |                  \--it is ours still-----------------^
- *      +--nothing left: RELEASING (the key is deleted), and the job is forgotten
+ *     IDLE --wanted--> READING --> nobody coordinates: LEASING --> CLAIMING --> READING
+ *      ^                  |  \--this node does: what was left undecided is adopted
+ *      |                  \--another one does: it is greeted (job_crew.c)
+ *      |         joins: RAISING (the incarnation), ENLISTING (this node's key), members
+ *      +--nothing left: ENLISTING (the key goes), RELEASING (the coordinator's too), and the job is forgotten
  *
  * READING takes one snapshot of the job's records. CLAIMING writes the coordinator's key under the lease, comparing
  * what was read; a key of this very node under another start is a dead daemon's, for the socket's lock lets only one
- * live. SWEEPING aborts what that one left undecided. Every answer that is unknown leads back to READING. One lease
- * carries all jobs. */
+ * live. What is adopted was read after the claim: commits compare the coordinator's key, so that from the claim on no
+ * other coordinator's can come. Every answer that is unknown leads back to READING. One lease carries all keys. */
 #include "daemon/node/job_internal.h"
 
 #include "core/base/cleanup.h"
 #include "daemon/io/log.h"
+#include "daemon/node/mesh.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -43,7 +45,7 @@ static void job_retry(struct loop_timer *timer)
 {
     struct job *job = timer->arg;
 
-    job->retrying = false;
+    job->retrying = job->waiting = false;
     job_tick(job);
 }
 
@@ -60,7 +62,11 @@ struct job *jobs_find_or_add(struct jobs *jobs, const char *name)
     snprintf(job->name, sizeof job->name, "%s", name);
     list_init(&job->members);
     list_init(&job->joins);
+    list_init(&job->enlisting);
     list_init(&job->runs);
+    list_init(&job->children);
+    list_init(&job->crew);
+    list_init(&job->deciders);
     job->retry = (struct loop_timer){.fire = job_retry, .arg = job};
     job->post = (struct loop_post){.run = job_run_post, .arg = job};
     list_push_back(&jobs->jobs, &job->link);
@@ -71,12 +77,13 @@ void job_free(struct job *job)
 {
     struct jobs *jobs = job->jobs;
 
-    assert(list_empty(&job->runs) && list_empty(&job->joins) && !job->posted);
+    assert(list_empty(&job->runs) && list_empty(&job->joins) && list_empty(&job->deciders) && !job->posted);
     loop_timer_cancel(jobs->deps.loop, &job->retry);
+    job_crew_stop(job);
     list_for_each_safe (it, &job->members)
         free(container_of(it, struct member, link));
     list_remove(&job->link);
-    free(job->leftovers);
+    free(job->others);
     free(job);
 }
 
@@ -88,11 +95,11 @@ void job_post(struct job *job)
     loop_defer(job->jobs->deps.loop, &job->post);
 }
 
-void job_remember(struct job *job, uint64_t step, uint64_t incarnation, bool committed, const char *reason)
+void job_remember(struct job *job, uint64_t step, uint64_t incarnation, int code, const char *reason)
 {
     struct remembered *m = &job->remembered[job->nremembered++ % JOB_REMEMBERED];
 
-    *m = (struct remembered){.step = step, .incarnation = incarnation, .committed = committed};
+    *m = (struct remembered){.step = step, .incarnation = incarnation, .committed = code == 0, .code = code};
     snprintf(m->reason, sizeof m->reason, "%s", reason);
     if (incarnation == job->inc.incarnation && (!job->decided || step > job->last_decided)) {
         job->decided = true;
@@ -130,25 +137,12 @@ void job_fence(struct job *job)
     }
     snprintf(why, sizeof why, "start %s (incarnation %llu) of the job took over", job->inc.start_id,
              (unsigned long long)job->inc.incarnation);
+    job_decide_fence(job, why);
     list_for_each_safe (it, &job->runs) {
         struct run *run = container_of(it, struct run, link);
         if (run->incarnation < job->inc.incarnation)
-            run_feed(run, &(struct commit_event){.type = COMMIT_ON_FENCED, .reason = why});
+            run_fence(run, why);
     }
-}
-
-void job_lost(struct job *job, const char *by_node)
-{
-    char why[CAIRN_MAX_NAME + 64];
-
-    snprintf(why, sizeof why, "node %s coordinates the job now", by_node);
-    list_for_each (it, &job->members) {
-        struct member *m = container_of(it, struct member, link);
-        m->fenced = true;
-        snprintf(m->fenced_by, sizeof m->fenced_by, "%s", why);
-    }
-    list_for_each_safe (it, &job->runs)
-        run_feed(container_of(it, struct run, link), &(struct commit_event){.type = COMMIT_ON_LOST, .reason = why});
 }
 
 void job_learn(struct job *job, const struct view *v)
@@ -168,37 +162,44 @@ void job_learn(struct job *job, const struct view *v)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* What is undecided and not on its way here was another daemon's. */
-static int job_find_leftovers(struct job *job, const struct view *v, struct cairn_error *err)
-{
-    free(job->leftovers);
-    job->nleftovers = 0;
-    job->leftovers = calloc(v->n + 1, sizeof *job->leftovers);
-    if (!job->leftovers)
-        return cairn_fail(err, CAIRN_E_NOMEM, "allocate a list of %zu checkpoints", v->n);
-    for (size_t i = 0; i < v->n; i++)
-        if (v->known[i].fate == KNOWN_UNDECIDED && !job_works_on(job, v->known[i].step, v->known[i].incarnation))
-            job->leftovers[job->nleftovers++] = v->known[i];
-    return 0;
-}
-
 static bool view_held_here(const struct jobs *jobs, const struct view *v)
 {
     return v->coordinator_revision && strcmp(v->coordinator.node, jobs->node) == 0 &&
            v->coordinator.start == jobs->config.start && jobs->lease;
 }
 
-static void job_refused_by(struct job *job, const struct view *v)
+/* The other nodes' keys, for joins to look at. */
+static void job_learn_others(struct job *job, struct view *v)
 {
-    struct cairn_error err = CAIRN_ERROR_INIT;
-    int r = cairn_fail(&err, CAIRN_E_BUSY, "job %s is served by node %s; its ranks join there", job->name,
-                       v->coordinator.node);
+    free(job->others);
+    job->others = v->crew;
+    job->nothers = v->ncrew;
+    v->crew = NULL;
+    v->ncrew = 0;
+}
 
-    job->held = job->valid = false;
-    job_fail_joins(job, r, &err);
-    job_lost(job, v->coordinator.node);
-    job->retrying = true; /* until the members that were told have left */
-    loop_timer_after(job->jobs->deps.loop, &job->retry, JOB_MAX_PAUSE_MS);
+/* Another node coordinates, or nobody does. */
+static void job_learn_coordinator(struct job *job, const struct view *v)
+{
+    bool remote = v->coordinator_revision && strcmp(v->coordinator.node, job->jobs->node) != 0;
+    struct crew_address was = job->coordinator;
+
+    job->coordinator_revision = v->coordinator_revision;
+    if (remote)
+        job_drop_deciders(job);
+    job->held = view_held_here(job->jobs, v);
+    job->coordinator = (struct crew_address){.start = v->coordinator.start, .len = v->coordinator.address_len};
+    if (!remote) {
+        job->coordinator = (struct crew_address){.len = 0};
+        return;
+    }
+    snprintf(job->coordinator.node, sizeof job->coordinator.node, "%s", v->coordinator.node);
+    memcpy(job->coordinator.bytes, v->coordinator.address, v->coordinator.address_len);
+    if (was.start != job->coordinator.start) {
+        log_line(LOG_DETAIL, "job %s is coordinated by node %s", job->name, job->coordinator.node);
+        job->parent = (struct crew_address){.len = 0};
+        job->answered_ns = loop_now_ns(job->jobs->deps.loop);
+    }
 }
 
 static void job_read_failed(struct job *job, int code, struct cairn_error *err)
@@ -219,20 +220,18 @@ static void job_read_done(struct meta_req *req, const struct cairn_meta_result *
 
     job->phase = JOB_IDLE;
     int r = view_read(&v, job->name, result, &err);
-    bool others = r == 0 && v.coordinator_revision && strcmp(v.coordinator.node, job->jobs->node) != 0;
-    if (r == 0 && !others)
-        r = job_find_leftovers(job, &v, &err);
     if (r < 0) {
         job_read_failed(job, r, &err);
-    } else if (others) {
-        job_learn(job, &v);
-        job_refused_by(job, &v);
     } else {
+        job->read_ns = loop_now_ns(job->jobs->deps.loop);
         job_learn(job, &v);
         job->decided = known_last_decided(v.known, v.n, v.inc.incarnation, &job->last_decided);
-        job->coordinator_revision = v.coordinator_revision;
-        job->held = view_held_here(job->jobs, &v);
+        job_learn_coordinator(job, &v);
         job->valid = true;
+        if (job->held)
+            job_adopt(job, &v);
+        job_learn_others(job, &v);
+        job_crew_start(job);
     }
     view_free(&v);
     job_tick(job);
@@ -260,7 +259,7 @@ void job_not_applied(struct job *job, const struct cairn_meta_result *result)
     job_read_failed(job, meta_failed(result, &err, "write the job's records"), &err);
 }
 
-/* ---- claiming, sweeping, releasing ----------------------------------------------------------- */
+/* ---- claiming, releasing --------------------------------------------------------------------- */
 
 static void job_claim_done(struct meta_req *req, const struct cairn_meta_result *result)
 {
@@ -268,8 +267,7 @@ static void job_claim_done(struct meta_req *req, const struct cairn_meta_result 
 
     job->phase = JOB_IDLE;
     if (result->code == 0 && result->succeeded) {
-        job->held = true;
-        job->coordinator_revision = result->revision;
+        job->valid = false; /* what is adopted is read after the claim */
     } else {
         if (result->code == CAIRN_E_NOT_FOUND || result->code == CAIRN_E_INVAL)
             jobs_lease_lost(job->jobs, "the coordinator's key was refused under it");
@@ -292,6 +290,8 @@ static void job_claim(struct job *job)
         return;
     }
     snprintf(c.node, sizeof c.node, "%s", jobs->node);
+    c.address_len = mesh_address(jobs->deps.mesh)->len;
+    memcpy(c.address, mesh_address(jobs->deps.mesh)->bytes, c.address_len);
     record_key_job(key, job->name, "coordinator");
     int r = record_coordinator_encode(&c, &value, &err);
     if (r < 0) {
@@ -307,52 +307,14 @@ static void job_claim(struct job *job)
     bytes_free(&value);
 }
 
-static void job_sweep_done(struct meta_req *req, const struct cairn_meta_result *result)
-{
-    struct job *job = req->arg;
-
-    job->phase = JOB_IDLE;
-    if (result->code == 0 && result->succeeded) {
-        struct known *k = &job->leftovers[--job->nleftovers];
-        if (!job_recall(job, k->step, k->incarnation))
-            job_remember(job, k->step, k->incarnation, false, "its daemon was restarted before it was durable");
-        links_end_checkpoint(job->jobs->deps.links, job->name, k->step, k->incarnation, true);
-        log_line(LOG_NOTICE, "job %s: step %llu of incarnation %llu was left undecided: aborted", job->name,
-                 (unsigned long long)k->step, (unsigned long long)k->incarnation);
-    } else {
-        job_not_applied(job, result);
-    }
-    job_tick(job);
-}
-
-static void job_sweep(struct job *job)
-{
-    const struct known *k = &job->leftovers[job->nleftovers - 1];
-    const struct remembered *mine = job_recall(job, k->step, k->incarnation); /* given up without an answer */
-    struct cairn_error err = CAIRN_ERROR_INIT;
-    char reason[WIRE_TEXT];
-
-    if (mine)
-        snprintf(reason, sizeof reason, "%s", mine->reason);
-    else
-        snprintf(reason, sizeof reason, "cairnd on node %s restarted before it was durable", job->jobs->node);
-    job->phase = JOB_SWEEPING;
-    job->req = (struct meta_req){.done = job_sweep_done, .arg = job};
-    int r = view_send_abort(job->jobs, job->name, k->step, k->incarnation, reason, &job->req, &err);
-    if (r < 0) {
-        job->phase = JOB_IDLE;
-        job->valid = false;
-        job_read_failed(job, r, &err);
-    }
-}
-
 static void job_release_done(struct meta_req *req, const struct cairn_meta_result *result)
 {
     struct job *job = req->arg;
 
-    (void)result; /* a key that stayed is ours by node: the next join takes it over */
+    (void)result; /* a key that stayed is ours by node: the next claim takes it over, or it expires */
     job->phase = JOB_IDLE;
     job->held = job->valid = false;
+    job_crew_dismiss(job);
     job_tick(job);
 }
 
@@ -371,23 +333,41 @@ static void job_release(struct job *job)
 
 /* ---- the tick -------------------------------------------------------------------------------- */
 
+/* Until somebody joins: what is known grows old. */
+static void job_rest(struct job *job)
+{
+    job->valid = false;
+    job_crew_stop(job);
+}
+
 static void job_tick_unwanted(struct job *job)
 {
-    if (job->held)
+    if (job->roster_changed || job->enlisted)
+        job_enlist(job);
+    else if (job->held)
         job_release(job);
     else if (list_empty(&job->members) && !job->posted && job->committed + job->aborted == 0)
         job_free(job); /* one that has saved is kept for its status */
+    else
+        job_rest(job);
 }
 
 /* Members that were fenced hold no job. */
 static bool job_wanted(const struct job *job)
 {
-    if (!list_empty(&job->joins) || !list_empty(&job->runs))
+    if (!list_empty(&job->joins) || !list_empty(&job->enlisting) || !list_empty(&job->runs) ||
+        !list_empty(&job->deciders) || !list_empty(&job->crew))
         return true;
     list_for_each (it, &job->members)
         if (!container_of(it, struct member, link)->fenced)
             return true;
     return false;
+}
+
+/* Nobody coordinates it, or this node's dead predecessor does. */
+static bool job_unheld(const struct job *job)
+{
+    return !job->held && !job->coordinator.node[0];
 }
 
 void job_tick(struct job *job)
@@ -402,14 +382,22 @@ void job_tick(struct job *job)
         job_tick_unwanted(job);
     else if (job->retrying && list_empty(&job->joins))
         return;
+    else if (job->waiting)
+        return;
     else if (!job->valid)
         job_read(job);
-    else if (!job->held)
+    else if (job_unheld(job))
         job_claim(job);
-    else if (job->nleftovers > 0)
-        job_sweep(job);
     else if (!list_empty(&job->joins))
         job_join_next(job);
+    else if (job->roster_changed || !list_empty(&job->enlisting))
+        job_enlist(job);
+}
+
+void job_stale(struct job *job)
+{
+    job->valid = false;
+    job_post(job);
 }
 
 /* ---- the object ------------------------------------------------------------------------------ */
@@ -433,6 +421,7 @@ int jobs_new(const struct jobs_deps *deps, const struct jobs_config *config, str
     list_init(&jobs->loads);
     list_init(&jobs->lists);
     list_init(&jobs->cache);
+    mesh_listen(deps->mesh, jobs_hear, jobs);
     list_init(&jobs->holds);
     int r = retainer_new(jobs, err);
     if (r < 0) {
@@ -449,7 +438,7 @@ static bool jobs_quiet(const struct jobs *jobs)
     list_for_each (it, &jobs->jobs) {
         struct job *job = container_of(it, struct job, link);
         bool asking = job->phase != JOB_IDLE && job->phase != JOB_LEASING;
-        if (asking || job->posted || !list_empty(&job->runs))
+        if (asking || job->posted || !list_empty(&job->runs) || !list_empty(&job->deciders))
             return false;
     }
     if (!holds_quiet(jobs) || !retainer_quiet(jobs))
@@ -471,6 +460,7 @@ static void jobs_stop_step(struct loop_post *post)
     }
     void (*stopped)(void *) = jobs->stopped;
     void *arg = jobs->stopped_arg;
+    mesh_listen(jobs->deps.mesh, NULL, NULL);
     list_for_each_safe (it, &jobs->jobs)
         job_free(container_of(it, struct job, link));
     jobs_drop_cache(jobs);
@@ -504,6 +494,9 @@ void jobs_stop(struct jobs *jobs, void (*done)(void *arg), void *arg)
         struct job *job = container_of(it, struct job, link);
         loop_timer_cancel(jobs->deps.loop, &job->retry);
         job_fail_joins(job, r, &err);
+        job_drop_deciders(job);
+        job_crew_dismiss(job);
+        job_crew_stop(job);
         list_for_each_safe (at, &job->runs)
             run_stop(container_of(at, struct run, link));
     }
@@ -519,11 +512,13 @@ unsigned jobs_status(const struct jobs *jobs, struct job_status *ret, unsigned r
         const struct job *job = container_of(it, struct job, link);
         struct job_status s = {.incarnation = job->inc.incarnation,
                                .world_size = job->inc.world_size,
-                               .checkpoints_open = job->nruns,
+                               .checkpoints_open = job->nruns > job->ndeciders ? job->nruns : job->ndeciders,
                                .committed = job->committed,
                                .aborted = job->aborted,
                                .last_committed_step = job->last_committed};
         memcpy(s.job, job->name, sizeof s.job);
+        snprintf(s.coordinator, sizeof s.coordinator, "%s", job->held ? jobs->node : job->coordinator.node);
+        s.nodes = job->ncrew;
         list_for_each (at, &job->members)
             s.members += !container_of(at, struct member, link)->fenced;
         if (n < room)

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Jobs on this node: who is a member under which incarnation, which checkpoints are on their way, and what the metadata
- * says. Decisions are core/checkpoint's; here they meet the metadata engine, drains and sessions.
+/* Jobs on this node: who is a member under which incarnation, which checkpoints are on their way, and what the metadata says.
+ * Decisions are core/checkpoint's; here they meet the metadata engine, drains, sessions and the job's other nodes.
  *
  * A checkpoint's way:
  *     first save_begin of a step -> intent -> each rank filled -> drains -> all shards durable -> root stored ->
  * decision a drop, a death before filled, a failed drain or the deadline -> decision abort, everybody is told why
  *
- * This node coordinates its jobs: it holds cairn/v1/jobs/<job>/coordinator by a lease while it has members or work, and
- * a join is refused when another live node holds it.
+ * One node coordinates the job: it holds cairn/v1/jobs/<job>/coordinator by a lease, alone writes intents and decides. Every
+ * node with members has cairn/v1/jobs/<job>/nodes/<node> under its lease, greets the coordinator, reports its ranks' states
+ * to it and repeats that until it hears a verdict. When the coordinator is silent its key expires, another node claims it
+ * and takes up what was left undecided.
  */
 #ifndef CAIRN_DAEMON_NODE_JOBS_H
 #define CAIRN_DAEMON_NODE_JOBS_H
@@ -26,10 +28,12 @@ struct jobs_config {
     struct retention retention; /* of jobs that have no rule of their own */
     uint32_t retention_ms;      /* how often old checkpoints are looked for; 0: only after commits */
 };
+struct mesh;
 struct jobs_deps {
     struct loop *loop;
     struct links *links;
     struct meta *meta;
+    struct mesh *mesh;
 };
 int jobs_new(const struct jobs_deps *deps, const struct jobs_config *config, struct jobs **ret_jobs,
              struct cairn_error *err);
@@ -46,6 +50,9 @@ struct jobs_request { /* what a request below embeds for jobs to use; the caller
     struct meta_req req;
     int code;
     struct cairn_error err;
+    uint64_t arrived_ns;
+    struct member *member; /* of a join, until this node's key names it */
+    bool named;            /* by the key that is being written */
 };
 
 /* ---- members: one for each rank's session ---------------------------------------------------- */
@@ -167,6 +174,8 @@ void jobs_list(struct jobs *jobs, struct list_request *request);
 struct job_status {
     char job[CAIRN_MAX_NAME + 1];
     uint64_t incarnation;
+    char coordinator[CAIRN_MAX_NAME + 1]; /* node; empty: not known */
+    uint32_t nodes;                       /* that greeted this one, when it coordinates */
     uint32_t world_size, members;
     uint32_t checkpoints_open;
     uint64_t committed, aborted; /* since this daemon started */

@@ -58,11 +58,27 @@ static bool avoided(const struct link *l)
     return l->avoided_until_ns > link_now_ns(l);
 }
 
+bool link_late(const struct link *l)
+{
+    return l->late;
+}
+
+const struct cairn_latency *link_latency(const struct link *l, bool read)
+{
+    return read ? &l->read_latency : &l->store_latency;
+}
+
+bool link_prompt(const struct link *l, const struct stream_key *key)
+{
+    return !l->late && link_usable(l, key);
+}
+
 bool link_usable(const struct link *l, const struct stream_key *key)
 {
-    const struct stream *st = key ? link_find_stream(l, key->job, key->step, key->incarnation) : NULL;
+    const struct stream *st = key ? link_find_stream(l, key) : NULL;
 
-    return l->registered && l->state != LINK_DOWN && !l->failing && !avoided(l) && !(st && st->state == STREAM_REFUSED);
+    return l->registered && l->proven && l->state != LINK_DOWN && !l->failing && !avoided(l) &&
+           !(st && st->state == STREAM_REFUSED);
 }
 
 void link_status_of(const struct link *l, struct link_status *ret)
@@ -77,11 +93,14 @@ void link_status_of(const struct link *l, struct link_status *ret)
     snprintf(ret->peer, sizeof ret->peer, "%s", l->record.id);
     snprintf(ret->last_error, sizeof ret->last_error, "%s", l->last_error);
     ret->avoided_ms = l->avoided_until_ns > now ? (uint32_t)((l->avoided_until_ns - now) / 1000000) : 0;
-    ret->state = !l->registered                ? "gone"
-                 : ret->avoided_ms             ? "avoided"
-                 : l->state == LINK_UP         ? "up"
-                 : l->state == LINK_CONNECTING ? "connecting"
-                                               : "down";
+    ret->late = l->late;
+    ret->store_late_ms = (uint32_t)(links_late_after_ns(l->links, l, false) / 1000000);
+    ret->read_late_ms = (uint32_t)(links_late_after_ns(l->links, l, true) / 1000000);
+    ret->state = !l->registered                     ? "gone"
+                 : ret->avoided_ms                  ? "avoided"
+                 : l->state == LINK_UP && l->proven ? "up"
+                 : l->state != LINK_DOWN            ? "connecting"
+                                                    : "down";
 }
 
 /* ---- sending --------------------------------------------------------------------------------- */
@@ -137,6 +156,7 @@ static void drop_requests(struct link *l, const struct cairn_error *err)
     link_move_all(&l->reads_queued, &reads);
     link_complete_puts(&puts, err);
     link_complete_reads(&reads, err);
+    link_complete_calls(l, err);
 }
 
 /* The endpoint goes first: after it nothing of this link touches memory any more. */
@@ -151,6 +171,7 @@ static void tear_down(struct loop_post *post)
     l->state = LINK_DOWN;
     l->session = 0;
     l->failing = false;
+    l->late = false;
     cairn_fail(&err, CAIRN_E_UNAVAILABLE, "peer %s: %s", l->record.id, l->last_error);
     drop_requests(l, &err);
     links_kick(l->links);
@@ -174,6 +195,7 @@ void link_fail(struct link *l, const char *fmt, ...)
     vsnprintf(l->last_error, sizeof l->last_error, fmt, ap);
     va_end(ap);
     l->failures++;
+    l->proven = false;
     l->backoff_ms = l->backoff_ms ? l->backoff_ms * 2 : links_config_of(l->links)->backoff_ms;
     if (l->backoff_ms > BACKOFF_MAX_MS)
         l->backoff_ms = BACKOFF_MAX_MS;
@@ -202,6 +224,90 @@ void link_pump(struct link *l)
     link_pump_reads(l);
 }
 
+/* ---- lateness -------------------------------------------------------------------------------- */
+
+void link_did_well(struct link *l)
+{
+    uint64_t held_ns = link_now_ns(l) - l->up_since_ns;
+
+    l->late = false;
+    if (held_ns > (uint64_t)l->backoff_ms * 1000000)
+        l->backoff_ms = 0;
+}
+
+/* Whether anything that was asked of it is unanswered; ret_since: what was asked for first. */
+static bool waits_for_answer(const struct link *l, uint64_t *ret_since_ns)
+{
+    uint64_t since = UINT64_MAX;
+
+    for (unsigned i = 0; i < l->nslots; i++)
+        if (l->slots[i].put && l->slots[i].put->sent_ns < since)
+            since = l->slots[i].put->sent_ns;
+    list_for_each (it, &l->streams) {
+        const struct stream *st = container_of(it, struct stream, link);
+        if (st->state == STREAM_OPENING && !list_empty(&st->waiting) && st->opened_ns < since)
+            since = st->opened_ns;
+    }
+    if (l->state == LINK_CONNECTING && !list_empty(&l->early))
+        since = list_first(&l->early, struct link_put, link)->queued_ns;
+    *ret_since_ns = since;
+    return since != UINT64_MAX;
+}
+
+/* Late links are noticed here and told to the pumps: drains give what waits there to others. */
+static void notice_lateness(struct link *l, uint64_t now)
+{
+    uint64_t since;
+
+    if (l->late || !waits_for_answer(l, &since) || now - since <= links_late_after_ns(l->links, l, false) ||
+        !links_may_be_late(l->links))
+        return;
+    l->late = true;
+    log_line(LOG_DETAIL, "peer %s is late: nothing for %llu ms", l->record.id,
+             (unsigned long long)(now - since) / 1000000);
+    links_kick(l->links);
+}
+
+bool link_put_is_late(const struct link *l, const struct link_put *p)
+{
+    return l->late || link_now_ns(l) - p->queued_ns > links_late_after_ns(l->links, l, false);
+}
+
+bool link_read_is_late(const struct link *l, const struct link_read *r)
+{
+    uint64_t now = link_now_ns(l), after = links_late_after_ns(l->links, l, true);
+
+    if (r->sent_ns)
+        return now - r->sent_ns > after;
+    list_for_each (it, &l->reads_sent) /* it waits behind these */
+        if (now - container_of(it, struct link_read, link)->sent_ns > after)
+            return true;
+    return false;
+}
+
+/* ---- messages -------------------------------------------------------------------------------- */
+
+static void say_ping(struct link *l, uint32_t late_ms)
+{
+    struct wire_message m = {.type = WIRE_PING};
+
+    l->ping_deadline_ns = link_deadline(l, late_ms);
+    link_say(l, &m);
+}
+
+/* It is there and answers: only now a link that failed gets fragments again, and one that was late and has nothing left
+ * to answer is prompt. */
+static void on_pong(struct link *l)
+{
+    uint64_t since;
+
+    if (!l->proven)
+        log_line(LOG_NOTICE, "peer %s answers again", l->record.id);
+    l->proven = true;
+    l->late &= waits_for_answer(l, &since);
+    links_kick(l->links);
+}
+
 static void on_welcome(struct link *l, const struct wire_message *m)
 {
     if (l->state != LINK_CONNECTING)
@@ -215,6 +321,7 @@ static void on_welcome(struct link *l, const struct wire_message *m)
         return;
     }
     l->state = LINK_UP;
+    l->up_since_ns = link_now_ns(l);
     l->session = m->session;
     l->slots_key = m->welcome.key;
     l->slots_base = m->welcome.base;
@@ -225,6 +332,8 @@ static void on_welcome(struct link *l, const struct wire_message *m)
     for (unsigned i = 0; i < l->nslots; i++)
         l->slots[i] = (struct slot){.put = NULL};
     log_line(LOG_DETAIL, "peer %s is up with %u slots", l->record.id, l->nslots);
+    if (!l->proven)
+        say_ping(l, links_config_of(l->links)->connect_ms);
     link_pump(l);
     links_kick(l->links);
 }
@@ -245,6 +354,8 @@ static void on_message(void *arg, const void *data, size_t len)
         return;
     l->heard_ns = link_now_ns(l);
     l->ping_deadline_ns = 0;
+    if (m.type == WIRE_PONG)
+        on_pong(l);
     if (m.type == WIRE_WELCOME)
         on_welcome(l, &m);
     else if (m.type == WIRE_STREAM_OPENED)
@@ -255,6 +366,8 @@ static void on_message(void *arg, const void *data, size_t len)
         link_on_synced(l, &m);
     else if (m.type == WIRE_READ_DONE)
         link_on_read_done(l, &m);
+    else if (m.type == WIRE_SCRUB_DONE || m.type == WIRE_INVENTORY_ITEMS || m.type == WIRE_ENGINE_ACCEPTED)
+        link_on_answer(l, &m);
     else if (m.type == WIRE_FORGOTTEN)
         links_forgotten(l->links, l->record.id, m.forget.job, m.forget.step, m.forget.incarnation);
     else if (m.type == WIRE_BYE)
@@ -262,6 +375,8 @@ static void on_message(void *arg, const void *data, size_t len)
 }
 
 static const struct endpoint_events events = {on_message, link_on_written};
+
+/* ---- deadlines ------------------------------------------------------------------------------- */
 
 static const char *overdue_stream(const struct link *l, uint64_t now)
 {
@@ -288,6 +403,28 @@ static const char *overdue(const struct link *l, uint64_t now)
     return overdue_stream(l, now);
 }
 
+static bool expects_answer(const struct link *l)
+{
+    if (l->late)
+        return true;
+    list_for_each (it, &l->streams)
+        if (container_of(it, struct stream, link)->deadline_ns)
+            return true;
+    return false;
+}
+
+/* A device may be slow with an open or a sync, and has its time for it; a process that is there answers a ping at once.
+ * So a hung peer costs fragment_late_ms, whatever it was asked for. */
+static void ping_if_silent(struct link *l, uint64_t now)
+{
+    uint32_t late_ms = links_config_of(l->links)->fragment_late_ms;
+    uint32_t silent_ms = expects_answer(l) ? late_ms / 4 : PING_IDLE_MS;
+
+    if (l->state != LINK_UP || l->ping_deadline_ns || now - l->heard_ns <= (uint64_t)silent_ms * 1000000)
+        return;
+    say_ping(l, late_ms - late_ms / 4);
+}
+
 static void tick(struct loop_timer *t)
 {
     struct link *l = t->arg;
@@ -298,11 +435,10 @@ static void tick(struct loop_timer *t)
         link_fail(l, "%s", late);
         return;
     }
-    if (l->state == LINK_UP && !l->ping_deadline_ns && now - l->heard_ns > (uint64_t)PING_IDLE_MS * 1000000) {
-        struct wire_message m = {.type = WIRE_PING};
-        l->ping_deadline_ns = link_deadline(l, links_config_of(l->links)->sync_late_ms);
-        link_say(l, &m);
-    }
+    notice_lateness(l, now);
+    ping_if_silent(l, now);
+    if (l->failing)
+        return;
     loop_timer_after(links_loop(l->links), t, TICK_MS);
 }
 
@@ -354,12 +490,13 @@ int link_new(struct links *links, const struct record_peer *record, struct link 
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a link");
     l->links = links;
     l->record = *record;
-    l->registered = true;
+    l->registered = l->proven = true;
     list_init(&l->queue);
     list_init(&l->early);
     list_init(&l->streams);
     list_init(&l->reads_queued);
     list_init(&l->reads_sent);
+    list_init(&l->calls);
     *ret_link = l;
     return 0;
 }
@@ -392,6 +529,7 @@ void link_update(struct link *l, const struct record_peer *record)
     if (restarted) {
         l->avoided_until_ns = 0;
         l->backoff_ms = 0;
+        l->proven = true;
     }
     if (record)
         l->record = *record;

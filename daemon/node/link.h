@@ -10,19 +10,20 @@
 
 #include "daemon/node/links.h"
 
-#define LINKS_MAX 1024 /* peers that a daemon can know */
+#define LINKS_MAX CAIRN_PLACE_MAX /* peers that a daemon can know */
 #define LINK_MAX_SLOTS 64
 #define LINK_READ_BUFFERS 4
 
 enum link_state { LINK_DOWN, LINK_CONNECTING, LINK_UP };
 
-/* Which stream file of the peer: this node's of one checkpoint. */
+/* Which stream file of the peer: this node's of one checkpoint, or one that takes what is repaired of some node's. */
 struct stream_key {
     char job[CAIRN_MAX_NAME + 1];
     uint64_t step;
     uint64_t incarnation;
     uint64_t fence_incarnation;
-    uint64_t reserve_bytes; /* asked for when the stream is opened first */
+    uint64_t reserve_bytes;            /* asked for when the stream is opened first */
+    char repaired[CAIRN_MAX_NAME + 1]; /* whose fragments are repaired; "": this node saves its own */
 };
 
 /* A fragment to be stored. */
@@ -42,6 +43,7 @@ struct link_put {
     bool op_busy, answered;
     int code;
     struct cairn_error err;
+    uint64_t queued_ns, sent_ns; /* since when; sent_ns 0: it waits for a slot and its buffer is not in use */
     uint64_t deadline_ns;
 };
 
@@ -53,13 +55,19 @@ struct link_read {
     void *arg;
     struct fragment_key key;
     bool check;
+    bool present; /* of a check: whether the peer knows of a good one; nothing is read */
     uint64_t request;
-    int buffer;           /* of the link's read buffers; -1 */
-    uint64_t deadline_ns; /* set when it is sent */
+    int buffer;                    /* of the link's read buffers; -1 */
+    uint64_t sent_ns, deadline_ns; /* set when it is sent */
 };
 
 /* Errors are returned at once when the link cannot take the request: UNAVAILABLE, NO_SPACE, FENCED. */
 int link_put(struct link *l, struct link_put *p, struct cairn_error *err);
+/* Takes back a put that still waits; its done() will not be called. False when it is on its way. */
+bool link_put_cancel(struct link_put *p);
+/* Whether it waits or is under way for longer than answers of its link take. */
+bool link_put_is_late(const struct link *l, const struct link_put *p);
+bool link_read_is_late(const struct link *l, const struct link_read *r);
 int link_read(struct link *l, struct link_read *r, struct cairn_error *err);
 /* The request's done() will not be called. The peer's answer, should it come, finds nobody. */
 void link_read_cancel(struct link *l, struct link_read *r);
@@ -68,12 +76,32 @@ void link_sync(struct link *l, const struct stream_key *key);
 /* Puts of this stream with stored_at up to it are durable. */
 uint64_t link_synced_to(const struct link *l, const struct stream_key *key);
 
+/* Nothing more of a repair goes to this peer. */
+void link_end_repair(struct link *l, const struct stream_key *key);
+
+struct link_call { /* a message that is answered by one: SCRUB, INVENTORY, ACCEPT_ENGINE; owned by the caller until done
+                    */
+    void (*done)(struct link_call *c, int code, const struct cairn_error *err, const struct wire_message *answer);
+    void *arg;
+    struct list link; /* the link's, with what follows */
+    struct link *owner;
+    uint64_t request;
+    struct loop_timer deadline;
+};
+/* A call that is not answered in time fails alone: it may be long. Errors at once as for link_put. */
+int link_call(struct link *l, struct link_call *c, struct wire_message *m, uint32_t timeout_ms,
+              struct cairn_error *err);
+/* done() will not be called. */
+void link_call_cancel(struct link_call *c);
+
 const char *link_id(const struct link *l);
 uint32_t link_epoch(const struct link *l);
 enum link_state link_state_of(const struct link *l);
 const char *link_last_error(const struct link *l);
-/* Registered, and neither failed recently nor refusing this stream. */
+/* Registered, and neither failed recently nor refusing this stream. One that failed has proven itself since. */
 bool link_usable(const struct link *l, const struct stream_key *key);
+/* Usable, and not late: who gets new fragments. */
+bool link_prompt(const struct link *l, const struct stream_key *key);
 
 /* ---- what links.c gives to the transfer files ------------------------------------------------ */
 struct pump { /* run after anything changed that may let its owner go on: buffers, links, syncs */
@@ -99,8 +127,18 @@ unsigned links_buffers_available(struct links *links);
 
 /* The links that a key's fragments go to, best first; returns how many (at most CAIRN_GROUP_MAX). */
 unsigned links_order(struct links *links, uint64_t key, struct link *ret[CAIRN_GROUP_MAX]);
+/* Those of them that take new fragments now (of this stream): the prompt ones; only where there is none, late ones. */
+unsigned links_takers(struct links *links, uint64_t key, const struct stream_key *stream,
+                      struct link *ret[CAIRN_GROUP_MAX]);
+/* After how long an answer of this link is late, a store's or a read's. */
+uint64_t links_late_after_ns(struct links *links, const struct link *l, bool read);
+/* Whether one more link of the group may be held late. */
+bool links_may_be_late(const struct links *links);
+bool links_any_late(const struct links *links);
 struct link *links_find(struct links *links, const char *peer); /* NULL */
 unsigned links_all(struct links *links, struct link **ret, unsigned room);
+/* Every registered peer says that it has no space left. */
+bool links_full(const struct links *links);
 void links_forgotten(struct links *links, const char *peer, const char *job, uint64_t step, uint64_t incarnation);
 /* The last errors of peers that cannot be used, for messages. */
 void links_why(struct links *links, char *buf, size_t len);
@@ -112,6 +150,8 @@ void link_free(struct link *l);                                     /* everythin
 void link_update(struct link *l, const struct record_peer *record); /* NULL: its record is gone */
 void link_connect(struct link *l);
 bool link_registered(const struct link *l);
+bool link_late(const struct link *l);
+const struct cairn_latency *link_latency(const struct link *l, bool read);
 const struct record_peer *link_record(const struct link *l);
 void link_status_of(const struct link *l, struct link_status *ret);
 void link_end_stream(struct link *l, const char *job, uint64_t step, uint64_t incarnation, bool aborted);

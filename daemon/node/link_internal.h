@@ -3,6 +3,7 @@
 #ifndef CAIRN_DAEMON_NODE_LINK_INTERNAL_H
 #define CAIRN_DAEMON_NODE_LINK_INTERNAL_H
 
+#include "core/model/lateness.h"
 #include "core/proto/wire.h"
 #include "daemon/node/link.h"
 
@@ -16,6 +17,7 @@ struct stream {
     struct cairn_error refusal;
     uint64_t generation;
     uint64_t deadline_ns; /* of the open, then of the sync under way */
+    uint64_t opened_ns;   /* when it was asked for */
     struct list waiting;  /* puts, until it is open */
     uint64_t stored;      /* puts answered, counted */
     uint64_t syncing_to, synced_to, sequence;
@@ -55,8 +57,13 @@ struct link {
     struct fabric_mem *read_mem;
     bool read_busy[LINK_READ_BUFFERS];
     uint64_t next_request;
+    struct list calls; /* struct link_call */
     /* failures */
     uint64_t avoided_until_ns;
+    uint64_t up_since_ns;
+    bool proven; /* never failed, or answered a ping since */
+    bool late;   /* its oldest answer is overdue by the group's measure */
+    struct cairn_latency store_latency, read_latency;
     uint32_t backoff_ms;
     char last_error[WIRE_TEXT];
     uint64_t fragments_sent, fragments_read, failures;
@@ -68,11 +75,14 @@ uint64_t link_deadline(const struct link *l, uint32_t ms);
 void link_say(struct link *l, struct wire_message *m);
 /* The link is given up: torn down from the top of the stack, avoided for its backoff. */
 void link_fail(struct link *l, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* An answer came that was worth something: a late link is prompt again, one that held for as long as its last backoff
+ * has its backoff forgotten. */
+void link_did_well(struct link *l);
 /* Sends what waits and can be sent. */
 void link_pump(struct link *l);
 
 /* ---- link_put.c ------------------------------------------------------------------------------ */
-struct stream *link_find_stream(const struct link *l, const char *job, uint64_t step, uint64_t incarnation);
+struct stream *link_find_stream(const struct link *l, const struct stream_key *key);
 void link_on_stream_opened(struct link *l, const struct wire_message *m);
 void link_on_synced(struct link *l, const struct wire_message *m);
 void link_on_stored(struct link *l, const struct wire_message *m);
@@ -89,5 +99,9 @@ void link_on_written(void *arg, uint32_t data);
 void link_on_read_done(struct link *l, const struct wire_message *m);
 void link_pump_reads(struct link *l);
 void link_complete_reads(struct list *reads, const struct cairn_error *err);
+
+/* ---- link_call.c ----------------------------------------------------------------------------- */
+void link_on_answer(struct link *l, const struct wire_message *m);
+void link_complete_calls(struct link *l, const struct cairn_error *err);
 
 #endif

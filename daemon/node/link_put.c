@@ -48,11 +48,12 @@ void link_take_puts(struct link *l, struct list *ret_puts)
 
 /* ---- streams --------------------------------------------------------------------------------- */
 
-struct stream *link_find_stream(const struct link *l, const char *job, uint64_t step, uint64_t incarnation)
+struct stream *link_find_stream(const struct link *l, const struct stream_key *key)
 {
     list_for_each (it, &l->streams) {
         struct stream *st = container_of(it, struct stream, link);
-        if (st->key.step == step && st->key.incarnation == incarnation && strcmp(st->key.job, job) == 0)
+        if (st->key.step == key->step && st->key.incarnation == key->incarnation &&
+            strcmp(st->key.job, key->job) == 0 && strcmp(st->key.repaired, key->repaired) == 0)
             return st;
     }
     return NULL;
@@ -60,7 +61,7 @@ struct stream *link_find_stream(const struct link *l, const char *job, uint64_t 
 
 uint64_t link_synced_to(const struct link *l, const struct stream_key *key)
 {
-    const struct stream *st = link_find_stream(l, key->job, key->step, key->incarnation);
+    const struct stream *st = link_find_stream(l, key);
 
     return st ? st->synced_to : 0;
 }
@@ -74,6 +75,7 @@ static struct stream *open_stream(struct link *l, const struct stream_key *key)
         return NULL;
     st->key = *key;
     st->number = ++l->next_stream;
+    st->opened_ns = link_now_ns(l);
     st->deadline_ns = link_deadline(l, links_config_of(l->links)->sync_late_ms);
     list_init(&st->waiting);
     list_push_back(&l->streams, &st->link);
@@ -83,7 +85,9 @@ static struct stream *open_stream(struct link *l, const struct stream_key *key)
     m.stream_open.reserve_bytes = key->reserve_bytes;
     m.stream_open.fence_incarnation = key->fence_incarnation;
     snprintf(m.stream_open.job, sizeof m.stream_open.job, "%s", key->job);
-    snprintf(m.stream_open.node, sizeof m.stream_open.node, "%s", links_config_of(l->links)->node);
+    m.stream_open.repair = key->repaired[0] != 0;
+    snprintf(m.stream_open.node, sizeof m.stream_open.node, "%s",
+             key->repaired[0] ? key->repaired : links_config_of(l->links)->node);
     link_say(l, &m);
     return st;
 }
@@ -142,10 +146,10 @@ static void stream_send_sync(struct link *l, struct stream *st)
 
 void link_sync(struct link *l, const struct stream_key *key)
 {
-    struct stream *st = link_find_stream(l, key->job, key->step, key->incarnation);
+    struct stream *st = link_find_stream(l, key);
 
-    if (!st || st->state != STREAM_OPEN || st->synced_to == st->stored)
-        return;
+    if (!st || st->state == STREAM_OPENING || st->synced_to == st->stored)
+        return; /* one that takes no more is synced all the same: what it took counts */
     if (st->syncing)
         st->sync_wanted |= st->syncing_to < st->stored;
     else if (l->state == LINK_UP && !l->failing)
@@ -171,30 +175,37 @@ void link_on_synced(struct link *l, const struct wire_message *m)
     links_kick(l->links);
 }
 
-void link_end_stream(struct link *l, const char *job, uint64_t step, uint64_t incarnation, bool aborted)
+void link_end_repair(struct link *l, const struct stream_key *key)
 {
-    struct stream *st = link_find_stream(l, job, step, incarnation);
-    struct wire_message close_it = {.type = WIRE_STREAM_CLOSE}, forget = {.type = WIRE_FORGET};
+    struct stream *st = link_find_stream(l, key);
+    struct wire_message close_it = {.type = WIRE_STREAM_CLOSE};
+    struct cairn_error err = CAIRN_ERROR_INIT;
 
-    if (l->state == LINK_UP && !l->failing) {
-        if (st) {
-            close_it.stream_close.stream = st->number;
-            link_say(l, &close_it);
-        }
-        if (aborted) {
-            snprintf(forget.forget.job, sizeof forget.forget.job, "%s", job);
-            forget.forget.step = step;
-            forget.forget.incarnation = incarnation;
-            link_say(l, &forget);
-        }
-    }
     if (!st || l->failing)
         return;
-    struct cairn_error err = CAIRN_ERROR_INIT;
-    cairn_fail(&err, CAIRN_E_ABORTED, "its checkpoint was decided");
+    if (l->state == LINK_UP) {
+        close_it.stream_close.stream = st->number;
+        link_say(l, &close_it);
+    }
+    cairn_fail(&err, CAIRN_E_ABORTED, "its stream was ended");
     link_complete_puts(&st->waiting, &err);
     list_remove(&st->link);
     free(st);
+}
+
+void link_end_stream(struct link *l, const char *job, uint64_t step, uint64_t incarnation, bool aborted)
+{
+    struct stream_key key = {.step = step, .incarnation = incarnation};
+    struct wire_message forget = {.type = WIRE_FORGET};
+
+    snprintf(key.job, sizeof key.job, "%s", job);
+    link_end_repair(l, &key);
+    if (l->state == LINK_UP && !l->failing && aborted) {
+        snprintf(forget.forget.job, sizeof forget.forget.job, "%s", job);
+        forget.forget.step = step;
+        forget.forget.incarnation = incarnation;
+        link_say(l, &forget);
+    }
 }
 
 /* ---- puts
@@ -231,10 +242,11 @@ static void put_written(struct fabric_op *op, int code)
 
 static void put_start(struct link *l, struct link_put *p, uint32_t slot)
 {
-    struct stream *st = link_find_stream(l, p->stream.job, p->stream.step, p->stream.incarnation);
+    struct stream *st = link_find_stream(l, &p->stream);
     uint32_t data = (l->first_slot + slot) << 16 | l->slots[slot].generation;
 
     p->slot = slot;
+    p->sent_ns = link_now_ns(l);
     p->op_busy = true;
     p->answered = false;
     p->deadline_ns = link_deadline(l, links_config_of(l->links)->fragment_late_ms);
@@ -267,11 +279,12 @@ void link_on_stored(struct link *l, const struct wire_message *m)
     p->answered = true;
     p->code = status->code;
     p->epoch = l->epoch;
-    struct stream *st = link_find_stream(l, p->stream.job, p->stream.step, p->stream.incarnation);
+    struct stream *st = link_find_stream(l, &p->stream);
     if (status->code == 0 && st) {
         p->stored_at = ++st->stored;
         l->fragments_sent++;
-        l->backoff_ms = 0; /* it proved well */
+        cairn_latency_add(&l->store_latency, (link_now_ns(l) - p->sent_ns) / 1000);
+        link_did_well(l);
     } else if (status->code == 0) {
         p->code = cairn_fail(&p->err, CAIRN_E_ABORTED, "peer %s: its stream was closed", l->record.id);
     } else {
@@ -290,7 +303,7 @@ void link_pump_puts(struct link *l)
 {
     while (l->nfree > 0 && !list_empty(&l->queue) && !l->failing) {
         struct link_put *p = list_first(&l->queue, struct link_put, link);
-        struct stream *st = link_find_stream(l, p->stream.job, p->stream.step, p->stream.incarnation);
+        struct stream *st = link_find_stream(l, &p->stream);
         int slot = free_slot(l);
         list_remove(&p->link);
         if (st && st->state == STREAM_OPEN && slot >= 0) {
@@ -304,11 +317,21 @@ void link_pump_puts(struct link *l)
     }
 }
 
+bool link_put_cancel(struct link_put *p)
+{
+    if (p->sent_ns || list_empty(&p->link))
+        return false;
+    list_remove(&p->link);
+    return true;
+}
+
 int link_put(struct link *l, struct link_put *p, struct cairn_error *err)
 {
-    struct stream *st = link_find_stream(l, p->stream.job, p->stream.step, p->stream.incarnation);
+    struct stream *st = link_find_stream(l, &p->stream);
 
     list_init(&p->link);
+    p->queued_ns = link_now_ns(l);
+    p->sent_ns = 0;
     p->err = (struct cairn_error)CAIRN_ERROR_INIT;
     if (!link_usable(l, NULL) || l->state == LINK_DOWN)
         return cairn_fail(err, CAIRN_E_UNAVAILABLE, "peer %s: %s", l->record.id, link_last_error(l));

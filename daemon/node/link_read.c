@@ -61,11 +61,13 @@ static void read_send(struct link *l, struct link_read *r, int buffer)
 
     r->request = ++l->next_request;
     r->buffer = buffer;
+    r->sent_ns = link_now_ns(l);
     r->deadline_ns = link_deadline(l, links_config_of(l->links)->fragment_late_ms);
     list_push_back(&l->reads_sent, &r->link);
     m.read.request = r->request;
     m.read.key = r->key;
     m.read.check = r->check;
+    m.read.present = r->present;
     if (buffer >= 0) {
         l->read_busy[buffer] = true;
         /* The last read's header must not pass for this one's. */
@@ -97,8 +99,10 @@ static void read_end(struct link *l, struct link_read *r, int code, const struct
 
     list_remove(&r->link);
     l->fragments_read += code == 0;
-    if (code == 0)
-        l->backoff_ms = 0;
+    if (code == 0) {
+        cairn_latency_add(&l->read_latency, (link_now_ns(l) - r->sent_ns) / 1000);
+        link_did_well(l);
+    }
     r->done(r, code, err, record);
     if (buffer >= 0)
         l->read_busy[buffer] = false;

@@ -4,6 +4,7 @@
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 #include "core/model/hash.h"
+#include "core/model/lateness.h"
 #include "core/model/units.h"
 #include "daemon/io/log.h"
 #include "daemon/node/link.h"
@@ -12,12 +13,14 @@
 #include <string.h>
 
 #define REFRESH_MS 1000
+#define STORE_FLOOR_MS 100 /* nothing is late before it */
+#define READ_FLOOR_MS 50
 #define BYE_MS 50 /* time for goodbyes to leave */
 
 struct links {
     struct links_deps deps;
     struct links_config config;
-    char *node;
+    char *node, *domain;
     struct link *all[LINKS_MAX]; /* every peer ever seen by this daemon */
     unsigned nall;
     struct link *group[CAIRN_GROUP_MAX]; /* registered ones that this node uses */
@@ -25,6 +28,7 @@ struct links {
     struct buffers *buffers;
     struct fabric_mem *mem;
     struct codec *raw, *lz4;
+    struct links_counts counts;
     struct list pumps;
     struct loop_post kick;
     bool kicked;
@@ -138,11 +142,24 @@ static uint64_t hash_text(const char *text)
     return cairn_hash64(text, strlen(text), 0);
 }
 
-static void candidates_of(struct link *const *links, unsigned n, struct cairn_candidate *ret)
+/* A peer that says how much room it has and has none left for a fragment. */
+static bool is_full(const struct record_peer *r)
+{
+    return r->total_bytes > 0 && r->free_bytes < FRAGMENT_MAX_RECORD;
+}
+
+/* By capacity, not by what is free now: the order of a stripe should not change while disks fill. */
+static void candidates_of(const struct links *s, struct link *const *links, unsigned n, struct cairn_candidate *ret)
 {
     for (unsigned i = 0; i < n; i++) {
         const struct record_peer *r = link_record(links[i]);
-        ret[i] = (struct cairn_candidate){r->id, r->domain, (double)(r->total_bytes >> 20) + 1};
+        bool own_domain = s->domain[0] && strcmp(r->domain, s->domain) == 0;
+        ret[i] = (struct cairn_candidate){.id = r->id,
+                                          .domain = r->domain,
+                                          .weight = is_full(r) ? 0 : (double)(r->total_bytes >> 20) + 1,
+                                          .nearness = strcmp(r->id, s->node) == 0 ? CAIRN_OWN_PEER
+                                                      : own_domain                ? CAIRN_OWN_DOMAIN
+                                                                                  : CAIRN_ELSEWHERE};
     }
 }
 
@@ -156,8 +173,8 @@ static void choose_group(struct links *s)
     for (unsigned i = 0; i < s->nall; i++)
         if (link_registered(s->all[i]))
             here[n++] = s->all[i];
-    candidates_of(here, n, c);
-    cairn_place(c, n, hash_text(s->node), order);
+    candidates_of(s, here, n, c);
+    n = cairn_place(c, n, hash_text(s->node), order);
     s->ngroup = n < CAIRN_GROUP_MAX ? n : CAIRN_GROUP_MAX;
     for (unsigned i = 0; i < s->ngroup; i++)
         s->group[i] = here[order[i]];
@@ -184,11 +201,62 @@ unsigned links_order(struct links *s, uint64_t key, struct link *ret[CAIRN_GROUP
     struct cairn_candidate c[CAIRN_GROUP_MAX];
     unsigned order[CAIRN_GROUP_MAX];
 
-    candidates_of(s->group, s->ngroup, c);
-    cairn_place(c, s->ngroup, key, order);
-    for (unsigned i = 0; i < s->ngroup; i++)
+    candidates_of(s, s->group, s->ngroup, c);
+    unsigned n = cairn_place(c, s->ngroup, key, order);
+    for (unsigned i = 0; i < n; i++)
         ret[i] = s->group[order[i]];
-    return s->ngroup;
+    return n;
+}
+
+unsigned links_takers(struct links *s, uint64_t key, const struct stream_key *stream, struct link *ret[CAIRN_GROUP_MAX])
+{
+    struct link *order[CAIRN_GROUP_MAX];
+    unsigned all = links_order(s, key, order), n = 0;
+
+    for (unsigned i = 0; i < all; i++)
+        if (link_prompt(order[i], stream))
+            ret[n++] = order[i];
+    for (unsigned i = 0, prompt = n; i < all && prompt == 0; i++)
+        if (link_usable(order[i], stream))
+            ret[n++] = order[i];
+    return n;
+}
+
+/* ---- lateness -------------------------------------------------------------------------------- */
+
+uint64_t links_late_after_ns(struct links *s, const struct link *l, bool read)
+{
+    const struct cairn_latency *group[CAIRN_GROUP_MAX];
+    struct cairn_late_limits limits = {(read ? READ_FLOOR_MS : STORE_FLOOR_MS) * (uint64_t)1000,
+                                       s->config.fragment_late_ms * (uint64_t)1000};
+
+    for (unsigned i = 0; i < s->ngroup; i++)
+        group[i] = link_latency(s->group[i], read);
+    return cairn_late_after_us(link_latency(l, read), group, s->ngroup, &limits) * 1000;
+}
+
+static unsigned late_ones(const struct links *s)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < s->ngroup; i++)
+        n += link_late(s->group[i]);
+    return n;
+}
+
+bool links_any_late(const struct links *s)
+{
+    return late_ones(s) > 0;
+}
+
+bool links_may_be_late(const struct links *s)
+{
+    return late_ones(s) < cairn_late_most(s->ngroup);
+}
+
+struct links_counts *links_counts(struct links *s)
+{
+    return &s->counts;
 }
 
 unsigned links_live(const struct links *s)
@@ -200,6 +268,15 @@ unsigned links_live(const struct links *s)
     return n;
 }
 
+bool links_few(const struct links *s)
+{
+    unsigned registered = 0;
+
+    for (unsigned i = 0; i < s->ngroup; i++)
+        registered += link_registered(s->group[i]) && !is_full(link_record(s->group[i]));
+    return links_live(s) * 2 < registered;
+}
+
 void links_why(struct links *s, char *buf, size_t len)
 {
     size_t at = 0;
@@ -209,12 +286,26 @@ void links_why(struct links *s, char *buf, size_t len)
     if (s->nall == 0)
         snprintf(buf, len, "no storage peer is registered");
     for (unsigned i = 0; i < s->nall && at < len; i++) {
-        if (link_usable(s->all[i], NULL))
+        bool full = is_full(link_record(s->all[i]));
+        if (link_usable(s->all[i], NULL) && !full)
             continue;
         int n = snprintf(buf + at, len - at, "%speer %s: %s", at ? "; " : "", link_id(s->all[i]),
-                         link_registered(s->all[i]) ? link_last_error(s->all[i]) : "not registered");
+                         !link_registered(s->all[i]) ? "not registered"
+                         : full                      ? "no space left"
+                                                     : link_last_error(s->all[i]));
         at += n > 0 ? (size_t)n : 0;
     }
+}
+
+bool links_full(const struct links *s)
+{
+    unsigned registered = 0, full = 0;
+
+    for (unsigned i = 0; i < s->nall; i++) {
+        registered += link_registered(s->all[i]);
+        full += link_registered(s->all[i]) && is_full(link_record(s->all[i]));
+    }
+    return registered > 0 && full == registered;
 }
 
 /* ---- the peers' records ---------------------------------------------------------------------- */
@@ -285,6 +376,7 @@ static void links_free(struct links *s)
     fabric_mem_free(s->mem);
     buffers_free(s->buffers);
     free(s->node);
+    free(s->domain);
     free(s);
 }
 
@@ -315,12 +407,14 @@ int links_new(const struct links_deps *deps, const struct links_config *config, 
     s->config = *config;
     list_init(&s->pumps);
     s->node = strdup(config->node);
-    int r = s->node ? links_setup(s, err) : cairn_fail(err, CAIRN_E_NOMEM, "copy a name");
+    s->domain = strdup(config->domain ? config->domain : "");
+    int r = s->node && s->domain ? links_setup(s, err) : cairn_fail(err, CAIRN_E_NOMEM, "copy a name");
     if (r < 0) {
         links_free(s);
         return r;
     }
     s->config.node = s->node;
+    s->config.domain = s->domain;
     s->refresh = (struct loop_timer){.fire = list_peers, .arg = s};
     list_peers(&s->refresh);
     *ret_links = s;

@@ -8,6 +8,10 @@
  * closed and it is avoided for a growing backoff.
  *
  *     DOWN --hello--> CONNECTING --welcome--> UP --deadline, error, bye--> DOWN (avoided until ...)
+ *
+ * Long before that a link may be late: its oldest answer is overdue by what is usual in the group. A late link keeps
+ * what it has but gets nothing new while others can take it; an answer makes it prompt again. A link that failed proves
+ * itself after its backoff (it is welcomed and answers a ping) before it gets anything.
  */
 #ifndef CAIRN_DAEMON_NODE_LINKS_H
 #define CAIRN_DAEMON_NODE_LINKS_H
@@ -27,7 +31,9 @@ struct links_config {
     uint64_t start;            /* random, of this start of the daemon */
     unsigned slots;            /* asked of each peer */
     unsigned fragment_buffers; /* FRAGMENT_MAX_RECORD each, for encoding and for reads: the bound on memory */
-    uint32_t fragment_late_ms; /* a fragment not stored, or not read, by then fails its link */
+    unsigned margin;           /* parity fragments that a stripe counts with; 0: the default (cairn_margin_for) */
+    const char *domain;        /* failure domain of this node, "" when it has none */
+    uint32_t fragment_late_ms; /* a fragment not stored, or not read, by then fails its link; so does silence */
     uint32_t sync_late_ms;     /* the same for a sync */
     uint32_t connect_ms;       /* hello to welcome */
     uint32_t backoff_ms;       /* first; doubles to 30 s */
@@ -46,6 +52,8 @@ void links_stop(struct links *links, void (*done)(void *arg), void *arg);
 
 /* Peers of the group that are registered and not avoided now. */
 unsigned links_live(const struct links *links);
+/* Less than half of the group's registered peers with room are live. */
+bool links_few(const struct links *links);
 
 struct link_status { /* for status queries */
     char peer[CAIRN_MAX_NAME + 1];
@@ -53,10 +61,22 @@ struct link_status { /* for status queries */
     uint64_t total_bytes, free_bytes;
     uint64_t fragments_sent, fragments_read, failures;
     uint32_t avoided_ms; /* for how long still */
+    bool late;
+    uint32_t store_late_ms, read_late_ms; /* when an answer of it would be late now */
     char last_error[WIRE_TEXT];
 };
 /* Fills up to room entries, returns how many there are. */
 unsigned links_status(const struct links *links, struct link_status *ret, unsigned room);
+
+struct links_counts {           /* since the start */
+    uint64_t fragments_spared;  /* late ones that were given to another peer too */
+    uint64_t fragments_left;    /* that a committed checkpoint went without: left to repair */
+    uint64_t fragments_dropped; /* from their buffers, to be encoded again or left */
+    uint64_t reads_hedged;      /* fragments read because others were late */
+    unsigned hedging;           /* of them, now */
+};
+/* Counted by drains, blobs and gathers. */
+struct links_counts *links_counts(struct links *links);
 
 /* The checkpoint is decided: its streams end. gone: it was aborted or deleted, peers are told to look that up and to
  * delete. */

@@ -4,6 +4,8 @@
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 #include "daemon/io/log.h"
+#include "daemon/node/care.h"
+#include "daemon/node/mesh.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -102,6 +104,7 @@ static void node_accept(struct node *n)
 static void node_free(struct node *n)
 {
     arenas_free(n->arenas);
+    mesh_free(n->mesh);
     if (n->listen_fd >= 0) {
         close(n->listen_fd);
         unlink(n->socket_path);
@@ -121,6 +124,8 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
                               .start = c->start,
                               .slots = c->slots,
                               .fragment_buffers = c->fragment_buffers,
+                              .margin = c->margin,
+                              .domain = c->domain,
                               .fragment_late_ms = c->fragment_late_ms,
                               .sync_late_ms = c->sync_late_ms,
                               .connect_ms = c->connect_ms,
@@ -140,8 +145,13 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
         r = links_new(&ld, &lc, &n->links, err);
     if (r < 0)
         return r;
-    struct jobs_deps jd = {n->deps.loop, n->links, n->deps.meta};
-    return jobs_new(&jd, &jc, &n->jobs, err);
+    struct mesh_config mc = {n->id, c->start};
+    r = mesh_new(n->deps.fabric, &mc, &n->mesh, err);
+    if (r < 0)
+        return r;
+    struct jobs_deps jd = {n->deps.loop, n->links, n->deps.meta, n->mesh};
+    r = jobs_new(&jd, &jc, &n->jobs, err);
+    return r < 0 ? r : care_start(n, err);
 }
 
 int node_new(const struct node_deps *deps, const struct node_config *config, struct node **ret_node,
@@ -156,6 +166,7 @@ int node_new(const struct node_deps *deps, const struct node_config *config, str
     n->lock_fd = n->listen_fd = -1;
     n->next_id = 1;
     list_init(&n->sessions);
+    list_init(&n->work);
     n->accept_again = (struct loop_timer){.fire = node_accept_again, .arg = n};
     n->id = strdup(config->id);
     n->socket_path = strdup(config->socket_path);
@@ -195,7 +206,7 @@ static void node_sessions_ended(struct loop_timer *t)
 {
     struct node *n = t->arg;
 
-    if (n->nsessions > 0)
+    if (n->nsessions > 0 || !list_empty(&n->work))
         loop_timer_after(n->deps.loop, t, 10);
     else
         links_stop(n->links, node_links_stopped, n);
@@ -221,6 +232,10 @@ void node_stop(struct node *n, void (*done)(void *arg), void *arg)
     n->stopped = done;
     n->stopped_arg = arg;
     loop_timer_cancel(n->deps.loop, &n->accept_again);
+    list_for_each_safe (it, &n->work) {
+        struct node_work *w = container_of(it, struct node_work, link);
+        w->stop(w);
+    }
     list_for_each_safe (it, &n->sessions)
         session_close(container_of(it, struct session, link), "cairnd stops");
     if (n->accept_op.in_flight)

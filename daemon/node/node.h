@@ -23,8 +23,12 @@ struct node_config {
     uint64_t windows_max_bytes; /* of all restores together */
     unsigned slots;             /* asked of each peer */
     unsigned fragment_buffers;
+    unsigned margin;    /* of a committed checkpoint; 0: the default */
+    const char *domain; /* failure domain; "" */
     uint32_t fragment_late_ms, sync_late_ms, connect_ms, backoff_ms;
     uint32_t checkpoint_ms, lease_ms, meta_ms;
+    uint32_t repair_mib_s;   /* read and written by a repair */
+    uint32_t repair_every_s; /* between two looks at what there is to repair; 0: when asked */
     struct retention retention; /* of jobs without a rule */
     uint32_t retention_ms;
 };

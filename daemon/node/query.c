@@ -92,10 +92,25 @@ static json_t *status_peers(struct links *links)
         query_set(o, "fragments_read", json_integer((json_int_t)st[i].fragments_read));
         query_set(o, "failures", json_integer((json_int_t)st[i].failures));
         query_set(o, "avoided_ms", json_integer(st[i].avoided_ms));
+        query_set(o, "late", json_boolean(st[i].late));
+        query_set(o, "store_late_ms", json_integer(st[i].store_late_ms));
+        query_set(o, "read_late_ms", json_integer(st[i].read_late_ms));
         query_set(o, "last_error", json_string(st[i].last_error));
         json_array_append_new(list, o);
     }
     return list;
+}
+
+static json_t *status_transfer(struct links *links)
+{
+    const struct links_counts *c = links_counts(links);
+    json_t *o = json_object();
+
+    query_set(o, "fragments_spared", json_integer((json_int_t)c->fragments_spared));
+    query_set(o, "fragments_dropped", json_integer((json_int_t)c->fragments_dropped));
+    query_set(o, "fragments_left", json_integer((json_int_t)c->fragments_left));
+    query_set(o, "reads_hedged", json_integer((json_int_t)c->reads_hedged));
+    return o;
 }
 
 static json_t *status_jobs(struct jobs *jobs)
@@ -167,6 +182,7 @@ static void query_status(struct query *q)
     query_set(o, "sessions", status_sessions(node));
     query_set(o, "jobs", status_jobs(node->jobs));
     query_set(o, "peers", status_peers(node->links));
+    query_set(o, "transfer", status_transfer(node->links));
     query_answer(q, o);
 }
 

@@ -14,6 +14,7 @@
 #define PEER_MAX_FORGOTTEN 1024     /* deleted checkpoints that are remembered */
 
 struct peer_node;
+struct scrub;
 
 /* One slot of a node, from the arrival of its bytes to the answer. */
 struct slot {
@@ -39,6 +40,7 @@ struct node_stream {
     bool syncing;
     uint64_t sync_sequence;
     bool closing;
+    bool repair; /* of a committed checkpoint: no fence holds */
 };
 
 /* A node's session. */
@@ -66,7 +68,7 @@ struct peer_read {
     struct list link; /* waiting, when it has no buffer */
     struct peer_node *node;
     uint64_t request;
-    bool check_only;
+    bool check_only, present_only;
     uint64_t address, remote_key, room;
     uint32_t data;
     struct fragment_key key;
@@ -76,6 +78,8 @@ struct peer_read {
     uint32_t record_len;
     int code;
     struct cairn_error err;
+    unsigned damaged;          /* copies that did not verify */
+    struct cairn_error damage; /* the first one's */
     struct fabric_op write;
 };
 
@@ -100,6 +104,7 @@ struct peer {
     unsigned nnodes;
     struct buffers *read_buffers;
     struct fabric_mem *read_mem;
+    struct scrub *scrub;
     struct list reads_waiting;
     unsigned nreads_waiting;
     struct fence *fences;
@@ -110,6 +115,13 @@ struct peer {
     struct loop_timer tick; /* idle nodes, the record, forgotten checkpoints */
     unsigned ticks;
     struct loop_timer cut; /* ends sends that hang, when the peer stops */
+    /* the metadata engine */
+    char *engine_path;                    /* the file that remembers its id */
+    char engine[CAIRN_MAX_NAME + 1];      /* that this peer belongs to; "": to none yet */
+    char engine_seen[CAIRN_MAX_NAME + 1]; /* that is there */
+    bool engine_looking, engine_looked;   /* a request is under way; one was answered */
+    struct meta_req engine_req;
+    struct loop_timer engine_timer;
     /* registration */
     int64_t lease;
     bool registering; /* a request is under way */
@@ -128,6 +140,8 @@ struct peer {
 void peer_on_hello(struct peer *p, const struct wire_message *m);
 void peer_on_written(struct peer *p, uint32_t data);
 void peer_on_stream_open(struct peer_node *n, const struct wire_message *m);
+/* Whether it may be was found out: opens it, or with code < 0 says why not. */
+void peer_stream_open(struct peer_node *n, const struct wire_message *m, int code, struct cairn_error *err);
 void peer_on_sync(struct peer_node *n, const struct wire_message *m);
 void peer_on_stream_close(struct peer_node *n, const struct wire_message *m);
 /* Cuts the node off and revokes its memory at once; its struct goes when nothing of it is pending. A peer that stops
@@ -141,6 +155,24 @@ void peer_answer(struct peer_node *n, const struct wire_message *m);
 /* ---- reads.c --------------------------------------------------------------------------------- */
 void peer_on_read(struct peer_node *n, const struct wire_message *m);
 void peer_drop_reads(struct peer_node *n); /* those that wait for a buffer */
+
+/* ---- engine.c: which metadata engine is the right one; what there is, for a rebuild ------------------------------ */
+int peer_engine_start(struct peer *p, struct cairn_error *err); /* registers the peer when it has looked */
+void peer_engine_look(struct peer *p);
+int peer_check_engine(const struct peer *p, struct cairn_error *err); /* UNAVAILABLE: nothing is stored or deleted */
+void peer_on_accept_engine(struct peer_node *n, const struct wire_message *m);
+void peer_on_inventory(struct peer_node *n, const struct wire_message *m);
+
+/* ---- repair_open.c: a stream for a repair; the decision is looked up first -----------------------------------------
+ */
+void peer_open_for_repair(struct peer_node *n, const struct wire_message *m);
+
+/* ---- scrub.c: reads all that is stored, slowly by itself and at once when it is told to ------------------------- */
+int scrub_new(struct peer *p, struct cairn_error *err); /* sets p->scrub */
+void scrub_free(struct scrub *s);                       /* nothing may be under way; NULL allowed */
+void scrub_stop(struct scrub *s);                       /* drops what waits; what is under way ends soon */
+bool scrub_busy(const struct scrub *s);
+void peer_on_scrub(struct peer_node *n, const struct wire_message *m);
 
 /* ---- register.c: the record under a lease, and checkpoints that were aborted or deleted ------ */
 void peer_register(struct peer *p);

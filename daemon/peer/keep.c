@@ -1,125 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "daemon/peer/keep.h"
+#include "daemon/peer/keep_internal.h"
 
-#include "core/base/cleanup.h"
 #include "core/base/error.h"
-#include "core/model/hash.h"
 #include "core/model/units.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_IDLE_STREAMS 64 /* indexed though nobody writes them */
-#define BUCKETS 1024        /* of one stream's index, at first */
-
-struct index_entry {
-    uint64_t hash; /* of the key within its stream */
-    uint32_t kind, rank, first_part, attempt, index;
-    uint32_t record_len; /* 0: the bucket is empty */
-    uint64_t offset;
-};
-
-enum stream_state { STREAM_WRITING, STREAM_CLOSED /* name and id only */, STREAM_SCANNING, STREAM_INDEXED };
-
-struct kept_stream {
-    struct list link; /* in keep.streams, most recently used first */
-    struct keep *keep;
-    char *name; /* as the store lists it */
-    struct cairn_stream_id id;
-    enum stream_state state;
-    struct store_stream *file; /* NULL when CLOSED */
-    uint64_t generation;
-    unsigned in_flight; /* appends, syncs, reads */
-    bool ended;         /* the writer is gone; closed when nothing is in flight */
-    bool broken;        /* its header does not read: never opened again */
-    struct index_entry *index;
-    size_t nbuckets, nentries;
-    uint64_t end; /* of the file, while scanning */
-    uint64_t scan_at;
-    uint64_t scanned_at; /* on keep.clock, when its last scan ended */
-    void *scan_block;
-    struct cairn_store_req scan_req;
-};
-
-struct keep {
-    struct loop *loop;
-    struct store *store;
-    struct list streams;
-    struct list reads;       /* keep_read that wait for scans */
-    struct loop_post rescan; /* look again at reads, from the top of the stack */
-    bool rescan_posted;
-    uint64_t clock; /* scans that ended */
-    unsigned busy;
-    char *go_round; /* where keep_each_idle left off */
-};
-
-/* ---- the index: open addressing -------------------------------------------------------------- */
-
-static uint64_t entry_hash(const struct fragment_key *key)
-{
-    const uint32_t v[5] = {(uint32_t)key->kind, key->rank, key->first_part, key->attempt, key->index};
-
-    return cairn_hash64(v, sizeof v, 0);
-}
-
-static bool entry_is(const struct index_entry *e, const struct fragment_key *key, uint64_t hash)
-{
-    return e->hash == hash && e->kind == (uint32_t)key->kind && e->rank == key->rank &&
-           e->first_part == key->first_part && e->attempt == key->attempt && e->index == key->index;
-}
-
-/* The bucket of the key, or the empty one where it belongs. */
-static struct index_entry *index_at(struct index_entry *index, size_t nbuckets, const struct fragment_key *key,
-                                    uint64_t hash)
-{
-    size_t at = hash & (nbuckets - 1);
-
-    while (index[at].record_len && !entry_is(&index[at], key, hash))
-        at = (at + 1) & (nbuckets - 1);
-    return &index[at];
-}
-
-static bool index_grow(struct kept_stream *s)
-{
-    size_t n = s->nbuckets ? s->nbuckets * 2 : BUCKETS;
-    struct index_entry *bigger = calloc(n, sizeof *bigger);
-
-    if (!bigger)
-        return false;
-    for (size_t i = 0; i < s->nbuckets; i++) {
-        if (!s->index[i].record_len)
-            continue;
-        size_t at = s->index[i].hash & (n - 1);
-        while (bigger[at].record_len)
-            at = (at + 1) & (n - 1);
-        bigger[at] = s->index[i];
-    }
-    free(s->index);
-    s->index = bigger;
-    s->nbuckets = n;
-    return true;
-}
-
-static bool index_put(struct kept_stream *s, const struct fragment_key *key, uint64_t offset, uint32_t record_len)
-{
-    uint64_t hash = entry_hash(key);
-
-    if (s->nentries * 2 >= s->nbuckets && !index_grow(s))
-        return false;
-    struct index_entry *e = index_at(s->index, s->nbuckets, key, hash);
-    s->nentries += !e->record_len;
-    *e = (struct index_entry){hash,         (uint32_t)key->kind, key->rank,  key->first_part,
-                              key->attempt, key->index,          record_len, offset};
-    return true;
-}
-
-static const struct index_entry *index_get(const struct kept_stream *s, const struct fragment_key *key)
-{
-    if (!s->nbuckets)
-        return NULL;
-    const struct index_entry *e = index_at(s->index, s->nbuckets, key, entry_hash(key));
-    return e->record_len ? e : NULL;
-}
+#define MAX_IDLE_STREAMS 64                               /* indexed though nobody writes them */
+#define RESYNC_BLOCKS (FRAGMENT_MAX_RECORD / CAIRN_BLOCK) /* looked through for the record behind a damaged header */
 
 /* ---- streams --------------------------------------------------------------------------------- */
 
@@ -136,6 +25,7 @@ static void stream_free(struct kept_stream *s)
 {
     stream_close_file(s);
     list_remove(&s->link);
+    free(s->bad);
     free(s->name);
     free(s);
 }
@@ -293,8 +183,8 @@ static bool same_stream(const struct cairn_stream_id *id, const struct fragment_
            strcmp(id->node, key->node) == 0;
 }
 
-/* The first block that is not a record of this file's generation ends the scan: what lies behind was never
- * acknowledged, or cannot be found without it. */
+/* A block that is not the header of a record of this file's generation was damaged, or nothing was written there: the
+ * next record begins within the length of the longest one, or there is none. */
 static void scanned(struct cairn_store_req *req, int code)
 {
     struct kept_stream *s = req->arg;
@@ -303,9 +193,14 @@ static void scanned(struct cairn_store_req *req, int code)
     stream_release(s);
     if (code < 0 || fragment_parse(s->scan_block, &f, NULL) < 0 || f.generation != s->generation ||
         !same_stream(&s->id, &f.key)) {
-        scan_end(s);
+        s->scan_at += CAIRN_BLOCK;
+        if (++s->scan_lost > RESYNC_BLOCKS)
+            scan_end(s);
+        else
+            scan_next(s);
         return;
     }
+    s->scan_lost = 0;
     size_t len = fragment_record_len(f.payload_len);
     index_put(s, &f.key, s->scan_at, (uint32_t)len); /* one that the file's end cuts off reads as CORRUPT */
     s->scan_at += len;
@@ -339,6 +234,7 @@ static void scan_begin(struct kept_stream *s)
     }
     s->state = STREAM_SCANNING;
     s->scan_at = CAIRN_STORE_FIRST;
+    s->scan_lost = 0;
     scan_next(s);
 }
 
@@ -360,13 +256,18 @@ static void read_start(struct keep_read *r, struct kept_stream *s, const struct 
     r->stream = s;
     r->generation = s->generation;
     r->record_len = e->record_len;
+    r->offset = e->offset;
+    if (r->present_only) {
+        r->done(r, 0, NULL, e->record_len);
+        return;
+    }
     r->req = (struct cairn_store_req){.done = read_done, .arg = r};
     stream_used(s);
     stream_hold(s);
     store_read(s->file, e->offset, r->buffer, e->record_len, &r->req);
 }
 
-enum find_result { FOUND, NOT_HERE, WAIT_FOR_SCAN };
+enum find_result { FOUND, NOT_HERE, DAMAGED, WAIT_FOR_SCAN };
 
 static enum find_result read_find(struct keep *k, struct keep_read *r, struct kept_stream **ret_stream,
                                   const struct index_entry **ret_entry)
@@ -381,7 +282,9 @@ static enum find_result read_find(struct keep *k, struct keep_read *r, struct ke
         if (s->state == STREAM_CLOSED && s->scanned_at <= r->since)
             scan_begin(s);
         const struct index_entry *e = index_get(s, &r->key);
-        if (e && s->file) {
+        if (e && s->file && e->bad && result == NOT_HERE)
+            result = DAMAGED; /* a repair may have put another copy into another file */
+        if (e && s->file && !e->bad) {
             *ret_stream = s;
             *ret_entry = e;
             return FOUND;
@@ -404,6 +307,11 @@ static void read_try(struct keep *k, struct keep_read *r)
         return;
     case WAIT_FOR_SCAN:
         list_push_back(&k->reads, &r->link);
+        return;
+    case DAMAGED:
+        r->known_bad = true;
+        cairn_fail(&err, CAIRN_E_CORRUPT, "what this peer has of it is damaged");
+        r->done(r, CAIRN_E_CORRUPT, &err, 0);
         return;
     case NOT_HERE:
         cairn_fail(&err, CAIRN_E_NOT_FOUND, "this peer does not have it");
@@ -446,6 +354,15 @@ static void keep_rescan(struct keep *k)
     k->busy++;
     k->rescan = (struct loop_post){.run = rescan_now, .arg = k};
     loop_defer(k->loop, &k->rescan);
+}
+
+void keep_mark_bad(struct keep *k, uint64_t generation, uint64_t offset)
+{
+    list_for_each (it, &k->streams) {
+        struct kept_stream *s = container_of(it, struct kept_stream, link);
+        if (s->generation == generation)
+            index_mark_bad(s, offset);
+    }
 }
 
 /* ---- the catalog of files -------------------------------------------------------------------- */

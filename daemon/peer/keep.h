@@ -51,8 +51,11 @@ struct keep_read { /* owned by the caller until done */
     void (*done)(struct keep_read *r, int code, const struct cairn_error *err, uint32_t record_len);
     void *arg;
     struct fragment_key key;
-    void *buffer;     /* FRAGMENT_MAX_RECORD, aligned */
-    struct list link; /* keep's */
+    void *buffer;      /* FRAGMENT_MAX_RECORD, aligned */
+    bool present_only; /* asks for no more than whether there is one that is not known to be damaged */
+    bool known_bad;    /* filled: CORRUPT because of keep_mark_bad */
+    uint64_t offset;   /* filled: in its file */
+    struct list link;  /* keep's */
     struct kept_stream *stream;
     uint64_t generation; /* of the file that it lies in: the record must repeat it */
     uint64_t since;      /* keep's */
@@ -61,6 +64,17 @@ struct keep_read { /* owned by the caller until done */
 };
 /* Reads the record; NOT_FOUND when this peer has none of that key. Its contents are not verified. */
 void keep_read(struct keep *k, struct keep_read *r);
+
+/* A record that was read did not verify: reads go to another copy, or are told CORRUPT, from now on. */
+void keep_mark_bad(struct keep *k, uint64_t generation, uint64_t offset);
+
+/* ---- listing --------------------------------------------------------------------------------- */
+/* The names of all files that nobody writes, of one job or (job "") of all; the caller frees them and the list. */
+int keep_names(struct keep *k, const char *job, char ***ret_names, size_t *ret_n, struct cairn_error *err);
+/* The next ids behind `after` (NULL: from the first), in the order of job, step, incarnation, node; each once, those of
+ * files that are written included. Returns how many, fewer than max when there are no more. */
+unsigned keep_ids(const struct keep *k, const char *job, const struct cairn_stream_id *after, unsigned max,
+                  struct cairn_stream_id *ret_ids);
 
 /* ---- deleting -------------------------------------------------------------------------------- */
 /* Calls each() with the id of every stream file that nobody writes, at most max of them, going round from call to call.

@@ -110,6 +110,15 @@ static void dispatch(struct peer_node *n, const struct wire_message *m)
     case WIRE_READ:
         peer_on_read(n, m);
         break;
+    case WIRE_INVENTORY:
+        peer_on_inventory(n, m);
+        break;
+    case WIRE_ACCEPT_ENGINE:
+        peer_on_accept_engine(n, m);
+        break;
+    case WIRE_SCRUB:
+        peer_on_scrub(n, m);
+        break;
     case WIRE_FORGET:
         peer_on_forget(n, m);
         break;
@@ -166,8 +175,10 @@ static void tick(struct loop_timer *t)
             peer_node_end(n, "silent for too long");
         }
     }
-    if (p->ticks++ % FORGET_TICKS == 1)
+    if (p->ticks++ % FORGET_TICKS == 1) {
+        peer_engine_look(p);
         peer_forget_some(p);
+    }
     loop_timer_after(p->deps.loop, t, TICK_MS);
 }
 
@@ -178,6 +189,7 @@ static void tick(struct loop_timer *t)
 static void peer_free(struct peer *p)
 {
     endpoint_free(p->ep);
+    scrub_free(p->scrub);
     fabric_mem_free(p->read_mem);
     buffers_free(p->read_buffers);
     keep_free(p->keep);
@@ -186,6 +198,7 @@ static void peer_free(struct peer *p)
     free(p->id);
     free(p->domain);
     free(p->provider);
+    free(p->engine_path);
     free(p);
 }
 
@@ -205,7 +218,11 @@ static int peer_start_parts(struct peer *p, struct cairn_error *err)
     void *base = buffers_base(p->read_buffers, &len);
     r = fabric_mem_register(p->deps.fabric, base, len, FABRIC_LOCAL, 0, &p->read_mem, err);
     if (r == 0)
+        r = scrub_new(p, err);
+    if (r == 0)
         r = endpoint_open(p->deps.fabric, p->config.port, MESSAGES, &events, p, &p->ep, err);
+    if (r == 0)
+        r = peer_engine_start(p, err);
     return r;
 }
 
@@ -223,8 +240,10 @@ int peer_new(const struct peer_deps *deps, const struct peer_config *config, str
     p->id = strdup(config->id);
     p->domain = strdup(config->domain ? config->domain : "");
     p->provider = strdup(config->provider ? config->provider : "");
-    int r = p->id && p->domain && p->provider ? peer_start_parts(p, err)
-                                              : cairn_fail(err, CAIRN_E_NOMEM, "copy the configuration");
+    p->engine_path = strdup(config->engine_path);
+    int r = p->id && p->domain && p->provider && p->engine_path
+                ? peer_start_parts(p, err)
+                : cairn_fail(err, CAIRN_E_NOMEM, "copy the configuration");
     if (r < 0) {
         peer_free(p);
         return cairn_wrap(err, r, "start peer %s", config->id);
@@ -232,7 +251,6 @@ int peer_new(const struct peer_deps *deps, const struct peer_config *config, str
     record_key_peer(p->record_key, p->id);
     p->tick = (struct loop_timer){.fire = tick, .arg = p};
     loop_timer_after(p->deps.loop, &p->tick, TICK_MS);
-    peer_register(p);
     *ret_peer = p;
     return 0;
 }
@@ -243,7 +261,7 @@ static void stop_now(struct loop_timer *t)
     void (*stopped)(void *) = p->stopped;
     void *arg = p->stopped_arg;
 
-    if (keep_busy(p->keep)) {
+    if (keep_busy(p->keep) || scrub_busy(p->scrub)) {
         loop_timer_after(p->deps.loop, t, 1);
         return;
     }
@@ -265,7 +283,8 @@ static void cut_off(struct loop_timer *t)
 /* Called when anything that a stop waits for has ended. */
 void peer_maybe_stopped(struct peer *p)
 {
-    if (!p->stopping || p->registering || p->lease || p->forgetting || !list_empty(&p->nodes) || p->tick.heap_index)
+    if (!p->stopping || p->registering || p->engine_looking || p->lease || p->forgetting || !list_empty(&p->nodes) ||
+        p->tick.heap_index)
         return;
     p->tick = (struct loop_timer){.fire = stop_now, .arg = p};
     loop_timer_after(p->deps.loop, &p->tick, 0);
@@ -277,6 +296,8 @@ void peer_stop(struct peer *p, void (*done)(void *arg), void *arg)
     p->stopped = done;
     p->stopped_arg = arg;
     loop_timer_cancel(p->deps.loop, &p->tick);
+    loop_timer_cancel(p->deps.loop, &p->engine_timer);
+    scrub_stop(p->scrub);
     p->cut = (struct loop_timer){.fire = cut_off, .arg = p};
     loop_timer_after(p->deps.loop, &p->cut, STOP_SENDS_MS);
     list_for_each_safe (it, &p->nodes)

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define READ_COPIES 4 /* of one fragment on this peer that are tried */
+
 static void read_next(struct peer *p);
 
 static void read_answer(struct peer_read *r, int code, const struct cairn_error *err)
@@ -60,15 +62,28 @@ static void read_check_run(struct worker_job *job)
         r->code = fragment_check_payload(&f, (const char *)r->buffer + FRAGMENT_HEADER, &r->err);
 }
 
-/* Whatever is wrong with what is stored, the reader learns that it is damaged; why is for the log. */
+static void read_start(struct peer_read *r, void *buffer);
+
+/* Whatever is wrong with what is stored, the reader learns that it is damaged; why is for the log. A repair may have
+ * put another copy into another file of this peer: it is looked for before the reader is told. */
 static void read_damaged(struct peer_read *r)
 {
+    struct peer *p = r->node->peer;
     char what[512];
 
-    r->node->peer->status.bad_fragments++;
+    p->status.bad_fragments++;
     fragment_describe(&r->key, what, sizeof what);
-    r->code = cairn_wrap(&r->err, CAIRN_E_CORRUPT, "%s", what);
+    cairn_wrap(&r->err, CAIRN_E_CORRUPT, "%s", what);
     log_line(LOG_ERROR, "a stored fragment does not verify: %s", r->err.message);
+    keep_mark_bad(p->keep, r->read.generation, r->read.offset);
+    if (++r->damaged == 1)
+        r->damage = r->err;
+    if (r->damaged < READ_COPIES && !r->node->ended) {
+        read_start(r, r->buffer);
+        return;
+    }
+    read_answer(r, CAIRN_E_CORRUPT, &r->damage);
+    read_free(r);
 }
 
 static void read_checked(struct worker_job *job)
@@ -76,11 +91,12 @@ static void read_checked(struct worker_job *job)
     struct peer_read *r = job->arg;
     struct peer *p = r->node->peer;
 
-    if (r->code < 0)
+    if (r->code < 0) {
         read_damaged(r);
-    else
-        p->status.fragments_read++;
-    if (r->code < 0 || r->check_only || r->node->ended) {
+        return;
+    }
+    p->status.fragments_read++;
+    if (r->check_only || r->node->ended) {
         read_answer(r, r->code, &r->err);
         read_free(r);
         return;
@@ -99,13 +115,18 @@ static void read_loaded(struct keep_read *kr, int code, const struct cairn_error
     if (code == 0 && !r->check_only && record_len > r->room)
         code = cairn_fail(&own, CAIRN_E_TOO_LARGE, "it has %u bytes, the reader has room for %llu", record_len,
                           (unsigned long long)r->room);
-    if (code == CAIRN_E_CORRUPT) { /* its file ends before it does */
+    if (code == CAIRN_E_CORRUPT && !kr->known_bad) { /* its file ends before it does */
         r->err = own;
         read_damaged(r);
-        own = r->err;
+        return;
     }
     if (code < 0) {
-        read_answer(r, code, &own);
+        read_answer(r, r->damaged ? CAIRN_E_CORRUPT : code, r->damaged ? &r->damage : &own);
+        read_free(r);
+        return;
+    }
+    if (r->present_only) {
+        read_answer(r, 0, NULL);
         read_free(r);
         return;
     }
@@ -117,7 +138,8 @@ static void read_loaded(struct keep_read *kr, int code, const struct cairn_error
 static void read_start(struct peer_read *r, void *buffer)
 {
     r->buffer = buffer;
-    r->read = (struct keep_read){.done = read_loaded, .arg = r, .key = r->key, .buffer = buffer};
+    r->read = (struct keep_read){
+        .done = read_loaded, .arg = r, .key = r->key, .buffer = buffer, .present_only = r->present_only};
     keep_read(r->node->peer->keep, &r->read);
 }
 
@@ -146,6 +168,7 @@ void peer_on_read(struct peer_node *n, const struct wire_message *m)
     r->node = n;
     r->request = m->read.request;
     r->check_only = m->read.check;
+    r->present_only = m->read.check && m->read.present;
     r->address = m->read.address;
     r->remote_key = m->read.remote_key;
     r->room = m->read.room;

@@ -218,6 +218,10 @@ static void forget_now(const struct forget *f)
     struct peer *p = f->peer;
     struct cairn_error err = CAIRN_ERROR_INIT;
 
+    if (peer_check_engine(p, &err) < 0) {
+        log_line(LOG_WARNING, "%s step %llu is not deleted: %s", f->job, (unsigned long long)f->step, err.message);
+        return;
+    }
     remember_forgotten(p, f);
     int n = keep_forget(p->keep, f->job, f->step, f->incarnation, &err);
     if (n < 0)

@@ -258,13 +258,14 @@ static int check_fence(struct peer *p, const char *job, uint64_t incarnation, st
                       (unsigned long long)incarnation, job, (unsigned long long)f->incarnation);
 }
 
-/* A newer incarnation resumed, or the checkpoint is gone: what comes late would stay for good. */
-static int check_write(struct peer *p, const char *job, uint64_t step, uint64_t incarnation, struct cairn_error *err)
+/* A newer incarnation resumed, or the checkpoint is gone: what comes late would stay for good. Repairs are past the fence. */
+static int check_write(struct peer *p, const char *job, uint64_t step, uint64_t incarnation, bool repair,
+                       struct cairn_error *err)
 {
     if (peer_has_forgotten(p, job, step, incarnation))
         return cairn_fail(err, CAIRN_E_ABORTED, "step %llu of incarnation %llu of job %s was deleted",
                           (unsigned long long)step, (unsigned long long)incarnation, job);
-    return check_fence(p, job, incarnation, err);
+    return repair ? 0 : check_fence(p, job, incarnation, err);
 }
 
 static int stream_open(struct peer_node *n, const struct wire_message *m, struct node_stream **ret_stream,
@@ -283,7 +284,9 @@ static int stream_open(struct peer_node *n, const struct wire_message *m, struct
     if (find_stream(n, m->stream_open.stream))
         return cairn_fail(err, CAIRN_E_EXISTS, "stream %u is open already", m->stream_open.stream);
     raise_fence(n->peer, id.job, m->stream_open.fence_incarnation);
-    r = check_write(n->peer, id.job, id.step, id.incarnation, err);
+    r = check_write(n->peer, id.job, id.step, id.incarnation, m->stream_open.repair, err);
+    if (r == 0)
+        r = peer_check_engine(n->peer, err);
     if (r < 0)
         return r;
     struct node_stream *st = calloc(1, sizeof *st);
@@ -296,27 +299,37 @@ static int stream_open(struct peer_node *n, const struct wire_message *m, struct
     }
     st->node = n;
     st->number = m->stream_open.stream;
+    st->repair = m->stream_open.repair;
     list_push_back(&n->streams, &st->link);
     *ret_stream = st;
     return 0;
 }
 
-void peer_on_stream_open(struct peer_node *n, const struct wire_message *m)
+void peer_stream_open(struct peer_node *n, const struct wire_message *m, int code, struct cairn_error *err)
 {
-    struct cairn_error err = CAIRN_ERROR_INIT;
     struct node_stream *st = NULL;
     struct wire_message out = {.type = WIRE_STREAM_OPENED};
-    int r = stream_open(n, m, &st, &err);
+    int r = code < 0 ? code : stream_open(n, m, &st, err);
 
     out.stream_opened.stream = m->stream_open.stream;
-    wire_status_set(&out.stream_opened.status, r, &err);
+    wire_status_set(&out.stream_opened.status, r, err);
     if (r == 0)
         out.stream_opened.generation = kept_generation(st->kept);
     else
         log_line(LOG_WARNING, "a stream of node %s for %s step %llu is refused: %s", n->id, m->stream_open.job,
-                 (unsigned long long)m->stream_open.step, err.message);
+                 (unsigned long long)m->stream_open.step, err->message);
     n->peer->status.streams_open = keep_open_streams(n->peer->keep);
     peer_answer(n, &out);
+}
+
+void peer_on_stream_open(struct peer_node *n, const struct wire_message *m)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    if (m->stream_open.repair)
+        peer_open_for_repair(n, m);
+    else
+        peer_stream_open(n, m, 0, &err);
 }
 
 static void answer_synced(struct peer_node *n, uint32_t stream, uint64_t sequence, int code,
@@ -442,7 +455,8 @@ static void slot_checked(struct worker_job *job)
     if (r == 0 && !st)
         r = cairn_fail(&s->err, CAIRN_E_ABORTED, "its stream was closed");
     if (r == 0)
-        r = check_write(n->peer, s->fragment.key.job, s->fragment.key.step, s->fragment.key.incarnation, &s->err);
+        r = check_write(n->peer, s->fragment.key.job, s->fragment.key.step, s->fragment.key.incarnation, st->repair,
+                        &s->err);
     if (r < 0) {
         slot_answer(s, r, &s->err);
         peer_node_pending_end(n);

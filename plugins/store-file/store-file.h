@@ -30,10 +30,6 @@ struct cairn_store_stream {
     uint64_t generation;
     uint64_t end;       /* where the next record goes */
     uint64_t allocated; /* bytes the device holds for it */
-    void *header;       /* until it is written */
-    struct cairn_io header_io;
-    bool header_pending;
-    struct list syncs; /* requests that wait for the header */
     bool broken;
     struct cairn_error why; /* when broken */
 };

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One stream file.
  *
- *     create: new file, room allocated, header on its way
+ *     create: new file, room allocated, header in the page cache
  *     append: a write at the end, several at once
- *     sync:   header written -> job's directory and its parent durable (once) -> fdatasync
+ *     sync:   job's directory and its parent durable (once) -> fdatasync, of the header too
  *
  * A write or a sync that failed leaves the kernel's pages in a state that nobody knows: the stream is broken from then
  * on and is never synced again. */
@@ -200,8 +200,10 @@ static void sync_directory_done(struct cairn_io *io, int64_t result)
     st->store->host.fdatasync(st->store->host.ctx, io, st->store->streams_fd);
 }
 
-static void sync_start(struct cairn_store_stream *st, struct cairn_store_req *req)
+void stream_sync(struct cairn_store_stream *st, struct cairn_store_req *req)
 {
+    req->reserved[0] = st;
+    req->io.arg = req;
     if (!usable(st, req))
         return;
     if (st->dir_fd < 0) {
@@ -210,34 +212,6 @@ static void sync_start(struct cairn_store_stream *st, struct cairn_store_req *re
     }
     req->io.done = sync_directory_done;
     st->store->host.fdatasync(st->store->host.ctx, &req->io, st->dir_fd);
-}
-
-void stream_sync(struct cairn_store_stream *st, struct cairn_store_req *req)
-{
-    struct list *link = (struct list *)(void *)&req->reserved[1];
-
-    req->reserved[0] = st;
-    req->io.arg = req;
-    if (st->header_pending)
-        list_push_back(&st->syncs, link);
-    else
-        sync_start(st, req);
-}
-
-static void header_written(struct cairn_io *io, int64_t result)
-{
-    struct cairn_store_stream *st = io->arg;
-    struct cairn_error err = CAIRN_ERROR_INIT;
-
-    st->header_pending = false;
-    free(TAKE_PTR(st->header));
-    if (result < 0)
-        break_stream(st, (int)-result, "write the header of", &err);
-    while (!list_empty(&st->syncs)) {
-        struct list *link = st->syncs.next;
-        list_remove(link);
-        sync_start(st, container_of((void *)link, struct cairn_store_req, reserved[1]));
-    }
 }
 
 /* ---- create, open, close --------------------------------------------------------------------- */
@@ -251,7 +225,6 @@ static struct cairn_store_stream *stream_new(struct cairn_store *store)
     st->store = store;
     st->fd = st->dir_fd = -1;
     st->why.size = sizeof st->why;
-    list_init(&st->syncs);
     return st;
 }
 
@@ -266,7 +239,6 @@ void stream_close(struct cairn_store_stream *st)
         close(st->fd);
     if (st->dir_fd >= 0)
         close(st->dir_fd);
-    free(st->header);
     free(st->name);
     free(st);
 }
@@ -276,7 +248,7 @@ const char *stream_name(struct cairn_store_stream *st)
     return st->name;
 }
 
-static int make_header(struct cairn_store_stream *st, const struct cairn_stream_id *id, struct cairn_error *err)
+static void make_header(const struct cairn_store_stream *st, const struct cairn_stream_id *id, void *block)
 {
     struct stream_header h = {.magic = STREAM_MAGIC,
                               .version = STREAM_VERSION,
@@ -288,11 +260,26 @@ static int make_header(struct cairn_store_stream *st, const struct cairn_stream_
     snprintf(h.job, sizeof h.job, "%s", id->job);
     snprintf(h.node, sizeof h.node, "%s", id->node);
     h.checksum = header_checksum(&h);
-    st->header = aligned_alloc(BLOCK, BLOCK);
-    if (!st->header)
-        return cairn_fail(err, CAIRN_E_NOMEM, "allocate a header block");
-    memset(st->header, 0, BLOCK);
-    memcpy(st->header, &h, sizeof h);
+    memset(block, 0, BLOCK);
+    memcpy(block, &h, sizeof h);
+}
+
+/* Through the page cache, so that it is there at once and nothing is on its way that a close would have to wait for.
+ * The first sync makes it durable. */
+static int write_header(struct cairn_store_stream *st, const struct cairn_stream_id *id, struct cairn_error *err)
+{
+    char block[BLOCK];
+    int flags = fcntl(st->fd, F_GETFL);
+
+    make_header(st, id, block);
+    if (flags < 0 || fcntl(st->fd, F_SETFL, flags & ~O_DIRECT) < 0)
+        return cairn_fail_errno(err, errno, "set the flags of %s/streams/%s", st->store->path, st->name);
+    ssize_t n = pwrite(st->fd, block, sizeof block, 0);
+    if (n != (ssize_t)sizeof block)
+        return cairn_fail_errno(err, n < 0 ? errno : EIO, "write the header of %s/streams/%s", st->store->path,
+                                st->name);
+    if (fcntl(st->fd, F_SETFL, flags) < 0)
+        return cairn_fail_errno(err, errno, "set the flags of %s/streams/%s", st->store->path, st->name);
     return 0;
 }
 
@@ -356,20 +343,17 @@ int stream_create(struct cairn_store *store, const struct cairn_stream_id *id, u
     if (getrandom(&st->generation, sizeof st->generation, 0) != sizeof st->generation)
         r = cairn_fail_errno(err, errno, "draw a generation");
     if (r == 0)
-        r = make_header(st, id, err);
-    if (r == 0)
         r = open_new_file(st, id, err);
     if (r == 0)
         r = reserve(st, reserve_bytes, err);
+    if (r == 0)
+        r = write_header(st, id, err);
     if (r < 0) {
         if (st->fd >= 0)
             unlinkat(store->streams_fd, st->name, 0);
         stream_close(st);
         return r;
     }
-    st->header_pending = true;
-    st->header_io = (struct cairn_io){.done = header_written, .arg = st};
-    store->host.pwrite(store->host.ctx, &st->header_io, st->fd, st->header, BLOCK, 0);
     *ret_stream = st;
     *ret_generation = st->generation;
     return 0;

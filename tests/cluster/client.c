@@ -21,7 +21,7 @@ struct options {
     uint32_t rank, world;
     uint64_t bytes, first, last, seed, step, arena_mib;
     bool no_wait, take_over;
-    uint32_t timeout_ms;
+    uint32_t timeout_ms, pause_ms; /* pause_ms: between two saves */
     unsigned tiny; /* so many tensors of a few bytes instead */
     bool empty;    /* no tensor at all */
 };
@@ -183,6 +183,12 @@ static void save_step(struct cairn_session *session, struct state *s, const stru
         cairn_save_free(save);
 }
 
+static void pause_then_save(struct cairn_session *session, struct state *s, const struct options *o, uint64_t step)
+{
+    nanosleep(&(struct timespec){.tv_sec = o->pause_ms / 1000, .tv_nsec = o->pause_ms % 1000 * 1000000L}, NULL);
+    save_step(session, s, o, step);
+}
+
 static int cmd_save(const struct options *o)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -204,7 +210,7 @@ static int cmd_save(const struct options *o)
     printf("opened %llu latest %lld\n", (unsigned long long)cairn_session_incarnation(session),
            r < 0 ? -1ll : (long long)latest);
     for (uint64_t step = o->first ? o->first : r < 0 ? 1 : latest + 1, n = 0; n < o->last; step++, n++)
-        save_step(session, &s, o, step);
+        pause_then_save(session, &s, o, step);
     cairn_session_close(session);
     state_free(&s);
     return 0;
@@ -383,7 +389,7 @@ int main(int argc, char **argv)
         {"bytes", 1, NULL, 'b'}, {"first", 1, NULL, 'f'},    {"count", 1, NULL, 'n'},     {"seed", 1, NULL, 's'},
         {"step", 1, NULL, 'p'},  {"no-wait", 0, NULL, 'N'},  {"timeout", 1, NULL, 't'},   {"arena-mib", 1, NULL, 'a'},
         {"case", 1, NULL, 'c'},  {"tiny", 1, NULL, 'y'},     {"take-over", 0, NULL, 'o'}, {"empty", 0, NULL, 'e'},
-        {NULL, 0, NULL, 0}};
+        {"pause", 1, NULL, 'P'}, {NULL, 0, NULL, 0}};
     struct options o = {.job = "test",
                         .start_id = "first",
                         .bad_case = "",
@@ -424,6 +430,8 @@ int main(int argc, char **argv)
             o.take_over = true;
         else if (c == 't')
             o.timeout_ms = (uint32_t)number;
+        else if (c == 'P')
+            o.pause_ms = (uint32_t)number;
         else if (c == 'a')
             o.arena_mib = number;
         else if (c == 'c')

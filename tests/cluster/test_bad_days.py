@@ -155,16 +155,91 @@ def peer_stopped(c):
         begin = time.monotonic()
         assert saved(c, "--job", "hang", "--count", 3)[0] == [1, 2, 3]
         assert time.monotonic() - begin < 25
-        status = c.query("status")
-        hung = [p for p in status["peers"] if p["peer"] == "p6"][0]
-        assert hung["state"] != "up" and hung["last_error"], hung
+        hung = wait_until("the peer to be named", lambda: [p for p in c.query("status")["peers"] if p["state"] != "up" and p["last_error"]], 10)
+        assert [p["peer"] for p in hung] == ["p6"], hung
     finally:
         c.peers[5].thaw()
     wait_until("the peer to come back", lambda: c.peers_up() == 6, 60)
 
 
+def stopped_in_mid_save(c, margin, completed):
+    """One peer is stopped while a save is on its way, and the commit comes. Then, with it still stopped, the node's memory and one more peer
+    are lost."""
+    c.node.stop()
+    c.node.options["node"]["margin"] = margin
+    c.node.write_config()
+    c.node.start()
+    c.wait_peers_up(6)
+    size = ["--bytes", str(96 << 20), "--job", f"mid-save-{margin}"]
+    t = c.spawn([c.build / "tests/cluster/cluster-client", "save", *size, "--count", 1])
+    wait_until("the snapshot", lambda: t.stdout.readline().startswith("sealed"), 30)
+    c.peers[1].freeze()
+    try:
+        out, err = t.communicate(timeout=60)
+        assert "committed 1" in out, out + err
+        if completed:
+            c.wait_complete()
+        c.node.kill()
+        c.peers[3].kill()
+        c.node.start()
+        c.wait_peers_up(4)
+        assert "verified 1" in c.client("verify", *size, seconds=120)[1]
+    finally:
+        c.peers[1].thaw()
+        c.peers[3].start()
+    c.wait_peers_up(6)
+
+
+def stopped_in_mid_save_margin_1(c):
+    """The default of 4+2: five fragments count. What the living peers could take is there soon after, and then one of them may go too
+    (catches: late fragments that are forgotten, a stripe that counts with fewer than k + margin)."""
+    stopped_in_mid_save(c, 1, completed=True)
+
+
+def stopped_in_mid_save_margin_2(c):
+    """Two peers may be lost the moment the commit is told (catches: a fragment that counts before it is synced, or counts twice)."""
+    stopped_in_mid_save(c, 2, completed=False)
+    c.node.stop()
+    del c.node.options["node"]["margin"]
+    c.node.write_config()
+    c.node.start()
+    c.wait_peers_up(6)
+
+
+def stopped_in_mid_restore(c):
+    """A peer that hangs while it is read from: parity is read instead, long before the peer has failed (catches: a restore that waits for
+    every hung read, a hedge that never comes)."""
+    size = ["--bytes", str(48 << 20), "--job", "mid-restore"]
+    assert "committed 1" in c.client("save", *size)[1]
+    c.wait_complete()
+    c.node.stop()  # its arena would be nearer
+    c.node.start()
+    c.wait_peers_up(6)
+    c.peers[1].freeze()
+    try:
+        assert "verified 1" in c.client("verify", *size)[1]
+        assert c.query("status")["transfer"]["reads_hedged"] > 0
+    finally:
+        c.peers[1].thaw()
+    c.wait_peers_up(6)
+
+
+def flapping_peer(c):
+    """A peer that hangs again and again is avoided for longer each time, and saves go on without it (catches: a link that is trusted
+    because it connects)."""
+    avoided = []
+    for i in range(3):
+        c.peers[2].freeze()
+        assert saved(c, "--job", "flap", "--start-id", f"f{i}", "--count", 2)[0] == [2 * i + 1, 2 * i + 2]
+        avoided.append(wait_until("it to be avoided", lambda: [p["avoided_ms"] for p in c.query("status")["peers"]
+                                                               if p["peer"] == "p3" and p["state"] == "avoided"], 20)[0])
+        c.peers[2].thaw()
+        c.wait_peers_up(6)
+    assert [p for p in c.query("status")["peers"] if p["peer"] == "p3"][0]["failures"] >= 3, avoided
+
+
 def peer_killed_in_mid_stripe(c):
-    """With exactly six peers for 4+2 there is no spare: the chunk is striped again for five."""
+    """With exactly six peers for 4+2 there is no spare: the chunk counts without it, or is striped again for five."""
     t = c.spawn([c.build / "tests/cluster/cluster-client", "save", "--bytes", 64 << 20, "--job", "stripe", "--count", 1])
     wait_until("the snapshot", lambda: t.stdout.readline().startswith("sealed"), 30)
     c.peers[2].kill()
@@ -195,6 +270,7 @@ def damaged_files(c):
     """One byte flipped, a file cut short, a file deleted: the report names each, the restore is right all the same."""
     size = ["--bytes", str(12 << 20), "--job", "rot"]
     assert "committed 1" in c.client("save", *size)[1]
+    c.wait_complete()
     c.node.kill()  # its arena would hide the damage
     for p in c.peers:
         p.stop()
@@ -279,7 +355,8 @@ def second_daemon(c):
 
 
 DAYS = [bad_tables, bad_names, bad_ranks, fenced_start, arena_too_small, tiny_and_empty, garbage_on_the_socket, wrong_descriptor, config_with_a_typo,
-        second_daemon, trainer_killed, peer_stopped, peer_killed_in_mid_stripe, damaged_files, disk_full, all_peers_gone]
+        second_daemon, trainer_killed, peer_stopped, stopped_in_mid_save_margin_1, stopped_in_mid_save_margin_2, stopped_in_mid_restore, flapping_peer,
+        peer_killed_in_mid_stripe, damaged_files, disk_full, all_peers_gone]
 
 
 def main():

@@ -37,6 +37,7 @@ def main():
         outputs = save(c, "first", 3)
         assert all(committed(o) == [1, 2, 3] for o in outputs), outputs
         assert "verified 3" in c.client("verify", *SIZE)[1]  # from the arena
+        c.wait_complete()  # full: any two of six may be lost
         c.node.kill()
         for p in c.peers[:2]:
             p.kill()
@@ -50,6 +51,7 @@ def main():
         assert all("opened 2 latest 3" in o for o in outputs), outputs
         assert all(committed(o) == [4, 5] for o in outputs), outputs
         assert "verified 5" in c.client("verify", *SIZE)[1]
+        c.wait_complete()
         for p in c.peers[:2]:
             p.start()
         c.wait_peers_up(6)

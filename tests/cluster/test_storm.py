@@ -3,79 +3,45 @@
 """The storm: two ranks save without a pause while trainers, the node daemon and peers are killed (SIGKILL) or stopped at random moments.
 
 After every fault: whatever a rank was told is committed is listed and restores bit for bit; whatever is listed restores bit for bit.
-The contents are a function of (seed, step, rank), so a checkpoint that mixes two saves, or lacks a fragment, cannot pass.
+The contents are a function of (start, step, rank), so a checkpoint that mixes two saves or two starts, or lacks a fragment, cannot pass.
 
 Catches: a commit that is told before it is decided, a decision before the shards are durable, an acknowledgement before fdatasync is
 waited for, an incarnation that is not fenced, a stream that is deleted though it was committed.
 
-    test_storm.py --build DIR [--points N] [--seed S]     the same seed makes the same choices
+    test_storm.py --build DIR [--points N] [--seed S] [--margin M]     the same seed makes the same choices
 """
 import argparse
 import collections
 import pathlib
 import random
-import signal
 import sys
-import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 from cluster import Cluster, wait_until  # noqa: E402
+from trainer import Book, Trainer  # noqa: E402
 
 WORLD = 2
-SIZE = ["--bytes", str(3 << 20), "--world", str(WORLD)]
-
-
-class Trainer:
-    """The ranks of one start of the job, and what they were told."""
-
-    def __init__(self, cluster, start, told):
-        self.told, self.lines, self.threads = told, 0, []
-        args = [cluster.build / "tests" / "cluster" / "cluster-client", "save", *SIZE, "--start-id", f"start-{start}", "--count",
-                "1000000", "--timeout", "20000"]
-        self.ranks = [cluster.spawn([*args, "--rank", r]) for r in range(WORLD)]
-        for r in self.ranks:
-            t = threading.Thread(target=self.read, args=(r,), daemon=True)
-            t.start()
-            self.threads.append(t)
-
-    def read(self, rank):
-        for line in rank.stdout:
-            words = line.split()
-            self.lines += 1
-            if words[0] == "committed":
-                self.told.add(int(words[1]))
-
-    def kill(self, which=None):
-        for r in self.ranks if which is None else [self.ranks[which]]:
-            if r.poll() is None:
-                r.send_signal(signal.SIGKILL)
-
-    def join(self):
-        self.kill()
-        for r in self.ranks:
-            r.wait(30)
-        for t in self.threads:
-            t.join(30)
+BYTES = 3 << 20
+SIZE = ["--bytes", str(BYTES), "--world", str(WORLD)]
 
 
 class Storm:
-    def __init__(self, cluster, seed):
+    def __init__(self, cluster, seed, margin):
+        self.margin = margin  # so many peers may be lost at once, the moment a commit is told
         self.c, self.random = cluster, random.Random(seed)
-        self.told, self.verified, self.starts, self.counts = set(), set(), 0, collections.Counter()
+        self.book, self.verified, self.starts, self.counts = Book(), set(), 0, collections.Counter()
         self.trainer = None
 
     def start_trainer(self):
         self.starts += 1
-        self.trainer = Trainer(self.c, self.starts, self.told)
+        self.trainer = Trainer(self.c, self.starts, self.book, per_node=WORLD, size=BYTES)
 
     def wait_progress(self):
         """The next kill comes while saves are on their way, not while everything is still starting."""
-        before, trainer = len(self.told), self.trainer
-        wait_until("a commit since the last fault", lambda: len(self.told) > before or
-                   any(r.poll() is not None for r in trainer.ranks), 60)
-        assert all(r.poll() is None for r in trainer.ranks), "a rank ended: " + "".join(r.stderr.read() for r in trainer.ranks
-                                                                                      if r.poll() is not None)
+        before, trainer = len(self.book.told), self.trainer
+        wait_until("a commit since the last fault", lambda: len(self.book.told) > before or trainer.ended(), 60)
+        assert not trainer.ended(), "a rank ended: " + "".join(r.process.stderr.read() for r in trainer.ended())
 
     def point(self):
         time.sleep(self.random.uniform(0, 0.12))  # the moment of the fault: anywhere within a save
@@ -92,7 +58,7 @@ class Storm:
         self.restart_trainer()
 
     def fault_rank(self):
-        self.trainer.kill(self.random.randrange(WORLD))
+        self.random.choice(self.trainer.ranks).kill()
         self.restart_trainer()
 
     def fault_node(self):
@@ -106,7 +72,7 @@ class Storm:
         p.start()
 
     def fault_peers(self):
-        pair = self.random.sample(self.c.peers, 2)
+        pair = self.random.sample(self.c.peers, self.margin)
         for p in pair:
             p.kill()
         self.check()
@@ -120,32 +86,36 @@ class Storm:
         p.thaw()
 
     def committed(self):
+        """The incarnation of each committed step."""
         listed = wait_until("the list of checkpoints", lambda: self.c.query("list"), 20)
-        return {k["step"] for k in listed["checkpoints"] if k["state"] == "committed"}
+        return {k["step"]: k["incarnation"] for k in listed["checkpoints"] if k["state"] == "committed"}
 
-    def verify(self, step):
-        out = wait_until(f"step {step} to be restored", lambda: self.try_verify(step), 30)
+    def verify(self, step, incarnation):
+        seed = self.book.seed(step, incarnation)
+        out = wait_until(f"step {step} to be restored", lambda: self.try_verify(step, seed), 30)
         assert f"verified {step}" in out, out
 
-    def try_verify(self, step):
+    def try_verify(self, step, seed):
         """A refusal may pass while peers come and go; a wrong byte may not."""
-        code, out, _ = self.c.client("verify", *SIZE, "--step", step, check=False)
+        code, out, _ = self.c.client("verify", *SIZE, "--step", step, "--seed", seed, check=False)
         assert "differs" not in out, out
         return out if code == 0 else None
 
     def check(self):
-        told = set(self.told)
+        told = set(self.book.told)
         listed = self.committed()
-        assert told <= listed, f"committed and lost: {sorted(told - listed)}"
+        assert told <= set(listed), f"committed and lost: {sorted(told - set(listed))}"
         newest = max(listed, default=None)
         if newest is not None:
-            self.verify(newest)
+            self.verify(newest, listed[newest])
 
     def check_all(self):
         self.trainer.join()
-        for step in sorted(self.committed() | self.told):
-            self.verify(step)
+        assert not self.book.twice, f"told by two starts: {self.book.twice}"
+        for step, incarnation in sorted(self.committed().items()):
+            self.verify(step, incarnation)
             self.verified.add(step)
+        assert set(self.book.told) <= self.verified, f"committed and lost: {sorted(set(self.book.told) - self.verified)}"
 
 
 def main():
@@ -153,12 +123,14 @@ def main():
     parser.add_argument("--build", required=True)
     parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--margin", type=int, choices=[1, 2], help="of the node (default: odd seeds 1, even ones 2)")
     a = parser.parse_args()
+    margin = a.margin or 2 - a.seed % 2
     begin = time.monotonic()
     with Cluster(a.build, peers=6, node__fragment_late_ms=500, node__connect_ms=500, node__sync_late_ms=3000,
-                 node__backoff_ms=100) as c:
+                 node__backoff_ms=100, node__margin=margin) as c:
         c.start_all()
-        storm = Storm(c, a.seed)
+        storm = Storm(c, a.seed, margin)
         storm.start_trainer()
         for i in range(a.points):
             try:
@@ -168,7 +140,7 @@ def main():
             except Exception as e:
                 raise RuntimeError(f"seed {a.seed}, point {i + 1}, faults {dict(storm.counts)}: {e}") from e
         storm.check_all()
-        print(f"{a.points} faults {dict(storm.counts)}, seed {a.seed}: {len(storm.told)} commits told, {len(storm.verified)} listed, "
+        print(f"{a.points} faults {dict(storm.counts)}, seed {a.seed}, margin {margin}: {len(storm.book.told)} commits told, {len(storm.verified)} listed, "
               f"all restored bit for bit, {storm.starts} starts, {time.monotonic() - begin:.0f} s")
     print("1 passed, 0 failed")
 

@@ -212,6 +212,25 @@ static void test_every_create_is_another_file(void **state)
 }
 
 /* A failed write or sync must never look like a success later. */
+/* Catches: an operation of the stream's own that is still on its way when the stream is closed, and freed. */
+static void test_closed_at_once(void **state)
+{
+    struct world *w = *state;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_stream_id back;
+    uint64_t generation, end, same;
+    struct store_stream *st = create(w, 1 << 20, &generation);
+    char *name = strdup(store_stream_name(st));
+
+    store_close_stream(st);
+    for (int turns = 0; turns < 3; turns++)
+        assert_int_equal(loop_turn(w->loop, 1, NULL), 0);
+    assert_int_equal(store_open_stream(w->store, name, &st, &back, &same, &end, &err), 0);
+    assert_true(same == generation && end == CAIRN_BLOCK);
+    store_close_stream(st);
+    free(name);
+}
+
 static void test_a_failure_poisons_the_stream(void **state)
 {
     struct world *w = *state;
@@ -340,6 +359,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_append_sync_reopen, setup, teardown),
         cmocka_unit_test_setup_teardown(test_every_create_is_another_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_closed_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_failure_poisons_the_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(test_room_is_reserved_first, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_owner, setup, teardown),

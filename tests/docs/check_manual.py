@@ -72,7 +72,7 @@ def check_configuration(daemon):
 def check_json():
     page = (ROOT / "docs" / "json.md").read_text()
     sources = [ROOT / "daemon" / "main.c", *sorted((ROOT / "daemon" / "node").glob("query*.c")),
-               *sorted((ROOT / "daemon" / "node").glob("command*.c"))]
+               *sorted((ROOT / "daemon" / "node").glob("command*.c")), ROOT / "daemon" / "node" / "repair.c", ROOT / "daemon" / "node" / "rebuild.c"]
     written = set(re.findall(r'(?:query_set|json_object_set_new)\(\w+, "(\w+)"', "".join(s.read_text() for s in sources)))
     missing = sorted(k for k in written if f'"{k}"' not in page)
     assert written and not missing, f"docs/json.md lacks {missing}"

@@ -27,7 +27,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     struct record_peer peer;
     struct record_incarnation *incarnation = malloc(sizeof *incarnation);
     struct record_coordinator coordinator;
+    struct record_crew crew;
     struct record_pin pin;
+    struct record_engine engine;
     struct record_intent intent;
     struct record_decision decision;
     struct record_settings settings;
@@ -40,7 +42,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     (void)record_peer_decode(&peer, data, len, NULL);
     (void)record_incarnation_decode(incarnation, data, len, NULL);
     (void)record_coordinator_decode(&coordinator, data, len, NULL);
+    (void)record_crew_decode(&crew, data, len, NULL);
     (void)record_pin_decode(&pin, data, len, NULL);
+    (void)record_engine_decode(&engine, data, len, NULL);
     (void)record_intent_decode(&intent, data, len, NULL);
     (void)record_decision_decode(&decision, data, len, NULL);
     (void)record_settings_decode(&settings, data, len, NULL);

@@ -17,6 +17,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -43,10 +44,11 @@ def wait_until(what, condition, seconds=30.0):
 
 
 class Daemon:
-    """One cairnd: its configuration, its process, its log."""
+    """One cairnd: its configuration, its process, its log. A host (netns.Host) gives it a network namespace: the address to bind to and
+    the words before its command."""
 
-    def __init__(self, cluster, name, roles, **options):
-        self.cluster, self.name, self.roles = cluster, name, roles
+    def __init__(self, cluster, name, roles, host=None, **options):
+        self.cluster, self.name, self.roles, self.host = cluster, name, roles, host
         self.dir = cluster.dir / name
         self.dir.mkdir()
         self.socket = str(self.dir / "sock")
@@ -58,11 +60,12 @@ class Daemon:
             "meta": {"path": str(cluster.dir / "meta.db"), "lease_ms": 2000},
             "peer": {"reserve_mib": 1},
             "node": {},
+            "fabric": {"bind": host.address} if host else {},
             "retention": {},
         }
         for key, value in options.items():
             section, option = key.split("__")
-            self.options[section][option] = value
+            self.options.setdefault(section, {})[option] = value
         self.write_config()
 
     def write_config(self):
@@ -83,8 +86,9 @@ class Daemon:
         env = dict(os.environ, NOTIFY_SOCKET=path)
         env.pop("WATCHDOG_USEC", None)
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([str(self.cluster.build / "daemon" / "cairnd"), "--config", str(self.config)],
-                                            stdout=log, stderr=log, env=env, preexec_fn=_die_with_parent)
+            command = [str(self.cluster.build / "daemon" / "cairnd"), "--config", str(self.config)]
+            self.process = subprocess.Popen([*(self.host.prefix if self.host else []), *command], stdout=log, stderr=log, env=env,
+                                            preexec_fn=_die_with_parent)
         if wait:
             self.wait_ready()
         return self
@@ -113,7 +117,14 @@ class Daemon:
         return self.process.returncode
 
     def freeze(self):
-        self.process.send_signal(signal.SIGSTOP)
+        """Stops the process, but not inside a transaction: with the lock of this machine's database it would stop everybody's metadata."""
+        for _ in range(100):
+            self.process.send_signal(signal.SIGSTOP)
+            if self.cluster.database_is_free():
+                return
+            self.thaw()
+            time.sleep(0.002)
+        raise TimeoutError(f"{self.name} holds the metadata's lock whenever it is stopped")
 
     def thaw(self):
         self.process.send_signal(signal.SIGCONT)
@@ -129,7 +140,9 @@ class Daemon:
 
 
 class Cluster:
-    def __init__(self, build, peers=6, keep=False, both_roles=False, directory=None, **node_options):
+    """Peers p1.. and nodes n1..; `common` are options of all of them, `hosts` makes the host of a name."""
+
+    def __init__(self, build, peers=6, keep=False, both_roles=False, directory=None, nodes=1, common=None, hosts=None, **node_options):
         self.build = pathlib.Path(build).resolve()
         self.keep = keep
         self.dir = pathlib.Path(directory or tempfile.mkdtemp(prefix="cairn-"))
@@ -138,28 +151,34 @@ class Cluster:
         node_options.setdefault("node__fragment_late_ms", 1000)
         node_options.setdefault("node__connect_ms", 1000)
         node_options.setdefault("node__checkpoint_s", 60)
-        self.peers = [Daemon(self, f"p{i}", "peer") for i in range(1, peers + 1)]
-        self.node = Daemon(self, "n1", "node,peer" if both_roles else "node", **node_options)
+        common, hosts = common or {}, hosts or (lambda name: None)
+        self.peers = [Daemon(self, f"p{i}", "peer", hosts(f"p{i}"), **common) for i in range(1, peers + 1)]
+        self.nodes = [Daemon(self, f"n{i}", "node,peer" if both_roles else "node", hosts(f"n{i}"), **{**common, **node_options})
+                      for i in range(1, nodes + 1)]
+        self.node = self.nodes[0]
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, value, trace):
         if kind and not issubclass(kind, SystemExit):
-            for d in [self.node, *self.peers]:
+            for d in [*self.nodes, *self.peers]:
                 print(f"--- {d.name}\n{d.tail()}", file=sys.stderr)
         self.close()
 
-    def close(self):
+    def end_all(self):
         for child in self.children:
             if child.poll() is None:
                 child.kill()
                 child.wait()
-        for d in [self.node, *self.peers]:
+        for d in [*self.nodes, *self.peers]:
             if d.process and d.process.poll() is None:
                 d.process.send_signal(signal.SIGCONT)
                 d.process.kill()
                 d.process.wait()
+
+    def close(self):
+        self.end_all()
         if not self.keep:
             shutil.rmtree(self.dir, ignore_errors=True)
 
@@ -168,7 +187,8 @@ class Cluster:
             p.start(wait=False)
         for p in self.peers:
             p.wait_ready()
-        self.node.start()
+        for n in self.nodes:
+            n.start()
         self.wait_peers_up()
         return self
 
@@ -176,26 +196,45 @@ class Cluster:
         want = len([p for p in self.peers if p.alive()]) if count is None else count
         wait_until(f"{want} peers up", lambda: self.peers_up() >= want)
 
+    def database_is_free(self):
+        path = self.dir / "meta.db"
+        if not path.exists():
+            return True
+        db = sqlite3.connect(path, timeout=0.1, isolation_level=None)
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("ROLLBACK")
+            return True
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            db.close()
+
     def peers_up(self):
         status = self.query("status")
         return sum(p["state"] == "up" for p in status.get("peers", [])) if status else 0
 
-    def query(self, *args, seconds=60.0):
+    def wait_complete(self, seconds=30.0):
+        """Until what was late at the commits is stored too, or left to repair."""
+        wait_until("saves to complete behind their commits",
+                   lambda: (s := self.query("status")) and not any(j["checkpoints_open"] for j in s["jobs"]), seconds)
+
+    def query(self, *args, seconds=60.0, node=None):
         """A query's JSON through libcairn; None when it failed."""
-        code, out, _ = self.client(*args, check=False, seconds=seconds)
+        code, out, _ = self.client(*args, check=False, seconds=seconds, node=node)
         return json.loads(out) if code == 0 else None
 
-    def spawn(self, args, **kwargs):
-        """Starts a client; its socket comes from CAIRN_SOCKET."""
-        env = dict(os.environ, CAIRN_SOCKET=self.node.socket)
+    def spawn(self, args, node=None, **kwargs):
+        """Starts a client; its socket comes from CAIRN_SOCKET: the given node's, or the first one's."""
+        env = dict(os.environ, CAIRN_SOCKET=(node or self.node).socket)
         child = subprocess.Popen([str(a) for a in args], env=env, preexec_fn=_die_with_parent, text=True,
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
         self.children.append(child)
         return child
 
-    def run(self, args, seconds=60.0, check=True):
+    def run(self, args, seconds=60.0, check=True, node=None):
         """Runs a client to its end. Returns (exit code, stdout, stderr)."""
-        child = self.spawn(args)
+        child = self.spawn(args, node)
         try:
             out, err = child.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:

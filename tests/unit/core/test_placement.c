@@ -20,7 +20,7 @@ static void fill(struct cairn_candidate *c, char ids[N][8], bool domains)
 
     for (unsigned i = 0; i < N; i++) {
         snprintf(ids[i], 8, "p%u", i);
-        c[i] = (struct cairn_candidate){ids[i], domains ? racks[i % 4] : "", 1};
+        c[i] = (struct cairn_candidate){ids[i], domains ? racks[i % 4] : "", 1, CAIRN_ELSEWHERE};
     }
 }
 
@@ -100,6 +100,95 @@ static void test_weights_count(void **state)
     assert_in_range(heavy, 1800, 2200);
 }
 
+/* Catches rounds that are counted anew when a domain shrinks: whoever stays keeps its turn before its equals. With
+ * domains a peer that goes moves up its domain's later ones by a round; nobody else changes places with anybody. */
+static void test_a_peer_that_goes_moves_only_its_domain(void **state)
+{
+    struct cairn_candidate c[N], without[N];
+    unsigned a[N], b[N];
+    char ids[N][8];
+
+    (void)state;
+    fill(c, ids, true);
+    memcpy(without, c, sizeof c);
+    memmove(&without[5], &without[6], (N - 6) * sizeof c[0]);
+    for (uint64_t key = 0; key < 500; key++) {
+        const char *others[2][N];
+        unsigned n[2] = {0, 0};
+        assert_int_equal(cairn_place(c, N, key, a), N);
+        assert_int_equal(cairn_place(without, N - 1, key, b), N - 1);
+        for (unsigned i = 0; i < N; i++)
+            if (strcmp(c[a[i]].domain, c[5].domain) != 0)
+                others[0][n[0]++] = c[a[i]].id;
+        for (unsigned i = 0; i < N - 1; i++)
+            if (strcmp(without[b[i]].domain, c[5].domain) != 0)
+                others[1][n[1]++] = without[b[i]].id;
+        assert_int_equal(n[0], n[1]);
+        for (unsigned i = 0; i < n[0]; i++)
+            assert_string_equal(others[0][i], others[1][i]);
+    }
+}
+
+/* Catches a peer without room that is chosen all the same. */
+static void test_a_full_peer_is_not_chosen(void **state)
+{
+    struct cairn_candidate c[N];
+    unsigned order[N];
+    char ids[N][8];
+
+    (void)state;
+    fill(c, ids, true);
+    c[7].weight = 0;
+    for (uint64_t key = 0; key < 200; key++) {
+        assert_int_equal(cairn_place(c, N, key, order), N - 1);
+        for (unsigned i = 0; i < N - 1; i++)
+            assert_int_not_equal(order[i], 7);
+    }
+    for (unsigned i = 0; i < N; i++)
+        c[i].weight = 0;
+    assert_int_equal(cairn_place(c, N, 1, order), 0);
+}
+
+/* Catches a fragment on the node that made it while others can take it, and one domain that gets more than its share
+ * only because the own one is shunned. */
+static void test_the_own_ones_come_last(void **state)
+{
+    struct cairn_candidate c[N];
+    unsigned order[N];
+    char ids[N][8];
+
+    (void)state;
+    fill(c, ids, true);
+    for (unsigned i = 0; i < N; i += 4)
+        c[i].nearness = CAIRN_OWN_DOMAIN;
+    c[4].nearness = CAIRN_OWN_PEER;
+    for (uint64_t key = 0; key < 200; key++) {
+        assert_int_equal(cairn_place(c, N, key, order), N);
+        assert_int_equal(order[N - 1], 4); /* itself */
+        for (unsigned i = 0; i < 8; i++)   /* two rounds: four domains each, the own one last */
+            assert_int_equal(order[i] % 4 == 0, i % 4 == 3);
+    }
+}
+
+/* Catches a sort that is quadratic in the peers of a domain: the largest cluster, many keys, within the test's time. */
+static void test_the_largest_cluster(void **state)
+{
+    static struct cairn_candidate c[CAIRN_PLACE_MAX];
+    static char ids[CAIRN_PLACE_MAX][8];
+    unsigned order[CAIRN_PLACE_MAX];
+
+    (void)state;
+    for (unsigned i = 0; i < CAIRN_PLACE_MAX; i++) {
+        snprintf(ids[i], sizeof ids[i], "p%u", i);
+        c[i] = (struct cairn_candidate){ids[i], i % 2 ? "a" : "b", 1 + i % 3, CAIRN_ELSEWHERE};
+    }
+    for (uint64_t key = 0; key < 20; key++) {
+        assert_int_equal(cairn_place(c, CAIRN_PLACE_MAX, key, order), CAIRN_PLACE_MAX);
+        for (unsigned i = 0; i + 1 < CAIRN_PLACE_MAX; i += 2)
+            assert_int_not_equal(order[i] % 2, order[i + 1] % 2);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -107,6 +196,10 @@ int main(void)
         cmocka_unit_test(test_every_peer_once_and_domains_first),
         cmocka_unit_test(test_a_peer_that_goes_moves_only_its_own),
         cmocka_unit_test(test_weights_count),
+        cmocka_unit_test(test_a_peer_that_goes_moves_only_its_domain),
+        cmocka_unit_test(test_a_full_peer_is_not_chosen),
+        cmocka_unit_test(test_the_own_ones_come_last),
+        cmocka_unit_test(test_the_largest_cluster),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -108,6 +108,61 @@ static void decode_without(struct world *w, const struct encode *e, uint32_t los
         free(copies[i]);
 }
 
+/* What is made again is byte for byte what was lost, parity too. */
+static void remake_without(struct world *w, const struct encode *e, uint32_t lost, int expect)
+{
+    struct remake r = {.wanted = lost};
+    struct decode *d = &r.decode;
+    char *copies[CAIRN_MAX_FRAGS] = {NULL};
+
+    *d = (struct decode){
+        .k = e->k, .m = e->m, .dtype = e->dtype, .entry = e->entry, .target = w->target, .scratch = w->scratch};
+    memcpy(d->part, e->part, sizeof d->part);
+    for (unsigned i = 0; i < e->k + e->m; i++) {
+        if (i < e->k)
+            d->codecs[i] = e->part[i].codec == CODEC_LZ4 ? w->lz4 : w->raw;
+        r.record[i] = w->again[i];
+        memset(w->again[i], 0xee, FRAGMENT_MAX_RECORD);
+        if (lost & 1u << i)
+            continue;
+        d->payload[i] = copies[i] = calloc(1, CAIRN_PART);
+        memcpy(copies[i], e->record[i] + FRAGMENT_HEADER, e->payload_len[i]);
+    }
+    remake_fragments(&r);
+    assert_int_equal(d->code, expect);
+    for (unsigned i = 0; i < e->k + e->m && expect == 0; i++) {
+        if (!(lost & 1u << i))
+            continue;
+        assert_int_equal(r.payload_len[i], e->payload_len[i]);
+        assert_true(r.payload_sum[i] == e->payload_sum[i]);
+        size_t padded = fragment_record_len(e->payload_len[i]) - FRAGMENT_HEADER;
+        assert_memory_equal(r.record[i] + FRAGMENT_HEADER, e->record[i] + FRAGMENT_HEADER, padded);
+    }
+    for (unsigned i = 0; i < e->k + e->m; i++)
+        free(copies[i]);
+}
+
+static void test_remake(void **state)
+{
+    static const struct {
+        unsigned k, m;
+    } shapes[] = {{1, 1}, {1, 2}, {2, 2}, {3, 2}, {4, 2}};
+    struct world *w = *state;
+
+    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
+        unsigned n = shapes[s].k + shapes[s].m;
+        struct encode e = encode(w, shapes[s].k, shapes[s].m, 12345, w->record);
+        for (uint32_t lost = 1; lost < 1u << n; lost++)
+            if ((unsigned)__builtin_popcount(lost) <= shapes[s].m)
+                remake_without(w, &e, lost, 0);
+        remake_without(w, &e, (1u << (shapes[s].m + 1)) - 1, CAIRN_E_CORRUPT);
+    }
+    struct encode e =
+        encode(w, 2, 2, 12345, w->record); /* a fragment that is not the chunk's: nothing is made from it */
+    w->record[1][FRAGMENT_HEADER] ^= 1;
+    remake_without(w, &e, 1, CAIRN_E_CORRUPT);
+}
+
 static void test_every_loss_up_to_m(void **state)
 {
     static const struct {
@@ -171,6 +226,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_loss_up_to_m),
+        cmocka_unit_test(test_remake),
         cmocka_unit_test(test_one_part_of_many),
         cmocka_unit_test(test_encoding_again_gives_the_same),
         cmocka_unit_test(test_the_entry_checksum_has_the_last_word),

@@ -13,7 +13,7 @@ struct drain {
     struct links *links;
     struct drain_spec spec;
     struct loop_post post;
-    bool posted, cancelled;
+    bool posted, cancelled, told;
 };
 struct blob {
     struct list link;
@@ -200,14 +200,22 @@ static void drain_end(struct loop_post *post)
     struct drain *d = post->arg;
     struct cairn_error err = CAIRN_ERROR_INIT;
 
-    list_remove(&d->link);
-    d->links->reading--;
-    if (d->cancelled)
+    if (d->told)
+        ;
+    else if (d->cancelled)
         d->spec.done(d->spec.arg, cairn_fail(&err, CAIRN_E_ABORTED, "cancelled"), &err, NULL, NULL);
     else if (d->links->fail_rank == (int)d->spec.rank)
         d->spec.done(d->spec.arg, cairn_fail(&err, CAIRN_E_NO_SPACE, "peer p0 is full"), &err, NULL, NULL);
     else
         drain_succeed(d);
+    d->told = true;
+    if (d->links->hold_tails && !d->cancelled) {
+        d->posted = false;
+        return;
+    }
+    list_remove(&d->link);
+    d->links->reading--;
+    d->spec.ended(d->spec.arg, 0);
     free(d);
 }
 
@@ -263,7 +271,7 @@ void double_let_go(struct links *l)
         list_remove(it);
         loop_defer(l->loop, &container_of(it, struct blob_call, link)->post);
     }
-    l->hold_drains = false;
+    l->hold_drains = l->hold_tails = false;
     list_for_each (it, &l->drains)
         drain_post(container_of(it, struct drain, link));
 }

@@ -9,6 +9,7 @@
 struct links {
     struct loop *loop;
     bool hold_drains;      /* they wait for double_let_go */
+    bool hold_tails;       /* once done, they end when they are let go or cancelled */
     int fail_rank;         /* its drain fails; -1: nobody's */
     bool hold_blobs;       /* gets wait for double_let_go */
     bool blobs_away;       /* gets are UNAVAILABLE */

@@ -37,7 +37,13 @@ void machine_start(struct fixture *f, struct machine *m, const char *node, uint6
         r = plugins_meta_open(m->plugins, m->loop, "sqlite", params, &m->meta, &err);
     double_init(&m->links, m->loop);
     m->stopped = false;
-    struct jobs_deps deps = {m->loop, &m->links, m->meta};
+    struct fabric_config fc = {"tcp;ofi_rxm", "127.0.0.1"};
+    struct mesh_config mc = {node, start};
+    if (r == 0)
+        r = fabric_open(m->loop, &fc, &m->fabric, &err);
+    if (r == 0)
+        r = mesh_new(m->fabric, &mc, &m->mesh, &err);
+    struct jobs_deps deps = {m->loop, &m->links, m->meta, m->mesh};
     if (r == 0)
         r = jobs_new(&deps, &config, &m->jobs, &err);
     if (r < 0)
@@ -57,10 +63,21 @@ void machine_stop(struct machine *m)
     turn_until(m, &m->stopped);
     m->jobs = NULL;
     assert_int_equal(m->links.reading, 0);
+    mesh_free(m->mesh);
+    fabric_close(m->fabric);
     meta_close(m->meta);
     plugins_free(m->plugins);
     loop_free(m->loop);
     double_free(&m->links);
+}
+
+static void turn(struct machine *m, unsigned ms, struct cairn_error *err)
+{
+    bool both = m->beside && m->beside->jobs;
+
+    assert_int_equal(loop_turn(m->loop, both ? 1 : ms, err), 0);
+    if (both)
+        assert_int_equal(loop_turn(m->beside->loop, 1, err), 0);
 }
 
 void turn_until(struct machine *m, const bool *flag)
@@ -69,7 +86,7 @@ void turn_until(struct machine *m, const bool *flag)
     uint64_t end = now_ms() + 20000;
 
     while (!*flag && now_ms() < end)
-        assert_int_equal(loop_turn(m->loop, 20, &err), 0);
+        turn(m, 20, &err);
     assert_true(*flag);
 }
 
@@ -79,7 +96,13 @@ void turn_for(struct machine *m, unsigned ms)
     uint64_t end = now_ms() + ms;
 
     while (now_ms() < end)
-        assert_int_equal(loop_turn(m->loop, 5, &err), 0);
+        turn(m, 5, &err);
+}
+
+void turn_together(struct fixture *f)
+{
+    f->a.beside = &f->b;
+    f->b.beside = &f->a;
 }
 
 int fixture_setup(void **state)
@@ -108,6 +131,7 @@ int fixture_teardown(void **state)
     char path[128];
 
     machine_stop(&f->a);
+    f->b.beside = NULL;
     machine_stop(&f->b);
     cairn_layout_free(&f->layout);
     for (unsigned i = 0; i < 3; i++) {

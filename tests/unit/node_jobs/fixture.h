@@ -4,6 +4,8 @@
 #ifndef CAIRN_TESTS_NODE_JOBS_FIXTURE_H
 #define CAIRN_TESTS_NODE_JOBS_FIXTURE_H
 
+#include "daemon/io/fabric.h"
+#include "daemon/node/mesh.h"
 #include "double_transfer.h"
 
 #include <setjmp.h>
@@ -15,9 +17,12 @@ struct machine {
     struct loop *loop;
     struct plugins *plugins;
     struct meta *meta;
+    struct fabric *fabric;
+    struct mesh *mesh;
     struct links links;
     struct jobs *jobs;
     bool stopped;
+    struct machine *beside; /* turned with this one; NULL: a dead one is not */
 };
 struct fixture {
     char dir[64];
@@ -37,6 +42,8 @@ void machine_stop(struct machine *m);
 /* Turns the loop until *flag, for at most 20 s. */
 void turn_until(struct machine *m, const bool *flag);
 void turn_for(struct machine *m, unsigned ms);
+/* From now on each is turned with the other. */
+void turn_together(struct fixture *f);
 
 /* 0, or the code; f->err has the message. */
 int join(struct fixture *f, struct machine *m, const char *job, const char *start, uint32_t rank, uint32_t world,

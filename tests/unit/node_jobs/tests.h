@@ -3,7 +3,9 @@
 #define CAIRN_TESTS_NODE_JOBS_TESTS_H
 
 void starts_are_adopted_raised_or_refused(void **state);
-void another_node_holds_the_job(void **state);
+void two_nodes_commit_together(void **state);
+void the_coordinator_dies(void **state);
+void a_crew_daemon_is_restarted(void **state);
 void a_restarted_daemon_aborts_leftovers(void **state);
 void a_lost_lease_is_taken_again(void **state);
 void a_job_lost_to_another_node(void **state);

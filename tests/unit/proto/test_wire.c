@@ -107,11 +107,56 @@ static struct wire_message sample(int type)
     case WIRE_BYE:
         strcpy(m.bye.reason, "bye");
         break;
+    case WIRE_SCRUB:
+        m.scrub.request = 9;
+        strcpy(m.scrub.job, "job");
+        break;
+    case WIRE_SCRUB_DONE:
+        m.scrub_done.request = 9;
+        m.scrub_done.status = bad;
+        m.scrub_done.files = 3;
+        m.scrub_done.fragments = 70;
+        m.scrub_done.bytes = 1 << 30;
+        m.scrub_done.bad = 2;
+        break;
+    case WIRE_INVENTORY:
+        m.inventory.request = 10;
+        strcpy(m.inventory.job, "job");
+        m.inventory.after = (struct wire_stream){.job = "job", .step = 10, .incarnation = 2, .node = "n1"};
+        break;
+    case WIRE_INVENTORY_ITEMS:
+        m.inventory_items.request = 10;
+        m.inventory_items.n = 2;
+        m.inventory_items.items[0] = (struct wire_stream){.job = "job", .step = 10, .incarnation = 2, .node = "n1"};
+        m.inventory_items.items[1] = (struct wire_stream){.job = "job", .step = 20, .incarnation = 2, .node = "n1"};
+        m.inventory_items.last = true;
+        strcpy(m.inventory_items.engine, "e1");
+        break;
+    case WIRE_ACCEPT_ENGINE:
+        m.accept_engine.request = 11;
+        strcpy(m.accept_engine.engine, "e1");
+        break;
+    case WIRE_ENGINE_ACCEPTED:
+        m.engine_accepted.request = 11;
+        m.engine_accepted.status = bad;
+        break;
     default:
         fail();
     }
     return m;
 }
+
+static const int types[] = {WIRE_HELLO,         WIRE_WELCOME,
+                            WIRE_STREAM_OPEN,   WIRE_STREAM_OPENED,
+                            WIRE_STORED,        WIRE_SYNC,
+                            WIRE_SYNCED,        WIRE_STREAM_CLOSE,
+                            WIRE_READ,          WIRE_READ_DONE,
+                            WIRE_FORGET,        WIRE_PING,
+                            WIRE_PONG,          WIRE_BYE,
+                            WIRE_SCRUB,         WIRE_SCRUB_DONE,
+                            WIRE_INVENTORY,     WIRE_INVENTORY_ITEMS,
+                            WIRE_ACCEPT_ENGINE, WIRE_ENGINE_ACCEPTED};
+#define NTYPES (sizeof types / sizeof types[0])
 
 static const char *const golden[] = {
     "080152140a026e311118171615141312111a030001ff2010",
@@ -130,6 +175,12 @@ static const char *const golden[] = {
     "080118888e98a8c0e0808101aa01020808",
     "080118888e98a8c0e0808101b201080808108080808004",
     "080118888e98a8c0e0808101ba01050a03627965",
+    "080118888e98a8c0e0808101c20207080912036a6f62",
+    "080118888e98a8c0e0808101ca021f080910f3ffffffffffffffff011a0466756c6c200328463080808080043802",
+    "080118888e98a8c0e0808101d20216080a12036a6f621a0d0a036a6f62100a180222026e31",
+    "080118888e98a8c0e0808101da0226080a120d0a036a6f62100a180222026e31120d0a036a6f621014180222026e31180122026531",
+    "080118888e98a8c0e0808101ea0206080b12026531",
+    "080118888e98a8c0e0808101f20213080b10f3ffffffffffffffff011a0466756c6c",
 };
 
 static void hex(const uint8_t *data, int len, char *text)
@@ -151,15 +202,15 @@ static void assert_same(const struct wire_message *a, const struct wire_message 
 static void test_round_trip(void **state)
 {
     (void)state;
-    for (int type = WIRE_HELLO; type <= WIRE_BYE; type++) {
-        struct wire_message in = sample(type), out;
+    for (size_t t = 0; t < NTYPES; t++) {
+        struct wire_message in = sample(types[t]), out;
         uint8_t buf[WIRE_MAX];
         char text[2 * WIRE_MAX + 1];
         int len = wire_encode(&in, buf, NULL);
 
         assert_true(len > 0);
         hex(buf, len, text);
-        assert_string_equal(text, golden[type - WIRE_HELLO]);
+        assert_string_equal(text, golden[t]);
         assert_int_equal(wire_decode(buf, (size_t)len, &out, NULL), 0);
         assert_same(&in, &out);
     }
@@ -195,8 +246,8 @@ static void test_forgotten(void **state)
 static void test_damaged(void **state)
 {
     (void)state;
-    for (int type = WIRE_HELLO; type <= WIRE_BYE; type++) {
-        struct wire_message in = sample(type), out;
+    for (size_t t = 0; t < NTYPES; t++) {
+        struct wire_message in = sample(types[t]), out;
         struct cairn_error err = CAIRN_ERROR_INIT;
         uint8_t buf[WIRE_MAX];
         int len = wire_encode(&in, buf, NULL);
@@ -267,6 +318,45 @@ static void test_limits(void **state)
     REFUSED(WIRE_READ, m.read.key.job[1] = '/');
     REFUSED(WIRE_READ, m.read.key.node[0] = 0);
     REFUSED(WIRE_FORGET, strcpy(m.forget.job, "."));
+    REFUSED(WIRE_SCRUB, strcpy(m.scrub.job, "a/b"));
+    REFUSED(WIRE_SCRUB_DONE, m.scrub_done.status.code = 1);
+    REFUSED(WIRE_INVENTORY, m.inventory.after.job[0] = 0);
+    REFUSED(WIRE_INVENTORY, strcpy(m.inventory.after.node, ".."));
+    REFUSED(WIRE_INVENTORY_ITEMS, m.inventory_items.items[1].node[0] = 0);
+    REFUSED(WIRE_INVENTORY_ITEMS, strcpy(m.inventory_items.engine, "/"));
+    REFUSED(WIRE_ACCEPT_ENGINE, m.accept_engine.engine[0] = 0);
+    REFUSED(WIRE_ENGINE_ACCEPTED, m.engine_accepted.status.code = -100000);
+}
+
+/* The longest inventory fits a message; one item more is refused on both sides. */
+static void test_full_inventory(void **state)
+{
+    struct wire_message m = {.type = WIRE_INVENTORY_ITEMS};
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    uint8_t buf[WIRE_MAX];
+
+    (void)state;
+    m.inventory_items.request = UINT64_MAX;
+    m.inventory_items.n = WIRE_ITEMS;
+    memset(m.inventory_items.engine, 'e', CAIRN_MAX_NAME);
+    for (unsigned i = 0; i < WIRE_ITEMS; i++) {
+        struct wire_stream *s = &m.inventory_items.items[i];
+        memset(s->job, 'j', CAIRN_MAX_NAME);
+        memset(s->node, 'n', CAIRN_MAX_NAME);
+        s->step = s->incarnation = UINT64_MAX;
+    }
+    assert_int_equal(decode_of(&m), 0);
+    int len = wire_encode(&m, buf, NULL);
+    m.inventory_items.n = WIRE_ITEMS + 1;
+    assert_int_equal(wire_encode(&m, buf, &err), CAIRN_E_INVAL);
+    /* 11 small items, as a stranger sends them: an item is { job "j", node "n" } */
+    uint8_t raw[256] = {0x08, 0x01, 0xda, 0x02, 11 * 8};
+    for (unsigned i = 0; i < 11; i++)
+        memcpy(raw + 5 + i * 8, "\x12\x06\x0a\x01j\x22\x01n", 8);
+    assert_int_equal(wire_decode(raw, 5 + 11 * 8, &m, &err), CAIRN_E_PROTOCOL);
+    raw[4] = 10 * 8;
+    assert_int_equal(wire_decode(raw, 5 + 10 * 8, &m, &err), 0);
+    assert_true(len > 0);
 }
 
 /* Raw envelopes, as a stranger or a later version would send them. */
@@ -352,9 +442,10 @@ static void test_status(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),   cmocka_unit_test(test_forgotten), cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_limits),       cmocka_unit_test(test_strangers), cmocka_unit_test(test_long_address),
-        cmocka_unit_test(test_later_fields), cmocka_unit_test(test_status),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_damaged),        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_strangers),  cmocka_unit_test(test_long_address),   cmocka_unit_test(test_later_fields),
+        cmocka_unit_test(test_status),     cmocka_unit_test(test_full_inventory),
+        cmocka_unit_test(test_forgotten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

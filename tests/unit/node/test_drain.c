@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Drains over peers that the test controls: when a shard counts, what goes on behind it, and that it ends. */
+#include "double_links.h"
+
+#include "core/base/error.h"
+#include "daemon/node/drain.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { PARTS = 40 };
+
+struct fixture {
+    struct loop *loop;
+    struct workers *workers;
+    struct links links;
+    struct cairn_layout layout;
+    char *arena;
+    uint32_t pages[PARTS];
+    struct drain *drain;
+    unsigned released[PARTS];
+    unsigned done, ended, left;
+    int code;
+};
+
+/* ---- what the drain tells -------------------------------------------------------------------- */
+
+static void on_durable(void *arg, uint32_t first_part, uint32_t nparts)
+{
+    struct fixture *f = arg;
+
+    assert_int_equal(f->ended, 0);
+    for (uint32_t p = first_part; p < first_part + nparts; p++)
+        f->released[p]++;
+}
+
+static void on_done(void *arg, int code, const struct cairn_error *err, const struct shard_ref *ref,
+                    const struct manifest *manifest)
+{
+    struct fixture *f = arg;
+
+    if (code < 0 && code != CAIRN_E_ABORTED)
+        print_error("%s\n", err->message);
+    assert_int_equal(f->done++, 0);
+    assert_int_equal(f->ended, 0);
+    f->code = code;
+    if (code < 0)
+        return;
+    assert_non_null(ref);
+    uint32_t parts = 0;
+    for (uint32_t i = 0; i < manifest->nchunks; i++) {
+        assert_int_equal(manifest->chunks[i].first_part, parts);
+        parts += manifest->chunks[i].k;
+    }
+    assert_int_equal(parts, PARTS);
+}
+
+static void on_ended(void *arg, unsigned left)
+{
+    struct fixture *f = arg;
+
+    assert_int_equal(f->done, 1);
+    assert_int_equal(f->ended++, 0);
+    f->left = left;
+    f->drain = NULL;
+}
+
+/* ---- the fixture ----------------------------------------------------------------------------- */
+
+static void start(struct fixture *f, unsigned peers, unsigned buffers, unsigned margin)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    uint64_t n = (uint64_t)PARTS << 20;
+    struct cairn_tensor t = {
+        .size = sizeof t, .name = "w", .dtype = CAIRN_BYTES, .ndim = 1, .shape = &n, .offset = NULL, .length = NULL};
+
+    memset(f, 0, sizeof *f);
+    assert_int_equal(loop_new(64, &f->loop, &err), 0);
+    assert_int_equal(workers_new(f->loop, 2, &f->workers, &err), 0);
+    double_init(&f->links, f->loop, f->workers, peers, buffers);
+    f->links.config.margin = margin;
+    cairn_layout_init(&f->layout);
+    assert_int_equal(cairn_layout_add(&f->layout, &t, &err), 0);
+    assert_int_equal(cairn_layout_place(&f->layout, &err), 0);
+    assert_int_equal(f->layout.nparts, PARTS);
+    f->arena = malloc((size_t)n);
+    assert_non_null(f->arena);
+    for (size_t i = 0; i < n; i++)
+        f->arena[i] = (char)(i * 2654435761u >> 13);
+    for (uint32_t i = 0; i < PARTS; i++)
+        f->pages[i] = i;
+    struct drain_spec spec = {.job = "j",
+                              .step = 1,
+                              .incarnation = 1,
+                              .world_size = 1,
+                              .layout = &f->layout,
+                              .arena = f->arena,
+                              .pages = f->pages,
+                              .deadline_ms = 20000,
+                              .arg = f,
+                              .durable = on_durable,
+                              .done = on_done,
+                              .ended = on_ended};
+    assert_int_equal(drain_start(&f->links, &spec, &f->drain, &err), 0);
+}
+
+static void finish(struct fixture *f)
+{
+    assert_int_equal(f->ended, 1);
+    workers_free(f->workers);
+    loop_free(f->loop);
+    double_free(&f->links);
+    cairn_layout_free(&f->layout);
+    free(f->arena);
+}
+
+static void turn(struct fixture *f)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    double_work(&f->links);
+    assert_int_equal(loop_turn(f->loop, 1, &err), 0);
+}
+
+static void turn_until(struct fixture *f, const unsigned *what)
+{
+    for (unsigned i = 0; i < 20000 && !*what; i++)
+        turn(f);
+    assert_int_equal(*what, 1);
+}
+
+static void turns(struct fixture *f, unsigned n)
+{
+    while (n--)
+        turn(f);
+}
+
+/* The peer has been sent more than it has slots, or anything at all. */
+static void turn_until_holding(struct fixture *f, struct link *l, bool queued)
+{
+    unsigned i = 0;
+
+    while (i++ < 20000 && (queued ? list_empty(&l->queue) || l->busy < l->nslots : l->busy == 0))
+        turn(f);
+    assert_true(i < 20000);
+}
+
+/* So many fragments of every chunk are on the peers' disks, by the peers' own count. */
+static uint64_t synced(const struct fixture *f)
+{
+    uint64_t n = 0;
+
+    for (unsigned i = 0; i < f->links.npeers; i++)
+        n += f->links.link[i].synced;
+    return n;
+}
+
+static void all_released_once(const struct fixture *f)
+{
+    for (unsigned p = 0; p < PARTS; p++)
+        assert_int_equal(f->released[p], 1);
+}
+
+/* ---- the tests ------------------------------------------------------------------------------- */
+
+/* Catches a drain that leaves late fragments behind though nobody is late. */
+static void test_nobody_is_late(void **state)
+{
+    struct fixture f;
+    (void)state;
+
+    start(&f, 6, 24, 0);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, 0);
+    assert_int_equal(f.left, 0);
+    assert_int_equal(synced(&f), PARTS / 4 * 6);
+    assert_true(f.links.synced_at_blob >= PARTS / 4 * 5); /* Stored is not durable */
+    assert_int_equal(f.links.counts.fragments_dropped + f.links.counts.fragments_spared, 0);
+    all_released_once(&f);
+    finish(&f);
+}
+
+/* A peer holds what it has and there is no spare: five of six count, the pages go, and it ends when that peer fails
+ * (catches: a commit that waits for all, an end that waits for nobody, pages that are kept for good). */
+static void test_a_hung_peer_without_a_spare(void **state)
+{
+    struct fixture f;
+    (void)state;
+
+    start(&f, 6, 24, 0);
+    f.links.link[2].holds = true;
+    turn_until_holding(&f, &f.links.link[2], false);
+    f.links.link[2].late = true;
+    turn_until(&f, &f.done);
+    assert_int_equal(f.code, 0);
+    assert_true(f.links.synced_at_blob >= PARTS / 4 * 5);
+    turns(&f, 20);
+    assert_int_equal(f.ended, 0); /* its slots' buffers may still be read */
+    all_released_once(&f);
+    double_fail(&f.links.link[2]);
+    turn_until(&f, &f.ended);
+    assert_true(f.left > 0);
+    assert_int_equal(f.links.counts.fragments_left, f.left);
+    finish(&f);
+}
+
+/* With the margin at m nothing counts until the stripes are full, on that peer or on others (catches: a margin that is
+ * not asked). */
+static void test_a_full_margin_waits(void **state)
+{
+    struct fixture f;
+    (void)state;
+
+    start(&f, 6, 24, 2);
+    f.links.link[2].holds = true;
+    turn_until_holding(&f, &f.links.link[2], false);
+    f.links.link[2].late = true;
+    turns(&f, 200);
+    assert_int_equal(f.done, 0);
+    double_fail(&f.links.link[2]); /* now its chunks are striped again for five */
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, 0);
+    assert_int_equal(f.left, 0);
+    all_released_once(&f);
+    finish(&f);
+}
+
+/* With spares a late peer costs nothing at all: the shard is full without it (catches: a late fragment that waits for
+ * its own peer, a copy that overwrites the buffer under the late one). */
+static void test_spares_take_over(void **state)
+{
+    struct fixture f;
+    (void)state;
+
+    start(&f, 8, 36, 2);
+    f.links.link[1].holds = true;
+    turn_until_holding(&f, &f.links.link[1], false);
+    f.links.link[1].late = true;
+    turn_until(&f, &f.done);
+    assert_int_equal(f.code, 0);
+    assert_int_equal(synced(&f), PARTS / 4 * 6);
+    assert_true(f.links.counts.fragments_spared > 0);
+    double_fail(&f.links.link[1]);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.left, 0);
+    finish(&f);
+}
+
+/* It was only slow: both copies are stored, and the shard is full once (catches: a fragment counted twice). */
+static void test_the_late_one_answers_after_all(void **state)
+{
+    struct fixture f;
+    (void)state;
+
+    start(&f, 8, 36, 2);
+    f.links.link[1].holds = true;
+    turn_until_holding(&f, &f.links.link[1], false);
+    f.links.link[1].late = true;
+    turns(&f, 5);
+    f.links.link[1].holds = f.links.link[1].late = false;
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, 0);
+    assert_int_equal(f.left, 0);
+    all_released_once(&f);
+    finish(&f);
+}
+
+/* A pool for two chunks and a peer that takes one fragment at a time into its slots: what queues for it is dropped, the
+ * others go on, and what was dropped is made again when it recovers (catches: a pool that one peer fills, a dropped
+ * fragment that is forgotten). */
+static void test_short_of_buffers(void **state)
+{
+    struct fixture f;
+    (void)state;
+
+    start(&f, 6, 12, 0);
+    f.links.link[4].holds = true;
+    f.links.link[4].nslots = 1;
+    f.links.holds_blob = true;
+    turn_until_holding(&f, &f.links.link[4], true);
+    f.links.link[4].late = true;
+    for (unsigned i = 0; i < 20000 && !f.links.blob.done; i++)
+        turn(&f);
+    assert_non_null(f.links.blob.done); /* everything counts: the manifest is on its way */
+    assert_true(f.links.counts.fragments_dropped > 0);
+    f.links.link[4].holds = f.links.link[4].late = false;
+    f.links.holds_blob = false;
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.left, 0);
+    all_released_once(&f);
+    finish(&f);
+}
+
+/* What was stored and not synced when its peer failed is lost, and made again elsewhere (catches: Stored taken for
+ * durable). */
+static void test_a_peer_fails_before_its_sync(void **state)
+{
+    struct fixture f;
+    (void)state;
+
+    start(&f, 7, 36, 0);
+    for (unsigned i = 0; i < 2000 && f.links.link[3].stored < 4; i++)
+        turn(&f);
+    assert_true(f.links.link[3].stored >= 4);
+    double_fail(&f.links.link[3]);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, 0);
+    assert_int_equal(f.left, 0);
+    assert_true(synced(&f) >= PARTS / 4 * 6);
+    finish(&f);
+}
+
+/* Cancelled before and behind done(): done() once, ended() once, nothing is left in a queue (catches: a tail that
+ * outlives an abort). */
+static void test_cancelled(void **state)
+{
+    for (unsigned behind = 0; behind < 2; behind++) {
+        struct fixture f;
+        (void)state;
+        start(&f, 6, 24, 0);
+        f.links.link[0].holds = true;
+        turn_until_holding(&f, &f.links.link[0], false);
+        f.links.link[0].late = true;
+        if (behind)
+            turn_until(&f, &f.done);
+        else
+            turns(&f, 5);
+        drain_cancel(f.drain);
+        turns(&f, 5);
+        if (!f.ended) /* a worker, or a slot of the peer that holds */
+            double_fail(&f.links.link[0]);
+        turn_until(&f, &f.ended);
+        assert_int_equal(f.code, behind ? 0 : CAIRN_E_ABORTED);
+        finish(&f);
+    }
+}
+
+/* A peer that neither answers nor fails: what is behind done() has a bound (catches: a tail without a deadline). */
+static void test_the_tail_has_a_deadline(void **state)
+{
+    struct fixture f;
+    (void)state;
+
+    start(&f, 6, 24, 0);
+    f.links.link[3].holds_syncs = true;
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, 0);
+    assert_int_equal(f.left, PARTS / 4);
+    all_released_once(&f);
+    finish(&f);
+    start(&f, 6, 24, 0);
+    f.links.link[5].nslots = 0; /* all queue for it */
+    f.links.link[5].holds = true;
+    turn_until_holding(&f, &f.links.link[5], true);
+    f.links.link[5].late = true;
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, 0);
+    assert_true(f.left > 0);
+    all_released_once(&f);
+    finish(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_nobody_is_late),
+        cmocka_unit_test(test_a_hung_peer_without_a_spare),
+        cmocka_unit_test(test_a_full_margin_waits),
+        cmocka_unit_test(test_spares_take_over),
+        cmocka_unit_test(test_the_late_one_answers_after_all),
+        cmocka_unit_test(test_short_of_buffers),
+        cmocka_unit_test(test_a_peer_fails_before_its_sync),
+        cmocka_unit_test(test_cancelled),
+        cmocka_unit_test(test_the_tail_has_a_deadline),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
