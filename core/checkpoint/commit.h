@@ -98,8 +98,8 @@ struct commit {
 void commit_init(struct commit *c, uint64_t step, uint32_t world_size, uint32_t deadline_ms, uint8_t *rank,
                  struct commit_effects *ret_effects);
 /* The machine of an intent that another coordinator left undecided: nothing is known of the ranks yet, and no effect is
- * due. Only after the coordinator's key was claimed and the decision was read to be absent, in this order: commits compare
- * that key, so that a late one of the old coordinator is refused from then on. */
+ * due. Only after the coordinator's key was claimed and the decision was read to be absent, in this order: commits
+ * compare that key, so that a late one of the old coordinator is refused from then on. */
 void commit_adopt(struct commit *c, uint64_t step, uint32_t world_size, uint32_t deadline_ms, uint8_t *rank);
 /* Events that do not fit the state change nothing: late answers and repeats are harmless. */
 void commit_step(struct commit *c, const struct commit_event *event, struct commit_effects *ret_effects);

@@ -13,7 +13,8 @@ static void report_add(struct commit_event *events, unsigned *n, const struct re
     events[(*n)++] = (struct commit_event){.type = type, .rank = r->rank, .reason = r->reason};
 }
 
-unsigned report_events(const struct commit *c, const struct report *r, struct commit_event ret_events[REPORT_MAX_EVENTS])
+unsigned report_events(const struct commit *c, const struct report *r,
+                       struct commit_event ret_events[REPORT_MAX_EVENTS])
 {
     unsigned n = 0;
 

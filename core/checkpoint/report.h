@@ -14,10 +14,11 @@ struct report {
     int state;          /* enum report_state */
     const char *reason; /* of DROPPED and FAILED */
 };
-/* The events that bring the machine to what the report says: earlier reports of the rank may have been lost. Returns how
- * many; the reason of ret_events is the report's. */
+/* The events that bring the machine to what the report says: earlier reports of the rank may have been lost. Returns
+ * how many; the reason of ret_events is the report's. */
 #define REPORT_MAX_EVENTS 3
-unsigned report_events(const struct commit *c, const struct report *r, struct commit_event ret_events[REPORT_MAX_EVENTS]);
+unsigned report_events(const struct commit *c, const struct report *r,
+                       struct commit_event ret_events[REPORT_MAX_EVENTS]);
 
 /* The verdict that a machine in this state gives to whoever asks. */
 int report_verdict(const struct commit *c);

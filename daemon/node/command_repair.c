@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* REPAIR: all committed checkpoints of a job (argument "all"), or one step. Peers read every fragment to find out. One that
- * is under way is waited for. */
+/* REPAIR: all committed checkpoints of a job (argument "all"), or one step. Peers read every fragment to find out. One
+ * that is under way is waited for. */
 #include "daemon/node/command_internal.h"
 #include "daemon/node/repair.h"
 
@@ -43,8 +43,8 @@ static void try_start(struct loop_timer *t)
     struct cairn_error err = CAIRN_ERROR_INIT;
 
     snprintf(request.job, sizeof request.job, "%s", q->job);
-    int r = node->stopping ? cairn_fail(&err, CAIRN_E_ABORTED, "cairnd is stopping")
-                           : repair_start(node, &request, &err);
+    int r =
+        node->stopping ? cairn_fail(&err, CAIRN_E_ABORTED, "cairnd is stopping") : repair_start(node, &request, &err);
     if (r == CAIRN_E_BUSY && spent_ms < q->timeout_ms) {
         loop_timer_after(node->deps.loop, t, AGAIN_MS);
         return;

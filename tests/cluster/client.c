@@ -22,8 +22,8 @@ struct options {
     uint64_t bytes, first, last, seed, step, arena_mib;
     bool no_wait, take_over;
     uint32_t timeout_ms, pause_ms; /* pause_ms: between two saves */
-    unsigned tiny; /* so many tensors of a few bytes instead */
-    bool empty;    /* no tensor at all */
+    unsigned tiny;                 /* so many tensors of a few bytes instead */
+    bool empty;                    /* no tensor at all */
 };
 
 static uint64_t mix(uint64_t x)

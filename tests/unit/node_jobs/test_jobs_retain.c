@@ -276,6 +276,31 @@ void peers_that_are_away_keep_the_tombstone(void **state)
     member_leave(again);
 }
 
+/* Fragments behind the commit: until they are there, the margin of the new one is smaller. */
+void the_one_before_stays_until_the_next_is_full(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct save s;
+
+    f->rule = "last=1";
+    f->retention_ms = 20;
+    struct member *r = with_steps(f, m, (uint64_t[]){10, 0});
+    m->links.hold_tails = true;
+    assert_int_equal(begin(f, m, r, 20, &s), 0);
+    fill(f, &s);
+    turn_until(m, &s.outcome);
+    assert_int_equal(s.code, 0);
+    assert_int_equal(change(f, m, CHANGE_DELETE, 10, ""), CAIRN_E_BUSY);
+    assert_non_null(strstr(f->err.message, "until a newer one is full"));
+    turn_for(m, 200);
+    assert_string_equal(fate(f, m, "j", 10, 1), "committed");
+    double_let_go(&m->links);
+    turn_until(m, &s.ended);
+    wait_fate(f, m, 10, "deleted");
+    member_leave(r);
+}
+
 void the_rule_of_a_job(void **state)
 {
     struct fixture *f = *state;
