@@ -371,6 +371,7 @@ int hold_take(struct jobs *jobs, const struct load_key *key, uint64_t decision_r
               struct hold **ret_hold, struct cairn_error *err);
 void holds_lease_lost(struct jobs *jobs);
 void holds_lease_granted(struct jobs *jobs, bool granted);
+void holds_stop(struct jobs *jobs);        /* those who wait are told ABORTED */
 bool holds_quiet(const struct jobs *jobs); /* no request is in flight */
 void holds_leave(struct jobs *jobs);       /* those that are still held outlive the jobs */
 /* The value of a hold of this daemon. */

@@ -157,6 +157,7 @@ struct listed { /* one job (step fields 0), or one checkpoint of a job */
     uint64_t step, incarnation;
     const char *state; /* "committed", "aborted", "undecided", "deleted": files of it may still be there */
     struct record_decision decision;
+    uint64_t decision_revision;
     unsigned pins, readers; /* that hold it */
     bool resume;            /* the job resumes from it */
     uint64_t deleted_unix_ms;

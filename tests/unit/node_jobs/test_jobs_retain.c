@@ -126,7 +126,7 @@ void a_restore_holds_until_it_ends(void **state)
     assert_int_equal(open_of(f, &f->a, 10, &step), 0);
     assert_ptr_equal(first, f->kept_hold); /* one key for both */
     assert_int_equal(change(f, &f->a, CHANGE_DELETE, 10, ""), CAIRN_E_BUSY);
-    assert_non_null(strstr(f->err.message, "a restore on node n0"));
+    assert_non_null(strstr(f->err.message, "a restore or repair on node n0"));
     hold_release(first);
     assert_int_equal(change(f, &f->a, CHANGE_DELETE, 10, ""), CAIRN_E_BUSY);
     hold_release(f->kept_hold);
@@ -199,7 +199,7 @@ void a_hold_and_a_tombstone_exclude_each_other(void **state)
     double_let_go(&f->b.links);
     turn_until(&f->b, &t.changed);
     assert_int_equal(t.change_code, CAIRN_E_BUSY);
-    assert_non_null(strstr(t.why, "a restore on node n0"));
+    assert_non_null(strstr(t.why, "a restore or repair on node n0"));
     hold_release(f->kept_hold);
 
     /* a has read that it is there, then b deletes it. */
