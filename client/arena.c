@@ -68,9 +68,9 @@ static int populate(int fd, char *base, size_t len, struct cairn_error *err)
     return 0;
 }
 
-int arena_map(struct arena *a, int fd, uint64_t control_bytes, uint64_t page_bytes, struct cairn_error *err)
+static int arena_map_file(struct arena *a, int fd, struct cairn_error *err)
 {
-    uint64_t len = control_bytes + page_bytes;
+    uint64_t control_bytes = a->control_bytes, page_bytes = a->page_bytes, len = control_bytes + page_bytes;
 
     if (control_bytes < sizeof(struct local_control) || control_bytes % CAIRN_BLOCK || page_bytes % CAIRN_PART ||
         len < page_bytes || len > INT64_MAX)
@@ -95,15 +95,38 @@ int arena_map(struct arena *a, int fd, uint64_t control_bytes, uint64_t page_byt
         munmap(base, len);
         return r;
     }
-    *a = (struct arena){.base = base, .control_bytes = control_bytes, .page_bytes = page_bytes};
+    a->base = base;
     return 0;
 }
 
-void arena_unmap(struct arena *a, bool forked)
+int arena_map(int fd, int ledger_fd, uint64_t control_bytes, uint64_t page_bytes, struct arena **ret_arena,
+              struct cairn_error *err)
 {
-    if (a->base && !forked)
+    _cleanup_free_ struct arena *a = calloc(1, sizeof(*a));
+
+    if (!a)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate an arena");
+    a->refs = 1;
+    a->control_bytes = control_bytes;
+    a->page_bytes = page_bytes;
+    int r = arena_map_file(a, fd, err);
+    if (r < 0)
+        return r;
+    a->fd = fd;
+    a->ledger_fd = ledger_fd;
+    *ret_arena = TAKE_PTR(a);
+    return 0;
+}
+
+void arena_unref(struct arena *a, bool forked)
+{
+    if (!a || --a->refs > 0)
+        return;
+    if (!forked)
         munmap(a->base, a->control_bytes + a->page_bytes);
-    *a = (struct arena){0};
+    close(a->fd);
+    close(a->ledger_fd);
+    free(a);
 }
 
 char *arena_page(const struct arena *a, uint32_t page)

@@ -9,16 +9,23 @@
 
 #include "core/proto/local.h"
 
+/* Its descriptors are kept: a daemon that was restarted gets them back. */
 struct arena {
-    char *base;             /* of the mapping; NULL when there is none */
+    unsigned refs;          /* the session's, and one for each save that copies; under session.lock */
+    uint64_t serial;        /* in the session: an id is the daemon's word */
+    uint64_t id;            /* the daemon's */
+    int fd;                 /* owned */
+    int ledger_fd;          /* owned; only the daemon reads and writes it */
+    char *base;             /* of the mapping */
     uint64_t control_bytes; /* before the first page */
     uint64_t page_bytes;    /* of all pages */
 };
 
-/* Maps and faults in the whole arena. fd stays the caller's. */
-int arena_map(struct arena *a, int fd, uint64_t control_bytes, uint64_t page_bytes, struct cairn_error *err);
-/* A forked child has no mapping: it only forgets. */
-void arena_unmap(struct arena *a, bool forked);
+/* Maps and faults in the whole arena, with one reference. Takes both descriptors on success. */
+int arena_map(int fd, int ledger_fd, uint64_t control_bytes, uint64_t page_bytes, struct arena **ret_arena,
+              struct cairn_error *err);
+/* NULL is allowed. A forked child has no mapping: it only forgets. */
+void arena_unref(struct arena *a, bool forked);
 /* The page's first byte. */
 char *arena_page(const struct arena *a, uint32_t page);
 /* Tells the daemon, which reads it with acquire, that every byte of the save is in place. */

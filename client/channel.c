@@ -23,8 +23,7 @@
 
 #define LATE_MESSAGES 256 /* read after the deadline at most: a daemon that floods us must not hold us */
 
-/* ---- the futex that followers sleep on ----------------------------------------------------------------------------
- */
+/* ---- the futex that followers sleep on -------------------------------------------------------- */
 
 /* Not a condition variable: its waits hide signals, and cairn_save_wait owes the caller INTR. */
 static long futex(uint32_t *word, int op, uint32_t value, const struct timespec *until)
@@ -84,6 +83,15 @@ static void watch_fail(struct channel *c, struct channel_watch *w, int code, con
     watch_news(c, w);
 }
 
+/* The channel is dead. */
+static void watch_lose(struct channel *c, struct channel_watch *w)
+{
+    if (w->code < 0 || w->state == CAIRN_COMMITTED)
+        return;
+    w->lost = true;
+    watch_fail(c, w, CAIRN_E_UNAVAILABLE, c->death.message);
+}
+
 static void watch_event(struct channel *c, const struct local_event *e)
 {
     list_for_each (it, &c->watches) {
@@ -125,7 +133,7 @@ static void die(struct channel *c, const struct cairn_error *why)
         request_fail(container_of(it, struct channel_request, link), why);
     }
     list_for_each (it, &c->watches) {
-        watch_fail(c, container_of(it, struct channel_watch, link), CAIRN_E_UNAVAILABLE, why->message);
+        watch_lose(c, container_of(it, struct channel_watch, link));
     }
     wake_followers(c);
 }
@@ -134,10 +142,13 @@ static void die_of_errno(struct channel *c, int sys_errno)
 {
     struct cairn_error why = CAIRN_ERROR_INIT;
 
+    const char *path = c->path ? c->path : "its socket";
+
     if (sys_errno)
-        cairn_fail_errno(&why, sys_errno, "the connection to the daemon is lost");
+        cairn_fail_errno(&why, sys_errno, "the connection to cairnd at %s is lost", path);
     else
-        cairn_fail(&why, 0, "the daemon closed the connection: it stopped, or refused what was sent (see its log)");
+        cairn_fail(&why, 0, "cairnd at %s closed the connection: it stopped, or refused what was sent (see its log)",
+                   path);
     why.code = CAIRN_E_UNAVAILABLE;
     die(c, &why);
 }
@@ -221,9 +232,11 @@ int channel_open(const char *path, struct notifier *notifier, struct channel **r
         return CAIRN_E_UNAVAILABLE;
     }
     int r = channel_adopt(fd, notifier, ret_channel, err);
-    if (r == 0)
-        (void)TAKE_FD(fd);
-    return r;
+    if (r < 0)
+        return r;
+    (void)TAKE_FD(fd);
+    (*ret_channel)->path = path;
+    return 0;
 }
 
 void channel_free(struct channel *c, bool forked)
@@ -253,8 +266,8 @@ static uint32_t next_id(struct channel *c)
     return c->next_id;
 }
 
-int channel_send(struct channel *c, struct channel_request *r, struct local_header *message, int fd,
-                 int64_t deadline_ns, struct cairn_error *err)
+int channel_send_fds(struct channel *c, struct channel_request *r, struct local_header *message, const int *fds,
+                     unsigned nfds, int64_t deadline_ns, struct cairn_error *err)
 {
     pthread_mutex_lock(&c->lock);
     if (c->dead) {
@@ -270,13 +283,13 @@ int channel_send(struct channel *c, struct channel_request *r, struct local_head
     list_push_back(&c->requests, &r->link);
     pthread_mutex_unlock(&c->lock);
 
-    int e = packet_send_until(c->fd, message, fd, deadline_ns);
+    int e = packet_send_until(c->fd, message, fds, nfds, deadline_ns);
     if (e == 0)
         return 0;
     channel_cancel(c, r);
     if (e == ETIMEDOUT)
-        return cairn_fail(err, CAIRN_E_TIMEOUT, "the daemon does not read: %s was not sent in time",
-                          local_type_name(message->type));
+        return cairn_fail(err, CAIRN_E_TIMEOUT, "cairnd at %s does not read: %s was not sent in time",
+                          c->path ? c->path : "its socket", local_type_name(message->type));
     pthread_mutex_lock(&c->lock);
     die_of_errno(c, e);
     int code = dead(c, err);
@@ -290,7 +303,7 @@ static void tell(struct channel *c, struct local_header *message)
     if (c->dead)
         return;
     message->id = next_id(c);
-    int e = packet_send(c->fd, message, -1);
+    int e = packet_send(c->fd, message, NULL, 0);
     if (e && e != EAGAIN && e != EINTR)
         die_of_errno(c, e);
 }
@@ -450,7 +463,9 @@ static int wait_locked(struct channel *c, channel_ready_fn ready, const void *ar
         if (turn == TURN_SIGNAL && interruptible)
             return ready(arg) ? 0 : cairn_fail(err, CAIRN_E_INTR, "a signal came");
         if (left == 0 && (turn == TURN_NOTHING || ++late > LATE_MESSAGES))
-            return ready(arg) ? 0 : cairn_fail(err, CAIRN_E_TIMEOUT, "the daemon has not answered in time");
+            return ready(arg) ? 0
+                              : cairn_fail(err, CAIRN_E_TIMEOUT, "cairnd at %s has not answered in time",
+                                           c->path ? c->path : "its socket");
     }
 }
 
@@ -482,10 +497,10 @@ int channel_finish(struct channel *c, struct channel_request *r, int64_t deadlin
     return r->code;
 }
 
-int channel_call(struct channel *c, struct local_header *message, int fd, struct channel_request *r,
-                 int64_t deadline_ns, struct cairn_error *err)
+int channel_call_fds(struct channel *c, struct local_header *message, const int *fds, unsigned nfds,
+                     struct channel_request *r, int64_t deadline_ns, struct cairn_error *err)
 {
-    int code = channel_send(c, r, message, fd, deadline_ns, err);
+    int code = channel_send_fds(c, r, message, fds, nfds, deadline_ns, err);
 
     if (code == 0)
         code = channel_finish(c, r, deadline_ns, err);
@@ -540,6 +555,35 @@ void channel_watch_remove(struct channel *c, struct channel_watch *w)
     watch_seen(c, w);
     list_remove(&w->link);
     pthread_mutex_unlock(&c->lock);
+}
+
+void channel_watch_add(struct channel *c, struct channel_watch *w)
+{
+    pthread_mutex_lock(&c->lock);
+    w->code = 0;
+    w->lost = false;
+    list_push_back(&c->watches, &w->link);
+    if (c->dead)
+        watch_lose(c, w);
+    pthread_mutex_unlock(&c->lock);
+}
+
+void channel_watch_fail(struct channel *c, struct channel_watch *w, int code, const char *message)
+{
+    pthread_mutex_lock(&c->lock);
+    if (w->lost)
+        w->code = 0;
+    w->lost = false;
+    watch_fail(c, w, code, message);
+    pthread_mutex_unlock(&c->lock);
+}
+
+bool channel_watch_is_lost(struct channel *c, const struct channel_watch *w)
+{
+    pthread_mutex_lock(&c->lock);
+    bool lost = w->lost;
+    pthread_mutex_unlock(&c->lock);
+    return lost;
 }
 
 static bool never(const void *arg)

@@ -35,7 +35,8 @@ struct channel_watch {
     struct list link; /* in channel.watches once granted */
     uint64_t save;    /* 0 before the grant */
     int state;        /* enum cairn_save_state reached; 0 before SNAPSHOT */
-    int code;         /* negative: failed for good */
+    int code;         /* negative: failed for good, unless lost */
+    bool lost;        /* only the connection is: the save may go on over the next one */
     bool unseen;      /* counted in the notifier */
     char message[496];
 };
@@ -66,6 +67,7 @@ struct channel {
     struct list requests;     /* sent and not answered */
     struct list watches;
     struct notifier *notifier; /* the session's; outlives the channel */
+    const char *path;          /* of the socket, for messages; the session's, outlives the channel; may be NULL */
     void *buffer;              /* of the thread that leads */
 };
 
@@ -77,15 +79,26 @@ int channel_adopt(int fd, struct notifier *notifier, struct channel **ret_channe
 void channel_free(struct channel *c, bool forked);
 
 /* Registers the request, writes its id into the message and sends it. On failure the request is not registered. */
-int channel_send(struct channel *c, struct channel_request *r, struct local_header *message, int fd,
-                 int64_t deadline_ns, struct cairn_error *err);
+int channel_send_fds(struct channel *c, struct channel_request *r, struct local_header *message, const int *fds,
+                     unsigned nfds, int64_t deadline_ns, struct cairn_error *err);
+/* With one descriptor, or -1. */
+static inline int channel_send(struct channel *c, struct channel_request *r, struct local_header *message, int fd,
+                               int64_t deadline_ns, struct cairn_error *err)
+{
+    return channel_send_fds(c, r, message, &fd, fd >= 0, deadline_ns, err);
+}
 /* Sends without waiting for room or for the answer; best effort. */
 void channel_tell(struct channel *c, struct local_header *message);
 /* Waits for the request; cancels it when the deadline passes. Returns its code; fills err from its error. */
 int channel_finish(struct channel *c, struct channel_request *r, int64_t deadline_ns, struct cairn_error *err);
 /* Send and finish. answer is untouched on failure. */
-int channel_call(struct channel *c, struct local_header *message, int fd, struct channel_request *r,
-                 int64_t deadline_ns, struct cairn_error *err);
+int channel_call_fds(struct channel *c, struct local_header *message, const int *fds, unsigned nfds,
+                     struct channel_request *r, int64_t deadline_ns, struct cairn_error *err);
+static inline int channel_call(struct channel *c, struct local_header *message, int fd, struct channel_request *r,
+                               int64_t deadline_ns, struct cairn_error *err)
+{
+    return channel_call_fds(c, message, &fd, fd >= 0, r, deadline_ns, err);
+}
 bool channel_is_done(struct channel *c, const struct channel_request *r);
 void channel_cancel(struct channel *c, struct channel_request *r);
 /* Closes the descriptors that came with the answer and were not taken. */
@@ -103,6 +116,12 @@ int channel_watch_look(struct channel *c, struct channel_watch *w, int *ret_stat
 /* Notes a state that an answer, not an event, has told. */
 void channel_watch_reach(struct channel *c, struct channel_watch *w, int state);
 void channel_watch_remove(struct channel *c, struct channel_watch *w);
+/* A removed watch whose connection was lost, over another channel; it keeps its save and the state it has reached. */
+void channel_watch_add(struct channel *c, struct channel_watch *w);
+/* What an answer, not an event, has told: the save failed for good. */
+void channel_watch_fail(struct channel *c, struct channel_watch *w, int code, const char *message);
+/* Whether only the connection is lost. */
+bool channel_watch_is_lost(struct channel *c, const struct channel_watch *w);
 
 /* True once the connection is lost; looks at the socket, but does not wait. */
 bool channel_is_dead(struct channel *c);

@@ -40,31 +40,32 @@ uint32_t deadline_left_ms(int64_t deadline_ns)
     return left > INT_MAX ? INT_MAX : (uint32_t)left; /* INT_MAX: what poll takes */
 }
 
-int packet_send(int socket_fd, const struct local_header *message, int fd)
+int packet_send(int socket_fd, const struct local_header *message, const int *fds, unsigned nfds)
 {
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(LOCAL_MAX_FDS * sizeof(int))];
     } control = {0};
     struct iovec iov = {.iov_base = (void *)message, .iov_len = message->len};
     struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
 
-    if (fd >= 0) {
+    if (nfds > 0) {
         m.msg_control = control.bytes;
-        m.msg_controllen = sizeof(control.bytes);
+        m.msg_controllen = CMSG_SPACE(nfds * sizeof(int));
         struct cmsghdr *h = CMSG_FIRSTHDR(&m);
         h->cmsg_level = SOL_SOCKET;
         h->cmsg_type = SCM_RIGHTS;
-        h->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(h), &fd, sizeof(fd));
+        h->cmsg_len = CMSG_LEN(nfds * sizeof(int));
+        memcpy(CMSG_DATA(h), fds, nfds * sizeof(int));
     }
     return sendmsg(socket_fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? errno : 0;
 }
 
-int packet_send_until(int socket_fd, const struct local_header *message, int fd, int64_t deadline_ns)
+int packet_send_until(int socket_fd, const struct local_header *message, const int *fds, unsigned nfds,
+                      int64_t deadline_ns)
 {
     for (;;) {
-        int e = packet_send(socket_fd, message, fd);
+        int e = packet_send(socket_fd, message, fds, nfds);
         if (e != EAGAIN && e != EINTR)
             return e;
         uint32_t left = deadline_left_ms(deadline_ns);

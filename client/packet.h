@@ -16,10 +16,11 @@ int64_t deadline_after_daemon(int64_t deadline_ns, uint32_t timeout_ms);
 /* What is left of a deadline in ms, rounded up; 0 when it has passed. */
 uint32_t deadline_left_ms(int64_t deadline_ns);
 
-/* Sends without waiting, and with it fd unless that is -1. Returns 0 or an errno; raises no signal. */
-int packet_send(int socket_fd, const struct local_header *message, int fd);
+/* Sends without waiting, and with it up to LOCAL_MAX_FDS descriptors. Returns 0 or an errno; raises no signal. */
+int packet_send(int socket_fd, const struct local_header *message, const int *fds, unsigned nfds);
 /* The same, waiting for room; ETIMEDOUT at the deadline. */
-int packet_send_until(int socket_fd, const struct local_header *message, int fd, int64_t deadline_ns);
+int packet_send_until(int socket_fd, const struct local_header *message, const int *fds, unsigned nfds,
+                      int64_t deadline_ns);
 
 struct packet {
     size_t len;

@@ -48,7 +48,7 @@ int cairn_query(struct cairn_session *session, int kind, const char *job, uint64
     m.kind = (uint32_t)kind;
     if (job)
         memcpy(m.job, job, strlen(job) + 1);
-    r = session_attach(session, deadline_ns, &a, err);
+    r = session_attach(session, deadline_ns, deadline_ns, &a, err);
     if (r == 0)
         r = ask(a, &m.h, &m.timeout_ms, deadline_ns, ret_json, err);
     session_detach(session, a);
@@ -81,7 +81,7 @@ int cairn_command(struct cairn_session *session, int kind, const char *job, uint
         memcpy(m.job, job, strlen(job) + 1);
     if (argument)
         memcpy(m.argument, argument, strlen(argument) + 1);
-    r = session_attach(session, deadline_ns, &a, err);
+    r = session_attach(session, deadline_ns, deadline_ns, &a, err);
     if (r == 0)
         r = ask(a, &m.h, &m.timeout_ms, deadline_ns, ret_json, err);
     session_detach(session, a);

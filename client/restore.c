@@ -29,7 +29,7 @@ int cairn_latest(struct cairn_session *session, uint64_t *ret_step, struct cairn
     struct local_latest m = {.timeout_ms = session->timeout_ms};
     int64_t deadline_ns = deadline_in_ms(session->timeout_ms);
     local_header_init(&m.h, LOCAL_LATEST, sizeof(m), 0);
-    r = session_attach(session, deadline_ns, &a, err);
+    r = session_attach(session, deadline_ns, deadline_ns, &a, err);
     if (r == 0)
         r = channel_call(a->channel, &m.h, -1, &request, deadline_after_daemon(deadline_ns, m.timeout_ms), err);
     session_detach(session, a);
@@ -83,7 +83,7 @@ static int restore_connect(struct cairn_restore *r, uint64_t step, uint32_t time
     struct local_restore_opened opened;
     struct channel_request request = {.expect = LOCAL_RESTORE_OPENED, .answer = &opened, .room = sizeof(opened)};
     int64_t deadline_ns = deadline_in_ms(timeout_ms);
-    int code = session_attach(r->session, deadline_ns, &r->attachment, err);
+    int code = session_attach(r->session, deadline_ns, deadline_ns, &r->attachment, err);
 
     if (code < 0)
         return code;

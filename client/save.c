@@ -8,6 +8,10 @@
  * seal: place, encode and name the layout; LAYOUT if the daemon does not know it; BEGIN, which grants pages; the copy;
  * the save's id into its word, behind every byte; FILLED. Any failure after begin gives the step up, so that the other
  * ranks need not wait for this one. The exceptions are EXISTS and FENCED: then the step is not this save's to give up.
+ *
+ * A connection that is lost once pages were granted ends nothing: the copy goes on, for the arena stays mapped, and the
+ * word says to whatever daemon takes the arena back that the snapshot is complete. wait follows the session to that
+ * daemon: its watch moves to the new channel, RESUME asks what became of the save, and events go on from there.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +23,8 @@
 #include "core/base/error.h"
 #include "core/model/units.h"
 
+#define RETRY_MS 10 /* between two tries to reach the daemon again, at first; doubles */
+#define MAX_RETRY_MS 500
 #define WHY_MS 500 /* how long a wait that timed out may ask why */
 
 enum save_phase { SAVE_NOTING, SAVE_SEALED, SAVE_FAILED };
@@ -33,8 +39,13 @@ struct cairn_save {
     uint32_t nsources;
     uint32_t sources_room;
     struct attachment *attachment; /* from seal on */
+    struct arena *arena;           /* held while seal may write to it */
+    uint64_t arena_serial;         /* of the arena with its pages */
     struct channel_watch watch;    /* in the attachment's channel once granted */
-    struct cairn_error failure;    /* in FAILED */
+    bool resuming;                 /* RESUME was sent and its answer not taken yet */
+    struct channel_request resume;
+    struct local_ok resume_ok;
+    struct cairn_error failure; /* in FAILED */
 };
 
 /* ---- begin and add --------------------------------------------------------------------------- */
@@ -238,7 +249,7 @@ static int seal_begin(struct cairn_save *s, struct sealing *g, struct cairn_erro
 /* Turns the grant's runs into the page of each part. */
 static int seal_pages(struct cairn_save *s, struct sealing *g, struct cairn_error *err)
 {
-    uint64_t in_arena = s->attachment->arena.page_bytes / CAIRN_PART;
+    uint64_t in_arena = s->arena->page_bytes / CAIRN_PART;
     uint32_t n = 0;
 
     g->pages = malloc((s->layout.nparts ? s->layout.nparts : 1) * sizeof(*g->pages));
@@ -256,21 +267,15 @@ static int seal_pages(struct cairn_save *s, struct sealing *g, struct cairn_erro
 
 static int seal_copy(struct cairn_save *s, struct sealing *g, struct cairn_error *err)
 {
-    struct image_copy copy = {.layout = &s->layout,
-                              .sources = s->sources,
-                              .arena = &s->attachment->arena,
-                              .pages = g->pages,
-                              .path = copy_best()};
+    struct image_copy copy = {
+        .layout = &s->layout, .sources = s->sources, .arena = s->arena, .pages = g->pages, .path = copy_best()};
     int r = image_order(&s->layout, &g->order, &copy.norder, err);
 
     copy.order = g->order;
-    if (r == 0)
-        r = attachment_hold_arena(s->session, s->attachment, err);
     if (r < 0)
         return r;
     image_copy_run(&copy, s->session->copy_threads);
-    arena_fill_word(&s->attachment->arena, g->grant->filled_word, g->grant->save);
-    attachment_release_arena(s->session, s->attachment);
+    arena_fill_word(s->arena, g->grant->filled_word, g->grant->save);
     return 0;
 }
 
@@ -284,6 +289,8 @@ static int seal_announce(struct cairn_save *s, struct cairn_error *err)
     int code = channel_call(s->attachment->channel, &m.h, -1, &r, exchange_deadline(s), err);
     if (code == 0)
         channel_watch_reach(s->attachment->channel, &s->watch, CAIRN_SNAPSHOT);
+    else if (channel_watch_is_lost(s->attachment->channel, &s->watch))
+        code = 0; /* the word has said it; wait asks the daemon that comes */
     return code;
 }
 
@@ -292,7 +299,11 @@ static int seal(struct cairn_save *s, struct sealing *g, struct cairn_error *err
     int r = seal_layout(s, g, err);
 
     if (r == 0)
-        r = session_attach(s->session, deadline_in_ms(s->room_ms), &s->attachment, err);
+        r = session_attach(s->session, deadline_in_ms(s->room_ms), SESSION_NO_LIMIT, &s->attachment, err);
+    if (r == 0)
+        r = session_hold_arena(s->session, s->attachment, &s->arena, err);
+    if (r == 0)
+        s->arena_serial = s->arena->serial;
     if (r == 0)
         r = seal_begin(s, g, err);
     if (r == 0)
@@ -333,6 +344,8 @@ static void seal_failed(struct cairn_save *s, const struct cairn_error *why)
     cairn_error_copy(&s->failure, why);
     if (!is_others_step(why->code))
         abandon(s);
+    if (s->resuming)
+        channel_cancel(s->attachment->channel, &s->resume);
     if (s->attachment)
         channel_watch_remove(s->attachment->channel, &s->watch); /* nobody wants its news */
 }
@@ -350,6 +363,7 @@ int cairn_save_seal(struct cairn_save *save, struct cairn_error *err)
     if (save->phase != SAVE_NOTING)
         return cairn_fail(err, CAIRN_E_INVAL, "step %llu is sealed already", (unsigned long long)save->step);
     r = seal(save, &g, &why);
+    session_release_arena(save->session, TAKE_PTR(save->arena));
     if (r == 0) {
         save->phase = SAVE_SEALED;
         return 0;
@@ -379,13 +393,94 @@ static const char *state_name(int state)
 struct goal {
     const struct channel_watch *watch;
     int state;
+    const struct channel_request *resume; /* whose answer is waited for too; NULL: none */
 };
 
 static bool goal_reached(const void *arg)
 {
     const struct goal *g = arg;
 
-    return g->watch->code < 0 || g->watch->state >= g->state;
+    return g->watch->code < 0 || g->watch->state >= g->state || (g->resume && g->resume->done);
+}
+
+/* ---- over a restart of the daemon ------------------------------------------------------------- */
+
+/* The save was in an arena that is not the session's any more. */
+static void lost_for_good(struct cairn_save *s, const struct attachment *now)
+{
+    char text[sizeof(s->watch.message)];
+
+    (void)snprintf(text, sizeof(text), "%.200s; the snapshot is lost, the arena was not taken back: %.200s",
+                   s->watch.message, now->refusal);
+    channel_watch_fail(s->attachment->channel, &s->watch, CAIRN_E_UNAVAILABLE, text);
+}
+
+/* Goes over to the attachment, whose reference it takes. */
+static int move_to(struct cairn_save *s, struct attachment *a, int64_t deadline_ns, struct cairn_error *err)
+{
+    struct local_resume m = {.save = s->watch.save, .step = s->step};
+
+    if (s->resuming)
+        channel_cancel(s->attachment->channel, &s->resume);
+    channel_watch_remove(s->attachment->channel, &s->watch);
+    session_detach(s->session, s->attachment);
+    s->attachment = a;
+    channel_watch_add(a->channel, &s->watch);
+    s->resume = (struct channel_request){.expect = LOCAL_OK, .answer = &s->resume_ok, .room = sizeof(s->resume_ok)};
+    local_header_init(&m.h, LOCAL_RESUME, sizeof(m), 0);
+    int r = channel_send(a->channel, &s->resume, &m.h, -1, deadline_ns, err);
+    s->resuming = r == 0;
+    return r;
+}
+
+/* Tries until the deadline; a signal ends it, as it ends a wait. */
+static int reconnect(struct cairn_save *s, int64_t deadline_ns, struct attachment **ret_attachment,
+                     struct cairn_error *err)
+{
+    for (uint32_t pause_ms = RETRY_MS;; pause_ms = pause_ms < MAX_RETRY_MS / 2 ? 2 * pause_ms : MAX_RETRY_MS) {
+        int r = session_attach(s->session, 0, deadline_ns, ret_attachment, err);
+        uint32_t left_ms = deadline_left_ms(deadline_ns);
+        if (r == 0 || !session_may_pass(r) || left_ms == 0)
+            return r;
+        if (usleep((left_ms < pause_ms ? left_ms : pause_ms) * 1000) < 0)
+            return cairn_fail(err, CAIRN_E_INTR, "a signal came");
+    }
+}
+
+/* Returns 0 when there is something to wait for again, or when the save has failed for good. A poll (no patience)
+ * connects to nobody. */
+static int follow(struct cairn_save *s, bool patient, int64_t deadline_ns, struct cairn_error *err)
+{
+    struct attachment *a = NULL;
+    int r = 0;
+
+    if (patient)
+        r = reconnect(s, deadline_ns, &a, err);
+    else
+        a = session_attached(s->session);
+    if (r < 0)
+        return r;
+    if (!a || channel_is_dead(a->channel)) {
+        session_detach(s->session, a);
+        return cairn_fail(err, CAIRN_E_UNAVAILABLE, "cairnd at %s is away", s->session->socket_path);
+    }
+    if (a->arena_serial == s->arena_serial)
+        return move_to(s, a, deadline_ns, err);
+    lost_for_good(s, a);
+    session_detach(s->session, a);
+    return 0;
+}
+
+/* The answer to RESUME: OK changes nothing, events say the rest. */
+static void take_resume_answer(struct cairn_save *s)
+{
+    struct channel *c = s->attachment->channel;
+
+    if (!s->resuming || !channel_is_done(c, &s->resume))
+        return;
+    s->resuming = false;
+    if (s->resume.code < 0 && !channel_watch_is_lost(c, &s->watch))
+        channel_watch_fail(c, &s->watch, s->resume.code, s->resume.error.message);
 }
 
 /* What holds the save up, in the daemon's words; an empty text when it does not say. */
@@ -412,23 +507,52 @@ static int wait_timed_out(struct cairn_save *s, const struct goal *goal, int rea
                       state_name(reached), state_name(goal->state), timeout_ms, why);
 }
 
-static int wait_for(struct cairn_save *s, const struct goal *goal, uint32_t timeout_ms, struct cairn_error *err)
+/* Until the goal, the failure or the deadline; *ret_lost when only the connection is gone. */
+static int wait_here(struct cairn_save *s, int state, uint32_t timeout_ms, int64_t deadline_ns, bool *ret_lost,
+                     struct cairn_error *err)
 {
     struct channel *c = s->attachment->channel;
+    struct goal goal = {.watch = &s->watch, .state = state};
     struct cairn_error why = CAIRN_ERROR_INIT;
-    int reached;
-    int waited = channel_wait(c, goal_reached, goal, true, deadline_in_ms(timeout_ms), err);
-    int code = channel_watch_look(c, &s->watch, &reached, &why);
+    int waited, reached, code;
 
-    if (reached >= goal->state)
+    do {
+        goal.resume = s->resuming ? &s->resume : NULL;
+        waited = channel_wait(c, goal_reached, &goal, true, deadline_ns, err);
+        take_resume_answer(s);
+        *ret_lost = channel_watch_is_lost(c, &s->watch);
+        code = channel_watch_look(c, &s->watch, &reached, &why);
+    } while (waited == 0 && code == 0 && reached < state);
+    if (reached >= state) {
+        *ret_lost = false;
         return 0;
+    }
     if (code < 0) {
         cairn_error_copy(err, &why);
         return cairn_wrap(err, code, "step %llu was %s", (unsigned long long)s->step, state_name(reached));
     }
     if (waited == CAIRN_E_TIMEOUT)
-        return wait_timed_out(s, goal, reached, timeout_ms, err);
+        return wait_timed_out(s, &goal, reached, timeout_ms, err);
     return waited;
+}
+
+static int wait_for(struct cairn_save *s, int state, uint32_t timeout_ms, struct cairn_error *err)
+{
+    int64_t deadline_ns = deadline_in_ms(timeout_ms);
+    bool lost;
+
+    for (unsigned n = 0;; n++) {
+        int r = wait_here(s, state, timeout_ms, deadline_ns, &lost, err);
+        if (!lost || (n > 0 && deadline_left_ms(deadline_ns) == 0))
+            return r;
+        r = follow(s, timeout_ms > 0, deadline_ns, err);
+        if (r == CAIRN_E_INTR)
+            return r;
+        if (r < 0)
+            return cairn_wrap(err, session_may_pass(r) ? CAIRN_E_UNAVAILABLE : r,
+                              "step %llu is not %s, the connection was lost and is not there again after %u ms",
+                              (unsigned long long)s->step, state_name(state), timeout_ms);
+    }
 }
 
 int cairn_save_wait(struct cairn_save *save, int state, uint32_t timeout_ms, struct cairn_error *err)
@@ -446,8 +570,7 @@ int cairn_save_wait(struct cairn_save *save, int state, uint32_t timeout_ms, str
         cairn_error_copy(err, &save->failure);
         return save->failure.code;
     }
-    struct goal goal = {.watch = &save->watch, .state = state};
-    return wait_for(save, &goal, timeout_ms, err);
+    return wait_for(save, state, timeout_ms, err);
 }
 
 /* ---- free ------------------------------------------------------------------------------------ */
@@ -456,6 +579,8 @@ static void let_go(struct cairn_save *s)
 {
     if (s->phase == SAVE_NOTING)
         abandon(s);
+    if (s->resuming)
+        channel_cancel(s->attachment->channel, &s->resume);
     if (s->attachment)
         channel_watch_remove(s->attachment->channel, &s->watch);
     session_detach(s->session, s->attachment);

@@ -19,7 +19,8 @@
 #define DEFAULT_SOCKET "/run/cairn/cairnd.sock"
 #define DEFAULT_TIMEOUT_MS 30000
 #define MAX_COPY_THREADS 64
-#define RETRY_MS 50 /* between two tries to reach the daemon */
+#define RETRY_MS 10 /* between two tries to reach the daemon, at first; doubles */
+#define MAX_RETRY_MS 500
 
 /* ---- checks ---------------------------------------------------------------------------------- */
 
@@ -59,7 +60,6 @@ static void attachment_free(struct attachment *a, bool forked)
 {
     if (!a)
         return;
-    arena_unmap(&a->arena, forked);
     channel_free(a->channel, forked);
     free(a);
 }
@@ -69,43 +69,141 @@ static bool is_observer(const struct cairn_session *s)
     return s->open.flags & CAIRN_OBSERVER;
 }
 
+/* ---- the arena ------------------------------------------------------------------------------- */
+
+int session_hold_arena(struct cairn_session *s, const struct attachment *a, struct arena **ret_arena,
+                       struct cairn_error *err)
+{
+    pthread_mutex_lock(&s->lock);
+    bool gone = !s->arena || s->arena->serial != a->arena_serial;
+    if (!gone) {
+        s->arena->refs++;
+        *ret_arena = s->arena;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return gone ? cairn_fail(err, CAIRN_E_UNAVAILABLE, "the connection to cairnd at %s was lost", s->socket_path) : 0;
+}
+
+void session_release_arena(struct cairn_session *s, struct arena *arena)
+{
+    if (!arena)
+        return;
+    pthread_mutex_lock(&s->lock);
+    arena_unref(arena, false);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* The session's arena becomes this one; the old one's memory goes first, unless a save is still copying into it. */
+static void set_arena(struct cairn_session *s, struct arena *arena)
+{
+    pthread_mutex_lock(&s->lock);
+    arena_unref(s->arena, false);
+    s->arena = arena;
+    if (arena)
+        arena->serial = ++s->arenas;
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Offers the arena of the connection before. True when the daemon wants it; else refusal says why, unless there is
+ * nothing to offer. */
+static bool hand_back(struct cairn_session *s, struct attachment *a, int64_t deadline_ns)
+{
+    struct local_hand_back m = {.rank = s->open.rank};
+    struct local_ok ok;
+    struct channel_request r = {.expect = LOCAL_OK, .answer = &ok, .room = sizeof(ok)};
+    struct cairn_error why = CAIRN_ERROR_INIT;
+    int fds[2];
+
+    if (!s->arena) /* only the thread that attaches changes it */
+        return false;
+    fds[0] = s->arena->fd;
+    fds[1] = s->arena->ledger_fd;
+    m.arena_id = s->arena->id;
+    pthread_mutex_lock(&s->lock);
+    m.copying = s->arena->refs - 1;
+    pthread_mutex_unlock(&s->lock);
+    memcpy(m.job, s->open.job, sizeof(m.job));
+    memcpy(m.start_id, s->open.start_id, sizeof(m.start_id));
+    local_header_init(&m.h, LOCAL_HAND_BACK, sizeof(m), 0);
+    int code = channel_call_fds(a->channel, &m.h, fds, 2, &r, deadline_ns, &why);
+    if (code < 0)
+        (void)snprintf(a->refusal, sizeof(a->refusal), "%.250s", why.message);
+    return code == 0;
+}
+
+static int map_new(struct cairn_session *s, struct attachment *a, const struct local_opened *m,
+                   struct channel_request *r, struct cairn_error *err)
+{
+    struct arena *arena = NULL;
+
+    if (!a->refusal[0] && s->arena)
+        (void)snprintf(a->refusal, sizeof(a->refusal), "it gave a new one (see its log)");
+    set_arena(s, NULL);
+    int code = arena_map(r->fds[0], r->fds[1], m->control_bytes, m->arena_bytes, &arena, err);
+    if (code < 0)
+        return code;
+    r->nfds = 0;
+    arena->id = m->arena_id;
+    set_arena(s, arena);
+    a->arena_serial = arena->serial;
+    return 0;
+}
+
 /* What OPENED says and brings. */
 static int attachment_map(struct cairn_session *s, struct attachment *a, const struct local_opened *m,
-                          const struct channel_request *r, struct cairn_error *err)
+                          struct channel_request *r, bool handed, struct cairn_error *err)
 {
     if (is_observer(s))
         return 0;
-    if (r->nfds != 1)
-        return channel_break(a->channel, err, "OPENED came without an arena");
+    if (r->nfds != 2)
+        return channel_break(a->channel, err, "OPENED came without an arena and its ledger");
     if (m->arena_bytes < s->open.arena_bytes)
         return channel_break(a->channel, err, "the arena is smaller than asked for");
-    return arena_map(&a->arena, r->fds[0], m->control_bytes, m->arena_bytes, err);
+    if (!handed || m->arena_id != s->arena->id)
+        return map_new(s, a, m, r, err);
+    if (m->arena_bytes != s->arena->page_bytes || m->control_bytes != s->arena->control_bytes)
+        return channel_break(a->channel, err, "the arena that was handed back has another size now");
+    /* The mapping stays; the ledger is the new daemon's. */
+    close(s->arena->ledger_fd);
+    s->arena->ledger_fd = r->fds[1];
+    close(r->fds[0]);
+    r->nfds = 0;
+    a->arena_serial = s->arena->serial;
+    return 0;
 }
 
-static int attachment_open(struct cairn_session *s, struct attachment *a, struct cairn_error *err)
+static int attachment_open(struct cairn_session *s, struct attachment *a, int64_t limit_ns, struct cairn_error *err)
 {
     struct local_open m = s->open; /* a copy: sending writes the id */
     struct local_opened opened = {0};
     struct channel_request r = {.expect = LOCAL_OPENED, .answer = &opened, .room = sizeof(opened)};
+    uint32_t left_ms = deadline_left_ms(limit_ns);
     int code = channel_open(s->socket_path, &s->notifier, &a->channel, err);
+    bool handed = false;
 
+    m.timeout_ms = left_ms < s->timeout_ms ? (left_ms ? left_ms : 1) : s->timeout_ms;
+    int64_t deadline_ns = deadline_after_daemon(deadline_in_ms(m.timeout_ms), m.timeout_ms);
+    if (deadline_ns > limit_ns)
+        deadline_ns = limit_ns;
     if (code == 0)
-        code = channel_call(a->channel, &m.h, -1, &r,
-                            deadline_after_daemon(deadline_in_ms(s->timeout_ms), s->timeout_ms), err);
+        handed = hand_back(s, a, deadline_ns);
     if (code == 0)
-        code = attachment_map(s, a, &opened, &r, err);
+        code = channel_call(a->channel, &m.h, -1, &r, deadline_ns, err);
+    if (code == 0)
+        code = attachment_map(s, a, &opened, &r, handed, err);
     channel_request_close(&r);
     a->incarnation = opened.incarnation;
     return code;
 }
 
-static int attachment_new(struct cairn_session *s, struct attachment **ret_attachment, struct cairn_error *err)
+static int attachment_new(struct cairn_session *s, int64_t limit_ns, struct attachment **ret_attachment,
+                          struct cairn_error *err)
 {
     struct attachment *a = calloc(1, sizeof(*a));
 
     if (!a)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a connection");
-    int r = attachment_open(s, a, err);
+    int r = attachment_open(s, a, limit_ns, err);
     if (r < 0) {
         attachment_free(a, false);
         return r;
@@ -115,20 +213,20 @@ static int attachment_new(struct cairn_session *s, struct attachment **ret_attac
     return 0;
 }
 
-/* The daemon starts, or has not seen yet that our old connection is gone. */
-static bool may_pass(int code)
+bool session_may_pass(int code)
 {
     return code == CAIRN_E_UNAVAILABLE || code == CAIRN_E_EXISTS || code == CAIRN_E_BUSY;
 }
 
-static int attach_until(struct cairn_session *s, int64_t retry_ns, struct attachment **ret_attachment,
+static int attach_until(struct cairn_session *s, int64_t retry_ns, int64_t limit_ns, struct attachment **ret_attachment,
                         struct cairn_error *err)
 {
-    for (;;) {
-        int r = attachment_new(s, ret_attachment, err);
-        if (r == 0 || !may_pass(r) || clock_now_ns() + (int64_t)RETRY_MS * 1000000 > retry_ns)
+    for (uint32_t pause_ms = RETRY_MS;; pause_ms = pause_ms < MAX_RETRY_MS / 2 ? 2 * pause_ms : MAX_RETRY_MS) {
+        int r = attachment_new(s, limit_ns, ret_attachment, err);
+        uint32_t left_ms = deadline_left_ms(retry_ns);
+        if (r == 0 || !session_may_pass(r) || left_ms == 0)
             return r;
-        usleep(RETRY_MS * 1000);
+        usleep((left_ms < pause_ms ? left_ms : pause_ms) * 1000); /* the last try is at the deadline */
     }
 }
 
@@ -148,14 +246,11 @@ void session_detach(struct cairn_session *s, struct attachment *a)
         attachment_free(a, false);
 }
 
-/* Lock held. The session lets go of its dead attachment; its memory goes before the next arena comes. */
+/* Lock held. The session lets go of its dead attachment. */
 static void retire(struct cairn_session *s)
 {
     struct attachment *a = TAKE_PTR(s->attachment);
 
-    a->retired = true;
-    if (a->copying == 0)
-        arena_unmap(&a->arena, false);
     if (unref(a))
         attachment_free(a, false);
 }
@@ -179,13 +274,13 @@ static int wait_for_attacher(struct cairn_session *s, int64_t deadline_ns, struc
 }
 
 /* Lock held on entry and return, free in between. */
-static int attach_anew(struct cairn_session *s, int64_t retry_ns, struct cairn_error *err)
+static int attach_anew(struct cairn_session *s, int64_t retry_ns, int64_t limit_ns, struct cairn_error *err)
 {
     struct attachment *a = NULL;
 
     s->attaching = true;
     pthread_mutex_unlock(&s->lock);
-    int r = attach_until(s, retry_ns, &a, err);
+    int r = attach_until(s, retry_ns, limit_ns, &a, err);
     pthread_mutex_lock(&s->lock);
     s->attaching = false;
     pthread_cond_broadcast(&s->attached);
@@ -196,17 +291,19 @@ static int attach_anew(struct cairn_session *s, int64_t retry_ns, struct cairn_e
     return 0;
 }
 
-int session_attach(struct cairn_session *s, int64_t retry_ns, struct attachment **ret_attachment,
+int session_attach(struct cairn_session *s, int64_t retry_ns, int64_t limit_ns, struct attachment **ret_attachment,
                    struct cairn_error *err)
 {
     int64_t latest = deadline_in_ms(s->timeout_ms);
 
+    if (retry_ns > latest)
+        latest = retry_ns;
     pthread_mutex_lock(&s->lock);
-    int r = wait_for_attacher(s, retry_ns > latest ? retry_ns : latest, err);
+    int r = wait_for_attacher(s, limit_ns < latest ? limit_ns : latest, err);
     if (r == 0 && s->attachment && channel_is_dead(s->attachment->channel))
         retire(s);
     if (r == 0 && !s->attachment)
-        r = attach_anew(s, retry_ns, err);
+        r = attach_anew(s, retry_ns, limit_ns, err);
     if (r == 0) {
         s->attachment->refs++;
         *ret_attachment = s->attachment;
@@ -223,24 +320,6 @@ struct attachment *session_attached(struct cairn_session *s)
         a->refs++;
     pthread_mutex_unlock(&s->lock);
     return a;
-}
-
-int attachment_hold_arena(struct cairn_session *s, struct attachment *a, struct cairn_error *err)
-{
-    pthread_mutex_lock(&s->lock);
-    bool gone = a->retired || !a->arena.base;
-    if (!gone)
-        a->copying++;
-    pthread_mutex_unlock(&s->lock);
-    return gone ? cairn_fail(err, CAIRN_E_UNAVAILABLE, "the connection to the daemon was lost") : 0;
-}
-
-void attachment_release_arena(struct cairn_session *s, struct attachment *a)
-{
-    pthread_mutex_lock(&s->lock);
-    if (--a->copying == 0 && a->retired)
-        arena_unmap(&a->arena, false);
-    pthread_mutex_unlock(&s->lock);
 }
 
 /* Lock held. */
@@ -417,7 +496,7 @@ int cairn_session_open(const struct cairn_session_options *options, struct cairn
     if (r < 0)
         return r;
     /* One try: who opens a session wants to hear at once that no daemon runs. */
-    r = session_attach(s, 0, &a, err);
+    r = session_attach(s, 0, SESSION_NO_LIMIT, &a, err);
     session_detach(s, a);
     if (r < 0) {
         cairn_session_close(s);
@@ -434,6 +513,7 @@ void cairn_session_close(struct cairn_session *session)
     bool forked = session_forked(session);
 
     attachment_free(session->attachment, forked);
+    arena_unref(session->arena, forked);
     if (!forked) { /* a child may have inherited them in use */
         pthread_cond_destroy(&session->attached);
         pthread_mutex_destroy(&session->lock);

@@ -2,10 +2,14 @@
 /* A session, and its attachment: one connection with the arena and the layouts that the daemon knows over it. When the
  * connection dies the attachment is retired and the next call that needs the daemon makes a new one.
  *
- *     (none) --attach: connect, OPEN, map--> attached --connection lost--> retired --last reference--> freed
+ *     (none) --attach: connect, HAND_BACK, OPEN, map--> attached --connection lost--> retired --last reference--> freed
+ *
+ * The arena is the session's: it outlives its connection, so that a daemon that was restarted can take it back with the
+ * snapshots in it. A daemon that does not take it back gives a new one, and saves in the old one have failed.
  *
  * Locks, in the order in which they are taken:
- *   1. session.lock   session.attachment, session.attaching, and of each attachment refs, copying, retired, known
+ *   1. session.lock   session.attachment, session.attaching, session.arena with its refs, and of each attachment refs
+ *                     and known
  *   2. channel.lock   requests and watches (channel.h)
  * Neither is held while a system call waits. attaching is a flag, not a lock, so that those who wait for the thread
  * that attaches keep their deadlines; they sleep on session.attached. Everything else in a session does not change
@@ -24,10 +28,9 @@
 
 struct attachment {
     unsigned refs;
-    unsigned copying; /* saves that write to the arena now */
-    bool retired;     /* the arena goes when copying is 0 */
     struct channel *channel;
-    struct arena arena;
+    uint64_t arena_serial; /* which arena it is for; 0: none */
+    char refusal[256];     /* why the arena before was not taken back; empty: it was, or there was none */
     uint64_t incarnation;
     struct hash128 known[SESSION_KNOWN_LAYOUTS]; /* digests that the daemon has, a ring */
     unsigned nknown;                             /* ever added */
@@ -43,6 +46,8 @@ struct cairn_session {
     pthread_mutex_t lock;
     pthread_cond_t attached; /* CLOCK_MONOTONIC */
     bool attaching;
+    struct arena *arena;           /* of the newest attachment that had one; NULL before, and for an observer */
+    uint64_t arenas;               /* ever mapped */
     struct attachment *attachment; /* NULL when the connection was lost and not replaced yet */
     uint64_t incarnation;          /* of the newest attachment; atomic */
 };
@@ -51,16 +56,22 @@ struct cairn_session {
 int session_check(const struct cairn_session *s, struct cairn_error *err);
 bool session_forked(const struct cairn_session *s);
 
-/* A reference to the live attachment; attaches anew when it was lost, trying again until retry_ns (at least once). */
-int session_attach(struct cairn_session *s, int64_t retry_ns, struct attachment **ret_attachment,
+#define SESSION_NO_LIMIT INT64_MAX
+/* A reference to the live attachment; attaches anew when it was lost, trying again until retry_ns (at least once).
+ * Nothing of it takes longer than limit_ns, and one try no longer than the session's timeout. */
+int session_attach(struct cairn_session *s, int64_t retry_ns, int64_t limit_ns, struct attachment **ret_attachment,
                    struct cairn_error *err);
+/* A failure to attach that may pass: the daemon starts, or has not seen yet that our old connection is gone. */
+bool session_may_pass(int code);
 /* A reference to the attachment if there is one; NULL otherwise. Connects to nobody. */
 struct attachment *session_attached(struct cairn_session *s);
 void session_detach(struct cairn_session *s, struct attachment *a); /* NULL is allowed */
 
-/* While the arena is held it stays mapped. ABORTED when it is gone already. */
-int attachment_hold_arena(struct cairn_session *s, struct attachment *a, struct cairn_error *err);
-void attachment_release_arena(struct cairn_session *s, struct attachment *a);
+/* While an arena is held it stays mapped, whatever happens to the connection. UNAVAILABLE when the attachment's is gone
+ * already. */
+int session_hold_arena(struct cairn_session *s, const struct attachment *a, struct arena **ret_arena,
+                       struct cairn_error *err);
+void session_release_arena(struct cairn_session *s, struct arena *arena); /* NULL is allowed */
 
 bool attachment_knows(struct cairn_session *s, struct attachment *a, struct hash128 digest);
 void attachment_learn(struct cairn_session *s, struct attachment *a, struct hash128 digest);

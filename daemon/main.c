@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cairnd: puts the parts together, in the order in which they stand on each other, and takes them apart in reverse. */
 #include "daemon/config.h"
+#include "daemon/fdstore.h"
 #include "daemon/io/log.h"
 #include "daemon/node/node.h"
 #include "daemon/peer/peer.h"
@@ -33,6 +34,8 @@ struct daemon {
     struct store *store;
     struct peer *peer;
     struct node *node;
+    struct node_kept_fd *kept; /* arenas of the daemon before, until the node has them */
+    unsigned nkept;
     int signal_fd;
     struct loop_op signal_op;
     struct signalfd_siginfo signal_info;
@@ -296,7 +299,11 @@ static int daemon_start_node(struct daemon *d, struct cairn_error *err)
                              .lease_ms = c->lease_ms,
                              .meta_ms = c->meta_timeout_ms,
                              .repair_mib_s = c->repair_mib_s,
-                             .repair_every_s = c->repair_every_s};
+                             .repair_every_s = c->repair_every_s,
+                             .keep_fd = fdstore_keep,
+                             .drop_fd = fdstore_drop,
+                             .kept = d->kept,
+                             .nkept = d->nkept};
     int r = node_new(&deps, &nc, &d->node, err);
 
     if (r == 0)
@@ -308,6 +315,8 @@ static int daemon_start(struct daemon *d, struct cairn_error *err)
 {
     int r = daemon_catch_signals(d, err);
 
+    if (r == 0)
+        r = fdstore_take(&d->kept, &d->nkept, err);
     if (r == 0 && getrandom(&d->start, sizeof d->start, 0) != sizeof d->start)
         r = cairn_fail_errno(err, errno, "draw a random number");
     if (r == 0)
@@ -316,6 +325,7 @@ static int daemon_start(struct daemon *d, struct cairn_error *err)
         r = daemon_start_peer(d, err);
     if (r == 0 && d->config.is_node)
         r = daemon_start_node(d, err);
+    free(TAKE_PTR(d->kept));
     if (r < 0)
         return r;
     d->started_ns = loop_now_ns(d->loop);

@@ -6,13 +6,15 @@
  *         |                    |                                          absent when read, late|  |  |
  *         |                    v                                                 or fenced      |  |  |
  *         |                ABORTING <-----------------------------------------------------------+  |  |
- *         v                    |  \--no answer after the deadline and a commit was sent-+          |  |
+ *         v                    |  \--no answer after the deadline-----------------------+          |  |
  *      ABORTED <---------------+                                                        v          |  |
  *         ^                                                                         UNDECIDED <----+  |
  *         +-----------------------decided otherwise, read back------------------------ COMMITTED <----+
  *
- * The ranks are told of an abort when it is chosen as long as no commit was sent: nobody else can commit it. Once a
- * commit was sent they are told what the metadata says, and nothing before it was read. */
+ * A coordinator that adopts a dead one's checkpoint begins in FILLING.
+ *
+ * The ranks are told what the metadata says, and nothing before it is known: from the intent on another coordinator may
+ * have taken the checkpoint over and committed it, without this one having noticed that its lease is gone. */
 #include "core/checkpoint/commit.h"
 
 #include <assert.h>
@@ -24,7 +26,8 @@
 
 #define MOVE(s_) (1u << COMMIT_##s_)
 static const unsigned commit_moves[COMMIT_STATES] = {
-    [COMMIT_INTENDING] = MOVE(FILLING) | MOVE(ABORTING) | MOVE(ABORTED),
+    /* COMMITTED: the intent was refused, for another coordinator has done all of it meanwhile */
+    [COMMIT_INTENDING] = MOVE(FILLING) | MOVE(ABORTING) | MOVE(ABORTED) | MOVE(COMMITTED),
     [COMMIT_FILLING] = MOVE(DRAINING) | MOVE(ABORTING),
     [COMMIT_DRAINING] = MOVE(ROOTING) | MOVE(ABORTING),
     [COMMIT_ROOTING] = MOVE(DECIDING) | MOVE(ABORTING),
@@ -59,10 +62,9 @@ bool commit_invariant(const struct commit *c)
     bool intent = c->intent || c->state == COMMIT_INTENDING || c->state >= COMMIT_ABORTING;
     bool drains = c->intent || c->ndurable == 0;
     bool root = !c->root || c->ndurable == c->world_size;
-    bool commit = c->commit_put ? c->root && c->intent : c->state != COMMIT_DECIDING && c->state != COMMIT_UNDECIDED;
-    bool told =
-        commit_ended(c) ? c->told && c->asked == 0 : !c->told || (c->state == COMMIT_ABORTING && !c->commit_put);
-    bool truth = !c->told || c->code < 0 || (c->state == COMMIT_COMMITTED && c->commit_put);
+    bool commit = c->commit_put ? c->root && c->intent : c->state != COMMIT_DECIDING;
+    bool told = commit_ended(c) ? c->told && c->asked == 0 : !c->told;
+    bool truth = !c->told || (c->code == 0) == (c->state == COMMIT_COMMITTED);
 
     return counts && intent && drains && root && commit && told && truth;
 }
@@ -88,13 +90,6 @@ static void commit_ask(struct commit *c, struct commit_effects *fx, int what)
     commit_do(fx, what);
 }
 
-static void commit_tell(struct commit *c, struct commit_effects *fx)
-{
-    if (!c->told)
-        commit_do(fx, COMMIT_TELL);
-    c->told = true;
-}
-
 struct span {
     char text[24];
 };
@@ -118,37 +113,39 @@ static void commit_end(struct commit *c, struct commit_effects *fx, int state)
 {
     commit_move(c, state);
     c->asked = 0;
-    commit_tell(c, fx);
+    c->told = true;
+    commit_do(fx, COMMIT_TELL);
     commit_do(fx, COMMIT_END);
 }
 
 static void commit_end_committed(struct commit *c, struct commit_effects *fx)
 {
-    if (!c->told)
-        commit_set_reason(c, 0, "");
+    commit_set_reason(c, 0, "");
     commit_end(c, fx, COMMIT_COMMITTED);
 }
 
 static void commit_end_aborted(struct commit *c, struct commit_effects *fx, const char *reason)
 {
-    if (!c->told && reason)
+    if (reason)
         commit_set_reason(c, CAIRN_E_ABORTED, reason);
     commit_end(c, fx, COMMIT_ABORTED);
 }
 
-/* The deadline has passed and the metadata is silent. Without a commit that was sent it can only be aborted: whoever
- * coordinates the job next finds the intent and says so. */
+/* The deadline has passed and the metadata is silent. Whoever coordinates the job next finds the intent and decides. */
 static void commit_give_up(struct commit *c, struct commit_effects *fx)
 {
     char text[COMMIT_REASON];
 
-    if (!c->commit_put) {
-        commit_end(c, fx, COMMIT_ABORTED);
-        return;
-    }
-    snprintf(text, sizeof text,
-             "whether step %llu is committed is not known: the metadata engine did not answer within %s",
-             (unsigned long long)c->step, commit_span(c).text);
+    if (c->commit_put)
+        snprintf(text, sizeof text,
+                 "whether step %llu is committed is not known: the metadata engine did not answer within %s",
+                 (unsigned long long)c->step, commit_span(c).text);
+    else
+        snprintf(text, sizeof text, "%.180s; the metadata engine did not answer whether it is aborted", c->reason);
+#ifdef CAIRN_BUG_SILENCE_IS_ABORT
+    commit_end_aborted(c, fx, text);
+    return;
+#endif
     commit_set_reason(c, CAIRN_E_UNAVAILABLE, text);
     commit_end(c, fx, COMMIT_UNDECIDED);
 }
@@ -170,8 +167,14 @@ static void commit_abort(struct commit *c, struct commit_effects *fx, int code, 
     commit_set_reason(c, code, reason);
     commit_move(c, COMMIT_ABORTING);
     commit_do(fx, COMMIT_STOP_DRAINS);
+#ifdef CAIRN_BUG_TELLS_ABORT_EARLY
     if (!c->commit_put)
-        commit_tell(c, fx);
+        commit_do(fx, COMMIT_TELL);
+#endif
+#ifdef CAIRN_BUG_TELLS_ABORT_OF_SENT_COMMIT
+    if (c->commit_put)
+        commit_do(fx, COMMIT_TELL);
+#endif
     /* An intent on its way is awaited: a decision without an intent, followed by the intent, would look odd to a
      * reader. */
     if (c->asked != COMMIT_WRITE_INTENT)
@@ -185,7 +188,11 @@ static void commit_progress(struct commit *c, struct commit_effects *fx)
         commit_move(c, COMMIT_FILLING);
     if (c->state == COMMIT_FILLING && c->nfilled == c->world_size)
         commit_move(c, COMMIT_DRAINING);
+#ifdef CAIRN_BUG_COMMITS_BEFORE_ALL
+    if (c->state == COMMIT_DRAINING && c->ndurable + 1 >= c->world_size) {
+#else
     if (c->state == COMMIT_DRAINING && c->ndurable == c->world_size) {
+#endif
         commit_move(c, COMMIT_ROOTING);
         commit_ask(c, fx, COMMIT_STORE_ROOT);
     }
@@ -225,10 +232,16 @@ static void commit_on_rank(struct commit *c, struct commit_effects *fx, const st
         commit_rank_to(c, e->rank, COMMIT_BEGUN);
     } else if (e->type == COMMIT_ON_FILLED && was == COMMIT_BEGUN) {
         commit_rank_to(c, e->rank, COMMIT_FILLED);
+#ifndef CAIRN_BUG_DRAINS_BEFORE_INTENT
         if (c->intent) /* before it a reader could not know what the fragments belong to */
+#endif
             commit_do(fx, COMMIT_START_DRAINS);
     } else if (e->type == COMMIT_ON_DURABLE && was == COMMIT_FILLED && c->intent) {
         commit_rank_to(c, e->rank, COMMIT_DURABLE);
+#ifdef CAIRN_BUG_COUNTS_TWICE
+    } else if (e->type == COMMIT_ON_DURABLE && was == COMMIT_DURABLE && c->ndurable < c->world_size) {
+        c->ndurable++;
+#endif
     } else if (e->type == COMMIT_ON_DROPPED && was < COMMIT_FILLED) {
         commit_rank_fails(c, fx, e, "gave up");
     } else if (e->type == COMMIT_ON_FAILED && was == COMMIT_FILLED) {
@@ -298,6 +311,18 @@ static void commit_on_decision(struct commit *c, struct commit_effects *fx, cons
     c->asked = 0;
     if (e->type == COMMIT_ON_APPLIED && commit)
         commit_end_committed(c, fx);
+#ifdef CAIRN_BUG_UNKNOWN_IS_APPLIED
+    else if (e->type == COMMIT_ON_UNKNOWN && commit)
+        commit_end_committed(c, fx);
+#endif
+#ifdef CAIRN_BUG_UNKNOWN_IS_FAILED
+    else if (e->type == COMMIT_ON_UNKNOWN && commit)
+        commit_end_aborted(c, fx, "no answer");
+#endif
+#ifdef CAIRN_BUG_REFUSED_IS_FINAL
+    else if (e->type == COMMIT_ON_REFUSED && commit)
+        commit_end_aborted(c, fx, "refused");
+#endif
     else if (e->type == COMMIT_ON_APPLIED)
         commit_end_aborted(c, fx, NULL);
     else if (e->type == COMMIT_ON_REFUSED)
@@ -311,6 +336,12 @@ static void commit_on_absent(struct commit *c, struct commit_effects *fx, bool f
     char text[COMMIT_REASON];
     unsigned long long step = c->step;
 
+#ifdef CAIRN_BUG_ABSENT_IS_ABORTED
+    if (c->state == COMMIT_DECIDING) {
+        commit_end_aborted(c, fx, "not there");
+        return;
+    }
+#endif
     if (c->state == COMMIT_ABORTING) {
         commit_again(c, fx, COMMIT_PUT_ABORT);
     } else if (fenced) {
@@ -327,7 +358,9 @@ static void commit_on_absent(struct commit *c, struct commit_effects *fx, bool f
 
 static void commit_on_read(struct commit *c, struct commit_effects *fx, const struct commit_event *e)
 {
-    if (c->asked != COMMIT_READ)
+    bool fate = e->type == COMMIT_ON_READ_COMMIT || e->type == COMMIT_ON_READ_ABORT;
+
+    if (c->asked != COMMIT_READ && !(fate && c->asked == COMMIT_WRITE_INTENT))
         return;
     c->asked = 0;
     if (e->type == COMMIT_ON_READ_COMMIT)

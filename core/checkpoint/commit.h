@@ -39,8 +39,8 @@ enum commit_event_type {
     COMMIT_ON_APPLIED,     /* the decision that was asked for is there */
     COMMIT_ON_REFUSED,     /* its compares did not hold */
     COMMIT_ON_UNKNOWN,     /* no answer: it may be there or not */
-    COMMIT_ON_READ_COMMIT,
-    COMMIT_ON_READ_ABORT, /* + reason */
+    COMMIT_ON_READ_COMMIT, /* also an answer to the intent: it was refused because there is a decision */
+    COMMIT_ON_READ_ABORT,  /* likewise; + reason */
     COMMIT_ON_READ_ABSENT,
     COMMIT_ON_READ_FENCED, /* absent, and a newer incarnation has pinned */
     COMMIT_ON_READ_FAILED,

@@ -31,7 +31,11 @@ static ptrdiff_t pin_candidate(const struct known *k, size_t n, uint64_t incarna
             continue;
         if (limit && known_compare(&k[i], limit) >= 0)
             continue;
+#ifdef CAIRN_BUG_PIN_TAKES_OLDEST
+        if (best < 0 || known_compare(&k[i], &k[best]) < 0)
+#else
         if (best < 0 || known_compare(&k[i], &k[best]) > 0)
+#endif
             best = (ptrdiff_t)i;
     }
     return best;
@@ -62,6 +66,9 @@ struct pin_move pin_next(const struct known *k, size_t n, const struct record_pi
         any |= k[i].fate == KNOWN_COMMITTED && k[i].incarnation <= incarnation;
         if (k[i].fate != KNOWN_UNDECIDED || k[i].incarnation >= incarnation)
             continue;
+#ifdef CAIRN_BUG_PIN_SKIPS_UNDECIDED
+        continue;
+#endif
         if (!k[i].under_way)
             return (struct pin_move){PIN_ABORT, (ptrdiff_t)i};
         wait = (ptrdiff_t)i;
@@ -76,7 +83,12 @@ struct pin_move pin_next(const struct known *k, size_t n, const struct record_pi
 
 struct record_pin pin_record(const struct record_pin *old, uint64_t incarnation, const struct known *tried)
 {
-    struct record_pin r = {.number = old ? old->number + 1 : 1, .incarnation = incarnation, .none = !tried};
+#ifdef CAIRN_BUG_PIN_NUMBER_KEPT
+    uint64_t number = 1;
+#else
+    uint64_t number = old ? old->number + 1 : 1;
+#endif
+    struct record_pin r = {.number = number, .incarnation = incarnation, .none = !tried};
 
     if (tried) {
         r.step = tried->step;

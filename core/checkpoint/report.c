@@ -29,6 +29,10 @@ unsigned report_events(const struct commit *c, const struct report *r,
         report_add(ret_events, &n, r, COMMIT_ON_BEGUN);
     if (r->state >= REPORT_FILLED && was < COMMIT_FILLED)
         report_add(ret_events, &n, r, COMMIT_ON_FILLED);
+#ifdef CAIRN_BUG_FILLED_IS_DURABLE
+    if (r->state == REPORT_FILLED)
+        report_add(ret_events, &n, r, COMMIT_ON_DURABLE);
+#endif
     if (r->state == REPORT_DURABLE)
         report_add(ret_events, &n, r, COMMIT_ON_DURABLE);
     else if (r->state == REPORT_FAILED)
@@ -42,7 +46,8 @@ int report_verdict(const struct commit *c)
         return VERDICT_UNDECIDED;
     if (c->told)
         return c->code == 0 ? VERDICT_COMMITTED : VERDICT_ABORTED;
-    return c->intent ? VERDICT_INTENT : VERDICT_NONE;
+    /* An abort that is chosen and not decided: nobody need begin to drain, and nothing is to be told yet. */
+    return c->intent && c->state != COMMIT_ABORTING ? VERDICT_INTENT : VERDICT_NONE;
 }
 
 uint32_t report_parent(uint32_t slot)

@@ -15,6 +15,9 @@
 
 static bool start_was_replaced(const struct record_incarnation *c, const char *start_id)
 {
+#ifdef CAIRN_BUG_START_ID_REUSED
+    return false;
+#endif
     for (uint32_t i = 0; i < c->nseen; i++)
         if (strcmp(c->seen[i], start_id) == 0)
             return true;
@@ -56,7 +59,9 @@ int start_decide(const struct record_incarnation *current, const struct start_re
     struct record_incarnation next = *current;
     if (started)
         start_remember(&next, current->start_id);
+#ifndef CAIRN_BUG_INCARNATION_KEPT
     next.incarnation++;
+#endif
     next.world_size = request->world_size;
     memset(next.start_id, 0, sizeof next.start_id);
     memcpy(next.start_id, request->start_id, strnlen(request->start_id, CAIRN_MAX_NAME));

@@ -96,5 +96,9 @@ unsigned cairn_place(const struct cairn_candidate *c, unsigned n, uint64_t key, 
     qsort(e, placed, sizeof e[0], by_place);
     for (unsigned i = 0; i < placed; i++)
         ret_order[i] = (unsigned)(e[i].c - c);
+#ifdef CAIRN_BUG_PLACED_TWICE
+    if (placed > 1)
+        ret_order[1] = ret_order[0];
+#endif
     return placed;
 }

@@ -25,8 +25,8 @@ struct fragment_key {
     int kind;            /* enum fragment_kind */
     uint32_t rank;       /* 0 for a root or a decision */
     uint32_t first_part; /* of the chunk; of a blob: the piece's number */
-    uint32_t attempt;
-    uint32_t index; /* 0 .. k-1 data, k .. k+m-1 parity; of a blob: 0 */
+    uint32_t attempt;    /* which striping of the chunk; of a blob: the first bytes of its SHA-256 */
+    uint32_t index;      /* 0 .. k-1 data, k .. k+m-1 parity; of a blob: 0 */
 };
 bool fragment_key_equal(const struct fragment_key *a, const struct fragment_key *b);
 

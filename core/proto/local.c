@@ -50,6 +50,24 @@ static const char *check_open(const void *message, size_t len)
     return NULL;
 }
 
+static const char *check_hand_back(const void *message, size_t len)
+{
+    const struct local_hand_back *m = message;
+
+    (void)len;
+    if (!TERMINATED(m, job) || !TERMINATED(m, start_id))
+        return unterminated;
+    return ZERO(m, pad) && ZERO(m, reserved) ? NULL : not_zero;
+}
+
+static const char *check_resume(const void *message, size_t len)
+{
+    const struct local_resume *m = message;
+
+    (void)len;
+    return m->save ? NULL : "save 0";
+}
+
 static const char *check_opened(const void *message, size_t len)
 {
     const struct local_opened *m = message;
@@ -217,12 +235,14 @@ static const struct kind requests[] = {
     [LOCAL_RESTORE_CLOSE] = {"RESTORE_CLOSE", sizeof(struct local_restore_close), 0, false, false, NULL},
     [LOCAL_QUERY] = {"QUERY", sizeof(struct local_query), 0, false, false, check_query},
     [LOCAL_COMMAND] = {"COMMAND", sizeof(struct local_command), 0, false, false, check_command},
+    [LOCAL_HAND_BACK] = {"HAND_BACK", sizeof(struct local_hand_back), 2, false, false, check_hand_back},
+    [LOCAL_RESUME] = {"RESUME", sizeof(struct local_resume), 0, false, false, check_resume},
 };
 
 static const struct kind answers[] = {
     [LOCAL_ERROR - LOCAL_ERROR] = {"ERROR", sizeof(struct local_error), 0, false, false, check_error},
     [LOCAL_OK - LOCAL_ERROR] = {"OK", sizeof(struct local_ok), 0, false, false, NULL},
-    [LOCAL_OPENED - LOCAL_ERROR] = {"OPENED", sizeof(struct local_opened), 1, true, false, check_opened},
+    [LOCAL_OPENED - LOCAL_ERROR] = {"OPENED", sizeof(struct local_opened), 2, true, false, check_opened},
     [LOCAL_GRANT - LOCAL_ERROR] = {"GRANT", sizeof(struct local_grant), 0, false, true, check_grant},
     [LOCAL_EVENT - LOCAL_ERROR] = {"EVENT", sizeof(struct local_event), 0, false, false, check_event},
     [LOCAL_TEXT - LOCAL_ERROR] = {"TEXT", sizeof(struct local_text), 0, false, false, check_text},

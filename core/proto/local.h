@@ -3,8 +3,12 @@
  * in the machine's own byte order (both ends run on it), descriptors beside it (SCM_RIGHTS).
  *
  *     client                         daemon
+ *     HAND_BACK + arena, ledger  ->                           after a daemon's restart, or a lost connection
+ *                                <-  OK                       or ERROR: then OPEN gives a new arena
  *     OPEN                       ->
- *                                <-  OPENED + arena           or ERROR
+ *                                <-  OPENED + arena, ledger   or ERROR; the arena that was handed back, by its id
+ *     RESUME save                ->                           for each save of that arena that is still wanted
+ *                                <-  OK, then EVENT as before, or ERROR: what became of it
  *     LAYOUT + memfd             ->                           once for each new layout
  *                                <-  OK                       or ERROR
  *     BEGIN step, layout         ->
@@ -44,10 +48,12 @@ enum local_type {
     LOCAL_RESTORE_CLOSE = 10, /* answered by OK */
     LOCAL_QUERY = 11,         /* answered by ANSWER */
     LOCAL_COMMAND = 12,       /* the same */
+    LOCAL_HAND_BACK = 13,     /* + arena memfd, ledger memfd; before OPEN; answered by OK */
+    LOCAL_RESUME = 14,        /* answered by OK */
 
     LOCAL_ERROR = 64,
     LOCAL_OK = 65,
-    LOCAL_OPENED = 66, /* + arena memfd, but for an observer */
+    LOCAL_OPENED = 66, /* + arena memfd, ledger memfd (read-only), but for an observer */
     LOCAL_GRANT = 67,
     LOCAL_EVENT = 68,
     LOCAL_TEXT = 69,
@@ -75,7 +81,7 @@ struct local_open {
     uint32_t world_size;
     uint32_t timeout_ms;
     uint64_t arena_bytes;
-    uint64_t reserved[8]; /* zero: an arena handed back, features */
+    uint64_t reserved[8]; /* zero: features */
 };
 struct local_opened {
     struct local_header h;
@@ -87,6 +93,17 @@ struct local_opened {
     char node[CAIRN_MAX_NAME + 1];
     uint8_t pad[7];
     uint64_t reserved[8];
+};
+/* Of an earlier OPENED, and for whom that was. OPEN must name the same job, start and rank. */
+struct local_hand_back {
+    struct local_header h;
+    char job[CAIRN_MAX_NAME + 1];      /* terminated */
+    char start_id[CAIRN_MAX_NAME + 1]; /* terminated */
+    uint8_t pad[2];
+    uint32_t rank;
+    uint32_t copying; /* threads that are writing to it now */
+    uint64_t arena_id;
+    uint64_t reserved[4];
 };
 /* The control area at the start of an arena. */
 #define LOCAL_FILLED_WORDS 256
@@ -125,6 +142,11 @@ struct local_grant {
 struct local_save { /* FILLED, WHY */
     struct local_header h;
     uint64_t save;
+};
+struct local_resume { /* a save that an earlier connection granted in the arena that was handed back */
+    struct local_header h;
+    uint64_t save;
+    uint64_t step;
 };
 struct local_drop {
     struct local_header h;

@@ -9,6 +9,8 @@
  * needs it. When the trainer dies the arena stays with the daemon; the rank's next process adopts it. The client can
  * write to every page at any time and can punch holes: the daemon only ever copies out of the mapping and trusts
  * nothing that it did not check on the copy.
+ *
+ * Beside it lies its ledger (arena_ledger.h): what another daemon needs to go on.
  */
 #ifndef CAIRN_DAEMON_NODE_ARENA_H
 #define CAIRN_DAEMON_NODE_ARENA_H
@@ -33,6 +35,23 @@ void shared_layout_unref(struct shared_layout *l); /* NULL allowed */
 
 struct arenas; /* all of this node, and the bound on their memory */
 
+/* Where descriptors are kept that the next daemon gets back; either may do nothing. */
+struct arena_keeper {
+    void (*keep)(void *arg, const char *name, int fd); /* fd stays the caller's */
+    void (*drop)(void *arg, const char *name);
+    void *arg;
+};
+
+/* Who asks for an arena. */
+struct arena_user {
+    const char *job, *start_id;
+    uint32_t rank, world_size;
+    uid_t uid;
+    int pid;
+    int pidfd; /* the caller's */
+    uint64_t bytes;
+};
+
 struct arena {
     unsigned refs; /* sessions, saves under way, reads */
     struct arenas *arenas;
@@ -41,7 +60,8 @@ struct arena {
     struct list waiting;   /* of struct arena_waiter */
     uint64_t id;           /* random */
     char job[CAIRN_MAX_NAME + 1];
-    uint32_t rank;
+    char start_id[CAIRN_MAX_NAME + 1]; /* of the process that used it last */
+    uint32_t rank, world_size;
     uid_t uid;       /* whose processes may adopt it */
     int fd;          /* the memfd */
     const char *map; /* of the whole, read-only */
@@ -53,7 +73,13 @@ struct arena {
     uint64_t next_save; /* ids of saves are never used twice in an arena */
     uint64_t words_busy[LOCAL_FILLED_WORDS / 64];
     bool attached;            /* a session uses it */
-    int last_pidfd;           /* of the process that used it last; -1 before the first */
+    bool unsure;              /* its process lived when pages that it may still be writing to were freed */
+    int last_pid;             /* of the process that used it last; 0 before the first */
+    uint64_t last_pid_start;  /* when that process began */
+    int last_pidfd;           /* the same process; -1 when it is gone */
+    int ledger_fd;            /* -1: none; the same file that is handed to the client */
+    void *ledger;             /* its mapping (core/proto/ledger.h); NULL: nothing is noted any more */
+    uint64_t generation;      /* of the ledger */
     struct loop_timer expire; /* while nobody does */
 };
 
@@ -65,7 +91,10 @@ struct snapshot {
     uint64_t save; /* id */
     uint64_t step;
     uint64_t incarnation;
-    uint32_t word; /* in the control area */
+    uint32_t word;    /* in the control area */
+    int slot;         /* in the ledger; -1 when it has no room for this one */
+    uint32_t attempt; /* the first that its fragments may carry */
+    void *owner;      /* who saves it; NULL when nobody does */
     struct shared_layout *layout;
     uint32_t *pages; /* of each part, as granted */
     bool *gone;      /* of each part: its page was given to another snapshot */
@@ -77,11 +106,22 @@ void arenas_free(struct arenas *arenas); /* only orphans may be left; NULL allow
 void arenas_usage(const struct arenas *arenas, uint64_t *ret_bytes, uint64_t *ret_limit);
 struct list *arenas_list(struct arenas *arenas); /* of struct arena */
 
+void arenas_set_keeper(struct arenas *arenas, const struct arena_keeper *keeper);
+/* The daemon stops: ledgers stay as they are, and so does what the keeper has. */
+void arenas_freeze(struct arenas *arenas);
 /* An arena of at least bytes for the rank: the one it left behind when that has the same size and owner and its process
  * has ended (a live one may still be copying into it), else a new one. The caller gets a reference and must detach and
  * unref. */
-int arenas_attach(struct arenas *arenas, const char *job, uint32_t rank, uid_t uid, int pidfd, uint64_t bytes,
-                  struct arena **ret_arena, struct cairn_error *err);
+int arenas_attach(struct arenas *arenas, const struct arena_user *user, struct arena **ret_arena,
+                  struct cairn_error *err);
+/* What the rank's process, or the keeper, handed back: the arena if it is here still, else a new object for the old
+ * memory, with a new ledger. copying: whether that process is writing to pages of saves that it began. user is NULL
+ * when nobody uses it yet. The caller gets a reference; with a user it must detach too. */
+struct arena_offer;
+int arenas_adopt(struct arenas *arenas, struct arena_offer *offer, const struct arena_user *user, bool copying,
+                 struct arena **ret_arena, struct cairn_error *err);
+/* Its end, not its socket's: a zombie is dead, a process whose children hold its socket is not. */
+bool process_ended(int pidfd);
 /* The session is over; the arena stays for its keep time. */
 void arena_detach(struct arena *arena);
 struct arena *arena_ref(struct arena *arena);
@@ -101,6 +141,8 @@ int snapshot_runs(const struct snapshot *s, struct local_run *runs, unsigned roo
 /* Whether the client has written this save's id into its word. */
 bool snapshot_is_filled(const struct snapshot *s);
 void snapshot_filled(struct snapshot *s);
+/* The whole shard is durable, the checkpoint is not decided. */
+void snapshot_shard_durable(struct snapshot *s);
 /* These parts are durable: their pages may be taken by later grants. Wakes waiters. */
 void snapshot_durable(struct snapshot *s, uint32_t first_part, uint32_t nparts);
 /* Nobody reads the pages for saving any more. keep: the checkpoint is committed, leave what is left for restores, and
@@ -119,6 +161,8 @@ void arena_wait_cancel(struct arena_waiter *w);
 /* The kept or filled snapshot of a checkpoint's shard on this node; NULL when there is none. */
 struct snapshot *arenas_find(struct arenas *arenas, const char *job, uint64_t step, uint64_t incarnation,
                              uint32_t rank);
+/* Of one arena, by id; NULL when there is none. */
+struct snapshot *arena_find(const struct arena *a, uint64_t save);
 /* Whether all these parts are still there. */
 bool snapshot_holds(const struct snapshot *s, uint32_t first_part, uint32_t nparts);
 

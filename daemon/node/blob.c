@@ -23,6 +23,10 @@ void sha256(const void *data, size_t len, uint8_t ret_digest[SHA256_LEN])
 }
 
 #define GRACE_MS 50
+uint32_t blob_attempt(const uint8_t digest[SHA256_LEN])
+{
+    return (uint32_t)digest[0] | (uint32_t)digest[1] << 8 | (uint32_t)digest[2] << 16 | (uint32_t)digest[3] << 24;
+}
 
 /* ---- put
  * ---------------------------------------------------------------------------------------------------------------------
@@ -302,6 +306,7 @@ static struct blob_writer *writer_new(struct links *links, const struct fragment
     w->grace = (struct loop_timer){.fire = waited, .arg = w};
     w->ref.len = len;
     sha256(data, len, w->ref.sha256);
+    w->key.attempt = key->kind == FRAGMENT_DECISION ? 0 : blob_attempt(w->ref.sha256);
     snprintf(w->stream.job, sizeof w->stream.job, "%s", key->job);
     w->stream.step = key->step;
     w->stream.incarnation = key->incarnation;
@@ -511,6 +516,7 @@ void blob_get(struct links *links, const struct fragment_key *key, const struct 
         abort(); /* a get that can neither succeed nor fail */
     b->links = links;
     b->key = *key;
+    b->key.attempt = key->kind == FRAGMENT_DECISION ? 0 : blob_attempt(ref->sha256);
     b->ref = *ref;
     b->pieces = (uint32_t)((ref->len + CAIRN_PART - 1) / CAIRN_PART);
     b->done = done;

@@ -10,9 +10,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define MAX_JOBS 256
 #define MAX_WHOLE 1024
+#define FRESH_MS 15000                             /* other nodes may still be storing what is late of a new one */
 #define WHOLE_NS ((uint64_t)6 * 3600 * 1000000000) /* what was whole is looked at again */
 
 struct whole { /* a checkpoint that lacked nothing */
@@ -86,6 +88,8 @@ static bool skip(void *arg, const struct listed *l)
     const struct care *c = arg;
     uint64_t id = id_of(l), peers = peers_hash(c), now = loop_now_ns(c->node->deps.loop);
 
+    if ((uint64_t)time(NULL) * 1000 < l->decision.created_unix_ms + FRESH_MS)
+        return true;
     for (unsigned i = 0; i < MAX_WHOLE; i++)
         if (c->whole[i].id == id && c->whole[i].peers == peers && now - c->whole[i].at_ns < WHOLE_NS)
             return true;

@@ -431,7 +431,8 @@ static void next_checkpoint(struct rebuild *r)
     ptrdiff_t known = view_find(&r->view, s->stream.step, s->stream.incarnation);
     r->why[0] = 0;
     r->try = r->at;
-    if (known >= 0 && r->view.known[known].fate == KNOWN_COMMITTED)
+    int fate = known >= 0 ? r->view.known[known].fate : KNOWN_UNDECIDED;
+    if (fate != KNOWN_UNDECIDED && fate != KNOWN_ABORTED)
         checkpoint_done(r, "present");
     else
         try_next(r);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* REPAIR: all committed checkpoints of a job (argument "all"), or one step. Peers read every fragment to find out. One
- * that is under way is waited for. */
+/* REPAIR: all committed checkpoints of a job (argument "all"), or one step. Peers read every fragment to find out. A
+ * repair that is under way is waited for. */
 #include "daemon/node/command_internal.h"
 #include "daemon/node/repair.h"
 

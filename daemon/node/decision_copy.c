@@ -54,8 +54,10 @@ bool decision_copy(struct jobs *jobs, const struct root *root, const struct blob
     struct copying *c = jobs->stopping ? NULL : calloc(1, sizeof *c);
     struct cairn_error err = CAIRN_ERROR_INIT;
 
-    if (!c)
+    if (!c || ref->len == 0) { /* the commit of another coordinator, learned by reading */
+        free(c);
         return false;
+    }
     if (encode(root, ref, &c->data, &err) < 0) {
         log_line(LOG_WARNING, "the decision of %s step %llu is not copied: %s", root->job,
                  (unsigned long long)root->step, err.message);

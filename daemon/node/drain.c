@@ -108,8 +108,8 @@ static unsigned live_peers(struct drain *d, bool of_stream)
     return links_takers(d->links, 0, of_stream ? &d->stream : NULL, takers);
 }
 
-/* No peer at all may pass; peers that all refuse this checkpoint will not change their minds. With few of those that
- * are registered, which says that this node is cut off or has just started, a stripe would be narrower than the cluster
+/* No peer at all may pass; peers that all refuse this checkpoint will not change their minds. With few of those that are
+ * registered, which says that this node is cut off or has just started, a stripe would be narrower than the cluster
  * allows: it waits, for the registrations of the dead expire. */
 static bool check_peers(struct drain *d, unsigned live)
 {
@@ -145,7 +145,7 @@ static bool cut_next(struct drain *d)
     if (!check_peers(d, live))
         return false;
     uint32_t k = cairn_chunk_parts(d->spec.layout, d->next_part, g.k);
-    if (!chunk_new(d, d->next_part, k, g.m, 0))
+    if (!chunk_new(d, d->next_part, k, g.m, d->spec.attempt))
         return false;
     d->next_part += k;
     return true;

@@ -26,6 +26,7 @@ struct drain_spec {
     const struct cairn_layout *layout; /* borrowed until done */
     const char *arena;                 /* address of page 0; borrowed until done */
     const uint32_t *pages;             /* of each part of the image; borrowed until done */
+    uint32_t attempt;                  /* of the first striping: lower ones may lie on peers already */
     uint32_t deadline_ms;              /* until done */
     void *arg;
     /* These parts are durable, and their pages are not read any more. */

@@ -5,6 +5,7 @@
 #define CAIRN_DAEMON_NODE_INTERNAL_H
 
 #include "daemon/node/arena.h"
+#include "daemon/node/arena_offer.h"
 #include "daemon/node/jobs.h"
 #include "daemon/node/node.h"
 
@@ -35,7 +36,8 @@ struct node {
     struct list sessions;
     unsigned nsessions;
     struct list work; /* struct node_work */
-    uint64_t next_id; /* of sessions and restores */
+    struct list recoveries; /* of struct recovery: arenas whose saves wait for their job */
+    uint64_t next_id;       /* of sessions and restores */
     uint64_t windows_used_bytes;
     bool stopping;
     void (*stopped)(void *arg);
@@ -78,10 +80,15 @@ struct session {
 
     char job[CAIRN_MAX_NAME + 1];
     uint32_t rank, world_size;
-    uint64_t arena_bytes;  /* asked for */
+    uint64_t arena_bytes; /* asked for */
+    char start_id[CAIRN_MAX_NAME + 1];
     struct member *member; /* NULL for an observer */
     struct arena *arena;
-    struct list layouts; /* of struct shared_layout, newest first */
+    bool arena_used;           /* attached to it */
+    bool offering;             /* a HAND_BACK is being read */
+    struct arena_offer *offer; /* what was handed back, until OPEN */
+    bool copying;              /* its process was writing to it then */
+    struct list layouts;       /* of struct shared_layout, newest first */
     unsigned nlayouts;
     struct list saves;    /* of struct session_save */
     struct list restores; /* of struct restore */
@@ -98,15 +105,31 @@ void session_send(struct session *s, const void *message, size_t len, const int 
 void session_answer_error(struct session *s, uint32_t id, int code, const struct cairn_error *err);
 void session_answer_ok(struct session *s, uint32_t id);
 
+/* ---- session_back.c: arenas that come back --------------------------------------------------- */
+void session_on_hand_back(struct session *s, const struct local_hand_back *m, int *fds); /* takes fds on success */
+/* The session's arena: the one that was handed back, or a new one. */
+int session_get_arena(struct session *s, struct cairn_error *err);
+
+/* ---- recover.c: arenas from the descriptor store --------------------------------------------- */
+/* Descriptors that an earlier daemon gave to the keeper. Takes them. */
+void node_recover(struct node *node, const struct node_kept_fd *fds, unsigned n);
+void node_recover_stop(struct node *node);
+
 /* ---- restore.c: also for answers ------------------------------------------------------------- */
 int sealed_memfd(const char *name, const void *data, size_t len, int *ret_fd, struct cairn_error *err);
 
-/* ---- session_save.c: layouts, grants, filled snapshots --------------------------------------- */
-void session_on_layout(struct session *s, const struct local_layout *m, int fd); /* takes fd */
+/* ---- session_layout.c ------------------------------------------------------------------------ */
+void session_on_layout(struct session *s, const struct local_layout *m, int fd);           /* takes fd */
+struct shared_layout *session_find_layout(struct session *s, uint64_t low, uint64_t high); /* borrowed; NULL: unknown */
+
+/* ---- session_save.c: grants, filled snapshots ------------------------------------------------ */
 void session_on_begin(struct session *s, const struct local_begin *m);
 void session_on_filled(struct session *s, const struct local_save *m);
 void session_on_drop(struct session *s, const struct local_drop *m);
 void session_on_why(struct session *s, const struct local_save *m);
+void session_on_resume(struct session *s, const struct local_resume *m);
+/* Saves of an arena that came back go on: for s, or for nobody (then member is the rank's for now). */
+void saves_go_on(struct session *s, struct arena *arena, struct member *member);
 /* The session is over: what is filled goes on, the rest is dropped. */
 void session_leave_saves(struct session *s);
 

@@ -124,10 +124,10 @@ static bool decide_outdated(struct decider *d, int what)
 {
     const struct job *job = d->job;
 
-    if (what == COMMIT_WRITE_INTENT && d->incarnation != job->inc.incarnation)
-        decide_event_because(d, COMMIT_ON_INTENT_REFUSED, CAIRN_E_FENCED, "a newer start of the job took over");
-    else if (what == COMMIT_WRITE_INTENT && !job->held)
+    if (what == COMMIT_WRITE_INTENT && !job->held) /* first: who does not hold the job cannot say that nobody commits */
         decide_event(d, COMMIT_ON_INTENT_UNKNOWN); /* the lease is being renewed: in a while */
+    else if (what == COMMIT_WRITE_INTENT && d->incarnation != job->inc.incarnation)
+        decide_event_because(d, COMMIT_ON_INTENT_REFUSED, CAIRN_E_FENCED, "a newer start of the job took over");
     else if (what == COMMIT_PUT_COMMIT && (!job->held || (job->pin_revision && job->pin.incarnation > d->incarnation)))
         decide_event(d, COMMIT_ON_REFUSED); /* the reading that follows says more */
     else
@@ -183,20 +183,21 @@ static void decide_ask(struct decider *d, int what, bool again)
 
 /* ---- answers --------------------------------------------------------------------------------- */
 
-/* Why an intent was refused: for good, or only because a revision that it compared has moved. */
+/* Why an intent was refused: for good, or only because a revision that it compared has moved. Another coordinator may
+ * have intended the checkpoint, or decided it, before this one noticed that its lease is gone. */
 static void decide_intent_refused(struct decider *d, const struct view *v)
 {
     ptrdiff_t at = view_find(v, d->step, d->incarnation);
     char why[WIRE_TEXT];
 
-    if (v->inc.incarnation != d->incarnation) {
+    if (at >= 0 && v->known[at].fate == KNOWN_COMMITTED) {
+        decide_event(d, COMMIT_ON_READ_COMMIT);
+    } else if (at >= 0 && v->known[at].fate == KNOWN_ABORTED) {
+        decide_event_because(d, COMMIT_ON_READ_ABORT, 0, v->decisions[at].reason);
+    } else if (at < 0 && v->inc.incarnation != d->incarnation) {
         snprintf(why, sizeof why, "start %s (incarnation %llu) took over", v->inc.start_id,
                  (unsigned long long)v->inc.incarnation);
         decide_event_because(d, COMMIT_ON_INTENT_REFUSED, CAIRN_E_FENCED, why);
-    } else if (at >= 0 && v->known[at].fate != KNOWN_UNDECIDED) {
-        snprintf(why, sizeof why, "step %llu of incarnation %llu is %s already", (unsigned long long)d->step,
-                 (unsigned long long)d->incarnation, known_fate_name(v->known[at].fate));
-        decide_event_because(d, COMMIT_ON_INTENT_REFUSED, CAIRN_E_EXISTS, why);
     } else {
         decide_event(d, COMMIT_ON_INTENT_UNKNOWN);
     }
@@ -551,8 +552,8 @@ static void decide_adopt(struct job *job, const struct known *k, const struct re
         run_report(run, true);
 }
 
-/* The newest decisions, oldest first: late reports of theirs are answered. */
-static void job_remember_decisions(struct job *job, const struct view *v)
+/* Oldest first: the newest stay. */
+void job_remember_decisions(struct job *job, const struct view *v)
 {
     size_t first = v->n > JOB_REMEMBERED ? v->n - JOB_REMEMBERED : 0;
 
@@ -566,7 +567,6 @@ static void job_remember_decisions(struct job *job, const struct view *v)
 
 void job_adopt(struct job *job, const struct view *v)
 {
-    job_remember_decisions(job, v);
     for (size_t i = 0; i < v->n; i++) {
         const struct known *k = &v->known[i];
         if (k->fate == KNOWN_UNDECIDED && !job_find_decider(job, k->step, k->incarnation) &&

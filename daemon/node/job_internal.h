@@ -46,6 +46,7 @@ struct jobs {
     struct meta_req lease_req;
     struct loop_timer lease_timer;
     unsigned posts; /* of requests that only wait for their done() */
+    bool leaving;   /* sessions that end now end because the daemon does: nothing is given up for them */
     bool stopping;
     void (*stopped)(void *arg);
     void *stopped_arg;
@@ -264,6 +265,7 @@ struct rank_save {
     const struct cairn_layout *layout;
     const char *arena;
     const uint32_t *pages;
+    uint32_t attempt; /* the first of its fragments */
     int state;       /* enum report_state */
     bool unreported; /* the coordinator was not told of the state */
     struct shard_ref ref;
@@ -326,8 +328,10 @@ struct decider {
 struct decider *job_find_decider(const struct job *job, uint64_t step, uint64_t incarnation);
 /* One rank's state, from this node or another. */
 void job_decide(struct job *job, uint64_t step, uint64_t incarnation, const struct crew_entry *e);
-/* Takes up what another coordinator left undecided, and remembers what is decided. */
+/* Takes up what another coordinator left undecided. */
 void job_adopt(struct job *job, const struct view *v);
+/* The newest decisions: late reports, and ranks that come back, are answered by them. */
+void job_remember_decisions(struct job *job, const struct view *v);
 /* Of all its ranks' states what is not durable is lost. */
 void job_crew_lost(struct job *job, const struct crew_node *node);
 /* Ranks that nobody has spoken for in a while, though they had begun, are lost: their daemon was restarted. */

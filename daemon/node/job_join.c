@@ -120,7 +120,8 @@ void jobs_join(struct jobs *jobs, struct join_request *request)
     uint32_t timeout_ms = r->timeout_ms ? r->timeout_ms : jobs->config.meta_ms;
     struct cairn_error err = CAIRN_ERROR_INIT;
 
-    r->own = (struct jobs_request){.jobs = jobs, .err = CAIRN_ERROR_INIT, .arrived_ns = loop_now_ns(jobs->deps.loop)};
+    r->own = (struct jobs_request){
+        .jobs = jobs, .err = CAIRN_ERROR_INIT, .arrived_ns = loop_now_ns(jobs->deps.loop)};
     list_init(&r->own.link);
     r->own.deadline = (struct loop_timer){.fire = join_late, .arg = r};
     r->own.post = (struct loop_post){.run = join_posted, .arg = r};
@@ -413,7 +414,7 @@ void member_leave(struct member *member)
         struct rank_save *save = container_of(it, struct rank_save, link);
         list_remove(&save->link);
         save->member = NULL;
-        if (save->state < REPORT_FILLED)
+        if (save->state < REPORT_FILLED && !job->jobs->leaving)
             rank_save_dropped(save, "its session ended before its snapshot was complete");
     }
     list_remove(&member->link);

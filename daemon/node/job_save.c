@@ -108,6 +108,7 @@ static void save_start_drain(struct rank_save *save)
                               .layout = save->layout,
                               .arena = save->arena,
                               .pages = save->pages,
+                              .attempt = save->attempt,
                               .deadline_ms = job->jobs->config.checkpoint_ms,
                               .arg = save,
                               .durable = save_parts_durable,
@@ -196,28 +197,24 @@ static int save_check_run(const struct run *run, const struct member *m, struct 
     return 0;
 }
 
-int save_begin(struct member *member, uint64_t step, const struct save_events *events, void *arg,
-               struct rank_save **ret_save, struct cairn_error *err)
+/* Fragments of two starts of a daemon never have one name: a save that is made again under the same step must not be mixed
+ * with what the start before left on the peers. 24 bits of the start, 256 attempts. */
+static uint32_t jobs_first_attempt(const struct jobs *jobs)
 {
-    int r = save_check_member(member, step, err);
-    if (r < 0)
-        return r;
-    struct run *run = job_find_run(member->job, step, member->incarnation);
-    r = run ? save_check_run(run, member, err) : save_check_new(member->job, step, err);
-    if (r < 0)
-        return r;
+    return (uint32_t)(jobs->config.start & 0xffffff) << 8;
+}
+
+static int save_enlist(struct member *member, struct run *run, uint32_t attempt, const struct save_events *events,
+                       void *arg, struct rank_save **ret_save, struct cairn_error *err)
+{
     struct rank_save *save = calloc(1, sizeof *save);
+
     if (!save)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a save");
-    if (!run)
-        r = run_new(member->job, step, &run, err);
-    if (r < 0) {
-        free(save);
-        return r;
-    }
     save->run = run;
     save->member = member;
     save->rank = member->rank;
+    save->attempt = jobs_first_attempt(member->job->jobs) + attempt;
     save->pin_number = member->pin_number;
     save->events = *events;
     save->arg = arg;
@@ -232,6 +229,53 @@ int save_begin(struct member *member, uint64_t step, const struct save_events *e
         save_post(save);
     *ret_save = save;
     return 0;
+}
+
+int save_begin(struct member *member, uint64_t step, const struct save_events *events, void *arg,
+               struct rank_save **ret_save, struct cairn_error *err)
+{
+    int r = save_check_member(member, step, err);
+    if (r < 0)
+        return r;
+    struct run *run = job_find_run(member->job, step, member->incarnation);
+    r = run ? save_check_run(run, member, err) : save_check_new(member->job, step, err);
+    if (r == 0 && !run)
+        r = run_new(member->job, step, &run, err);
+    return r < 0 ? r : save_enlist(member, run, 0, events, arg, ret_save, err);
+}
+
+int save_fate(const struct member *member, uint64_t step, struct cairn_error *err)
+{
+    const struct job *job = member->job;
+    const struct remembered *m = job_recall(job, step, member->incarnation);
+
+    if (m && m->committed)
+        return 1;
+    if (m)
+        return cairn_fail(err, CAIRN_E_ABORTED, "job %s: step %llu was given up: %s", job->name,
+                          (unsigned long long)step, m->reason);
+    return cairn_fail(err, CAIRN_E_NOT_FOUND, "job %s: what became of step %llu is not known here", job->name,
+                      (unsigned long long)step);
+}
+
+int save_resume(struct member *member, uint64_t step, uint32_t attempt, const struct save_events *events, void *arg,
+                struct rank_save **ret_save, struct cairn_error *err)
+{
+    struct job *job = member->job;
+    struct run *run = job_find_run(job, step, member->incarnation);
+    int r = save_check_member(member, step, err);
+
+    if (r < 0)
+        return r;
+    if (run) {
+        r = save_check_run(run, member, err);
+    } else { /* whether its step was decided without it is the coordinator's to say */
+        r = save_fate(member, step, err);
+        if (r != CAIRN_E_NOT_FOUND)
+            return r;
+        r = run_new(job, step, &run, err);
+    }
+    return r < 0 ? r : save_enlist(member, run, attempt, events, arg, ret_save, err);
 }
 
 /* ---- filled, dropped, asked ------------------------------------------------------------------ */

@@ -226,6 +226,7 @@ static void job_read_done(struct meta_req *req, const struct cairn_meta_result *
         job->read_ns = loop_now_ns(job->jobs->deps.loop);
         job_learn(job, &v);
         job->decided = known_last_decided(v.known, v.n, v.inc.incarnation, &job->last_decided);
+        job_remember_decisions(job, &v);
         job_learn_coordinator(job, &v);
         job->valid = true;
         if (job->held)
@@ -479,6 +480,11 @@ void jobs_maybe_stopped(struct jobs *jobs)
     loop_defer(jobs->deps.loop, &jobs->stop_post);
 }
 
+void jobs_leave(struct jobs *jobs)
+{
+    jobs->leaving = true;
+}
+
 void jobs_stop(struct jobs *jobs, void (*done)(void *arg), void *arg)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -493,7 +499,7 @@ void jobs_stop(struct jobs *jobs, void (*done)(void *arg), void *arg)
     list_for_each (it, &jobs->jobs) {
         struct job *job = container_of(it, struct job, link);
         loop_timer_cancel(jobs->deps.loop, &job->retry);
-        job_fail_joins(job, r, &err);
+            job_fail_joins(job, r, &err);
         job_drop_deciders(job);
         job_crew_dismiss(job);
         job_crew_stop(job);

@@ -42,6 +42,8 @@ int jobs_new(const struct jobs_deps *deps, const struct jobs_config *config, str
  * CAIRN_E_ABORTED and saves fail with it before done; then jobs and members are gone. Checkpoints that are held stay.
  */
 void jobs_stop(struct jobs *jobs, void (*done)(void *arg), void *arg);
+/* Before sessions are closed for a stop: saves that are not filled are not given up, the next daemon may go on with them. */
+void jobs_leave(struct jobs *jobs);
 
 struct jobs_request { /* what a request below embeds for jobs to use; the caller need not set it */
     struct jobs *jobs;
@@ -95,6 +97,13 @@ struct save_events {
  * renewed). On success ended() will come exactly once. */
 int save_begin(struct member *member, uint64_t step, const struct save_events *events, void *arg,
                struct rank_save **ret_save, struct cairn_error *err);
+/* For a snapshot that was granted under another daemon: joins the step's checkpoint, whose coordinator may be waiting for
+ * it. Returns 0 as save_begin does, 1 when the step is committed already (then there is no save), or an error: ABORTED
+ * with why the step was given up, FENCED, STALE_PIN. attempt: the first that its fragments may carry. */
+int save_resume(struct member *member, uint64_t step, uint32_t attempt, const struct save_events *events, void *arg,
+                struct rank_save **ret_save, struct cairn_error *err);
+/* What became of a step that is not under way: 1 committed, ABORTED with why, or NOT_FOUND. */
+int save_fate(const struct member *member, uint64_t step, struct cairn_error *err);
 /* The snapshot is complete and immutable; layout, arena and pages are borrowed until ended(). */
 void save_filled(struct rank_save *save, const struct cairn_layout *layout, const char *arena, const uint32_t *pages);
 /* The rank gives up before filled. */

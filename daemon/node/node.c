@@ -140,6 +140,8 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
     int r = arenas_new(n->deps.loop, c->arena_max_bytes, c->arena_keep_s, &n->arenas, err);
 
     if (r == 0)
+        arenas_set_keeper(n->arenas, &(struct arena_keeper){c->keep_fd, c->drop_fd, c->keep_arg});
+    if (r == 0)
         r = node_listen(n, err);
     if (r == 0)
         r = links_new(&ld, &lc, &n->links, err);
@@ -167,6 +169,7 @@ int node_new(const struct node_deps *deps, const struct node_config *config, str
     n->next_id = 1;
     list_init(&n->sessions);
     list_init(&n->work);
+    list_init(&n->recoveries);
     n->accept_again = (struct loop_timer){.fire = node_accept_again, .arg = n};
     n->id = strdup(config->id);
     n->socket_path = strdup(config->socket_path);
@@ -178,6 +181,8 @@ int node_new(const struct node_deps *deps, const struct node_config *config, str
     }
     n->config.id = n->id;
     n->config.socket_path = n->socket_path;
+    n->config.kept = NULL; /* the caller's array */
+    node_recover(n, config->kept, config->nkept);
     node_accept(n);
     *ret_node = n;
     return 0;
@@ -236,6 +241,9 @@ void node_stop(struct node *n, void (*done)(void *arg), void *arg)
         struct node_work *w = container_of(it, struct node_work, link);
         w->stop(w);
     }
+    arenas_freeze(n->arenas); /* what is not durable yet stays for the next daemon */
+    jobs_leave(n->jobs);
+    node_recover_stop(n);
     list_for_each_safe (it, &n->sessions)
         session_close(container_of(it, struct session, link), "cairnd stops");
     if (n->accept_op.in_flight)

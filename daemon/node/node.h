@@ -12,6 +12,10 @@
 #include <jansson.h>
 
 struct node;
+struct node_kept_fd {
+    char name[64];
+    int fd;
+};
 struct node_config {
     const char *id;
     const char *socket_path;
@@ -27,10 +31,16 @@ struct node_config {
     const char *domain; /* failure domain; "" */
     uint32_t fragment_late_ms, sync_late_ms, connect_ms, backoff_ms;
     uint32_t checkpoint_ms, lease_ms, meta_ms;
-    uint32_t repair_mib_s;      /* read and written by a repair */
-    uint32_t repair_every_s;    /* between two looks at what there is to repair; 0: when asked */
+    uint32_t repair_mib_s;   /* read and written by a repair */
+    uint32_t repair_every_s; /* between two looks at what there is to repair; 0: when asked */
     struct retention retention; /* of jobs without a rule */
     uint32_t retention_ms;
+    /* The keeper of descriptors (systemd's store); each may be NULL. */
+    void (*keep_fd)(void *arg, const char *name, int fd);
+    void (*drop_fd)(void *arg, const char *name);
+    void *keep_arg;
+    const struct node_kept_fd *kept; /* what it had from the daemon before; taken by node_new when that succeeds */
+    unsigned nkept;
 };
 struct node_deps {
     struct loop *loop;

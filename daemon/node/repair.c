@@ -325,6 +325,8 @@ static bool copies_step(struct repair *r)
         if (!b->data)
             return copies_step(r);
     }
+    if (b->key.kind != FRAGMENT_DECISION)
+        b->key.attempt = blob_attempt(b->ref->sha256);
     snprintf(b->key.job, sizeof b->key.job, "%s", r->c->root.job);
     snprintf(b->key.node, sizeof b->key.node, "%s", node);
     r->copying = true;
@@ -412,11 +414,12 @@ static void held(struct hold_waiter *w, int code, const struct cairn_error *err)
     }
 }
 
+/* Also one that is committed, and whose late fragments are still being stored. */
 static bool under_way(struct repair *r, const struct listed *l)
 {
     const struct job *job = jobs_find(r->node->jobs, l->job);
 
-    return job && job_works_on(job, l->step, l->incarnation);
+    return job && (job_find_run(job, l->step, l->incarnation) || job_find_decider(job, l->step, l->incarnation));
 }
 
 /* False when there is none left. */

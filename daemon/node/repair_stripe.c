@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define ROOM ((uint64_t)16 << 20) /* a peer with less is full */
+
 static unsigned count_of(const struct stripe_repair *s)
 {
     return (unsigned)s->c->k + s->c->m;
@@ -74,9 +76,11 @@ static void survey_end(struct stripe_repair *s)
 {
     struct repair_peer peers[REPAIR_MAX_PEERS + 1] = {{.domain = ""}};
 
-    for (unsigned i = 0; i < s->nall; i++)
-        peers[i] = (struct repair_peer){link_record(s->all[i])->domain,
-                                        link_usable(s->all[i], &s->stream) && link_state_of(s->all[i]) == LINK_UP};
+    for (unsigned i = 0; i < s->nall; i++) {
+        const struct record_peer *r = link_record(s->all[i]);
+        bool well = link_usable(s->all[i], &s->stream) && link_state_of(s->all[i]) == LINK_UP;
+        peers[i] = (struct repair_peer){r->domain, well && r->free_bytes > ROOM};
+    }
     peers[s->nall] = (struct repair_peer){"", false}; /* all that are away */
     for (unsigned i = 0; i < count_of(s); i++) {
         if (s->holder[i] != REPAIR_NOWHERE)
@@ -431,7 +435,7 @@ static void order_links(struct stripe_repair *s)
 
     for (unsigned i = 0; i < n; i++) {
         const struct record_peer *r = link_record(all[i]);
-        c[i] = (struct cairn_candidate){r->id, r->domain, (double)(r->total_bytes >> 20) + 1, CAIRN_ELSEWHERE};
+        c[i] = (struct cairn_candidate){.id = r->id, .domain = r->domain, .weight = (double)(r->total_bytes >> 20) + 1};
     }
     n = cairn_place(c, n, s->key.step * 1000003 + s->key.first_part, order);
     s->nall = 0;

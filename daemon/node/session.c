@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A session: one client's connection.
  *
- * accept -> OPEN -> jobs_join -> arena -> OPENED -> requests ... -> end of file, death of the process, or a broken rule
+ * accept -> (HAND_BACK ->) OPEN -> jobs_join -> arena -> OPENED -> requests ... -> end of file, death of the process,
+ * or a broken rule
  *
  * The process is watched by a pidfd: the end of the socket is no proof of its death (children inherit descriptors), and
  * its death ends the session though a child still holds the socket. Whatever a client sends, the worst it can do is
@@ -15,6 +16,7 @@
 #include "daemon/io/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -141,10 +143,8 @@ static void session_free(struct session *s)
         list_remove(il);
         shared_layout_unref(container_of(il, struct shared_layout, link));
     }
-    if (s->arena) {
-        arena_detach(s->arena);
-        arena_unref(s->arena);
-    }
+    arena_unref(s->arena);
+    arena_offer_free(s->offer);
     if (s->fd >= 0)
         close(s->fd);
     if (s->pidfd >= 0)
@@ -171,6 +171,9 @@ void session_close(struct session *s, const char *why)
              s->rank, why);
     session_leave_restores(s);
     session_leave_saves(s);
+    if (s->arena_used)
+        arena_detach(s->arena); /* now, not when the last answer is gone: the process may be handing it back already */
+    s->arena_used = false;
     if (s->member) {
         member_leave(s->member);
         s->member = NULL;
@@ -197,15 +200,17 @@ struct opening {
 static void session_answer_opened(struct session *s, uint32_t id)
 {
     struct local_opened m = {.session = s->id};
-    int fd = -1;
+    int fds[2] = {-1, -1};
 
     local_header_init(&m.h, LOCAL_OPENED, sizeof m, id);
     snprintf(m.node, sizeof m.node, "%s", s->node->id);
     if (s->arena) {
-        fd = dup(s->arena->fd);
-        if (fd < 0) {
+        fds[0] = fcntl(s->arena->fd, F_DUPFD_CLOEXEC, 0);
+        fds[1] = fds[0] < 0 ? -1 : fcntl(s->arena->ledger_fd, F_DUPFD_CLOEXEC, 0);
+        if (fds[1] < 0) {
             struct cairn_error err = CAIRN_ERROR_INIT;
-            int r = cairn_fail_errno(&err, errno, "duplicate the arena's descriptor");
+            int r = cairn_fail_errno(&err, errno, "duplicate the arena's descriptors");
+            close_fds(fds, fds[0] >= 0);
             session_answer_error(s, id, r, &err);
             return;
         }
@@ -215,7 +220,7 @@ static void session_answer_opened(struct session *s, uint32_t id)
         m.control_bytes = ARENA_CONTROL;
     }
     s->opened = true;
-    session_send(s, &m, sizeof m, &fd, fd >= 0 ? 1 : 0);
+    session_send(s, &m, sizeof m, fds, fds[1] >= 0 ? 2 : 0);
 }
 
 static void session_joined(struct join_request *r, int code, const struct cairn_error *join_err, struct member *member)
@@ -230,7 +235,7 @@ static void session_joined(struct join_request *r, int code, const struct cairn_
         member_leave(member);
     } else if (code == 0) {
         s->member = member;
-        code = arenas_attach(s->node->arenas, s->job, s->rank, s->uid, s->pidfd, s->arena_bytes, &s->arena, &err);
+        code = session_get_arena(s, &err);
         if (code == 0) {
             session_answer_opened(s, o->id);
         } else {
@@ -266,6 +271,7 @@ static int session_start_join(struct session *s, const struct local_open *m, str
     *o = (struct opening){.session = s, .id = m->h.id};
     snprintf(o->join.job, sizeof o->join.job, "%s", m->job);
     snprintf(o->join.start_id, sizeof o->join.start_id, "%s", m->start_id);
+    snprintf(s->start_id, sizeof s->start_id, "%s", m->start_id);
     o->join.rank = m->rank;
     o->join.world_size = m->world_size;
     o->join.take_over = m->flags & CAIRN_TAKE_OVER;
@@ -285,6 +291,8 @@ static void session_on_open(struct session *s, const struct local_open *m)
 
     if (s->opened || s->opening)
         r = cairn_fail(&err, CAIRN_E_PROTOCOL, "the session is open already");
+    else if (s->offering)
+        r = cairn_fail(&err, CAIRN_E_PROTOCOL, "OPEN came before HAND_BACK was answered");
     else if (m->flags & ~(uint32_t)(CAIRN_OBSERVER | CAIRN_TAKE_OVER))
         r = cairn_fail(&err, CAIRN_E_UNSUPPORTED, "open with flags 0x%x: this cairnd knows 0x%x", m->flags,
                        CAIRN_OBSERVER | CAIRN_TAKE_OVER);
@@ -322,7 +330,7 @@ static void session_dispatch(struct session *s, int type, const void *m, int *fd
 {
     uint32_t id = ((const struct local_header *)m)->id;
 
-    if (type != LOCAL_OPEN && !s->opened) {
+    if (type != LOCAL_OPEN && type != LOCAL_HAND_BACK && !s->opened) {
         session_close(s, "it sent a request before OPEN");
         return;
     }
@@ -349,6 +357,13 @@ static void session_dispatch(struct session *s, int type, const void *m, int *fd
     case LOCAL_WHY:
         if (session_is_rank(s, id))
             session_on_why(s, m);
+        break;
+    case LOCAL_HAND_BACK:
+        session_on_hand_back(s, m, fds);
+        break;
+    case LOCAL_RESUME:
+        if (session_is_rank(s, id))
+            session_on_resume(s, m);
         break;
     case LOCAL_LATEST:
         session_on_latest(s, m);

@@ -13,13 +13,8 @@
 #include "core/model/units.h"
 #include "daemon/io/log.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 struct session_save {
     struct list link;             /* in session, while that lives */
@@ -36,142 +31,10 @@ struct session_save {
     bool failed;
     bool ended;       /* the job does not read the pages any more */
     bool client_done; /* the client does not write them any more */
+    int state;        /* enum cairn_save_state that was reached last */
     struct arena_waiter waiter;
     struct loop_timer patience; /* how long it may wait for room */
 };
-
-/* ---- layouts --------------------------------------------------------------------------------------------------------
- */
-
-struct layout_job {
-    struct worker_job job;
-    struct session *session;
-    uint32_t id;
-    int fd;
-    uint64_t len;
-    struct hash128 digest;
-    struct shared_layout *layout;
-    int code;
-    struct cairn_error err;
-};
-
-/* Copies the table out of the client's memfd before anything looks at it: the client may go on writing to it. */
-static int layout_read(int fd, uint64_t len, void *buf, struct cairn_error *err)
-{
-    struct stat st;
-
-    if (fstat(fd, &st) < 0)
-        return cairn_fail_errno(err, errno, "look at the layout's descriptor");
-    if (!S_ISREG(st.st_mode) || fcntl(fd, F_GET_SEALS) < 0)
-        return cairn_fail(err, CAIRN_E_INVAL, "the layout's descriptor is no memfd");
-    if ((uint64_t)st.st_size < len)
-        return cairn_fail(err, CAIRN_E_INVAL, "the layout's memfd has %llu bytes, %llu were announced",
-                          (unsigned long long)st.st_size, (unsigned long long)len);
-    ssize_t n = pread(fd, buf, len, 0);
-    if (n < 0)
-        return cairn_fail_errno(err, errno, "read the layout");
-    if ((uint64_t)n != len)
-        return cairn_fail(err, CAIRN_E_INVAL, "the layout's memfd gave %zd of %llu bytes", n, (unsigned long long)len);
-    return 0;
-}
-
-static void layout_run(struct worker_job *job)
-{
-    struct layout_job *lj = job->arg;
-    _cleanup_free_ void *buf = malloc(lj->len);
-    struct hash128 digest;
-
-    lj->code =
-        buf ? layout_read(lj->fd, lj->len, buf, &lj->err)
-            : cairn_fail(&lj->err, CAIRN_E_NOMEM, "allocate %llu bytes for a layout", (unsigned long long)lj->len);
-    if (lj->code < 0)
-        return;
-    digest = cairn_layout_digest(buf, lj->len);
-    if (digest.low != lj->digest.low || digest.high != lj->digest.high)
-        lj->code = cairn_fail(&lj->err, CAIRN_E_INVAL, "the layout does not have the digest it was announced with");
-    else
-        lj->code = cairn_layout_decode(&lj->layout->layout, buf, lj->len, &lj->err);
-}
-
-static struct shared_layout *session_find_layout(struct session *s, uint64_t low, uint64_t high)
-{
-    list_for_each (it, &s->layouts) {
-        struct shared_layout *l = container_of(it, struct shared_layout, link);
-        if (l->digest.low == low && l->digest.high == high)
-            return l;
-    }
-    return NULL;
-}
-
-static void session_forget_oldest_layout(struct session *s)
-{
-    struct shared_layout *l = container_of(s->layouts.prev, struct shared_layout, link);
-
-    list_remove(&l->link);
-    s->nlayouts--;
-    shared_layout_unref(l);
-}
-
-static void layout_done(struct worker_job *job)
-{
-    struct layout_job *lj = job->arg;
-    struct session *s = lj->session;
-
-    if (lj->code == 0 && !s->closed && !session_find_layout(s, lj->digest.low, lj->digest.high)) {
-        list_push_front(&s->layouts, &lj->layout->link);
-        lj->layout = NULL;
-        if (++s->nlayouts > SESSION_MAX_LAYOUTS)
-            session_forget_oldest_layout(s);
-    }
-    if (lj->code < 0)
-        session_answer_error(s, lj->id, cairn_wrap(&lj->err, lj->code, "layout of rank %u", s->rank), &lj->err);
-    else
-        session_answer_ok(s, lj->id);
-    shared_layout_unref(lj->layout);
-    close(lj->fd);
-    free(lj);
-    session_pending_end(s);
-}
-
-void session_on_layout(struct session *s, const struct local_layout *m, int fd)
-{
-    struct cairn_error err = CAIRN_ERROR_INIT;
-    struct layout_job *lj = NULL;
-    int r = 0;
-
-    if (m->len == 0 || m->len > CAIRN_MAX_LAYOUT)
-        r = cairn_fail(&err, CAIRN_E_TOO_LARGE, "a layout of %llu bytes: 1 to %zu are allowed",
-                       (unsigned long long)m->len, CAIRN_MAX_LAYOUT);
-    if (r == 0) {
-        lj = calloc(1, sizeof *lj);
-        struct shared_layout *l = calloc(1, sizeof *l);
-        if (!lj || !l) {
-            free(lj);
-            free(l);
-            r = cairn_fail(&err, CAIRN_E_NOMEM, "allocate a layout");
-        } else {
-            l->refs = 1;
-            l->digest = (struct hash128){m->digest_low, m->digest_high};
-            list_init(&l->link);
-            cairn_layout_init(&l->layout);
-            lj->layout = l;
-        }
-    }
-    if (r < 0) {
-        close(fd);
-        session_answer_error(s, m->h.id, r, &err);
-        return;
-    }
-    lj->job = (struct worker_job){.run = layout_run, .done = layout_done, .arg = lj};
-    lj->session = s;
-    lj->id = m->h.id;
-    lj->fd = fd;
-    lj->len = m->len;
-    lj->digest = lj->layout->digest;
-    lj->err.size = sizeof lj->err;
-    s->pending++;
-    workers_submit(s->node->deps.workers, &lj->job);
-}
 
 /* ---- events of a save ------------------------------------------------------------------------ */
 
@@ -197,6 +60,11 @@ static void save_stop_waiting(struct session_save *sv)
 static void save_on_state(void *arg, int state, int code, const struct cairn_error *err)
 {
     struct session_save *sv = arg;
+
+    if (code == 0 && state > sv->state)
+        sv->state = state;
+    if (code == 0 && state == CAIRN_DURABLE && sv->snapshot)
+        snapshot_shard_durable(sv->snapshot);
 
     sv->committed |= code == 0 && state == CAIRN_COMMITTED;
     sv->failed |= code < 0;
@@ -225,8 +93,10 @@ static void save_release(struct session_save *sv)
     if (sv->waiting)
         save_stop_waiting(sv);
     list_remove(&sv->link);
-    if (sv->snapshot)
+    if (sv->snapshot) {
+        sv->snapshot->owner = NULL;
         snapshot_end(sv->snapshot, sv->committed);
+    }
     shared_layout_unref(sv->layout);
     arena_unref(sv->arena);
     free(sv);
@@ -276,6 +146,7 @@ static int save_try_grant(struct session_save *sv, struct cairn_error *err)
         snapshot_end(TAKE_PTR(sv->snapshot), false);
         return r;
     }
+    sv->snapshot->owner = sv;
     return 0;
 }
 
@@ -395,6 +266,7 @@ static struct session_save *session_find_save(struct session *s, uint64_t save, 
 static void save_start_drain(struct session_save *sv)
 {
     sv->filled = true;
+    sv->state = CAIRN_SNAPSHOT;
     snapshot_filled(sv->snapshot);
     save_send_event(sv, CAIRN_SNAPSHOT, 0, NULL);
     save_filled(sv->rank_save, &sv->layout->layout, arena_page(sv->arena, 0), sv->snapshot->pages);
@@ -475,8 +347,18 @@ void session_on_why(struct session *s, const struct local_save *m)
     session_send(s, &t, sizeof t, NULL, 0);
 }
 
+/* Pages that a living process may still be writing to are not known to be quiet. */
+static void save_left_unfilled(struct session_save *sv, bool alive)
+{
+    if (sv->snapshot && alive)
+        sv->arena->unsure = true;
+    save_give_up(sv, "its process ended before the snapshot was filled");
+}
+
 void session_leave_saves(struct session *s)
 {
+    bool alive = !process_ended(s->pidfd);
+
     list_for_each_safe (it, &s->saves) {
         struct session_save *sv = container_of(it, struct session_save, link);
         if (sv->waiting)
@@ -484,8 +366,121 @@ void session_leave_saves(struct session *s)
         list_remove(&sv->link);
         sv->session = NULL;
         if (!sv->filled && !sv->failed && sv->snapshot && snapshot_is_filled(sv->snapshot))
-            save_start_drain(sv); /* it died between its last byte and telling us */
-        else if (!sv->filled)
-            save_give_up(sv, "its process ended before the snapshot was filled");
+            save_start_drain(sv);                                  /* it died between its last byte and telling us */
+        else if (!sv->filled && (sv->ended || !s->node->stopping)) /* what is begun, the next daemon may go on with */
+            save_left_unfilled(sv, alive);
     }
+}
+
+/* ---- saves of an arena that came back -------------------------------------------------------- */
+
+static struct session_save *save_for_snapshot(struct session *s, struct snapshot *snap)
+{
+    struct session_save *sv = calloc(1, sizeof *sv);
+
+    if (!sv)
+        return NULL;
+    sv->session = s;
+    sv->arena = arena_ref(snap->arena);
+    sv->layout = shared_layout_ref(snap->layout);
+    sv->step = snap->step;
+    sv->snapshot = snap;
+    sv->snapshot->owner = sv;
+    list_init(&sv->link);
+    if (s)
+        list_push_back(&s->saves, &sv->link);
+    return sv;
+}
+
+static int save_go_on(struct session_save *sv, struct member *member, struct cairn_error *err)
+{
+    struct snapshot *snap = sv->snapshot;
+    bool filled = snap->state == SNAPSHOT_FILLED || snapshot_is_filled(snap);
+
+    if (snap->incarnation != member_incarnation(member))
+        return cairn_fail(err, CAIRN_E_FENCED, "incarnation %llu has taken over from %llu",
+                          (unsigned long long)member_incarnation(member), (unsigned long long)snap->incarnation);
+    if (!snapshot_holds(snap, 0, snap->layout->layout.nparts))
+        return cairn_fail(err, CAIRN_E_ABORTED, "pages of step %llu were given to a later save already",
+                          (unsigned long long)snap->step);
+    int r = save_resume(member, snap->step, snap->attempt, &save_events, sv, &sv->rank_save, err);
+    if (r == 0 && filled)
+        save_start_drain(sv);
+    return r;
+}
+
+static void snapshot_go_on(struct session *s, struct snapshot *snap, struct member *member)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct session_save *sv = save_for_snapshot(s, snap);
+    int r = sv ? save_go_on(sv, member, &err) : cairn_fail(&err, CAIRN_E_NOMEM, "allocate a save");
+
+    if (r == 0) {
+        log_line(LOG_NOTICE, "job %s rank %u: the save of step %llu goes on", snap->arena->job, snap->arena->rank,
+                 (unsigned long long)snap->step);
+        return;
+    }
+    if (r < 0)
+        log_line(LOG_WARNING, "job %s rank %u: the save of step %llu cannot go on: %s", snap->arena->job,
+                 snap->arena->rank, (unsigned long long)snap->step, err.message);
+    if (!sv)
+        return;
+    sv->committed = r == 1;
+    sv->failed = r < 0;
+    sv->filled |= snap->state == SNAPSHOT_FILLED;
+    sv->client_done |= r == 1;
+    save_on_ended(sv); /* one that is being copied keeps its pages until the client is told */
+}
+
+void saves_go_on(struct session *s, struct arena *arena, struct member *member)
+{
+    list_for_each_safe (it, &arena->snapshots) {
+        struct snapshot *snap = container_of(it, struct snapshot, link);
+        struct session_save *sv = snap->owner;
+        bool filled = snap->state != SNAPSHOT_GRANTED || snapshot_is_filled(snap);
+        if (snap->state == SNAPSHOT_KEPT)
+            continue;
+        if (!sv && (s || filled)) {
+            snapshot_go_on(s, snap, member);
+        } else if (sv && s && !sv->session) {
+            sv->session = s;
+            list_push_back(&s->saves, &sv->link);
+        }
+    }
+}
+
+/* What became of a save that nobody works on any more. */
+static int save_outcome(struct session *s, const struct local_resume *m, struct cairn_error *err)
+{
+    const struct snapshot *kept = arena_find(s->arena, m->save);
+
+    if (kept && kept->state == SNAPSHOT_KEPT)
+        return 1;
+    int r = save_fate(s->member, m->step, err);
+    if (r == CAIRN_E_NOT_FOUND)
+        r = cairn_fail(err, CAIRN_E_ABORTED, "step %llu could not go on after the restart of cairnd (see its log)",
+                       (unsigned long long)m->step);
+    return r;
+}
+
+void session_on_resume(struct session *s, const struct local_resume *m)
+{
+    struct session_save *sv = session_find_save(s, m->save, 0);
+    struct local_event e = {.save = m->save, .state = sv ? sv->state : CAIRN_COMMITTED};
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    int r = sv && !sv->failed ? 0 : save_outcome(s, m, &err);
+
+    if (r < 0) {
+        session_answer_error(s, m->h.id, r, &err);
+        if (sv && !sv->filled) {
+            sv->client_done = true;
+            save_release(sv);
+        }
+        return;
+    }
+    session_answer_ok(s, m->h.id);
+    if (e.state == 0)
+        return; /* begun: it is for the client to fill it */
+    local_header_init(&e.h, LOCAL_EVENT, sizeof e, 0);
+    session_send(s, &e, sizeof e, NULL, 0);
 }

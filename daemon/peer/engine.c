@@ -4,8 +4,11 @@
  * nothing of what is stored here: nothing is deleted and nothing new is taken until `cairn rebuild` has written the
  * catalog again and says so.
  *
- *     start -> look at the key -> absent: put a random id, look again -> remember, or compare -> register
- */
+ *     start -> look at the key -> absent: put a random id, look again -> remember, or compare
+ *           -> the incarnation of each job that is stored here -> register; again every minute
+ *
+ * An engine that knows a lower incarnation of a job than is stored here was put back from an old copy: it is as
+ * strange. */
 #include "daemon/peer/internal.h"
 
 #include "core/base/cleanup.h"
@@ -79,6 +82,11 @@ static int write_file(struct peer *p, const char *engine, struct cairn_error *er
 
 int peer_check_engine(const struct peer *p, struct cairn_error *err)
 {
+    if (p->engine_behind[0])
+        return cairn_fail(err, CAIRN_E_UNAVAILABLE,
+                          "peer %s stores a higher incarnation of job %s than the metadata knows: nothing is stored or "
+                          "deleted before `cairn rebuild` has written the catalog again",
+                          p->id, p->engine_behind);
     if (p->engine_seen[0] && strcmp(p->engine, p->engine_seen) == 0)
         return 0;
     return cairn_fail(err, CAIRN_E_UNAVAILABLE,
@@ -87,17 +95,23 @@ int peer_check_engine(const struct peer *p, struct cairn_error *err)
                       p->id, p->engine[0] ? p->engine : "(none)", p->engine_seen[0] ? p->engine_seen : "(not known)");
 }
 
+static void judged(struct peer *p)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    bool was_accepted = p->status.engine_accepted || !p->engine_looked;
+
+    p->status.engine_accepted = peer_check_engine(p, &err) == 0;
+    if (!p->status.engine_accepted && was_accepted)
+        log_line(LOG_ERROR, "%s", err.message);
+}
+
 static void seen(struct peer *p, const char *id)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
-    bool news = strcmp(p->engine_seen, id) != 0;
 
     snprintf(p->engine_seen, sizeof p->engine_seen, "%s", id);
     if (!p->engine[0] && write_file(p, id, &err) < 0)
         log_line(LOG_ERROR, "the metadata engine's id cannot be kept: %s", err.message);
-    p->status.engine_accepted = peer_check_engine(p, &err) == 0;
-    if (!p->status.engine_accepted && news)
-        log_line(LOG_ERROR, "%s", err.message);
 }
 
 /* ---- looking --------------------------------------------------------------------------------- */
@@ -153,6 +167,46 @@ static void put_id(struct peer *p)
     bytes_free(&value);
 }
 
+static void compare_next(struct peer *p);
+
+/* Every stream was opened by an incarnation that the engine had given out, and it never gives back. */
+static void compared(struct meta_req *req, const struct cairn_meta_result *r)
+{
+    struct peer *p = req->arg;
+    struct record_incarnation inc = {.incarnation = 0};
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    int code = r->code;
+
+    if (code == 0 && r->nkvs > 0)
+        code = record_incarnation_decode(&inc, r->kvs[0].value, r->kvs[0].value_len, &err);
+    if (code < 0 || p->stopping) {
+        look_ended(p, p->engine_looked ? 0 : RETRY_MS);
+        return;
+    }
+    if (inc.incarnation < p->engine_highest) {
+        memcpy(p->engine_behind, p->engine_job, sizeof p->engine_behind);
+        judged(p);
+        look_ended(p, 0);
+        return;
+    }
+    compare_next(p);
+}
+
+static void compare_next(struct peer *p)
+{
+    char key[RECORD_KEY_MAX];
+
+    if (!keep_next_job(p->keep, p->engine_job, p->engine_job, &p->engine_highest)) {
+        p->engine_behind[0] = 0;
+        judged(p);
+        look_ended(p, 0);
+        return;
+    }
+    record_key_job(key, p->engine_job, "incarnation");
+    p->engine_req = (struct meta_req){.done = compared, .arg = p};
+    meta_get(p->deps.meta, key, META_MS, &p->engine_req);
+}
+
 static void looked(struct meta_req *req, const struct cairn_meta_result *r)
 {
     struct peer *p = req->arg;
@@ -173,6 +227,13 @@ static void looked(struct meta_req *req, const struct cairn_meta_result *r)
     else if (code != CAIRN_E_UNAVAILABLE)
         log_line(LOG_ERROR, "the metadata engine's id does not read: %s", err.message);
     p->complained |= code < 0;
+    if (code == 0 && strcmp(p->engine, p->engine_seen) == 0 && !p->stopping) {
+        p->engine_job[0] = 0;
+        compare_next(p);
+        return;
+    }
+    if (code == 0)
+        judged(p);
     look_ended(p, code < 0 && !p->engine_looked ? RETRY_MS : 0);
 }
 
@@ -243,8 +304,11 @@ static void accept_judged(struct meta_req *req, const struct cairn_meta_result *
         if (code == 0)
             log_line(LOG_NOTICE, "the catalog was rebuilt: this peer belongs to metadata engine %s now", a->engine);
     }
-    if (code == 0)
+    if (code == 0) {
         seen(n->peer, a->engine);
+        n->peer->engine_behind[0] = 0; /* the rebuild raised it; the next look sees for itself */
+        judged(n->peer);
+    }
     m.engine_accepted.request = a->request;
     wire_status_set(&m.engine_accepted.status, code, &err);
     peer_answer(n, &m);

@@ -119,7 +119,11 @@ struct peer {
     char *engine_path;                    /* the file that remembers its id */
     char engine[CAIRN_MAX_NAME + 1];      /* that this peer belongs to; "": to none yet */
     char engine_seen[CAIRN_MAX_NAME + 1]; /* that is there */
-    bool engine_looking, engine_looked;   /* a request is under way; one was answered */
+    char engine_job[CAIRN_MAX_NAME + 1];  /* whose incarnation is being compared; "": none yet */
+    uint64_t engine_highest;              /* of that job, stored here */
+    char engine_behind[CAIRN_MAX_NAME +
+                       1]; /* a job that the metadata knows a lower incarnation of than is stored here; "" */
+    bool engine_looking, engine_looked; /* a request is under way; one was answered */
     struct meta_req engine_req;
     struct loop_timer engine_timer;
     /* registration */

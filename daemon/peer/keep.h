@@ -76,6 +76,9 @@ int keep_names(struct keep *k, const char *job, char ***ret_names, size_t *ret_n
 unsigned keep_ids(const struct keep *k, const char *job, const struct cairn_stream_id *after, unsigned max,
                   struct cairn_stream_id *ret_ids);
 
+/* The next job behind `after` ("": the first) of which something is stored, and the highest incarnation of it. */
+bool keep_next_job(const struct keep *k, const char *after, char ret_job[CAIRN_MAX_NAME + 1], uint64_t *ret_highest);
+
 /* ---- deleting -------------------------------------------------------------------------------- */
 /* Calls each() with the id of every stream file that nobody writes, at most max of them, going round from call to call.
  */

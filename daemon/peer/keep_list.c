@@ -82,3 +82,27 @@ unsigned keep_ids(const struct keep *k, const char *job, const struct cairn_stre
     }
     return n;
 }
+
+bool keep_next_job(const struct keep *k, const char *after, char ret_job[CAIRN_MAX_NAME + 1], uint64_t *ret_highest)
+{
+    const struct cairn_stream_id *best = NULL;
+    uint64_t highest = 0;
+
+    list_for_each (it, &k->streams) {
+        const struct kept_stream *s = container_of(it, struct kept_stream, link);
+        if (s->broken || strcmp(s->id.job, after) <= 0)
+            continue;
+        int order = best ? strcmp(s->id.job, best->job) : -1;
+        if (order < 0) {
+            best = &s->id;
+            highest = 0;
+        }
+        if (order <= 0 && s->id.incarnation > highest)
+            highest = s->id.incarnation;
+    }
+    if (best) {
+        memcpy(ret_job, best->job, CAIRN_MAX_NAME + 1);
+        *ret_highest = highest;
+    }
+    return best != NULL;
+}

@@ -5,26 +5,66 @@
  *     save    saves steps first..last, waits for each commit unless --no-wait, prints "committed STEP" or "failed STEP
  * CODE MESSAGE" verify  restores --step (or latest) as --world ranks saved it and compares: "verified STEP BYTES"
  *     status, list, check   prints the daemon's JSON
+ *     save --stops stops in the middle of each copy, prints "copying STEP" and goes on when it reads a byte; --rounds N
+ *             waits so many times for a commit before it gives up
  *     bad     sends the tensor table of --case and expects its refusal: "refused MESSAGE"
  */
 #include <cairn/cairn.h>
 
 #include <getopt.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 struct options {
     const char *job, *start_id, *bad_case;
     uint32_t rank, world;
     uint64_t bytes, first, last, seed, step, arena_mib;
-    bool no_wait, take_over;
+    bool no_wait, take_over, stops;
+    unsigned rounds;               /* waits for a commit */
     uint32_t timeout_ms, pause_ms; /* pause_ms: between two saves */
-    unsigned tiny;                 /* so many tensors of a few bytes instead */
-    bool empty;                    /* no tensor at all */
+    unsigned tiny; /* so many tensors of a few bytes instead */
+    bool empty;    /* no tensor at all */
 };
+
+/* Memory whose first touch waits for the test: a copy stops in it. One at a time, for a signal handler has no argument.
+ */
+static struct {
+    char *memory;
+    size_t len;
+    uint64_t step;
+} trap;
+
+static void trapped(int signal_number, siginfo_t *info, void *context)
+{
+    char text[40], byte;
+
+    (void)context;
+    if ((char *)info->si_addr < trap.memory || (char *)info->si_addr >= trap.memory + trap.len) {
+        signal(signal_number, SIG_DFL); /* a real one: again, and to the end */
+        return;
+    }
+    int n = snprintf(text, sizeof text, "copying %llu\n", (unsigned long long)trap.step);
+    if (write(STDOUT_FILENO, text, (size_t)n) != n || read(STDIN_FILENO, &byte, 1) != 1)
+        _exit(3);
+    mprotect(trap.memory, trap.len, PROT_READ | PROT_WRITE);
+}
+
+static char *trap_alloc(size_t len)
+{
+    struct sigaction action = {.sa_sigaction = trapped, .sa_flags = SA_SIGINFO};
+
+    trap.len = (len + 8 + 4095) / 4096 * 4096;
+    trap.memory = mmap(NULL, trap.len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (trap.memory == MAP_FAILED || sigaction(SIGSEGV, &action, NULL) < 0)
+        exit(3);
+    return trap.memory;
+}
 
 static uint64_t mix(uint64_t x)
 {
@@ -80,7 +120,7 @@ static void state_make(struct state *s, const struct options *o)
         t->bytes = size;
         for (unsigned d = 0; d < t->ndim; d++)
             t->bytes *= t->length[d];
-        t->data = malloc(t->bytes + 8);
+        t->data = i == 0 && o->stops ? trap_alloc(t->bytes) : malloc(t->bytes + 8);
         s->bytes += t->bytes;
     }
 }
@@ -88,7 +128,8 @@ static void state_make(struct state *s, const struct options *o)
 static void state_free(struct state *s)
 {
     for (unsigned i = 0; i < s->n; i++)
-        free(s->t[i].data);
+        if (s->t[i].data != trap.memory)
+            free(s->t[i].data);
     free(s->t);
 }
 
@@ -162,6 +203,10 @@ static void save_step(struct cairn_session *session, struct state *s, const stru
     int r;
 
     state_fill(s, o, step);
+    if (o->stops) {
+        trap.step = step;
+        mprotect(trap.memory, trap.len, PROT_NONE);
+    }
     r = cairn_save_begin(session, &so, &save, &err);
     if (r == 0)
         r = add_all(save, s, &err);
@@ -169,8 +214,12 @@ static void save_step(struct cairn_session *session, struct state *s, const stru
         r = cairn_save_seal(save, &err);
     if (r == 0) {
         printf("sealed %llu\n", (unsigned long long)step);
-        if (!o->no_wait)
+        for (unsigned n = 0; !o->no_wait && n < o->rounds; n++) {
             r = cairn_save_wait(save, CAIRN_COMMITTED, o->timeout_ms, &err);
+            if (r == 0 || n + 1 == o->rounds)
+                break;
+            printf("waiting %llu %s %s\n", (unsigned long long)step, cairn_code_name(r), err.message);
+        }
     }
     if (r < 0) {
         printf("failed %llu %s %s\n", (unsigned long long)step, cairn_code_name(r), err.message);
@@ -389,13 +438,14 @@ int main(int argc, char **argv)
         {"bytes", 1, NULL, 'b'}, {"first", 1, NULL, 'f'},    {"count", 1, NULL, 'n'},     {"seed", 1, NULL, 's'},
         {"step", 1, NULL, 'p'},  {"no-wait", 0, NULL, 'N'},  {"timeout", 1, NULL, 't'},   {"arena-mib", 1, NULL, 'a'},
         {"case", 1, NULL, 'c'},  {"tiny", 1, NULL, 'y'},     {"take-over", 0, NULL, 'o'}, {"empty", 0, NULL, 'e'},
-        {"pause", 1, NULL, 'P'}, {NULL, 0, NULL, 0}};
+        {"pause", 1, NULL, 'P'}, {"stops", 0, NULL, 'S'},    {"rounds", 1, NULL, 'R'},    {NULL, 0, NULL, 0}};
     struct options o = {.job = "test",
                         .start_id = "first",
                         .bad_case = "",
                         .world = 1,
                         .bytes = 8 << 20,
                         .last = 1,
+                        .rounds = 1,
                         .seed = 1,
                         .step = CAIRN_LATEST,
                         .timeout_ms = 30000};
@@ -428,6 +478,10 @@ int main(int argc, char **argv)
             o.empty = true;
         else if (c == 'o')
             o.take_over = true;
+        else if (c == 'S')
+            o.stops = true;
+        else if (c == 'R')
+            o.rounds = (unsigned)number;
         else if (c == 't')
             o.timeout_ms = (uint32_t)number;
         else if (c == 'P')

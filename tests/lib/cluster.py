@@ -21,6 +21,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 SKIP = 77
@@ -43,6 +44,63 @@ def wait_until(what, condition, seconds=30.0):
         time.sleep(0.02)
 
 
+# Puts descriptors where a service manager does, from 3 on, and becomes the daemon.
+_LISTEN = """import fcntl, os, sys
+n = int(sys.argv[1]); fds = [int(a) for a in sys.argv[2:2 + n]]
+high = [fcntl.fcntl(f, fcntl.F_DUPFD, 200) for f in fds]
+for i, f in enumerate(high):
+    os.dup2(f, 3 + i); os.close(f)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.argv[2 + n], sys.argv[2 + n:])
+"""
+
+
+class Notify:
+    """A test double of the service manager's side of sd_notify: reads every message, and keeps descriptors that come with
+    FDSTORE=1 as systemd's store does. It supervises nothing and knows no other message but READY=1."""
+
+    def __init__(self, path, store):
+        self.store = store  # name -> descriptor; None: whatever comes is closed
+        self.ready = threading.Event()
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        if os.path.exists(path):
+            os.unlink(path)
+        self.socket.bind(path)
+        self.socket.settimeout(0.2)
+        self.closing = False
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self):
+        while True:
+            try:
+                text, fds, _, _ = socket.recv_fds(self.socket, 4096, 8)
+            except socket.timeout:
+                if self.closing:
+                    return
+                continue
+            except OSError:
+                return
+            self._take(dict(line.split("=", 1) for line in text.decode().splitlines() if "=" in line), fds)
+
+    def _take(self, m, fds):
+        if "READY" in m:
+            self.ready.set()
+        name = m.get("FDNAME")
+        if "FDSTOREREMOVE" in m and self.store is not None and name in self.store:
+            os.close(self.store.pop(name))
+        if "FDSTORE" in m and self.store is not None and name not in self.store:
+            self.store[name] = fds.pop(0)
+        for fd in fds:
+            os.close(fd)
+
+    def close(self):
+        """After the last message was read."""
+        self.closing = True
+        self.thread.join()
+        self.socket.close()
+
+
 class Daemon:
     """One cairnd: its configuration, its process, its log. A host (netns.Host) gives it a network namespace: the address to bind to and
     the words before its command."""
@@ -54,6 +112,8 @@ class Daemon:
         self.socket = str(self.dir / "sock")
         self.log = self.dir / "log"
         self.process = None
+        self.notify = None
+        self.store = None  # {}: descriptors are kept from one start to the next
         self.options = {
             "daemon": {"node": name, "roles": roles, "socket": self.socket, "state": str(self.dir / "state"),
                        "plugins": str(cluster.build / "plugins"), "log": "detail"},
@@ -78,30 +138,29 @@ class Daemon:
 
     def start(self, wait=True):
         assert self.process is None or self.process.poll() is not None, f"{self.name} runs already"
-        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        if self.notify:
+            self.notify.close()
         path = str(self.dir / "notify")
-        if os.path.exists(path):
-            os.unlink(path)
-        self.notify.bind(path)
+        self.notify = Notify(path, self.store)
         env = dict(os.environ, NOTIFY_SOCKET=path)
         env.pop("WATCHDOG_USEC", None)
+        command, fds = [str(self.cluster.build / "daemon" / "cairnd"), "--config", str(self.config)], []
+        if self.store:
+            names, fds = zip(*self.store.items())
+            env.update(LISTEN_FDS=str(len(fds)), LISTEN_FDNAMES=":".join(names))
+            command = [sys.executable, "-c", _LISTEN, str(len(fds)), *map(str, fds), *command]
         with open(self.log, "ab") as log:
-            command = [str(self.cluster.build / "daemon" / "cairnd"), "--config", str(self.config)]
             self.process = subprocess.Popen([*(self.host.prefix if self.host else []), *command], stdout=log, stderr=log, env=env,
-                                            preexec_fn=_die_with_parent)
+                                            preexec_fn=_die_with_parent, pass_fds=fds)
         if wait:
             self.wait_ready()
         return self
 
     def wait_ready(self, seconds=30.0):
-        self.notify.settimeout(0.1)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            try:
-                if b"READY=1" in self.notify.recv(4096):
-                    return
-            except socket.timeout:
-                pass
+            if self.notify.ready.wait(0.1):
+                return
             if self.process.poll() is not None:
                 break
         raise RuntimeError(f"{self.name} did not become ready:\n{self.tail()}")
@@ -179,6 +238,11 @@ class Cluster:
 
     def close(self):
         self.end_all()
+        for d in [*self.nodes, *self.peers]:
+            if d.notify:
+                d.notify.close()
+            for fd in (d.store or {}).values():
+                os.close(fd)
         if not self.keep:
             shutil.rmtree(self.dir, ignore_errors=True)
 

@@ -195,8 +195,8 @@ static void something(struct sim *s)
             step(s, COMMIT_ON_FENCED, 0);
         else if (rare == 3)
             s->fenced_pin = true;
-        else if (rare == 4 && s->decision == 0 && s->intent) { /* another coordinator aborts it */
-            s->decision = 2;
+        else if (rare == 4 && s->decision == 0 && s->intent) { /* another coordinator took it over and decided */
+            s->decision = 1 + (int)pick(s, 2);
             s->decisions++;
         } else if (rare < 10) { /* answers that nobody asked for */
             if (!s->want && !s->root_wanted)

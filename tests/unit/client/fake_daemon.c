@@ -43,6 +43,8 @@ struct connection {
     int fd;
     struct local_open open;
     char *arena; /* mapping */
+    int handed;  /* descriptor of the arena that was handed back, or 0 */
+    uint64_t handed_id;
     uint64_t arena_bytes;
     struct known layouts[MAX_LAYOUTS];
     unsigned nlayouts;
@@ -70,7 +72,8 @@ struct fake {
     pthread_cond_t changed;
     char dir[64], path[96];
     int listener, wake;
-    bool stop, restart, away, event_now;
+    bool stop, restart, away, event_now, take_back;
+    uint64_t next_arena;
     int event_state, event_code, last_state, last_code;
     enum fake_fault fault[MAX_TYPES];
     int fault_code[MAX_TYPES], fault_times[MAX_TYPES];
@@ -183,6 +186,8 @@ static void hang_up(struct connection *c)
     if (c->window)
         munmap(c->window, SLOTS * SLOT_PARTS * CAIRN_PART);
     drop_layouts(c);
+    if (c->handed)
+        close(c->handed);
     free(c->pages);
     *c = (struct connection){.fd = -1};
 }
@@ -201,12 +206,22 @@ static int memory(uint64_t len, int seals, char **ret_map)
 static void on_open(struct fake *f, struct connection *c, enum fake_fault fault, const struct local_open *m)
 {
     struct local_opened a = {.session = 1};
-    int fd = -1;
+    int fd = -1, fds[2];
 
     c->open = *m;
     local_header_init(&a.h, LOCAL_OPENED, sizeof(a), m->h.id);
-    if (!(m->flags & CAIRN_OBSERVER)) {
+    if (c->handed) {
         a.incarnation = 5;
+        a.control_bytes = CONTROL;
+        a.arena_id = c->handed_id;
+        fd = c->handed;
+        c->handed = 0;
+        c->arena_bytes = a.arena_bytes = round_up_u64(m->arena_bytes, CAIRN_PART);
+        c->arena = mmap(NULL, CONTROL + c->arena_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        must(c->arena != MAP_FAILED, "mmap");
+    } else if (!(m->flags & CAIRN_OBSERVER)) {
+        a.incarnation = 5;
+        a.arena_id = ++f->next_arena;
         a.control_bytes = CONTROL;
         c->arena_bytes = a.arena_bytes = round_up_u64(m->arena_bytes, CAIRN_PART);
         fd = memory(CONTROL + c->arena_bytes, fault == FAKE_UNSEALED ? 0 : F_SEAL_SHRINK | F_SEAL_GROW, &c->arena);
@@ -218,12 +233,35 @@ static void on_open(struct fake *f, struct connection *c, enum fake_fault fault,
             fd = eventfd(0, EFD_CLOEXEC);
         }
     }
-    answer(f, c, fault, &a, sizeof(a), &fd, fd >= 0);
+    fds[0] = fds[1] = fd; /* there is no ledger here: a client only keeps its descriptor */
+    answer(f, c, fault, &a, sizeof(a), fds, fd >= 0 ? 2 : 0);
     if (fd >= 0)
         close(fd);
 }
 
+static void on_hand_back(struct fake *f, struct connection *c, const struct local_hand_back *m, int *fds)
+{
+    if (!f->take_back) {
+        send_error(c->fd, m->h.id, CAIRN_E_INVAL, "the fake wants no arena back");
+        return;
+    }
+    c->handed = fds[0];
+    fds[0] = -1;
+    c->handed_id = m->arena_id;
+    send_ok(c->fd, m->h.id);
+}
+
 /* ---- saves ----------------------------------------------------------------------------------- */
+
+static void on_resume(struct fake *f, struct connection *c, const struct local_resume *m)
+{
+    c->save = m->save;
+    c->step = m->step;
+    c->next_save = m->save;
+    send_ok(c->fd, m->h.id);
+    if (f->last_state)
+        send_event(c->fd, m->save, f->last_state, 0);
+}
 
 static void on_layout(struct fake *f, struct connection *c, const struct local_layout *m, int fd)
 {
@@ -515,6 +553,12 @@ static void obey(struct fake *f, struct connection *c, enum fake_fault fault, co
     switch (h->type) {
     case LOCAL_OPEN:
         on_open(f, c, fault, m);
+        break;
+    case LOCAL_HAND_BACK:
+        on_hand_back(f, c, m, fds);
+        break;
+    case LOCAL_RESUME:
+        on_resume(f, c, m);
         break;
     case LOCAL_LAYOUT:
         on_layout(f, c, m, fds[0]);
@@ -838,4 +882,11 @@ const char *fake_complaint(struct fake *f)
     const char *what = f->complaint[0] ? f->complaint : NULL;
     pthread_mutex_unlock(&f->lock);
     return what;
+}
+
+void fake_take_back(struct fake *f, int on)
+{
+    pthread_mutex_lock(&f->lock);
+    f->take_back = on;
+    pthread_mutex_unlock(&f->lock);
 }

@@ -30,6 +30,8 @@ void fake_stop(struct fake *f);
 const char *fake_path(const struct fake *f);
 /* Hangs up on everybody and listens again; images stay. With away, nobody listens until fake_restart(f, 0). */
 void fake_restart(struct fake *f, int away);
+/* Arenas that are handed back are taken, by their mapping alone; saves in them are as the fake's events say. */
+void fake_take_back(struct fake *f, int on);
 /* From now on (times > 0: so often; 0: for ever) messages of this type meet the fault. */
 void fake_fault(struct fake *f, int type, enum fake_fault fault, int code, int times);
 /* Events stop at this state (default COMMITTED); a code makes the event after it a failure. */

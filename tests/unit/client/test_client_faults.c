@@ -164,7 +164,15 @@ static void test_seal_errors(void **state)
     save_step(s, 5); /* on a new connection */
     seal_with(s, 6, LOCAL_BEGIN, FAKE_CLOSE, 0, CAIRN_E_UNAVAILABLE);
     save_step(s, 7);
-    seal_with(s, 8, LOCAL_FILLED, FAKE_CLOSE, 0, CAIRN_E_UNAVAILABLE);
+    /* The snapshot is in the arena, and its word says so: whether it is lost shows when somebody has the arena. */
+    struct cairn_save *save;
+    make_save(s, 8, &save);
+    fake_fault(f, LOCAL_FILLED, FAKE_CLOSE, 0, 1);
+    OK(cairn_save_seal(save, &err));
+    FAILS(CAIRN_E_UNAVAILABLE, cairn_save_wait(save, CAIRN_SNAPSHOT, 2000, &err));
+    assert_non_null(strstr(err.message, "the fake wants no arena back"));
+    FAILS(CAIRN_E_UNAVAILABLE, cairn_save_wait(save, CAIRN_SNAPSHOT, 2000, &err)); /* for good */
+    cairn_save_free(save);
     save_step(s, 9);
     seal_with(s, 10, LOCAL_LAYOUT, FAKE_GARBAGE, 0, 0); /* known on this connection: not sent, the fault stays */
     assert_int_equal(fake_count(f, LOCAL_DROP), 2);
@@ -340,6 +348,11 @@ static void test_interrupted(void **state)
     assert_int_equal(setitimer(ITIMER_REAL, &soon, NULL), 0);
     char *json;
     FAILS(CAIRN_E_TIMEOUT, cairn_query(s, CAIRN_QUERY_STATUS, NULL, 0, 200, &json, &err));
+    /* While the daemon is away it is a wait, too. */
+    fake_restart(f, 1);
+    assert_int_equal(setitimer(ITIMER_REAL, &soon, NULL), 0);
+    FAILS(CAIRN_E_INTR, cairn_save_wait(save, CAIRN_COMMITTED, 10000, &err));
+    fake_restart(f, 0);
     sigaction(SIGALRM, &before, NULL);
     cairn_save_free(save);
     cairn_session_close(s);
@@ -360,8 +373,9 @@ static void test_daemon_restarts(void **state)
     OK(cairn_save_seal(save, &err));
     fake_restart(f, 1);
     int64_t began = now_ms();
-    FAILS(CAIRN_E_UNAVAILABLE, cairn_save_wait(save, CAIRN_COMMITTED, 10000, &err));
-    assert_non_null(strstr(err.message, "closed the connection"));
+    /* It may come back: the wait has its time, and says where it looked. */
+    FAILS(CAIRN_E_UNAVAILABLE, cairn_save_wait(save, CAIRN_COMMITTED, 300, &err));
+    assert_non_null(strstr(err.message, fake_path(f)));
     cairn_save_free(save);
     /* Nobody listens: a save that does not wait for room does not wait for a daemon either. */
     make_save(s, 2, &save);
@@ -372,6 +386,110 @@ static void test_daemon_restarts(void **state)
     fake_events(f, CAIRN_COMMITTED, 0);
     save_step(s, 3);
     assert_int_equal(fake_count(f, LOCAL_OPEN), 2);
+    cairn_session_close(s);
+    no_complaint(f);
+}
+
+/* Catches a handle that dies with its connection, a poll that connects, an arena that is mapped anew. */
+static void test_save_goes_on_after_a_restart(void **state)
+{
+    struct cairn_session *s;
+    struct cairn_save *save;
+
+    (void)state;
+    OK(open_rank(f, 0, 1, 4, 2000, &s));
+    fake_take_back(f, 1);
+    fake_events(f, CAIRN_SNAPSHOT, 0);
+    make_save(s, 1, &save);
+    OK(cairn_save_seal(save, &err));
+    fake_restart(f, 0);
+    FAILS(CAIRN_E_UNAVAILABLE, cairn_save_wait(save, CAIRN_COMMITTED, 0, &err));
+    FAILS(CAIRN_E_UNAVAILABLE, cairn_save_wait(save, CAIRN_COMMITTED, 0, &err));
+    assert_int_equal(fake_count(f, LOCAL_OPEN), 1);
+    FAILS(CAIRN_E_TIMEOUT, cairn_save_wait(save, CAIRN_COMMITTED, 1000, &err)); /* back, and not committed yet */
+    assert_int_equal(fake_count(f, LOCAL_HAND_BACK), 1);
+    assert_int_equal(fake_count(f, LOCAL_RESUME), 1);
+    fake_events(f, CAIRN_COMMITTED, 0);
+    fake_restart(f, 0);
+    OK(cairn_save_wait(save, CAIRN_COMMITTED, 5000, &err));
+    assert_int_equal(fake_count(f, LOCAL_RESUME), 2);
+    cairn_save_free(save);
+    save_step(s, 2);
+    cairn_session_close(s);
+    no_complaint(f);
+}
+
+/* Catches a poll that never finds the connection that another call has made. */
+static void test_poll_follows_a_connection_that_is_there(void **state)
+{
+    struct cairn_session *s;
+    struct cairn_save *save;
+    char *json;
+
+    (void)state;
+    OK(open_rank(f, 0, 1, 4, 2000, &s));
+    fake_take_back(f, 1);
+    fake_events(f, CAIRN_SNAPSHOT, 0);
+    make_save(s, 1, &save);
+    OK(cairn_save_seal(save, &err));
+    fake_events(f, CAIRN_COMMITTED, 0);
+    fake_restart(f, 0);
+    FAILS(CAIRN_E_UNAVAILABLE, cairn_save_wait(save, CAIRN_COMMITTED, 0, &err));
+    OK(cairn_query(s, CAIRN_QUERY_STATUS, NULL, 0, 2000, &json, &err));
+    free(json);
+    int64_t began = now_ms();
+    while (cairn_save_wait(save, CAIRN_COMMITTED, 0, &err) == CAIRN_E_TIMEOUT)
+        assert_true(now_ms() - began < 10000);
+    OK(cairn_save_wait(save, CAIRN_COMMITTED, 0, &err));
+    cairn_save_free(save);
+    cairn_session_close(s);
+    no_complaint(f);
+}
+
+/* The daemon knows what became of the save: its word is final. */
+static void test_resume_is_refused(void **state)
+{
+    struct cairn_session *s;
+    struct cairn_save *save;
+
+    (void)state;
+    OK(open_rank(f, 0, 1, 4, 2000, &s));
+    fake_take_back(f, 1);
+    fake_events(f, CAIRN_SNAPSHOT, 0);
+    make_save(s, 1, &save);
+    OK(cairn_save_seal(save, &err));
+    fake_fault(f, LOCAL_RESUME, FAKE_ERROR, CAIRN_E_ABORTED, 1);
+    fake_restart(f, 0);
+    FAILS(CAIRN_E_ABORTED, cairn_save_wait(save, CAIRN_COMMITTED, 5000, &err));
+    FAILS(CAIRN_E_ABORTED, cairn_save_wait(save, CAIRN_COMMITTED, 5000, &err));
+    cairn_save_free(save);
+    fake_events(f, CAIRN_COMMITTED, 0);
+    save_step(s, 2);
+    cairn_session_close(s);
+    no_complaint(f);
+}
+
+/* A daemon that takes the connection and says nothing: the caller's deadline counts, not the session's. */
+static void test_a_silent_daemon_after_a_restart(void **state)
+{
+    struct cairn_session *s;
+    struct cairn_save *save;
+
+    (void)state;
+    OK(open_rank(f, 0, 1, 4, 30000, &s));
+    fake_take_back(f, 1);
+    fake_events(f, CAIRN_SNAPSHOT, 0);
+    make_save(s, 1, &save);
+    OK(cairn_save_seal(save, &err));
+    fake_fault(f, LOCAL_HAND_BACK, FAKE_SILENT, 0, 1);
+    fake_restart(f, 0);
+    int64_t began = now_ms();
+    assert_true(cairn_save_wait(save, CAIRN_COMMITTED, 300, &err) < 0);
+    assert_non_null(strstr(err.message, fake_path(f)));
+    assert_true(now_ms() - began < 15000); /* half of the session's */
+    fake_events(f, CAIRN_COMMITTED, 0);
+    OK(cairn_save_wait(save, CAIRN_COMMITTED, 10000, &err));
+    cairn_save_free(save);
     cairn_session_close(s);
     no_complaint(f);
 }
@@ -563,6 +681,10 @@ int main(void)
         TEST(test_session_fd),
         TEST(test_interrupted),
         TEST(test_daemon_restarts),
+        TEST(test_save_goes_on_after_a_restart),
+        TEST(test_poll_follows_a_connection_that_is_there),
+        TEST(test_resume_is_refused),
+        TEST(test_a_silent_daemon_after_a_restart),
         TEST(test_reconnect_waits),
         TEST(test_restore_faults),
         TEST(test_restore_daemon_goes),

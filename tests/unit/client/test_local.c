@@ -29,6 +29,8 @@ union any {
     struct local_read_done read_done;
     struct local_query query;
     struct local_command command;
+    struct local_hand_back hand_back;
+    struct local_resume resume;
     char bytes[LOCAL_MAX_MESSAGE];
 };
 
@@ -50,9 +52,11 @@ static const struct type types[] = {
     {LOCAL_RESTORE_CLOSE, sizeof(struct local_restore_close), 0},
     {LOCAL_QUERY, sizeof(struct local_query), 0},
     {LOCAL_COMMAND, sizeof(struct local_command), 0},
+    {LOCAL_HAND_BACK, sizeof(struct local_hand_back), 2},
+    {LOCAL_RESUME, sizeof(struct local_resume), 0},
     {LOCAL_ERROR, sizeof(struct local_error), 0},
     {LOCAL_OK, sizeof(struct local_ok), 0},
-    {LOCAL_OPENED, sizeof(struct local_opened), 1},
+    {LOCAL_OPENED, sizeof(struct local_opened), 2},
     {LOCAL_GRANT, sizeof(struct local_grant) + 2 * sizeof(struct local_run), 0},
     {LOCAL_EVENT, sizeof(struct local_event), 0},
     {LOCAL_TEXT, sizeof(struct local_text), 0},
@@ -77,6 +81,9 @@ static void good(const struct type *t)
     case LOCAL_FILLED:
     case LOCAL_WHY:
         m.save.save = 1;
+        break;
+    case LOCAL_RESUME:
+        m.resume.save = 1;
         break;
     case LOCAL_READ:
         m.read.part_mask = 1;

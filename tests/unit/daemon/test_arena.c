@@ -59,11 +59,26 @@ static struct shared_layout *layout_of(uint64_t bytes)
     return l;
 }
 
+static int try_attach(struct world *w, uint32_t rank, int pidfd, uint64_t bytes, struct arena **ret_arena,
+                      struct cairn_error *err)
+{
+    struct arena_user u = {.job = "j",
+                           .start_id = "s",
+                           .rank = rank,
+                           .world_size = 8,
+                           .uid = getuid(),
+                           .pid = getpid(),
+                           .pidfd = pidfd,
+                           .bytes = bytes};
+
+    return arenas_attach(w->arenas, &u, ret_arena, err);
+}
+
 static struct arena *attach(struct world *w, uint32_t rank, int pidfd, unsigned pages)
 {
     struct arena *a = NULL;
 
-    assert_int_equal(arenas_attach(w->arenas, "j", rank, getuid(), pidfd, pages * CAIRN_PART, &a, NULL), 0);
+    assert_int_equal(try_attach(w, rank, pidfd, pages * CAIRN_PART, &a, NULL), 0);
     return a;
 }
 
@@ -225,7 +240,7 @@ static void test_the_bound_holds(void **state)
     struct cairn_error err = CAIRN_ERROR_INIT;
     uint64_t used, limit;
 
-    assert_int_equal(arenas_attach(w->arenas, "j", 1, getuid(), w->self, 20 * CAIRN_PART, &b, &err), CAIRN_E_TOO_LARGE);
+    assert_int_equal(try_attach(w, 1, w->self, 20 * CAIRN_PART, &b, &err), CAIRN_E_TOO_LARGE);
     assert_non_null(strstr(err.message, "arena_max_mib"));
     leave_kept_snapshot(a); /* an orphan makes room for the living */
     b = attach(w, 1, w->self, 20);
@@ -233,8 +248,8 @@ static void test_the_bound_holds(void **state)
     assert_true(used == 20 * CAIRN_PART && limit == 32 * CAIRN_PART);
     arena_detach(b);
     arena_unref(b);
-    assert_int_equal(arenas_attach(w->arenas, "j", 1, getuid(), w->self, 0, &b, &err), CAIRN_E_INVAL);
-    assert_int_equal(arenas_attach(w->arenas, "j", 1, getuid(), w->self, UINT64_MAX, &b, &err), CAIRN_E_INVAL);
+    assert_int_equal(try_attach(w, 1, w->self, 0, &b, &err), CAIRN_E_INVAL);
+    assert_int_equal(try_attach(w, 1, w->self, UINT64_MAX, &b, &err), CAIRN_E_INVAL);
 }
 
 int main(void)

@@ -36,7 +36,7 @@ ONLY = {
     "dlfcn.h": r"daemon/io/plugins\.c",
     "isa-l": r"daemon/node/encode\.c",
     "openssl/": r"(daemon/node/blob|daemon/io/keyring|plugins/meta-etcd/(answer|body))\.c",
-    "systemd/": r"daemon/main\.c",
+    "systemd/": r"daemon/(main|fdstore)\.c",
     "ini.h": r"daemon/config\.c",
     "lz4.h": r"plugins/codec-lz4/.*",
 }

@@ -351,10 +351,17 @@ static void save_ended(void *arg)
     s->save = NULL;
 }
 
+static const struct save_events events = {save_state, save_durable, save_ended};
+
+int resume(struct fixture *f, struct member *member, uint64_t step, struct save *s)
+{
+    *s = (struct save){0};
+    f->err = (struct cairn_error)CAIRN_ERROR_INIT;
+    return save_resume(member, step, 256, &events, s, &s->save, &f->err);
+}
+
 int begin(struct fixture *f, struct machine *m, struct member *member, uint64_t step, struct save *s)
 {
-    static const struct save_events events = {save_state, save_durable, save_ended};
-
     (void)m;
     *s = (struct save){0};
     f->err = (struct cairn_error)CAIRN_ERROR_INIT;

@@ -62,6 +62,8 @@ struct save { /* what happened to one rank's save */
     struct links *links;
 };
 int begin(struct fixture *f, struct machine *m, struct member *member, uint64_t step, struct save *s);
+/* The same for a snapshot from before a restart; 1: committed already. */
+int resume(struct fixture *f, struct member *member, uint64_t step, struct save *s);
 void fill(struct fixture *f, struct save *s);
 /* Begins, fills and commits with every given member. */
 void commit_step_of(struct fixture *f, struct machine *m, struct member **members, unsigned n, uint64_t step);

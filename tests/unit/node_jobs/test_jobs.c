@@ -234,8 +234,9 @@ static void an_engine_that_stays_silent_ends_with_the_deadline(void **state)
     assert_int_equal(begin(f, m, r, 40, &s), 0);
     fill(f, &s);
     turn_until(m, &s.ended);
-    assert_int_equal(s.code, CAIRN_E_ABORTED);
-    assert_string_equal(s.message, "the intent of step 40 was not written within 600 ms");
+    assert_int_equal(s.code, CAIRN_E_UNAVAILABLE); /* it may come through late, and a successor may adopt it */
+    assert_string_equal(s.message, "the intent of step 40 was not written within 600 ms; the metadata engine did not "
+                                   "answer whether it is aborted");
     assert_int_equal(m->links.started, 0); /* nothing was sent that nobody could find */
     for (int i = 0; i < 150 && m->links.ended == 0; i++)
         turn_for(m, 100);
@@ -296,6 +297,11 @@ int main(void)
         T(the_coordinator_dies),
         T(a_crew_daemon_is_restarted),
         T(a_restarted_daemon_aborts_leftovers),
+        T(ranks_go_on_under_a_restarted_daemon),
+        T(a_rank_that_does_not_come_back_is_named),
+        T(what_was_decided_is_said_to_who_comes_back),
+        T(a_new_start_waits_a_lease_for_leftovers),
+        T(a_stop_gives_nothing_up),
         T(a_take_over_fences),
         T(all_ranks_follow_one_pin),
         T(the_pin_falls_back),

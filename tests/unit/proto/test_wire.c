@@ -444,7 +444,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_damaged),        cmocka_unit_test(test_limits),
         cmocka_unit_test(test_strangers),  cmocka_unit_test(test_long_address),   cmocka_unit_test(test_later_fields),
-        cmocka_unit_test(test_status),     cmocka_unit_test(test_full_inventory), cmocka_unit_test(test_forgotten),
+        cmocka_unit_test(test_status),     cmocka_unit_test(test_full_inventory),
+        cmocka_unit_test(test_forgotten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
