@@ -145,6 +145,9 @@ static int change_delete(struct change *c, struct cairn_error *err)
 
     if (r < 0)
         return r;
+    if (retainer_needs(c->jobs, c->request->job, &c->view, c->at))
+        return cairn_fail(err, CAIRN_E_BUSY, "step %llu of job %s stays until a newer one is full: try again later",
+                          (unsigned long long)c->request->ret_step, c->request->job);
     c->burial = (struct burial){.done = change_buried, .arg = c};
     return burial_start(c->jobs, &c->burial, c->request->job, &c->view, c->at, "asked for", err);
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The coordinator's driver of one checkpoint's machine (core/checkpoint/commit.h): ranks' reports become its events, its
- * effects requests to the metadata, the root's blob and verdicts, their answers events again. At most one request to the
- * metadata is in flight; a repeated one waits a growing pause. A transaction that was refused or has no answer is followed
- * by a reading of the job's records, which also renews the revisions that the next try compares. Intents and commits
- * compare the coordinator's key: whoever claims it has cut off those before. The object lives until its machine ended and
- * nothing of it is under way. */
+/* The coordinator's driver of one checkpoint's machine (core/checkpoint/commit.h): ranks' reports become its events,
+ * its effects requests to the metadata, the root's blob and verdicts, their answers events again. At most one request
+ * to the metadata is in flight; a repeated one waits a growing pause. A transaction that was refused or has no answer
+ * is followed by a reading of the job's records, which also renews the revisions that the next try compares. Intents
+ * and commits compare the coordinator's key: whoever claims it has cut off those before. The object lives until its
+ * machine ended and nothing of it is under way. */
 #include "daemon/node/job_internal.h"
 
 #include "core/base/cleanup.h"
@@ -53,7 +53,7 @@ static void keys_fill(struct decide_keys *k, const struct decider *d)
 }
 
 static void decide_txn(struct decider *d, const struct cairn_compare *compares, size_t ncompares, const char *key,
-                    const struct bytes *value)
+                       const struct bytes *value)
 {
     struct cairn_put put = {key, value->data, value->len, 0};
     struct cairn_txn txn = {.compares = compares, .ncompares = ncompares, .puts = &put, .nputs = 1};
@@ -87,9 +87,9 @@ static int decide_send_commit(struct decider *d, struct cairn_error *err)
 {
     struct job *job = d->job;
     struct record_decision decision = {.commit = true,
-                                .root = d->root_ref,
-                                .world_size = d->machine.world_size,
-                                .created_unix_ms = d->root.created_unix_ms};
+                                       .root = d->root_ref,
+                                       .world_size = d->machine.world_size,
+                                       .created_unix_ms = d->root.created_unix_ms};
     struct bytes value = {0};
     struct decide_keys k;
 
@@ -150,8 +150,7 @@ static void decide_send(struct decider *d, int what)
     else if (what == COMMIT_PUT_COMMIT)
         r = decide_send_commit(d, &err);
     else if (what == COMMIT_PUT_ABORT)
-        r = view_send_abort(d->job->jobs, d->job->name, d->step, d->incarnation, d->machine.reason, &d->req,
-                            &err);
+        r = view_send_abort(d->job->jobs, d->job->name, d->step, d->incarnation, d->machine.reason, &d->req, &err);
     else
         decide_send_read(d);
     if (r == 0)
@@ -215,7 +214,7 @@ static void decide_was_read(struct decider *d, const struct view *v)
         decide_event_because(d, COMMIT_ON_READ_ABORT, 0, v->decisions[at].reason);
     else
         decide_event(d, v->pin_revision && v->pin.incarnation > d->incarnation ? COMMIT_ON_READ_FENCED
-                                                                                : COMMIT_ON_READ_ABSENT);
+                                                                               : COMMIT_ON_READ_ABSENT);
 }
 
 static void decide_read_done(struct decider *d, const struct cairn_meta_result *result)
@@ -269,8 +268,8 @@ static void decide_answered(struct meta_req *req, const struct cairn_meta_result
         decide_read_done(d, result);
     else
         decide_event(d, result->code < 0    ? COMMIT_ON_UNKNOWN
-                       : result->succeeded ? COMMIT_ON_APPLIED
-                                           : COMMIT_ON_REFUSED);
+                        : result->succeeded ? COMMIT_ON_APPLIED
+                                            : COMMIT_ON_REFUSED);
     decide_maybe_free(d);
 }
 
@@ -285,7 +284,7 @@ static void decide_root_done(void *arg, int code, const struct cairn_error *err,
         d->root_ref = *ref;
     if (!d->over)
         decide_event_because(d, code < 0 ? COMMIT_ON_ROOT_FAILED : COMMIT_ON_ROOT_STORED, code,
-                          code < 0 && err ? err->message : "");
+                             code < 0 && err ? err->message : "");
     decide_maybe_free(d);
 }
 
@@ -337,7 +336,6 @@ static void decide_end(struct decider *d)
     if (committed) {
         job->any_committed = true;
         job->last_committed = d->step;
-        retainer_want(job->jobs, job->name);
         log_line(LOG_NOTICE, "job %s: step %llu of incarnation %llu is committed", job->name, step,
                  (unsigned long long)d->incarnation);
     } else {
@@ -391,7 +389,7 @@ static void decide_feed(struct decider *d, const struct commit_event *event)
     if (d->over)
         return;
     d->known = event->type == COMMIT_ON_APPLIED || event->type == COMMIT_ON_INTENT_REFUSED ||
-                 event->type == COMMIT_ON_READ_COMMIT || event->type == COMMIT_ON_READ_ABORT;
+               event->type == COMMIT_ON_READ_COMMIT || event->type == COMMIT_ON_READ_ABORT;
     commit_step(&d->machine, event, &fx);
     for (unsigned i = 0; i < fx.n; i++)
         decide_effect(d, fx.what[i], fx.again);
@@ -481,6 +479,8 @@ static void decide_maybe_free(struct decider *d)
     else
         links_end_checkpoint(job->jobs->deps.links, job->name, d->step, d->incarnation,
                              d->machine.state == COMMIT_ABORTED);
+    if (d->machine.state == COMMIT_COMMITTED && !job->jobs->stopping)
+        retainer_want(job->jobs, job->name);
     decide_free(d);
     job_post(job);
 }
@@ -587,8 +587,8 @@ static int decide_refuse(const struct job *job, uint64_t step, uint64_t incarnat
         return CAIRN_E_FENCED;
     }
     if (e->state == REPORT_DROPPED) {
-        snprintf(reason, COMMIT_REASON, "rank %u gave up step %llu: %.180s", e->rank,
-                 (unsigned long long)step, e->reason);
+        snprintf(reason, COMMIT_REASON, "rank %u gave up step %llu: %.180s", e->rank, (unsigned long long)step,
+                 e->reason);
         return CAIRN_E_ABORTED;
     }
     if (job->decided && step <= job->last_decided) {

@@ -254,6 +254,20 @@ void holds_lease_granted(struct jobs *jobs, bool granted)
     }
 }
 
+void holds_stop(struct jobs *jobs)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    int r = cairn_fail(&err, CAIRN_E_ABORTED, "cairnd on node %s is stopping", jobs->node);
+
+    list_for_each_safe (it, &jobs->holds) {
+        struct hold *h = container_of(it, struct hold, link);
+        if (hold_busy(h))
+            continue; /* its answer comes */
+        hold_tell(h, r, &err);
+        hold_tick(h);
+    }
+}
+
 bool holds_quiet(const struct jobs *jobs)
 {
     list_for_each (it, &jobs->holds)

@@ -26,7 +26,7 @@
 #define JOB_PAUSE_MS 100  /* first pause before the metadata is asked again; doubles */
 #define JOB_MAX_PAUSE_MS 2000
 #define JOB_MAX_CHILDREN 256 /* nodes that report to this one */
-#define LOAD_IN_FLIGHT 16 /* manifests read at once */
+#define LOAD_IN_FLIGHT 16    /* manifests read at once */
 
 struct jobs {
     struct jobs_deps deps;
@@ -238,9 +238,9 @@ struct run {
     uint32_t world_size;
     struct list saves; /* struct rank_save, by of_run */
     unsigned nsaves;
-    unsigned ndrains;             /* that read pages */
-    bool intent;                  /* it is known to be written: drains may start */
-    bool given_up;                /* a rank of this node cannot be part of it: what to say, until there is a verdict */
+    unsigned ndrains; /* that read pages */
+    bool intent;      /* it is known to be written: drains may start */
+    bool given_up;    /* a rank of this node cannot be part of it: what to say, until there is a verdict */
     struct crew_entry given_up_by;
     struct loop_timer repeat;   /* of the reports */
     struct loop_timer deadline; /* of the coordinator's verdict */
@@ -375,6 +375,7 @@ int hold_take(struct jobs *jobs, const struct load_key *key, uint64_t decision_r
               struct hold **ret_hold, struct cairn_error *err);
 void holds_lease_lost(struct jobs *jobs);
 void holds_lease_granted(struct jobs *jobs, bool granted);
+void holds_stop(struct jobs *jobs);        /* those who wait are told ABORTED */
 bool holds_quiet(const struct jobs *jobs); /* no request is in flight */
 void holds_leave(struct jobs *jobs);       /* those that are still held outlive the jobs */
 /* The value of a hold of this daemon. */
@@ -397,8 +398,10 @@ int burial_start(struct jobs *jobs, struct burial *b, const char *job, const str
                  const char *reason, struct cairn_error *err);
 
 int retainer_new(struct jobs *jobs, struct cairn_error *err);
-/* The job has a new checkpoint or a new rule: look at it soon. */
+/* The job has a new checkpoint, which is full, or a new rule: look at it soon. */
 void retainer_want(struct jobs *jobs, const char *job);
+/* Whether it, or the next newer one, still has something under way on this node: that one may not be full yet. */
+bool retainer_needs(const struct jobs *jobs, const char *job, const struct view *v, size_t at);
 /* b put its tombstone under this revision: peers are told, and the records go when they have answered. */
 void retainer_buried(struct jobs *jobs, const struct burial *b, uint64_t revision);
 void retainer_stop(struct jobs *jobs);

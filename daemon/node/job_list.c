@@ -57,6 +57,7 @@ static int list_checkpoints(struct list_request *request, const struct cairn_met
         l->incarnation = v.known[i].incarnation;
         l->state = known_fate_name(v.known[i].fate);
         l->decision = v.decisions[i];
+        l->decision_revision = v.keeping[i].decision_revision;
         l->pins = v.keeping[i].pins;
         l->readers = v.keeping[i].readers;
         l->resume = view_is_resume(&v, i);

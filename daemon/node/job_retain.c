@@ -5,7 +5,7 @@
  *                  --> what no rule keeps is buried (job_bury.c), if this daemon coordinates the job or nobody does
  *
  *     FORGOTTEN of every peer that the tombstone names and of every peer that is registered
- *                  --> the checkpoint's records go, tombstone last to be needed, in one transaction
+ *                  --> the checkpoint's records go, in one transaction
  *
  * Nothing here must be remembered over a restart: the tombstone says all. Jobs that nobody coordinates are looked after
  * by the sweeper: the one daemon that holds cairn/v1/sweeper under its lease. */
@@ -103,16 +103,21 @@ static void grave_check_peer(void *arg, const char *peer, bool registered)
     c->all &= grave_heard(c->grave, peer);
 }
 
-/* A daemon that knows no peer yet has heard nobody. */
-static bool grave_is_empty(const struct grave *g)
+/* Whether every peer that could answer has. A daemon that knows no peer yet has heard nobody. */
+static bool grave_all_here_answered(const struct grave *g)
 {
     struct grave_check c = {.grave = g, .all = true};
 
+    links_each_peer(g->retainer->jobs->deps.links, grave_check_peer, &c);
+    return c.any && c.all;
+}
+
+static bool grave_is_empty(const struct grave *g)
+{
     for (uint32_t i = 0; i < g->npeers; i++)
         if (!grave_heard(g, g->peers[i]))
             return false;
-    links_each_peer(g->retainer->jobs->deps.links, grave_check_peer, &c);
-    return c.any && c.all;
+    return grave_all_here_answered(g);
 }
 
 static void grave_removed(struct meta_req *req, const struct cairn_meta_result *result)
@@ -196,7 +201,8 @@ static void grave_dig(struct retainer *t, const char *job, uint64_t step, uint64
     }
     g->revision = revision;
     g->seen = true;
-    links_end_checkpoint(t->jobs->deps.links, job, step, incarnation, true);
+    if (!grave_all_here_answered(g)) /* else it waits for one that is away */
+        links_end_checkpoint(t->jobs->deps.links, job, step, incarnation, true);
     grave_tick(g);
 }
 
@@ -256,6 +262,28 @@ static struct retention pass_rule(struct retainer *t)
     return rule;
 }
 
+/* This node has something of it under way: its last fragments behind the commit, or the decision's copies. */
+static bool is_under_way(const struct jobs *jobs, const char *name, const struct known *k)
+{
+    const struct job *job = NULL;
+
+    list_for_each (it, &jobs->jobs)
+        if (strcmp(container_of(it, struct job, link)->name, name) == 0)
+            job = container_of(it, struct job, link);
+    return job && (job_find_run(job, k->step, k->incarnation) || job_find_decider(job, k->step, k->incarnation));
+}
+
+bool retainer_needs(const struct jobs *jobs, const char *job, const struct view *v, size_t at)
+{
+    const struct known *next = NULL;
+
+    for (size_t i = 0; i < v->n; i++)
+        if (v->known[i].fate == KNOWN_COMMITTED && known_compare(&v->known[i], &v->known[at]) > 0 &&
+            (!next || known_compare(&v->known[i], next) < 0))
+            next = &v->known[i];
+    return is_under_way(jobs, job, &v->known[at]) || (next && is_under_way(jobs, job, next));
+}
+
 static int pass_choose(struct retainer *t, struct cairn_error *err)
 {
     const struct view *v = &t->view;
@@ -265,13 +293,16 @@ static int pass_choose(struct retainer *t, struct cairn_error *err)
     t->chosen = calloc(v->n + 1, sizeof *t->chosen);
     if (!items || !t->chosen)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu checkpoints", v->n);
-    for (size_t i = 0; i < v->n; i++)
+    for (size_t i = 0; i < v->n; i++) {
+        bool under_way = is_under_way(t->jobs, t->job->name, &v->known[i]);
+        bool held = v->keeping[i].pins || v->keeping[i].readers || view_is_resume(v, i);
         items[i] = (struct retention_item){.step = v->known[i].step,
                                            .incarnation = v->known[i].incarnation,
                                            .created_unix_ms = v->decisions[i].created_unix_ms,
                                            .committed = v->known[i].fate == KNOWN_COMMITTED,
-                                           .held = v->keeping[i].pins || v->keeping[i].readers || view_is_resume(v, i),
-                                           .full = true}; /* a commit waits for all fragments */
+                                           .held = held || under_way,
+                                           .full = !under_way};
+    }
     retention_choose(&rule, items, v->n, jobs_unix_ms(), t->chosen);
     return 0;
 }

@@ -6,9 +6,9 @@
  *     a rank is filled, durable, dropped or failed ----> reported
  *     verdict ----> ranks are told; drains end
  *
- * Reports are repeated until the verdict, straight to the coordinator. What a rank of this node makes impossible is told
- * to the others here at once: no coordinator can commit without it. The object lives until there is a verdict, or none
- * came in time, and nothing of it is under way. */
+ * Reports are repeated until the verdict, straight to the coordinator. What a rank of this node makes impossible is
+ * told to the others here at once: no coordinator can commit without it. The object lives until there is a verdict, or
+ * none came in time, and nothing of it is under way. */
 #include "daemon/node/job_internal.h"
 
 #include "daemon/io/log.h"
@@ -122,8 +122,8 @@ static void run_late(struct loop_timer *timer)
     char why[WIRE_TEXT];
 
     snprintf(why, sizeof why, "whether step %llu is committed is not known: %s%s did not say so in time",
-             (unsigned long long)run->step, job->coordinator.node[0] ? "the job's coordinator on node " : "no coordinator",
-             job->coordinator.node);
+             (unsigned long long)run->step,
+             job->coordinator.node[0] ? "the job's coordinator on node " : "no coordinator", job->coordinator.node);
     log_line(LOG_WARNING, "job %s: %s", job->name, why);
     run_stop_drains(run);
     run_tell(run, CAIRN_E_UNAVAILABLE, why);
@@ -216,6 +216,8 @@ void run_maybe_free(struct run *run)
         return;
     list_remove(&run->link);
     job->nruns--;
+    if (!run->aborted && !job->jobs->stopping)
+        retainer_want(job->jobs, job->name);
     free(run);
     job_post(job);
 }

@@ -103,7 +103,7 @@ static void view_read_hold(struct view_keeping *k, const char *what, uint64_t re
     if (pin)
         snprintf(k->held_by, sizeof k->held_by, "pin \"%.*s\"", CAIRN_MAX_NAME, pin);
     else if (reader)
-        snprintf(k->held_by, sizeof k->held_by, "a restore on node %.*s", CAIRN_MAX_NAME, reader);
+        snprintf(k->held_by, sizeof k->held_by, "a restore or repair on node %.*s", CAIRN_MAX_NAME, reader);
     else
         snprintf(k->held_by, sizeof k->held_by, "%.*s", CAIRN_MAX_NAME, what);
 }

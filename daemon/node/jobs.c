@@ -507,6 +507,7 @@ void jobs_stop(struct jobs *jobs, void (*done)(void *arg), void *arg)
             run_stop(container_of(at, struct run, link));
     }
     jobs_stop_openings(jobs);
+    holds_stop(jobs);
     jobs_maybe_stopped(jobs);
 }
 

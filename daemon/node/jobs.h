@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Jobs on this node: who is a member under which incarnation, which checkpoints are on their way, and what the metadata says.
- * Decisions are core/checkpoint's; here they meet the metadata engine, drains, sessions and the job's other nodes.
+/* Jobs on this node: who is a member under which incarnation, which checkpoints are on their way, and what the metadata
+ * says. Decisions are core/checkpoint's; here they meet the metadata engine, drains, sessions and the job's other
+ * nodes.
  *
  * A checkpoint's way:
  *     first save_begin of a step -> intent -> each rank filled -> drains -> all shards durable -> root stored ->
  * decision a drop, a death before filled, a failed drain or the deadline -> decision abort, everybody is told why
  *
- * One node coordinates the job: it holds cairn/v1/jobs/<job>/coordinator by a lease, alone writes intents and decides. Every
- * node with members has cairn/v1/jobs/<job>/nodes/<node> under its lease, greets the coordinator, reports its ranks' states
- * to it and repeats that until it hears a verdict. When the coordinator is silent its key expires, another node claims it
- * and takes up what was left undecided.
+ * One node coordinates the job: it holds cairn/v1/jobs/<job>/coordinator by a lease, alone writes intents and decides.
+ * Every node with members has cairn/v1/jobs/<job>/nodes/<node> under its lease, greets the coordinator, reports its
+ * ranks' states to it and repeats that until it hears a verdict. When the coordinator is silent its key expires,
+ * another node claims it and takes up what was left undecided.
  */
 #ifndef CAIRN_DAEMON_NODE_JOBS_H
 #define CAIRN_DAEMON_NODE_JOBS_H
@@ -165,6 +166,7 @@ struct listed { /* one job (step fields 0), or one checkpoint of a job */
     uint64_t step, incarnation;
     const char *state; /* "committed", "aborted", "undecided", "deleted": files of it may still be there */
     struct record_decision decision;
+    uint64_t decision_revision;
     unsigned pins, readers; /* that hold it */
     bool resume;            /* the job resumes from it */
     uint64_t deleted_unix_ms;

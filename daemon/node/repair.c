@@ -29,10 +29,12 @@ struct repair {
     struct node_work work;
     struct node *node;
     struct repair_request q;
-    bool stopping, listing, loading, copying;
+    bool stopping, listing, holding, loading, copying;
     struct list_request list;
     struct listed *items; /* committed ones, the newest first */
     size_t nitems, next;
+    struct hold *hold; /* on the one being repaired: it is not deleted meanwhile */
+    struct hold_waiter hold_waiter;
     struct load_waiter load;
     struct checkpoint *c; /* being repaired; referenced */
     uint32_t shard, chunk;
@@ -357,6 +359,7 @@ static void checkpoint_end(struct repair *r)
     end_streams_of(r, r->c->decision.node);
     checkpoint_unref(r->c);
     r->c = NULL;
+    hold_release(TAKE_PTR(r->hold));
     report_checkpoint(r, l);
     if (!r->stopping && r->q.was_whole && !n->missing && !n->corrupt && !n->away && !n->copies_missing && !r->why[0])
         r->q.was_whole(r->q.skip_arg, l);
@@ -371,9 +374,44 @@ static void loaded(struct load_waiter *w, int code, const struct cairn_error *er
         r->c = checkpoint_ref(c);
     } else { /* its manifests are lost, or not reachable now: the older ones may be better off */
         note_why(r, err);
+        hold_release(TAKE_PTR(r->hold));
         report_checkpoint(r, &r->items[r->next++]);
     }
     step_soon(r);
+}
+
+static void checkpoint_load(struct repair *r)
+{
+    const struct listed *l = &r->items[r->next];
+    struct load_key key = {l->job, l->step, l->incarnation};
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    r->load.done = loaded;
+    r->loading = true;
+    struct checkpoint *cached = load_cached(r->node->jobs, &key);
+    if (cached)
+        loaded(&r->load, 0, NULL, cached);
+    else if (load_start(r->node->jobs, &key, &l->decision, LOAD_MS, &r->load, &err) < 0)
+        loaded(&r->load, err.code, &err, NULL);
+}
+
+static void held(struct hold_waiter *w, int code, const struct cairn_error *err)
+{
+    struct repair *r = container_of(w, struct repair, hold_waiter);
+
+    r->holding = false;
+    if (code == 0) {
+        checkpoint_load(r);
+        return;
+    }
+    hold_release(TAKE_PTR(r->hold));
+    if (code == CAIRN_E_NOT_FOUND) { /* deleted since it was listed */
+        r->next++;
+        step_soon(r);
+    } else {
+        r->loading = true;
+        loaded(&r->load, code, err, NULL);
+    }
 }
 
 /* Also one that is committed, and whose late fragments are still being stored. */
@@ -401,13 +439,11 @@ static bool checkpoint_begin(struct repair *r)
     r->shard = r->chunk = r->copies = 0;
     r->now = (struct counts){.fragments = 0};
     r->why[0] = 0;
-    r->load.done = loaded;
-    r->loading = true;
-    struct checkpoint *cached = load_cached(r->node->jobs, &key);
-    if (cached)
-        loaded(&r->load, 0, NULL, cached);
-    else if (load_start(r->node->jobs, &key, &l->decision, LOAD_MS, &r->load, &err) < 0)
-        loaded(&r->load, err.code, &err, NULL);
+    r->hold_waiter.done = held;
+    r->holding = true;
+    int code = hold_take(r->node->jobs, &key, l->decision_revision, &r->hold_waiter, &r->hold, &err);
+    if (code != 0)
+        held(&r->hold_waiter, code < 0 ? code : 0, &err);
     return true;
 }
 
@@ -416,7 +452,7 @@ static void step(struct loop_post *post)
     struct repair *r = post->arg;
 
     r->posted = false;
-    if (r->listing || r->loading || r->copying)
+    if (r->listing || r->holding || r->loading || r->copying)
         return;
     if (r->c) {
         if (stripes_step(r) || copies_step(r))

@@ -12,7 +12,8 @@
 #include <string.h>
 
 #define META_MS 5000
-#define FORGET_AT_ONCE 32
+#define FORGET_AT_ONCE 256 /* asked for by nodes */
+#define FORGET_ROUND 32    /* of the peer's own */
 
 static void register_again_in(struct peer *p, uint32_t delay_ms);
 
@@ -280,5 +281,5 @@ static void forget_idle(void *arg, const struct cairn_stream_id *id)
 
 void peer_forget_some(struct peer *p)
 {
-    keep_each_idle(p->keep, FORGET_AT_ONCE, forget_idle, p, NULL);
+    keep_each_idle(p->keep, FORGET_ROUND, forget_idle, p, NULL);
 }

@@ -86,7 +86,7 @@ def what_is_held(c):
     refused(c, "delete", "held", "1", says='pin "paper"', code=1)
     reader = c.spawn([c.build / "tests/cluster/cluster-client", "hold", *ONE, "--job", "held", "--step", 2], stdin=subprocess.PIPE)
     assert reader.stdout.readline() == "holding 2\n"
-    refused(c, "delete", "held", "2", says="a restore on node n1", code=4)
+    refused(c, "delete", "held", "2", says="a restore or repair on node n1", code=4)
     assert c.tool("retain", "held", "last=1")["retention"] == "last=1"
     wait_until("the rule to be applied", lambda: committed(c, "held") == [1, 2, 4], 20)
     assert {k["step"]: (k["pins"], k["readers"]) for k in c.query("list", "--job", "held")["checkpoints"]} == {1: (1, 0), 2: (0, 1), 4: (0, 0)}

@@ -314,6 +314,7 @@ int main(void)
         T(a_hold_and_a_tombstone_exclude_each_other),
         T(another_start_finishes_a_deletion),
         T(peers_that_are_away_keep_the_tombstone),
+        T(the_one_before_stays_until_the_next_is_full),
         T(the_rule_of_a_job),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

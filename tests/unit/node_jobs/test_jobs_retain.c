@@ -126,7 +126,7 @@ void a_restore_holds_until_it_ends(void **state)
     assert_int_equal(open_of(f, &f->a, 10, &step), 0);
     assert_ptr_equal(first, f->kept_hold); /* one key for both */
     assert_int_equal(change(f, &f->a, CHANGE_DELETE, 10, ""), CAIRN_E_BUSY);
-    assert_non_null(strstr(f->err.message, "a restore on node n0"));
+    assert_non_null(strstr(f->err.message, "a restore or repair on node n0"));
     hold_release(first);
     assert_int_equal(change(f, &f->a, CHANGE_DELETE, 10, ""), CAIRN_E_BUSY);
     hold_release(f->kept_hold);
@@ -199,7 +199,7 @@ void a_hold_and_a_tombstone_exclude_each_other(void **state)
     double_let_go(&f->b.links);
     turn_until(&f->b, &t.changed);
     assert_int_equal(t.change_code, CAIRN_E_BUSY);
-    assert_non_null(strstr(t.why, "a restore on node n0"));
+    assert_non_null(strstr(t.why, "a restore or repair on node n0"));
     hold_release(f->kept_hold);
 
     /* a has read that it is there, then b deletes it. */
@@ -274,6 +274,31 @@ void peers_that_are_away_keep_the_tombstone(void **state)
     m->links.npeers = m->links.nregistered = 1;
     wait_fate(f, m, 30, "absent");
     member_leave(again);
+}
+
+/* Fragments behind the commit: until they are there, the margin of the new one is smaller. */
+void the_one_before_stays_until_the_next_is_full(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct save s;
+
+    f->rule = "last=1";
+    f->retention_ms = 20;
+    struct member *r = with_steps(f, m, (uint64_t[]){10, 0});
+    m->links.hold_tails = true;
+    assert_int_equal(begin(f, m, r, 20, &s), 0);
+    fill(f, &s);
+    turn_until(m, &s.outcome);
+    assert_int_equal(s.code, 0);
+    assert_int_equal(change(f, m, CHANGE_DELETE, 10, ""), CAIRN_E_BUSY);
+    assert_non_null(strstr(f->err.message, "until a newer one is full"));
+    turn_for(m, 200);
+    assert_string_equal(fate(f, m, "j", 10, 1), "committed");
+    double_let_go(&m->links);
+    turn_until(m, &s.ended);
+    wait_fate(f, m, 10, "deleted");
+    member_leave(r);
 }
 
 void the_rule_of_a_job(void **state)

@@ -26,6 +26,7 @@ void a_restore_holds_until_it_ends(void **state);
 void a_hold_and_a_tombstone_exclude_each_other(void **state);
 void another_start_finishes_a_deletion(void **state);
 void peers_that_are_away_keep_the_tombstone(void **state);
+void the_one_before_stays_until_the_next_is_full(void **state);
 void the_rule_of_a_job(void **state);
 
 #endif
