@@ -363,8 +363,21 @@ static int daemon_start_node(struct daemon *d, struct cairn_error *err)
     return r;
 }
 
+/* A session has a handful of descriptors; the soft limit is made for select(). */
+static void daemon_raise_limits(void)
+{
+    struct rlimit files;
+
+    if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+        return;
+    files.rlim_cur = files.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &files) < 0)
+        log_line(LOG_WARNING, "the limit on descriptors stays: %s", strerror(errno));
+}
+
 static int daemon_start(struct daemon *d, struct cairn_error *err)
 {
+    daemon_raise_limits();
     int r = daemon_catch_signals(d, err);
 
     if (r == 0)
