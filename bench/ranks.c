@@ -3,8 +3,9 @@
  *
  *     bench-ranks --world N --steps S --threads T SOCKET...    ranks are spread over the sockets' nodes
  *
- * Real sessions, arenas and commits; only that they share a process is made up. Prints "opened MS", then for each step the
- * latencies from the last seal to when each rank knows that the checkpoint is committed: "step S p50 p99 max" in ms. */
+ * Real sessions, arenas and commits; only that they share a process is made up. Prints "opened MS", then for each step
+ * the latencies from the last seal to when each rank knows that the checkpoint is committed: "step S p50 p99 max" in
+ * ms. */
 #include <cairn/cairn.h>
 
 #include <getopt.h>
@@ -73,7 +74,8 @@ static void seal_one(struct bench *b, unsigned rank, unsigned step)
     char name[32];
     uint64_t shape[] = {FLOATS};
     struct cairn_error err = {.size = sizeof err};
-    struct cairn_save_options o = {.size = sizeof o, .step = step, .on_busy = CAIRN_BUSY_WAIT, .timeout_ms = TIMEOUT_MS};
+    struct cairn_save_options o = {
+        .size = sizeof o, .step = step, .on_busy = CAIRN_BUSY_WAIT, .timeout_ms = TIMEOUT_MS};
     struct cairn_tensor t = {
         .size = sizeof t, .name = name, .dtype = CAIRN_F32, .ndim = 1, .shape = shape, .data = values};
 
@@ -166,8 +168,11 @@ static int start(struct bench *b)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"world", 1, NULL, 'w'},   {"steps", 1, NULL, 's'}, {"threads", 1, NULL, 't'},
-                                            {"job", 1, NULL, 'j'}, {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"world", 1, NULL, 'w'},
+                                            {"steps", 1, NULL, 's'},
+                                            {"threads", 1, NULL, 't'},
+                                            {"job", 1, NULL, 'j'},
+                                            {NULL, 0, NULL, 0}};
     struct bench b = {.world = 100, .steps = 10, .threads = 32, .job = "many"};
     struct rlimit files;
     int c;

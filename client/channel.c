@@ -23,7 +23,7 @@
 
 #define LATE_MESSAGES 256 /* read after the deadline at most: a daemon that floods us must not hold us */
 
-/* ---- the futex that followers sleep on -------------------------------------------------------- */
+/* ---- the futex that followers sleep on ------------------------------------------------------- */
 
 /* Not a condition variable: its waits hide signals, and cairn_save_wait owes the caller INTR. */
 static long futex(uint32_t *word, int op, uint32_t value, const struct timespec *until)

@@ -211,8 +211,7 @@ int cairn_restore_slice(const struct cairn_restore *restore, uint64_t i, uint32_
     return 0;
 }
 
-/* ---- add: targets and pieces --------------------------------------------------------------------------------------
- */
+/* ---- add: targets and pieces ----------------------------------------------------------------- */
 
 static int reserve_target(struct cairn_restore *r, struct cairn_error *err)
 {

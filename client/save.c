@@ -403,7 +403,7 @@ static bool goal_reached(const void *arg)
     return g->watch->code < 0 || g->watch->state >= g->state || (g->resume && g->resume->done);
 }
 
-/* ---- over a restart of the daemon ------------------------------------------------------------- */
+/* ---- over a restart of the daemon ------------------------------------------------------------ */
 
 /* The save was in an arena that is not the session's any more. */
 static void lost_for_good(struct cairn_save *s, const struct attachment *now)

@@ -256,10 +256,11 @@ static int daemon_open_keys(struct daemon *d, struct cairn_error *err)
         return keyring_open(c->key_file, &d->keyring, err);
     }
     if (!local && !c->insecure)
-        return cairn_fail(err, CAIRN_E_DENIED,
-                          "[fabric] bind = %s, and no key: whoever reaches it could read and write checkpoints. Make a key "
-                          "(cairnd --make-key FILE), copy it to all daemons and set [fabric] key_file, or bind to 127.0.0.1",
-                          c->bind);
+        return cairn_fail(
+            err, CAIRN_E_DENIED,
+            "[fabric] bind = %s, and no key: whoever reaches it could read and write checkpoints. Make a key "
+            "(cairnd --make-key FILE), copy it to all daemons and set [fabric] key_file, or bind to 127.0.0.1",
+            c->bind);
     if (!local)
         log_line(LOG_WARNING, "no [fabric] key_file: whoever reaches %s can read and write checkpoints", c->bind);
     else
@@ -453,10 +454,13 @@ static int setup_log(const struct config *c, struct cairn_error *err)
 
 int main(int argc, char **argv)
 {
-    static const struct option long_options[] = {
-        {"config", required_argument, NULL, 'c'}, {"check", no_argument, NULL, 'k'},
-        {"options", no_argument, NULL, 'o'},     {"make-key", required_argument, NULL, 'm'},      {"version", no_argument, NULL, 'v'},
-        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0}};
+    static const struct option long_options[] = {{"config", required_argument, NULL, 'c'},
+                                                 {"check", no_argument, NULL, 'k'},
+                                                 {"options", no_argument, NULL, 'o'},
+                                                 {"make-key", required_argument, NULL, 'm'},
+                                                 {"version", no_argument, NULL, 'v'},
+                                                 {"help", no_argument, NULL, 'h'},
+                                                 {NULL, 0, NULL, 0}};
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct daemon d = {.signal_fd = -1};
     const char *path = access("/etc/cairn/cairnd.conf", R_OK) == 0 ? "/etc/cairn/cairnd.conf" : NULL;

@@ -198,8 +198,7 @@ static void commit_progress(struct commit *c, struct commit_effects *fx)
     }
 }
 
-/* ---- events of ranks ------------------------------------------------------------------------------------------------
- */
+/* ---- events of ranks ------------------------------------------------------------------------- */
 
 static void commit_rank_to(struct commit *c, uint32_t rank, int state)
 {

@@ -138,8 +138,8 @@ static int encode_verdict(pb_letter *p, const struct crew_letter *l, struct byte
 
 int crew_encode(const struct crew_letter *l, struct bytes *out, struct cairn_error *err)
 {
-    static int (*const encoders[])(pb_letter *, const struct crew_letter *, struct bytes *, struct cairn_error *) = {
-        encode_greet, encode_place, encode_report, encode_verdict};
+    static int (*const encoders[])(pb_letter *, const struct crew_letter *, struct bytes *,
+                                   struct cairn_error *) = {encode_greet, encode_place, encode_report, encode_verdict};
     pb_letter p = CAIRN__CREW__V1__LETTER__INIT;
 
     if (l->type < CREW_GREET || l->type > CREW_VERDICT)

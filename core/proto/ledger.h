@@ -76,7 +76,7 @@ struct ledger_save {
     uint64_t check; /* XXH3-64 of everything between state and here */
 };
 
-/* ---- writing: map is the file's, of ledger_len bytes, zeroed before ledger_init ---------------- */
+/* ---- writing: map is the file's, of ledger_len bytes, zeroed before ledger_init -------------- */
 uint64_t ledger_len(uint32_t npages);
 /* Fills in what is the format's; the caller sets what is the arena's (from arena_id to start_id). */
 void ledger_init(void *map, const struct ledger_header *arena, uint32_t npages);
@@ -94,7 +94,7 @@ void ledger_set_state(void *map, int slot, int state);
 /* An EMPTY slot, or -1. */
 int ledger_free_slot(const void *map);
 
-/* ---- reading: data is a private copy of untrusted bytes ---------------------------------------- */
+/* ---- reading: data is a private copy of untrusted bytes -------------------------------------- */
 /* How many bytes of a file are worth copying, from a copy of its header: up to the end of the heap's used part. */
 int ledger_copy_len(const struct ledger_header *h, uint64_t file_len, uint64_t *ret_len, struct cairn_error *err);
 /* Checks everything that can be checked without the arena. After it the functions below are safe. */

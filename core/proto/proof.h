@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What two daemons sign to prove to each other that they hold the cluster's key: challenge and response as in ISO 9798-4
- * with a keyed hash, both nonces and both names under the tag, and the role first, so that neither side's proof is good
- * for the other's, for another connection or for another start. Signing is daemon/io/keyring's. */
+/* What two daemons sign to prove to each other that they hold the cluster's key: challenge and response as in ISO
+ * 9798-4 with a keyed hash, both nonces and both names under the tag, and the role first, so that neither side's proof
+ * is good for the other's, for another connection or for another start. Signing is daemon/io/keyring's. */
 #ifndef CAIRN_CORE_PROTO_PROOF_H
 #define CAIRN_CORE_PROTO_PROOF_H
 

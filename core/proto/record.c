@@ -179,9 +179,7 @@ static json_t *read_in(struct reader *r, const char *what, const void *data, siz
     return r->o;
 }
 
-/* ---- peer
- * ------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- peer ------------------------------------------------------------------------------------ */
 
 int record_peer_encode(const struct record_peer *r, struct bytes *out, struct cairn_error *err)
 {
@@ -221,9 +219,7 @@ int record_peer_decode(struct record_peer *ret, const void *data, size_t len, st
     return r.code;
 }
 
-/* ---- incarnation
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- incarnation ----------------------------------------------------------------------------- */
 
 int record_incarnation_encode(const struct record_incarnation *r, struct bytes *out, struct cairn_error *err)
 {
@@ -411,9 +407,7 @@ int record_intent_decode(struct record_intent *ret, const void *data, size_t len
     return r.code;
 }
 
-/* ---- decision
- * --------------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- decision -------------------------------------------------------------------------------- */
 
 static void set_blob(json_t *o, const struct blob_ref *b)
 {

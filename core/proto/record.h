@@ -19,7 +19,7 @@ void record_prefix_jobs(char *buf); /* cairn/v1/jobs/ */
 void record_key_job(char *buf, const char *job,
                     const char *what); /* cairn/v1/jobs/<job>/<what>: incarnation, coordinator, pin, settings */
 void record_key_crew(char *buf, const char *job, const char *node); /* cairn/v1/jobs/<job>/nodes/<node> */
-void record_prefix_ckpts(char *buf, const char *job); /* cairn/v1/jobs/<job>/ckpt/ */
+void record_prefix_ckpts(char *buf, const char *job);               /* cairn/v1/jobs/<job>/ckpt/ */
 void record_key_sweeper(char *buf); /* cairn/v1/sweeper: who looks after jobs that nobody holds (lease) */
 void record_key_ckpt(char *buf, const char *job, uint64_t step, uint64_t incarnation, const char *what);
 /* .../ckpt/<step>.<inc>/<what>: intent, decision, tombstone, and what forbids deletion:

@@ -230,9 +230,7 @@ int wire_encode(const struct wire_message *m, uint8_t buf[WIRE_MAX], struct cair
     return encoders[m->type - WIRE_HELLO](&e, m, buf, err);
 }
 
-/* ---- decode
- * ----------------------------------------------------------------------------------------------------------------------
- */
+/* ---- decode ---------------------------------------------------------------------------------- */
 
 static int bad(struct cairn_error *err, const char *what)
 {

@@ -3,8 +3,8 @@
  *
  *     endpoint_send/write -> posted to libfabric -> completion -> done()
  *          |    \-> refused: the finished list -> done() in the next poll
- *          \-> no room or no connection (EAGAIN): waits in its destination's queue, in order, and is tried again when
- * the destination's operations complete and after a growing delay
+ *          \-> no room or no connection (EAGAIN): waits in its destination's queue, in order, and is tried again
+ *              when the destination's operations complete and after a growing delay
  *
  * What libfabric holds is a struct flight and never the caller's operation: when a destination is forgotten its
  * operations end at once, and what libfabric may still say about them later finds a flight without one.

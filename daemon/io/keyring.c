@@ -95,9 +95,10 @@ static int parse(const char *path, char *text, struct keys *ret, struct cairn_er
             *next++ = 0;
         number++;
         if (parse_line(line, &keys) < 0)
-            r = cairn_fail(err, CAIRN_E_INVAL,
-                           "key file %s, line %u: a number of its own and %d to %d bytes in hex are wanted, in at most %d lines",
-                           path, number, KEYRING_MIN_BYTES, KEYRING_MAX_BYTES, KEYRING_MAX_KEYS);
+            r = cairn_fail(
+                err, CAIRN_E_INVAL,
+                "key file %s, line %u: a number of its own and %d to %d bytes in hex are wanted, in at most %d lines",
+                path, number, KEYRING_MIN_BYTES, KEYRING_MAX_BYTES, KEYRING_MAX_KEYS);
     }
     if (r == 0 && keys.n == 0)
         r = cairn_fail(err, CAIRN_E_INVAL, "key file %s has no key (cairnd --make-key FILE writes one)", path);

@@ -5,9 +5,9 @@
  *     ID HEX          the first key signs; all are believed
  *     ID HEX
  *
- * ID is a number from 1 to 2^32 - 1, HEX at least 32 bytes. To rotate: add the new key as the last line everywhere, then move it to the
- * top everywhere, then remove the old one; daemons read a changed file within a second, without a stop. A changed file that
- * cannot be used leaves the keys as they are, and is complained about. */
+ * ID is a number from 1 to 2^32 - 1, HEX at least 32 bytes. To rotate: add the new key as the last line everywhere,
+ * then move it to the top everywhere, then remove the old one; daemons read a changed file within a second, without a
+ * stop. A changed file that cannot be used leaves the keys as they are, and is complained about. */
 #ifndef CAIRN_DAEMON_IO_KEYRING_H
 #define CAIRN_DAEMON_IO_KEYRING_H
 
@@ -24,7 +24,8 @@ struct keyring;
 /* Errors: DENIED when others can read the file, or it is not ours; INVAL names the line. */
 int keyring_open(const char *path, struct keyring **ret_keyring, struct cairn_error *err);
 void keyring_free(struct keyring *k); /* NULL allowed */
-/* Reads the file again when it has changed. True when the keys are others now; a failure is in err, and keeps the old ones. */
+/* Reads the file again when it has changed. True when the keys are others now; a failure is in err, and keeps the old
+ * ones. */
 bool keyring_refresh(struct keyring *k, struct cairn_error *err);
 int keyring_sign(struct keyring *k, const void *data, size_t len, uint8_t ret_tag[PROOF_TAG], uint32_t *ret_key_id);
 /* 0, or CAIRN_E_DENIED: an unknown key, or not signed with it. In constant time for a known key. */

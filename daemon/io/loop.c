@@ -237,8 +237,7 @@ static bool run_completions(struct loop *loop)
     return any;
 }
 
-/* ---- posts and deferred work ---------------------------------------------------------------------------------------
- */
+/* ---- posts and deferred work ----------------------------------------------------------------- */
 
 void loop_post(struct loop *loop, struct loop_post *post)
 {

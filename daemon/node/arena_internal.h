@@ -17,7 +17,7 @@ struct arenas {
     struct arena_keeper keeper;
 };
 
-/* ---- arena.c ---------------------------------------------------------------------------------- */
+/* ---- arena.c --------------------------------------------------------------------------------- */
 struct arena *arena_alloc(uint64_t bytes); /* NULL: no memory */
 int arena_map_memory(struct arena *a, struct cairn_error *err);
 void arena_enlist(struct arenas *as, struct arena *a);
@@ -28,7 +28,7 @@ int arena_take(struct arenas *as, struct arena *a, const struct arena_user *u, s
 bool arenas_make_room(struct arenas *as, uint64_t bytes);
 int arenas_too_full(const struct arenas *as, const struct arena_user *u, uint64_t bytes, struct cairn_error *err);
 
-/* ---- arena_pages.c ---------------------------------------------------------------------------- */
+/* ---- arena_pages.c --------------------------------------------------------------------------- */
 struct snapshot *snapshot_new(struct shared_layout *layout); /* NULL: no memory */
 /* s, part: what the page holds, unless it is FREE. */
 void page_set(struct arena *a, uint32_t page, enum page_state state, const struct snapshot *s, uint32_t part);

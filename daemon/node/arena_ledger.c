@@ -15,7 +15,7 @@
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
 
-/* ---- names under which the keeper has them ---------------------------------------------------- */
+/* ---- names under which the keeper has them --------------------------------------------------- */
 
 struct name {
     char text[64];
@@ -38,7 +38,7 @@ static struct name ledger_name(const struct arena *a, uint64_t generation)
     return n;
 }
 
-/* ---- the file --------------------------------------------------------------------------------- */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 static int ledger_make(uint64_t len, int *ret_fd, void **ret_map, struct cairn_error *err)
 {
@@ -145,7 +145,7 @@ void arena_ledger_close(struct arena *a)
     a->ledger_fd = -1;
 }
 
-/* ---- what it says ----------------------------------------------------------------------------- */
+/* ---- what it says ---------------------------------------------------------------------------- */
 
 void arena_ledger_page(const struct arena *a, uint32_t page, int state, int slot, uint32_t part)
 {

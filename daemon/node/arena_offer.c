@@ -19,7 +19,7 @@
 #define ARENA_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 #define LEDGER_SEALS (ARENA_SEALS | F_SEAL_FUTURE_WRITE)
 
-/* ---- files and processes ---------------------------------------------------------------------- */
+/* ---- files and processes --------------------------------------------------------------------- */
 
 bool same_file(int a, int b)
 {
@@ -54,7 +54,7 @@ int process_open(int pid, uint64_t start)
     return fd >= 0 && process_start(pid) == start ? TAKE_FD(fd) : -1; /* in this order: the pidfd cannot change hands */
 }
 
-/* ---- reading ---------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static int check_seals(int fd, int wanted, const char *what, struct stat *ret_stat, struct cairn_error *err)
 {
@@ -116,7 +116,7 @@ static int check_pair(const struct arena_offer *o, const struct stat *arena, str
     return 0;
 }
 
-/* ---- the saves in it -------------------------------------------------------------------------- */
+/* ---- the saves in it ------------------------------------------------------------------------- */
 
 static struct shared_layout *known_layout(const struct arena_offer *o, struct hash128 digest)
 {
@@ -197,7 +197,7 @@ static int read_saves(struct arena_offer *o, struct cairn_error *err)
     return 0;
 }
 
-/* ---- the object ------------------------------------------------------------------------------- */
+/* ---- the object ------------------------------------------------------------------------------ */
 
 int arena_offer_read(int arena_fd, int ledger_fd, struct arena_offer **ret_offer, struct cairn_error *err)
 {

@@ -14,8 +14,8 @@ void sha256(const void *data, size_t len, uint8_t ret_digest[SHA256_LEN]);
 uint32_t blob_attempt(const uint8_t digest[SHA256_LEN]);
 
 /* Stores and syncs `copies` copies (or as many as peers live, at least 1); margin + 1 of them are enough when the
- * others are late. key: job, step, incarnation, node, kind and rank; its attempt is filled in. data is borrowed until done, which is called
- * exactly once and never from within the call; ref lives during it.
+ * others are late. key: job, step, incarnation, node, kind and rank; its attempt is filled in. data is borrowed until
+ * done, which is called exactly once and never from within the call; ref lives during it.
  */
 typedef void (*blob_put_done)(void *arg, int code, const struct cairn_error *err, const struct blob_ref *ref);
 void blob_put(struct links *links, const struct fragment_key *key, uint64_t fence_incarnation, const void *data,

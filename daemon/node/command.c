@@ -14,12 +14,9 @@ struct command {
 };
 
 static const struct command commands[] = {
-    {CAIRN_COMMAND_REPAIR, true, command_repair},
-    {CAIRN_COMMAND_SCRUB, false, command_scrub},
-    {CAIRN_COMMAND_REBUILD, false, command_rebuild},
-    {CAIRN_COMMAND_PIN, true, command_pin},
-    {CAIRN_COMMAND_UNPIN, true, command_unpin},
-    {CAIRN_COMMAND_DELETE, true, command_delete},
+    {CAIRN_COMMAND_REPAIR, true, command_repair},    {CAIRN_COMMAND_SCRUB, false, command_scrub},
+    {CAIRN_COMMAND_REBUILD, false, command_rebuild}, {CAIRN_COMMAND_PIN, true, command_pin},
+    {CAIRN_COMMAND_UNPIN, true, command_unpin},      {CAIRN_COMMAND_DELETE, true, command_delete},
     {CAIRN_COMMAND_RETAIN, true, command_retain},
 };
 

@@ -108,8 +108,8 @@ static unsigned live_peers(struct drain *d, bool of_stream)
     return links_takers(d->links, 0, of_stream ? &d->stream : NULL, takers);
 }
 
-/* No peer at all may pass; peers that all refuse this checkpoint will not change their minds. With few of those that are
- * registered, which says that this node is cut off or has just started, a stripe would be narrower than the cluster
+/* No peer at all may pass; peers that all refuse this checkpoint will not change their minds. With few of those that
+ * are registered, which says that this node is cut off or has just started, a stripe would be narrower than the cluster
  * allows: it waits, for the registrations of the dead expire. */
 static bool check_peers(struct drain *d, unsigned live)
 {
@@ -174,9 +174,7 @@ static void restripe(struct chunk *c)
     links_kick(d->links); /* its successors are behind whoever walks the list now */
 }
 
-/* ---- the pump
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- the pump -------------------------------------------------------------------------------- */
 
 static void settle_going(struct drain *d)
 {
@@ -468,9 +466,7 @@ static void drain_pump(struct pump *p)
         drain_finish(d);
 }
 
-/* ---- the object
- * -----------------------------------------------------------------------------------------------------------------------
- */
+/* ---- the object ------------------------------------------------------------------------------ */
 
 int drain_start(struct links *links, const struct drain_spec *spec, struct drain **ret_drain, struct cairn_error *err)
 {

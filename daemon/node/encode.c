@@ -55,9 +55,7 @@ static void encode_parity(struct encode *e)
         e->payload_len[e->k + i] = len;
 }
 
-/* ---- encode
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- encode ---------------------------------------------------------------------------------- */
 
 /* The plain bytes are copied first and everything is made from the copy: a client that writes meanwhile spoils its own
  * save, but checksum and bytes agree. */
@@ -112,9 +110,7 @@ void encode_chunk(struct encode *e)
     free(own);
 }
 
-/* ---- decode
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- decode ---------------------------------------------------------------------------------- */
 
 /* Computes the data fragments that are missing from the first k that are there. */
 static int rebuild(struct decode *d)

@@ -90,9 +90,7 @@ static void note_error(struct gather_run *r, const char *peer, const struct cair
     snprintf(r->errors + at, sizeof r->errors - at, "%s%s: %s", at ? "; " : "", peer, err->message);
 }
 
-/* ---- reading
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* The record against the manifest: the peer is trusted with nothing. The payload's checksum was checked by the peer and
  * is checked here again, behind the wire. */
@@ -171,9 +169,7 @@ static void ask(struct want *w)
     }
 }
 
-/* ---- deciding
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- deciding -------------------------------------------------------------------------------- */
 
 static bool is_wanted(const struct gather_run *r, unsigned i)
 {
@@ -317,9 +313,7 @@ static void too_late(struct loop_timer *t)
     finish(r, CAIRN_E_TIMEOUT, &err);
 }
 
-/* ---- decoding
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- decoding -------------------------------------------------------------------------------- */
 
 static void decode_run(struct worker_job *job)
 {
@@ -419,9 +413,7 @@ void gather_cancel(struct links *links, struct gather *g)
     step_soon(r);
 }
 
-/* ---- checks
- * --------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 struct check_run {
     struct links *links;

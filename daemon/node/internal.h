@@ -35,7 +35,7 @@ struct node {
     struct arenas *arenas;
     struct list sessions;
     unsigned nsessions;
-    struct list work; /* struct node_work */
+    struct list work;       /* struct node_work */
     struct list recoveries; /* of struct recovery: arenas whose saves wait for their job */
     uint64_t next_id;       /* of sessions and restores */
     uint64_t windows_used_bytes;

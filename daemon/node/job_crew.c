@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The job's nodes among themselves (core/proto/crew.proto). A node greets the coordinator three times a lease and learns
- * its parent in the reporting tree; reports go up through it, verdicts come down. Whatever is repeated goes straight to
- * the coordinator, so that a silent parent costs one repeat.
+/* The job's nodes among themselves (core/proto/crew.proto). A node greets the coordinator three times a lease and
+ * learns its parent in the reporting tree; reports go up through it, verdicts come down. Whatever is repeated goes
+ * straight to the coordinator, so that a silent parent costs one repeat.
  *
  * A report names the coordinator it is meant for, and a verdict the one that speaks: a node listens to one coordinator
  * at a time, and one that was succeeded is heard by nobody who reported to its successor. */
@@ -272,7 +272,8 @@ static void verdict_fill(const struct job *job, struct crew_letter *l, uint64_t 
     snprintf(l->verdict.status.message, sizeof l->verdict.status.message, "%s", reason ? reason : "");
 }
 
-static void verdict_here(struct job *job, uint64_t step, uint64_t incarnation, int verdict, int code, const char *reason)
+static void verdict_here(struct job *job, uint64_t step, uint64_t incarnation, int verdict, int code,
+                         const char *reason)
 {
     struct run *run = job_find_run(job, step, incarnation);
 

@@ -266,8 +266,8 @@ struct rank_save {
     const char *arena;
     const uint32_t *pages;
     uint32_t attempt; /* the first of its fragments */
-    int state;       /* enum report_state */
-    bool unreported; /* the coordinator was not told of the state */
+    int state;        /* enum report_state */
+    bool unreported;  /* the coordinator was not told of the state */
     struct shard_ref ref;
     bool durable_told, told;
     struct drain *drain;

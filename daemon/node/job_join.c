@@ -120,8 +120,7 @@ void jobs_join(struct jobs *jobs, struct join_request *request)
     uint32_t timeout_ms = r->timeout_ms ? r->timeout_ms : jobs->config.meta_ms;
     struct cairn_error err = CAIRN_ERROR_INIT;
 
-    r->own = (struct jobs_request){
-        .jobs = jobs, .err = CAIRN_ERROR_INIT, .arrived_ns = loop_now_ns(jobs->deps.loop)};
+    r->own = (struct jobs_request){.jobs = jobs, .err = CAIRN_ERROR_INIT, .arrived_ns = loop_now_ns(jobs->deps.loop)};
     list_init(&r->own.link);
     r->own.deadline = (struct loop_timer){.fire = join_late, .arg = r};
     r->own.post = (struct loop_post){.run = join_posted, .arg = r};

@@ -197,8 +197,8 @@ static int save_check_run(const struct run *run, const struct member *m, struct 
     return 0;
 }
 
-/* Fragments of two starts of a daemon never have one name: a save that is made again under the same step must not be mixed
- * with what the start before left on the peers. 24 bits of the start, 256 attempts. */
+/* Fragments of two starts of a daemon never have one name: a save that is made again under the same step must not be
+ * mixed with what the start before left on the peers. 24 bits of the start, 256 attempts. */
 static uint32_t jobs_first_attempt(const struct jobs *jobs)
 {
     return (uint32_t)(jobs->config.start & 0xffffff) << 8;

@@ -499,7 +499,7 @@ void jobs_stop(struct jobs *jobs, void (*done)(void *arg), void *arg)
     list_for_each (it, &jobs->jobs) {
         struct job *job = container_of(it, struct job, link);
         loop_timer_cancel(jobs->deps.loop, &job->retry);
-            job_fail_joins(job, r, &err);
+        job_fail_joins(job, r, &err);
         job_drop_deciders(job);
         job_crew_dismiss(job);
         job_crew_stop(job);

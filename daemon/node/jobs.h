@@ -4,8 +4,8 @@
  * nodes.
  *
  * A checkpoint's way:
- *     first save_begin of a step -> intent -> each rank filled -> drains -> all shards durable -> root stored ->
- * decision a drop, a death before filled, a failed drain or the deadline -> decision abort, everybody is told why
+ *     first save_begin of a step -> intent -> ranks filled -> drains -> all shards durable -> root -> decision
+ *     a drop, a death before filled, a failed drain or the deadline -> abort, everybody is told why
  *
  * One node coordinates the job: it holds cairn/v1/jobs/<job>/coordinator by a lease, alone writes intents and decides.
  * Every node with members has cairn/v1/jobs/<job>/nodes/<node> under its lease, greets the coordinator, reports its
@@ -42,7 +42,8 @@ int jobs_new(const struct jobs_deps *deps, const struct jobs_config *config, str
  * CAIRN_E_ABORTED and saves fail with it before done; then jobs and members are gone. Checkpoints that are held stay.
  */
 void jobs_stop(struct jobs *jobs, void (*done)(void *arg), void *arg);
-/* Before sessions are closed for a stop: saves that are not filled are not given up, the next daemon may go on with them. */
+/* Before sessions are closed for a stop: saves that are not filled are not given up, the next daemon may go on with
+ * them. */
 void jobs_leave(struct jobs *jobs);
 
 struct jobs_request { /* what a request below embeds for jobs to use; the caller need not set it */
@@ -97,9 +98,9 @@ struct save_events {
  * renewed). On success ended() will come exactly once. */
 int save_begin(struct member *member, uint64_t step, const struct save_events *events, void *arg,
                struct rank_save **ret_save, struct cairn_error *err);
-/* For a snapshot that was granted under another daemon: joins the step's checkpoint, whose coordinator may be waiting for
- * it. Returns 0 as save_begin does, 1 when the step is committed already (then there is no save), or an error: ABORTED
- * with why the step was given up, FENCED, STALE_PIN. attempt: the first that its fragments may carry. */
+/* For a snapshot that was granted under another daemon: joins the step's checkpoint, whose coordinator may be waiting
+ * for it. Returns 0 as save_begin does, 1 when the step is committed already (then there is no save), or an error:
+ * ABORTED with why the step was given up, FENCED, STALE_PIN. attempt: the first that its fragments may carry. */
 int save_resume(struct member *member, uint64_t step, uint32_t attempt, const struct save_events *events, void *arg,
                 struct rank_save **ret_save, struct cairn_error *err);
 /* What became of a step that is not under way: 1 committed, ABORTED with why, or NOT_FOUND. */

@@ -204,9 +204,7 @@ void link_fail(struct link *l, const char *fmt, ...)
     link_drop(l);
 }
 
-/* ---- connection
- * -------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- connection ------------------------------------------------------------------------------ */
 
 void link_pump(struct link *l)
 {
@@ -486,9 +484,7 @@ void link_connect(struct link *l)
         link_fail(l, "%s", err.message);
 }
 
-/* ---- the object
- * --------------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- the object ------------------------------------------------------------------------------ */
 
 int link_new(struct links *links, const struct record_peer *record, struct link **ret_link, struct cairn_error *err)
 {

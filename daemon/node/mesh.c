@@ -134,8 +134,7 @@ static const struct endpoint_events events = {on_message, on_written};
 
 /* ---- the object ------------------------------------------------------------------------------ */
 
-int mesh_new(struct fabric *fabric, const struct mesh_config *config, struct mesh **ret_mesh,
-             struct cairn_error *err)
+int mesh_new(struct fabric *fabric, const struct mesh_config *config, struct mesh **ret_mesh, struct cairn_error *err)
 {
     struct mesh *mesh = calloc(1, sizeof *mesh);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Letters between nodes (core/proto/crew.h) over one endpoint. Best effort: a letter may be lost, and what matters is said
- * again by whoever waits for an answer. */
+/* Letters between nodes (core/proto/crew.h) over one endpoint. Best effort: a letter may be lost, and what matters is
+ * said again by whoever waits for an answer. */
 #ifndef CAIRN_DAEMON_NODE_MESH_H
 #define CAIRN_DAEMON_NODE_MESH_H
 
@@ -14,8 +14,7 @@ struct mesh_config {
     uint64_t start;          /* random, of this start of the daemon */
     struct keyring *keyring; /* letters are signed, and only signed ones are read; NULL: neither */
 };
-int mesh_new(struct fabric *fabric, const struct mesh_config *config, struct mesh **ret_mesh,
-             struct cairn_error *err);
+int mesh_new(struct fabric *fabric, const struct mesh_config *config, struct mesh **ret_mesh, struct cairn_error *err);
 /* Letters in flight are lost. Not from within its callback. NULL allowed. */
 void mesh_free(struct mesh *mesh);
 /* Who gets the letters that arrive. One at a time; on the loop. */

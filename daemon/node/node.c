@@ -119,8 +119,8 @@ static void node_free(struct node *n)
 static int node_start_parts(struct node *n, struct cairn_error *err)
 {
     const struct node_config *c = &n->config;
-    struct links_deps ld = {n->deps.loop, n->deps.fabric, n->deps.workers, n->deps.plugins, n->deps.meta,
-                            n->deps.keyring};
+    struct links_deps ld = {n->deps.loop,    n->deps.fabric, n->deps.workers,
+                            n->deps.plugins, n->deps.meta,   n->deps.keyring};
     struct links_config lc = {.node = n->id,
                               .start = c->start,
                               .slots = c->slots,

@@ -31,8 +31,8 @@ struct node_config {
     const char *domain; /* failure domain; "" */
     uint32_t fragment_late_ms, sync_late_ms, connect_ms, backoff_ms;
     uint32_t checkpoint_ms, lease_ms, meta_ms;
-    uint32_t repair_mib_s;   /* read and written by a repair */
-    uint32_t repair_every_s; /* between two looks at what there is to repair; 0: when asked */
+    uint32_t repair_mib_s;      /* read and written by a repair */
+    uint32_t repair_every_s;    /* between two looks at what there is to repair; 0: when asked */
     struct retention retention; /* of jobs without a rule */
     uint32_t retention_ms;
     /* The keeper of descriptors (systemd's store); each may be NULL. */

@@ -28,7 +28,8 @@ struct repair_request { /* copied */
     void (*done)(void *arg, int code, const struct cairn_error *err, json_t *report);
     void *arg;
 };
-/* A stop of the node ends it with ABORTED. BUSY: one of this job is under way; when that is a quick one it ends soon. */
+/* A stop of the node ends it with ABORTED. BUSY: one of this job is under way; when that is a quick one it ends soon.
+ */
 int repair_start(struct node *node, const struct repair_request *request, struct cairn_error *err);
 
 #endif

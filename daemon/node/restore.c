@@ -54,8 +54,7 @@ struct restore {
     struct restore_read reads[];
 };
 
-/* ---- LATEST ---------------------------------------------------------------------------------------------------------
- */
+/* ---- LATEST ---------------------------------------------------------------------------------- */
 
 struct opening_read { /* an open_request on its way, for LATEST and RESTORE_OPEN */
     struct open_request request;
@@ -119,8 +118,7 @@ void session_on_latest(struct session *s, const struct local_latest *m)
     jobs_open(s->node->jobs, &o->request);
 }
 
-/* ---- RESTORE_OPEN ---------------------------------------------------------------------------------------------------
- */
+/* ---- RESTORE_OPEN ---------------------------------------------------------------------------- */
 
 static int catalog_of(const struct checkpoint *c, struct bytes *out, struct cairn_error *err)
 {

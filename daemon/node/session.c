@@ -31,8 +31,7 @@
 static void session_receive(struct session *s);
 static void session_flush(struct session *s);
 
-/* ---- answers --------------------------------------------------------------------------------------------------------
- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 static void out_free(struct out_message *m)
 {
@@ -130,8 +129,7 @@ static void session_flush(struct session *s)
     loop_sendmsg(s->node->deps.loop, &s->send_op, s->fd, &s->send_msg, MSG_NOSIGNAL);
 }
 
-/* ---- the end --------------------------------------------------------------------------------------------------------
- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void session_free(struct session *s)
 {
@@ -188,8 +186,7 @@ void session_close(struct session *s, const char *why)
     session_pending_end(s);
 }
 
-/* ---- OPEN -----------------------------------------------------------------------------------------------------------
- */
+/* ---- OPEN ------------------------------------------------------------------------------------ */
 
 struct opening {
     struct join_request join;
@@ -311,8 +308,7 @@ static void session_on_open(struct session *s, const struct local_open *m)
         session_answer_error(s, m->h.id, r, &err);
 }
 
-/* ---- requests -------------------------------------------------------------------------------------------------------
- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 /* Requests of ranks only; an observer that sends one breaks the rules. */
 static bool session_is_rank(struct session *s, uint32_t id)
@@ -471,8 +467,7 @@ static void session_process_died(struct loop_op *op, int res)
     session_pending_end(s);
 }
 
-/* ---- the beginning --------------------------------------------------------------------------------------------------
- */
+/* ---- the beginning --------------------------------------------------------------------------- */
 
 /* Who is at the other end, as the kernel says. The pidfd of the socket itself cannot name a reused pid. */
 static int session_identify(struct session *s, struct cairn_error *err)

@@ -100,8 +100,7 @@ void session_on_hand_back(struct session *s, const struct local_hand_back *m, in
     workers_submit(s->node->deps.workers, &b->job);
 }
 
-/* ---- OPEN ----------------------------------------------------------------------------------------------------------
- */
+/* ---- OPEN ------------------------------------------------------------------------------------ */
 
 static int session_adopt(struct session *s, const struct arena_user *u, struct cairn_error *err)
 {

@@ -3,8 +3,8 @@
  *
  *     Hello + nonce -> a handshake -> Challenge: our nonce, our proof -> Proof: the node's -> admitted: Welcome
  *
- * Without a key a Hello is enough, which the daemon's start allows on loopback only. Handshakes are bounded in number and in
- * time, and hold nothing else: a flood of greetings costs that. */
+ * Without a key a Hello is enough, which the daemon's start allows on loopback only. Handshakes are bounded in number
+ * and in time, and hold nothing else: a flood of greetings costs that. */
 #include "daemon/peer/internal.h"
 
 #include "core/base/cleanup.h"

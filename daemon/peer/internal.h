@@ -177,18 +177,17 @@ void peer_say_to(struct peer *p, const struct wire_message *hello, const struct 
 void peer_on_read(struct peer_node *n, const struct wire_message *m);
 void peer_drop_reads(struct peer_node *n); /* those that wait for a buffer */
 
-/* ---- engine.c: which metadata engine is the right one; what there is, for a rebuild ------------------------------ */
+/* ---- engine.c: which metadata engine is the right one; what there is, for a rebuild ---------- */
 int peer_engine_start(struct peer *p, struct cairn_error *err); /* registers the peer when it has looked */
 void peer_engine_look(struct peer *p);
 int peer_check_engine(const struct peer *p, struct cairn_error *err); /* UNAVAILABLE: nothing is stored or deleted */
 void peer_on_accept_engine(struct peer_node *n, const struct wire_message *m);
 void peer_on_inventory(struct peer_node *n, const struct wire_message *m);
 
-/* ---- repair_open.c: a stream for a repair; the decision is looked up first -----------------------------------------
- */
+/* ---- repair_open.c: a stream for a repair; the decision is looked up first ------------------- */
 void peer_open_for_repair(struct peer_node *n, const struct wire_message *m);
 
-/* ---- scrub.c: reads all that is stored, slowly by itself and at once when it is told to ------------------------- */
+/* ---- scrub.c: reads all that is stored, slowly by itself and at once when it is told to ------ */
 int scrub_new(struct peer *p, struct cairn_error *err); /* sets p->scrub */
 void scrub_free(struct scrub *s);                       /* nothing may be under way; NULL allowed */
 void scrub_stop(struct scrub *s);                       /* drops what waits; what is under way ends soon */

@@ -258,7 +258,8 @@ static int check_fence(struct peer *p, const char *job, uint64_t incarnation, st
                       (unsigned long long)incarnation, job, (unsigned long long)f->incarnation);
 }
 
-/* A newer incarnation resumed, or the checkpoint is gone: what comes late would stay for good. Repairs are past the fence. */
+/* A newer incarnation resumed, or the checkpoint is gone: what comes late would stay for good. Repairs are past the
+ * fence. */
 static int check_write(struct peer *p, const char *job, uint64_t step, uint64_t incarnation, bool repair,
                        struct cairn_error *err)
 {

@@ -177,9 +177,9 @@ CAIRN_API int cairn_save_begin(struct cairn_session *session, const struct cairn
 /* Notes one slice. The data is not read before seal and must not move until seal returns. Errors: INVAL names the
  * tensor (overlap with an earlier slice of this save, out of range, overflow, bad name). */
 CAIRN_API int cairn_save_add(struct cairn_save *save, const struct cairn_tensor *tensor, struct cairn_error *err);
-/* Copies every slice into the arena and hands the snapshot to the daemon. On return the tensors may be changed. A daemon
- * that dies after it has given room is no error: the next one finds the snapshot in the arena.
- * Errors: BUSY, TOO_LARGE, EXISTS (this step was saved already), FENCED, UNAVAILABLE; training may go on after any. */
+/* Copies every slice into the arena and hands the snapshot to the daemon. On return the tensors may be changed. A
+ * daemon that dies after it has given room is no error: the next one finds the snapshot in the arena. Errors: BUSY,
+ * TOO_LARGE, EXISTS (this step was saved already), FENCED, UNAVAILABLE; training may go on after any. */
 CAIRN_API int cairn_save_seal(struct cairn_save *save, struct cairn_error *err);
 /* Waits until the save has reached the state. Errors: TIMEOUT, ABORTED (why is in the message), UNAVAILABLE, INTR. When
  * the daemon is away it is waited for until the deadline; UNAVAILABLE, which names the socket, is no end then: the
@@ -247,7 +247,7 @@ enum cairn_query_kind {
 CAIRN_API int cairn_query(struct cairn_session *session, int kind, const char *job, uint64_t step, uint32_t timeout_ms,
                           char **ret_json, struct cairn_error *err);
 
-/* ---- commands: what changes something --------------------------------------------------------- */
+/* ---- commands: what changes something -------------------------------------------------------- */
 
 enum cairn_command_kind {
     CAIRN_COMMAND_PIN = 1,      /* hold a committed checkpoint against retention; argument: a label for the hold */

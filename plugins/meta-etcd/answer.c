@@ -238,8 +238,8 @@ struct refusal answer_refusal(const char *text, size_t len, long http_status, st
         s = json_string_value(json_object_get(said, "message")); /* of a stream */
     if (!s)
         s = "no reason given";
-    f.login = strstr(s, "invalid auth token") || strstr(s, "auth token is not provided") ||
-              strstr(s, "user name is empty");
+    f.login =
+        strstr(s, "invalid auth token") || strstr(s, "auth token is not provided") || strstr(s, "user name is empty");
     if (strstr(s, "lease not found"))
         f = (struct refusal){.code = CAIRN_E_NOT_FOUND};
     else if (f.login || strstr(s, "permission denied") || strstr(s, "authentication failed"))

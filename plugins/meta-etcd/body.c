@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Requests as JSON: keys and values in base64, 64-bit numbers as strings, as the gateway wants them. Everything that is put
- * in is base64 or a number, but for a user's name and password. */
+/* Requests as JSON: keys and values in base64, 64-bit numbers as strings, as the gateway wants them. Everything that is
+ * put in is base64 or a number, but for a user's name and password. */
 #include "meta-etcd.h"
 
 #include <openssl/evp.h>

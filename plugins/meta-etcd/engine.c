@@ -7,9 +7,9 @@
  *                  |     a transaction: another only when it certainly was not sent; else UNAVAILABLE: unknown
  *                  \--the token is missing or old: parked until a login ended
  *
- * An attempt has at most ATTEMPT_MS while there are other endpoints, so that a hung one costs that once. libcurl sends a
- * request again by itself when a kept connection closes before any byte of an answer; a transaction that was applied the
- * first time then fails its compares, which its caller reads as "look", as it must in any case. */
+ * An attempt has at most ATTEMPT_MS while there are other endpoints, so that a hung one costs that once. libcurl sends
+ * a request again by itself when a kept connection closes before any byte of an answer; a transaction that was applied
+ * the first time then fails its compares, which its caller reads as "look", as it must in any case. */
 #include "meta-etcd.h"
 
 #include "core/base/error.h"
@@ -26,12 +26,16 @@
 #define BACKOFF_MAX_MS 5000
 
 static const char *const paths[] = {
-    [ETCD_GET] = "/v3/kv/range",        [ETCD_LIST] = "/v3/kv/range",        [ETCD_TXN] = "/v3/kv/txn",
-    [ETCD_GRANT] = "/v3/lease/grant",   [ETCD_KEEP] = "/v3/lease/keepalive", [ETCD_REVOKE] = "/v3/lease/revoke",
+    [ETCD_GET] = "/v3/kv/range",
+    [ETCD_LIST] = "/v3/kv/range",
+    [ETCD_TXN] = "/v3/kv/txn",
+    [ETCD_GRANT] = "/v3/lease/grant",
+    [ETCD_KEEP] = "/v3/lease/keepalive",
+    [ETCD_REVOKE] = "/v3/lease/revoke",
     [ETCD_LOGIN] = "/v3/auth/authenticate",
 };
 static const char *const doing[] = {
-    [ETCD_GET] = "get a key",     [ETCD_LIST] = "list keys",         [ETCD_TXN] = "commit a transaction",
+    [ETCD_GET] = "get a key",       [ETCD_LIST] = "list keys",          [ETCD_TXN] = "commit a transaction",
     [ETCD_GRANT] = "grant a lease", [ETCD_KEEP] = "keep a lease alive", [ETCD_REVOKE] = "revoke a lease",
     [ETCD_LOGIN] = "log in",
 };
@@ -180,9 +184,10 @@ static void request_start(struct cairn_meta *m, struct request *q)
     list_remove(&q->link);
     list_push_back(&m->active, &q->link);
     if (left <= 0) {
-        request_fail(m, q, CAIRN_E_UNAVAILABLE,
-                     (cairn_fail(&err, CAIRN_E_UNAVAILABLE, "no answer within its deadline after %u attempts", q->attempts),
-                      &err));
+        request_fail(
+            m, q, CAIRN_E_UNAVAILABLE,
+            (cairn_fail(&err, CAIRN_E_UNAVAILABLE, "no answer within its deadline after %u attempts", q->attempts),
+             &err));
         return;
     }
     q->endpoint = engine_best_endpoint(m);

@@ -76,7 +76,8 @@ static void etcd_txn(struct cairn_meta *m, const struct cairn_txn *txn, uint32_t
                : body_txn(&q->body, &m->names, txn));
 }
 
-static void etcd_lease_grant(struct cairn_meta *m, uint32_t ttl_ms, uint32_t timeout_ms, cairn_meta_done done, void *arg)
+static void etcd_lease_grant(struct cairn_meta *m, uint32_t ttl_ms, uint32_t timeout_ms, cairn_meta_done done,
+                             void *arg)
 {
     struct request *q = request_new(ETCD_GRANT, timeout_ms, done, arg);
 
@@ -171,8 +172,8 @@ static int read_password(struct cairn_meta *m, const char *path, struct cairn_er
     if (n < 0 || fstat(fd, &st) < 0)
         r = cairn_fail_errno(err, errno, "[meta] password_file: read %s", path);
     else if (st.st_mode & 077)
-        r = cairn_fail(err, CAIRN_E_DENIED, "[meta] password_file %s may be read by others (mode %o): chmod 600 it", path,
-                       st.st_mode & 0777);
+        r = cairn_fail(err, CAIRN_E_DENIED, "[meta] password_file %s may be read by others (mode %o): chmod 600 it",
+                       path, st.st_mode & 0777);
     close(fd);
     m->password[strcspn(m->password, "\r\n")] = 0;
     return r;

@@ -21,7 +21,7 @@
 
 #define ETCD_MAX_ENDPOINTS 16
 #define ETCD_MAX_ANSWER ((size_t)64 << 20)
-#define ETCD_PAGE 256 /* keys of one range request */
+#define ETCD_PAGE 256    /* keys of one range request */
 #define ETCD_MAX_OPS 128 /* of a transaction, as etcd's own default */
 #define ETCD_MAX_TOKEN 1024
 
@@ -45,9 +45,9 @@ void body_prefix_end(const char *prefix, char *buf);
 struct rows {
     struct cairn_kv *kvs; /* keys without the namespace; each row owns its key and value */
     size_t n, room;
-    bool more;            /* the page was full */
-    uint64_t revision;    /* of the store */
-    char *last_key;       /* with the namespace, of the last row */
+    bool more;         /* the page was full */
+    uint64_t revision; /* of the store */
+    char *last_key;    /* with the namespace, of the last row */
 };
 void rows_free(struct rows *r);
 int answer_range(const char *text, size_t len, const struct names *names, struct rows *rows, struct cairn_error *err);
@@ -125,9 +125,9 @@ struct cairn_meta {
     struct list watches;
     int64_t next_watch;
     CURLM *multi;
-    struct list active;  /* requests under way; the thread's */
-    struct list later;   /* those that wait for their next attempt; the thread's */
-    struct list parked;  /* those that wait for the login; the thread's */
+    struct list active; /* requests under way; the thread's */
+    struct list later;  /* those that wait for their next attempt; the thread's */
+    struct list parked; /* those that wait for the login; the thread's */
     struct request *login;
     char token[ETCD_MAX_TOKEN];
     struct endpoint endpoints[ETCD_MAX_ENDPOINTS];

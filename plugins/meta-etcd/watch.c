@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Watches: each is one streaming request. It is ended and begun again every few seconds at the next revision, wherever the
- * best endpoint then is: a hung server costs that long, and nothing is lost or told twice. */
+/* Watches: each is one streaming request. It is ended and begun again every few seconds at the next revision, wherever
+ * the best endpoint then is: a hung server costs that long, and nothing is lost or told twice. */
 #include "meta-etcd.h"
 
 #include "core/base/error.h"
@@ -65,7 +65,8 @@ static size_t on_stream(char *data, size_t size, size_t n, void *arg)
     bytes_put(&w->in, data, n);
     if (w->in.bad || w->in.len > MAX_MESSAGE)
         return 0;
-    for (char *end; go_on && (end = memchr(w->in.data + at, '\n', w->in.len - at)); at = (size_t)(end + 1 - (char *)w->in.data))
+    for (char *end; go_on && (end = memchr(w->in.data + at, '\n', w->in.len - at));
+         at = (size_t)(end + 1 - (char *)w->in.data))
         go_on = message(w, (char *)w->in.data + at, (size_t)(end - ((char *)w->in.data + at)));
     memmove(w->in.data, w->in.data + at, w->in.len - at);
     w->in.len -= at;

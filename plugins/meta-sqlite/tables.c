@@ -282,9 +282,7 @@ static int key_put(struct tables *t, uint64_t revision, const struct cairn_put *
     return r == 0 ? log_add(t, revision, put->key, value, put->value_len, err) : r;
 }
 
-/* ---- leases
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- leases ---------------------------------------------------------------------------------- */
 
 static int lease_end(struct tables *t, int64_t lease, uint64_t revision, struct cairn_error *err)
 {
@@ -474,9 +472,7 @@ int tables_txn(struct tables *t, const struct cairn_txn *txn, uint32_t timeout_m
     return 0;
 }
 
-/* ---- watching
- * ------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- watching -------------------------------------------------------------------------------- */
 
 int tables_version(struct tables *t, uint64_t *ret_version, struct cairn_error *err)
 {
@@ -516,9 +512,7 @@ int tables_log(struct tables *t, const char *prefix, uint64_t since, struct rows
     return r;
 }
 
-/* ---- opening
- * -----------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 /* WAL needs shared memory between all who open the file: one machine. */
 static int refuse_network(const char *path, struct cairn_error *err)

@@ -156,9 +156,7 @@ void stream_read(struct cairn_store_stream *st, uint64_t offset, void *buf, size
     st->store->host.pread(st->store->host.ctx, &req->io, st->fd, buf, len, offset);
 }
 
-/* ---- sync
- * ----------------------------------------------------------------------------------------------------------------------
- */
+/* ---- sync ------------------------------------------------------------------------------------ */
 
 static void sync_file_done(struct cairn_io *io, int64_t result)
 {

@@ -28,8 +28,8 @@ struct options {
     bool no_wait, take_over, stops;
     unsigned rounds;               /* waits for a commit */
     uint32_t timeout_ms, pause_ms; /* pause_ms: between two saves */
-    unsigned tiny; /* so many tensors of a few bytes instead */
-    bool empty;    /* no tensor at all */
+    unsigned tiny;                 /* so many tensors of a few bytes instead */
+    bool empty;                    /* no tensor at all */
 };
 
 /* Memory whose first touch waits for the test: a copy stops in it. One at a time, for a signal handler has no argument.

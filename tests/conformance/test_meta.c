@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What every metadata engine owes, asked of each real one: order, atomic guarded transactions between processes,
- * leases, watches. Without arguments it asks SQLite; CAIRN_TEST_ETCD=http://... names the endpoints of an etcd to ask. Watches are asked of the plugin's own table, because the daemon's door has no call for them yet. */
+ * leases, watches. Without arguments it asks SQLite; CAIRN_TEST_ETCD=http://... names the endpoints of an etcd to ask.
+ * Watches are asked of the plugin's own table, because the daemon's door has no call for them yet. */
 #include "core/base/error.h"
 #include "daemon/io/plugins.h"
 
@@ -95,7 +96,8 @@ static int get(struct world *w, const char *key, struct answer *a)
 static int put_if(struct world *w, const char *key, uint64_t revision, const char *value, int64_t lease,
                   struct answer *a);
 
-/* No answer to a put, as when a leader dies: what is there says whether it was applied, for values are not put twice. */
+/* No answer to a put, as when a leader dies: what is there says whether it was applied, for values are not put twice.
+ */
 static int resolve(struct world *w, const struct cairn_put *put, uint64_t revision, struct answer *a)
 {
     int r = CAIRN_E_UNAVAILABLE;
@@ -399,7 +401,8 @@ static bool saw(struct seen *s, unsigned n)
 static void test_watches_see_changes_in_order(void **state)
 {
     struct world *w = *state;
-    void *dso = dlopen(etcd_endpoints() ? PLUGIN_DIR "/cairn-meta-etcd.so" : PLUGIN_DIR "/cairn-meta-sqlite.so", RTLD_NOW);
+    void *dso =
+        dlopen(etcd_endpoints() ? PLUGIN_DIR "/cairn-meta-etcd.so" : PLUGIN_DIR "/cairn-meta-sqlite.so", RTLD_NOW);
     const struct cairn_plugin *(*entry)(void);
     struct seen now = {.lock = PTHREAD_MUTEX_INITIALIZER}, since = {.lock = PTHREAD_MUTEX_INITIALIZER};
     struct cairn_error err = CAIRN_ERROR_INIT;

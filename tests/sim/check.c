@@ -11,7 +11,7 @@ static const char *frag_state(const struct frag *f)
     return names[f->state];
 }
 
-/* ---- what a committed checkpoint survives ------------------------------------------------------ */
+/* ---- what a committed checkpoint survives ---------------------------------------------------- */
 
 struct standing {           /* of a stripe */
     unsigned good, damaged; /* fragments on peers that count; peers hit by what no daemon can prevent */
@@ -130,7 +130,7 @@ bool check_one_is_lost(const struct sim *s)
     return committed > 0 && readable < committed;
 }
 
-/* ---- decisions --------------------------------------------------------------------------------- */
+/* ---- decisions ------------------------------------------------------------------------------- */
 
 static void check_one_decision(struct sim *s, unsigned ckpt)
 {
@@ -195,7 +195,7 @@ void check_told(struct sim *s, unsigned ckpt, int code)
         s->ckpt[ckpt].abort_told = 1;
 }
 
-/* ---- the pin ----------------------------------------------------------------------------------- */
+/* ---- the pin --------------------------------------------------------------------------------- */
 
 static void check_pin_moves(struct sim *s, const struct meta_pin *pin)
 {
@@ -241,7 +241,7 @@ void check_pin(struct sim *s, const struct meta_pin *pin, uint64_t bad)
     check_pin_newest(s, pin, bad);
 }
 
-/* ---- storage ----------------------------------------------------------------------------------- */
+/* ---- storage --------------------------------------------------------------------------------- */
 
 /* What a node takes for durable is on a disk. */
 static void check_ack_is_true(struct sim *s, const struct stripe *st, unsigned index)
@@ -279,7 +279,7 @@ void check_durable(struct sim *s, const struct stripe *st, unsigned index)
     check_intent_first(s, st);
 }
 
-/* ---- reading ----------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static void check_read_is_committed(struct sim *s, const struct fetch *f)
 {
@@ -300,7 +300,7 @@ void check_read(struct sim *s, const struct fetch *f)
     check_read_is_given(s, f);
 }
 
-/* ---- incarnations ------------------------------------------------------------------------------ */
+/* ---- incarnations ---------------------------------------------------------------------------- */
 
 static void check_incarnations_rise(struct sim *s)
 {
@@ -319,7 +319,7 @@ static void check_incarnations_rise(struct sim *s)
     *mine = i->incarnation;
 }
 
-/* ---- bounds ------------------------------------------------------------------------------------ */
+/* ---- bounds ---------------------------------------------------------------------------------- */
 
 static void check_credits(struct sim *s)
 {
@@ -365,7 +365,7 @@ void check_event(struct sim *s)
     }
 }
 
-/* ---- at rest ----------------------------------------------------------------------------------- */
+/* ---- at rest --------------------------------------------------------------------------------- */
 
 static void check_all_returned(struct sim *s)
 {

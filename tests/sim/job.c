@@ -54,7 +54,7 @@ static bool job_wanted(const struct sim *s, const struct node *n)
     return false;
 }
 
-/* ---- learning ---------------------------------------------------------------------------------- */
+/* ---- learning -------------------------------------------------------------------------------- */
 
 static void job_fence(struct sim *s, unsigned actor)
 {
@@ -137,7 +137,7 @@ static void job_read_done(struct sim *s, unsigned actor, const struct view *v)
 #endif
 }
 
-/* ---- the lease --------------------------------------------------------------------------------- */
+/* ---- the lease ------------------------------------------------------------------------------- */
 
 static void job_lease_answer(struct sim *s, unsigned actor, const struct msg *m)
 {
@@ -181,7 +181,7 @@ static void job_lease_due(struct sim *s, const struct msg *m)
     node_ask(s, m->to, ASK_LEASE, &keep);
 }
 
-/* ---- requests ---------------------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 static void job_read(struct sim *s, unsigned actor)
 {
@@ -275,7 +275,7 @@ void job_tick(struct sim *s, unsigned actor)
     }
 }
 
-/* ---- answers ----------------------------------------------------------------------------------- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 static void job_broadcast_incarnation(struct sim *s, unsigned actor)
 {
@@ -343,7 +343,7 @@ void job_answer(struct sim *s, unsigned actor, unsigned slot, const struct msg *
     job_tick(s, actor);
 }
 
-/* ---- members ----------------------------------------------------------------------------------- */
+/* ---- members --------------------------------------------------------------------------------- */
 
 static void start_name(char *buf, unsigned id)
 {

@@ -43,7 +43,7 @@ static bool run_one(struct sim *s, uint64_t seed, const struct config *c, bool t
     return s->violation == NULL;
 }
 
-/* ---- shortening -------------------------------------------------------------------------------- */
+/* ---- shortening ------------------------------------------------------------------------------ */
 
 static bool still_fails(struct sim *s, uint64_t seed, const struct config *c, const char *violation)
 {
@@ -93,7 +93,7 @@ static void show_failure(struct sim *s, uint64_t seed, bool trace)
     printf("%lu events, %.0f ms: %s: %s\n", s->events, (double)s->now / 1000, s->violation, s->detail);
 }
 
-/* ---- schedules --------------------------------------------------------------------------------- */
+/* ---- schedules ------------------------------------------------------------------------------- */
 
 struct tally {
     uint64_t schedules, events, full_up, commits, failed_seed;

@@ -23,7 +23,7 @@ void node_crash(struct sim *s, unsigned actor)
     }
 }
 
-/* ---- the metadata ------------------------------------------------------------------------------ */
+/* ---- the metadata ---------------------------------------------------------------------------- */
 
 void node_ask(struct sim *s, unsigned actor, unsigned slot, struct msg *m)
 {
@@ -54,7 +54,7 @@ static void node_answered(struct sim *s, const struct msg *m)
         job_answer(s, m->to, m->slot, &a);
 }
 
-/* ---- towards the coordinator ------------------------------------------------------------------- */
+/* ---- towards the coordinator ----------------------------------------------------------------- */
 
 void node_to_coordinator(struct sim *s, unsigned actor, struct msg *m)
 {
@@ -153,7 +153,7 @@ static void node_want(struct sim *s, unsigned actor)
     job_tick(s, actor);
 }
 
-/* ---- sessions ---------------------------------------------------------------------------------- */
+/* ---- sessions -------------------------------------------------------------------------------- */
 
 static void node_tell(struct sim *s, unsigned actor, unsigned proc, int type, int code, const struct msg *more)
 {
@@ -263,7 +263,7 @@ static void node_late(struct sim *s, const struct msg *m)
     }
 }
 
-/* ---- saves ------------------------------------------------------------------------------------- */
+/* ---- saves ----------------------------------------------------------------------------------- */
 
 static void save_end(struct sim *s, unsigned actor, unsigned save, int code)
 {
@@ -420,7 +420,7 @@ static void node_beaten(struct sim *s, const struct msg *m)
     }
 }
 
-/* ---- all --------------------------------------------------------------------------------------- */
+/* ---- all ------------------------------------------------------------------------------------- */
 
 static void node_timer_beat(struct sim *s, const struct msg *m)
 {

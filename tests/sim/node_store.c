@@ -17,7 +17,7 @@ unsigned links_up(const struct node *n)
     return up;
 }
 
-/* ---- links ------------------------------------------------------------------------------------- */
+/* ---- links ----------------------------------------------------------------------------------- */
 
 static void link_greet(struct sim *s, unsigned actor, unsigned peer)
 {
@@ -129,7 +129,7 @@ static void link_late(struct sim *s, const struct msg *m)
         link_watch(s, m->to, m->slot);
 }
 
-/* ---- stripes ----------------------------------------------------------------------------------- */
+/* ---- stripes --------------------------------------------------------------------------------- */
 
 static void stripe_end(struct node *n, struct stripe *st)
 {
@@ -322,7 +322,7 @@ void store_pump(struct sim *s, unsigned actor)
     }
 }
 
-/* ---- answers ----------------------------------------------------------------------------------- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 /* A stripe whose place is written down ends when nothing of it is open. */
 void store_settle(struct sim *s, unsigned actor, struct stripe *st)

@@ -59,7 +59,7 @@ void opening_request(struct sim *s, const struct msg *m)
     opening_read(s, m->to, m->proc);
 }
 
-/* ---- moves ------------------------------------------------------------------------------------- */
+/* ---- moves ----------------------------------------------------------------------------------- */
 
 static void opening_load(struct sim *s, unsigned actor, unsigned proc, const struct view *v, unsigned ckpt)
 {

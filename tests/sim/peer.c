@@ -51,7 +51,7 @@ void peer_crash(struct sim *s, unsigned actor)
     memset(p->session, 0, sizeof p->session);
 }
 
-/* ---- writing ----------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 static unsigned peer_stream(struct sim *s, struct peer *p, const struct msg *m)
 {
@@ -168,7 +168,7 @@ static void peer_written(struct sim *s, const struct msg *m)
 #endif
 }
 
-/* ---- syncing ----------------------------------------------------------------------------------- */
+/* ---- syncing --------------------------------------------------------------------------------- */
 
 static void peer_sync(struct sim *s, const struct msg *m)
 {
@@ -216,7 +216,7 @@ static void peer_synced(struct sim *s, const struct msg *m)
     peer_reply(s, &from, S_SYNCED, &from);
 }
 
-/* ---- reading, removing ------------------------------------------------------------------------- */
+/* ---- reading, removing ----------------------------------------------------------------------- */
 
 static void peer_read(struct sim *s, const struct msg *m)
 {

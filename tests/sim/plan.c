@@ -141,7 +141,7 @@ void plan_print(const struct config *c)
     }
 }
 
-/* ---- faults happen ----------------------------------------------------------------------------- */
+/* ---- faults happen --------------------------------------------------------------------------- */
 
 static void fault_reboot_later(struct sim *s, unsigned actor, uint32_t ms)
 {

@@ -209,7 +209,7 @@ void proc_handle(struct sim *s, const struct msg *m)
         handlers[m->type](s, m);
 }
 
-/* ---- the launcher ------------------------------------------------------------------------------ */
+/* ---- the launcher ---------------------------------------------------------------------------- */
 
 static unsigned launcher_free_proc(const struct sim *s)
 {

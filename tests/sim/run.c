@@ -27,7 +27,7 @@ bool run_works_on(const struct node *n, unsigned ckpt)
     return false;
 }
 
-/* ---- transactions ------------------------------------------------------------------------------ */
+/* ---- transactions ---------------------------------------------------------------------------- */
 
 static void run_intent_txn(const struct node *n, const struct run *r, struct msg *m)
 {
@@ -122,7 +122,7 @@ static void run_ask(struct sim *s, unsigned actor, struct run *r, int what, bool
     r->pause_ms = r->pause_ms * 2 > MAX_PAUSE_MS ? MAX_PAUSE_MS : r->pause_ms * 2;
 }
 
-/* ---- answers ----------------------------------------------------------------------------------- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 static void run_intent_refused(struct sim *s, unsigned actor, struct run *r, const struct view *v)
 {
@@ -198,7 +198,7 @@ void run_answer(struct sim *s, unsigned actor, unsigned run, const struct msg *m
     }
 }
 
-/* ---- effects ----------------------------------------------------------------------------------- */
+/* ---- effects --------------------------------------------------------------------------------- */
 
 static void run_broadcast(struct sim *s, unsigned actor, const struct run *r, int type)
 {
@@ -344,7 +344,7 @@ void run_handle_timer(struct sim *s, const struct msg *m)
     }
 }
 
-/* ---- the object -------------------------------------------------------------------------------- */
+/* ---- the object ------------------------------------------------------------------------------ */
 
 static uint32_t run_deadline_ms(const struct sim *s)
 {

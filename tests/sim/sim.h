@@ -24,7 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- sizes ------------------------------------------------------------------------------------ */
+/* ---- sizes ----------------------------------------------------------------------------------- */
 #define SIM_NODES 4
 #define SIM_PEERS 6
 #define SIM_PROCS 24 /* living processes of ranks, those of replaced starts included */
@@ -52,7 +52,7 @@ enum {
     SIM_ACTORS
 };
 
-/* ---- times, in microseconds; milliseconds where the core wants them ---------------------------- */
+/* ---- times, in microseconds; milliseconds where the core wants them -------------------------- */
 #define MS 1000u
 #define META_MS 300 /* until a request to the metadata counts as unknown */
 #define LEASE_MS 900
@@ -71,7 +71,7 @@ enum {
 #define BUFFERS 10 /* fragments that a node has in flight */
 #define CREDITS 4  /* slots that a peer grants to a node */
 
-/* ---- the metadata's records -------------------------------------------------------------------- */
+/* ---- the metadata's records ------------------------------------------------------------------ */
 struct meta_inc {
     uint32_t revision;
     uint32_t incarnation;
@@ -126,7 +126,7 @@ struct txn {
     };
 };
 
-/* ---- messages and timers ----------------------------------------------------------------------- */
+/* ---- messages and timers --------------------------------------------------------------------- */
 enum msg_type {
     MSG_NONE,
     /* process and node */
@@ -219,7 +219,7 @@ struct msg {
     struct txn txn;
 };
 
-/* ---- what is stored ---------------------------------------------------------------------------- */
+/* ---- what is stored -------------------------------------------------------------------------- */
 enum { KIND_DATA, KIND_MANIFEST, KIND_ROOT };
 /* Where a stripe lies. A manifest or a root is a stripe of 1 + m copies. */
 struct place {
@@ -279,7 +279,7 @@ struct peer {
     struct frag frag[SIM_DISK];
 };
 
-/* ---- a node ------------------------------------------------------------------------------------ */
+/* ---- a node ---------------------------------------------------------------------------------- */
 enum { PIECE_TODO, PIECE_SENT, PIECE_STORED, PIECE_DURABLE, PIECE_GIVEN_UP };
 struct piece {
     uint8_t state, peer;
@@ -400,7 +400,7 @@ struct node {
     struct known_member known[SIM_PROCS];
 };
 
-/* ---- processes and their launcher -------------------------------------------------------------- */
+/* ---- processes and their launcher ------------------------------------------------------------ */
 enum { PROC_NONE, PROC_JOINING, PROC_OPENING, PROC_TRAINING, PROC_SAVING, PROC_DONE };
 struct proc {
     uint8_t state, node, rank, world, start_id;
@@ -420,7 +420,7 @@ struct launcher {
     uint32_t token;
 };
 
-/* ---- faults ------------------------------------------------------------------------------------ */
+/* ---- faults ---------------------------------------------------------------------------------- */
 enum fault_type {
     FAULT_CRASH,
     FAULT_CRASH_ON,
@@ -453,7 +453,7 @@ struct config {
     struct fault fault[SIM_FAULTS];
 };
 
-/* ---- the world --------------------------------------------------------------------------------- */
+/* ---- the world ------------------------------------------------------------------------------- */
 struct meta {
     struct view now;
     struct {

@@ -86,7 +86,7 @@ unsigned sim_ckpt(struct sim *s, uint32_t step, uint32_t incarnation)
     return s->nckpts++;
 }
 
-/* ---- actors ------------------------------------------------------------------------------------ */
+/* ---- actors ---------------------------------------------------------------------------------- */
 
 void sim_start_actor(struct sim *s, unsigned actor)
 {
@@ -114,7 +114,7 @@ void sim_crash_actor(struct sim *s, unsigned actor)
         peer_crash(s, actor);
 }
 
-/* ---- events ------------------------------------------------------------------------------------ */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 static void sim_handle(struct sim *s, const struct msg *m)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Catches: a report that is believed twice or taken for another rank's, a lost one that holds up what follows, an adopted
- * checkpoint that is announced again, a tree with a loop or with more than its fan-in. */
+/* Catches: a report that is believed twice or taken for another rank's, a lost one that holds up what follows, an
+ * adopted checkpoint that is announced again, a tree with a loop or with more than its fan-in. */
 #include "core/checkpoint/report.h"
 
 #include <cairn/cairn.h>

@@ -579,8 +579,7 @@ static void test_restore_daemon_goes(void **state)
     no_complaint(f);
 }
 
-/* ---- queries, observers, children ---------------------------------------------------------------------------------
- */
+/* ---- queries, observers, children ------------------------------------------------------------ */
 
 static void test_query(void **state)
 {

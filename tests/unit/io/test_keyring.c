@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Catches: a key file that others can read, a proof that is good for the other side or another connection, a rotation that
- * locks daemons out, a broken new file that takes the old keys away. */
+/* Catches: a key file that others can read, a proof that is good for the other side or another connection, a rotation
+ * that locks daemons out, a broken new file that takes the old keys away. */
 #include "daemon/io/keyring.h"
 
 #include "core/base/error.h"
@@ -145,14 +145,14 @@ static void proofs_are_good_for_one_thing(void **state)
     struct bytes first = {0}, other = {0};
 
     (void)state;
-#define DIFFERS(change_)                                                                            \
-    do {                                                                                            \
-        struct proof was = p;                                                                       \
-        change_;                                                                                    \
-        assert_int_equal(proof_bytes(&p, PROOF_NODE, &other), 0);                                   \
-        assert_true(other.len != first.len || memcmp(first.data, other.data, first.len) != 0);      \
-        bytes_free(&other);                                                                         \
-        p = was;                                                                                    \
+#define DIFFERS(change_)                                                                       \
+    do {                                                                                       \
+        struct proof was = p;                                                                  \
+        change_;                                                                               \
+        assert_int_equal(proof_bytes(&p, PROOF_NODE, &other), 0);                              \
+        assert_true(other.len != first.len || memcmp(first.data, other.data, first.len) != 0); \
+        bytes_free(&other);                                                                    \
+        p = was;                                                                               \
     } while (0)
     assert_int_equal(proof_bytes(&p, PROOF_PEER, &first), 0);
     DIFFERS((void)0); /* the other role */
@@ -169,8 +169,10 @@ static void proofs_are_good_for_one_thing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bad_files_are_refused), cmocka_unit_test(only_the_key_verifies),
-        cmocka_unit_test(keys_rotate),           cmocka_unit_test(a_made_key_works),
+        cmocka_unit_test(bad_files_are_refused),
+        cmocka_unit_test(only_the_key_verifies),
+        cmocka_unit_test(keys_rotate),
+        cmocka_unit_test(a_made_key_works),
         cmocka_unit_test(proofs_are_good_for_one_thing),
     };
 

@@ -78,7 +78,8 @@ void two_nodes_commit_together(void **state)
     member_leave(r1);
 }
 
-/* The coordinator dies with the other node's shard durable and its own filled nowhere else: the other node succeeds it. */
+/* The coordinator dies with the other node's shard durable and its own filled nowhere else: the other node succeeds it.
+ */
 void the_coordinator_dies(void **state)
 {
     struct fixture *f = *state;
@@ -119,8 +120,8 @@ void the_coordinator_dies(void **state)
     member_leave(r0);
 }
 
-/* The daemon of a node that does not coordinate is restarted within its lease: what it had in memory is lost, and the others
- * must not wait for it until the deadline. */
+/* The daemon of a node that does not coordinate is restarted within its lease: what it had in memory is lost, and the
+ * others must not wait for it until the deadline. */
 void a_crew_daemon_is_restarted(void **state)
 {
     struct fixture *f = *state;
@@ -292,7 +293,8 @@ void what_was_decided_is_said_to_who_comes_back(void **state)
     member_leave(r);
 }
 
-/* Catches: a trainer that restarts with its daemon and is made to wait until the deadline for ranks that cannot come. */
+/* Catches: a trainer that restarts with its daemon and is made to wait until the deadline for ranks that cannot come.
+ */
 void a_new_start_waits_a_lease_for_leftovers(void **state)
 {
     struct fixture *f = *state;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Catches: a letter that loses a field on its way, one that is believed though its counts, names or codes are impossible,
- * an envelope with half a signature. */
+/* Catches: a letter that loses a field on its way, one that is believed though its counts, names or codes are
+ * impossible, an envelope with half a signature. */
 #include "core/proto/crew.h"
 
 #include "core/base/bytes.h"

@@ -150,14 +150,14 @@ static void test_incarnation(void **state)
 
 static void test_small_ones(void **state)
 {
-    static const char coordinator_json[] = "{\"v\":1,\"node\":\"n1\",\"start\":\"ffffffffffffffff\",\"address\":\"0a0b\"}";
+    static const char coordinator_json[] =
+        "{\"v\":1,\"node\":\"n1\",\"start\":\"ffffffffffffffff\",\"address\":\"0a0b\"}";
     static const char crew_json[] =
         "{\"v\":1,\"node\":\"n2\",\"start\":\"0000000000000005\",\"incarnation\":3,\"ranks\":[2,7]}";
     static const char pin_json[] =
         "{\"v\":1,\"number\":4,\"incarnation\":3,\"none\":false,\"step\":100,\"ckpt_incarnation\":2}";
     static const char intent_json[] = "{\"v\":1,\"world_size\":8,\"nodes\":2,\"deadline_ms\":60000,\"node\":\"n1\"}";
-    struct record_coordinator coordinator = {
-        .node = "n1", .start = UINT64_MAX, .address = {10, 11}, .address_len = 2};
+    struct record_coordinator coordinator = {.node = "n1", .start = UINT64_MAX, .address = {10, 11}, .address_len = 2};
     struct record_crew crew = {.node = "n2", .start = 5, .incarnation = 3, .nranks = 2, .ranks = {2, 7}}, crew_back;
     struct record_pin pin = {.number = 4, .incarnation = 3, .step = 100, .ckpt_incarnation = 2};
     struct record_intent intent = {.world_size = 8, .nodes = 2, .deadline_ms = 60000, .node = "n1"};
@@ -177,7 +177,8 @@ static void test_small_ones(void **state)
     assert_json(&b, crew_json);
     assert_int_equal(record_crew_decode(&crew_back, crew_json, strlen(crew_json), NULL), 0);
     assert_memory_equal(&crew, &crew_back, sizeof crew);
-    static const char beyond[] = "{\"v\":1,\"node\":\"n\",\"start\":\"0000000000000005\",\"incarnation\":3,\"ranks\":[-1]}";
+    static const char beyond[] =
+        "{\"v\":1,\"node\":\"n\",\"start\":\"0000000000000005\",\"incarnation\":3,\"ranks\":[-1]}";
     assert_int_equal(record_crew_decode(&crew_back, beyond, strlen(beyond), NULL), CAIRN_E_CORRUPT);
 
     assert_int_equal(record_pin_encode(&pin, &b, NULL), 0);

@@ -159,16 +159,12 @@ static struct wire_message sample(int type)
     return m;
 }
 
-static const int types[] = {WIRE_HELLO,         WIRE_WELCOME,
-                            WIRE_STREAM_OPEN,   WIRE_STREAM_OPENED,
-                            WIRE_STORED,        WIRE_SYNC,
-                            WIRE_SYNCED,        WIRE_STREAM_CLOSE,
-                            WIRE_READ,          WIRE_READ_DONE,
-                            WIRE_FORGET,        WIRE_PING,
-                            WIRE_PONG,          WIRE_BYE,         WIRE_CHALLENGE, WIRE_PROOF,
-                            WIRE_SCRUB,         WIRE_SCRUB_DONE,
-                            WIRE_INVENTORY,     WIRE_INVENTORY_ITEMS,
-                            WIRE_ACCEPT_ENGINE, WIRE_ENGINE_ACCEPTED};
+static const int types[] = {
+    WIRE_HELLO,         WIRE_WELCOME,        WIRE_STREAM_OPEN,  WIRE_STREAM_OPENED, WIRE_STORED,
+    WIRE_SYNC,          WIRE_SYNCED,         WIRE_STREAM_CLOSE, WIRE_READ,          WIRE_READ_DONE,
+    WIRE_FORGET,        WIRE_PING,           WIRE_PONG,         WIRE_BYE,           WIRE_CHALLENGE,
+    WIRE_PROOF,         WIRE_SCRUB,          WIRE_SCRUB_DONE,   WIRE_INVENTORY,     WIRE_INVENTORY_ITEMS,
+    WIRE_ACCEPT_ENGINE, WIRE_ENGINE_ACCEPTED};
 #define NTYPES (sizeof types / sizeof types[0])
 
 static const char *const golden[] = {
@@ -188,7 +184,8 @@ static const char *const golden[] = {
     "080118888e98a8c0e0808101aa01020808",
     "080118888e98a8c0e0808101b201080808108080808004",
     "080118888e98a8c0e0808101ba01050a03627965",
-    "080118888e98a8c0e0808101f201430a0270311107000000000000001a100000000000000000000000000000000920032a20000000000000000000000000"
+    "080118888e98a8c0e0808101f201430a0270311107000000000000001a100000000000000000000000000000000920032a2000000000000000"
+    "0000000000"
     "0000000000000000000000000000000000000008",
     "080118888e98a8c0e0808101fa0124080412200100000000000000000000000000000000000000000000000000000000000000",
     "080118888e98a8c0e0808101c20207080912036a6f62",
@@ -460,8 +457,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_damaged),        cmocka_unit_test(test_limits),
         cmocka_unit_test(test_strangers),  cmocka_unit_test(test_long_address),   cmocka_unit_test(test_later_fields),
-        cmocka_unit_test(test_status),     cmocka_unit_test(test_full_inventory),
-        cmocka_unit_test(test_forgotten),
+        cmocka_unit_test(test_status),     cmocka_unit_test(test_full_inventory), cmocka_unit_test(test_forgotten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
