@@ -84,7 +84,7 @@ struct pin_move pin_next(const struct known *k, size_t n, const struct record_pi
 struct record_pin pin_record(const struct record_pin *old, uint64_t incarnation, const struct known *tried)
 {
 #ifdef CAIRN_BUG_PIN_NUMBER_KEPT
-    uint64_t number = 1;
+    uint64_t number = old ? old->number : 1;
 #else
     uint64_t number = old ? old->number + 1 : 1;
 #endif

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A burial puts a checkpoint's tombstone:
  *
- *     its manifests say which peers may have files of it --> one transaction: the tombstone, if the decision is there,
- * nobody holds it, nobody came to hold it since, and the job's resume step has not moved
+ *     its manifests say which peers may have files of it
+ *         --> one transaction: the tombstone, if the decision is there, nobody holds it, nobody came to hold it since,
+ *             and the job's resume step has not moved
  *
  * From then on the checkpoint is committed no more; its files and records go when they can (job_retain.c). Manifests
  * that cannot be read do not keep a checkpoint: then the peers that are known must do. */

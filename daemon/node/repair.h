@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A repair goes through a job's committed checkpoints, the newest first, and makes whole what peers have lost:
  *
- *     list -> load a checkpoint -> its stripes, some at a time -> copies of its manifests, root and decision -> the
- * next
+ *     list -> load a checkpoint -> its stripes, some at a time -> copies of its manifests, root and decision
+ *              ^-- the next one ---------------------------------------------------------------------'
  *
  * What it reads and writes is paced ([node] repair_mib_s); a few chunks are in memory at a time. A peer that comes back
  * with fragments that were made again elsewhere has duplicates: they are equal, and harmless. */
