@@ -11,6 +11,7 @@
 #include "core/base/error.h"
 #include "core/proto/fragment.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
@@ -115,11 +116,23 @@ static void daemon_free(struct daemon *d)
 
 static void daemon_wait_signal(struct daemon *d);
 
+static void daemon_read_keys(struct daemon *d)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    if (d->keyring && keyring_refresh(d->keyring, &err))
+        log_line(LOG_NOTICE, "the keys of %s were read again", d->config.key_file);
+    else if (err.message[0])
+        log_line(LOG_ERROR, "the keys stay as they were: %s", err.message);
+}
+
 static void daemon_signalled(struct loop_op *op, int res)
 {
     struct daemon *d = op->arg;
 
-    if (res == sizeof d->signal_info) {
+    if (res == sizeof d->signal_info && d->signal_info.ssi_signo == SIGHUP) {
+        daemon_read_keys(d);
+    } else if (res == sizeof d->signal_info) {
         daemon_stop(d);
         return;
     }
@@ -141,6 +154,7 @@ static int daemon_catch_signals(struct daemon *d, struct cairn_error *err)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);            /* the keys are read again; without this it would end the daemon */
     sigprocmask(SIG_BLOCK, &set, NULL); /* before any thread starts: they inherit it */
     signal(SIGPIPE, SIG_IGN);
     d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -230,18 +244,19 @@ static int make_directory(const char *path, struct cairn_error *err)
 static void daemon_refresh_keys(struct loop_timer *t)
 {
     struct daemon *d = t->arg;
-    struct cairn_error err = CAIRN_ERROR_INIT;
 
-    if (keyring_refresh(d->keyring, &err))
-        log_line(LOG_NOTICE, "the keys of %s were read again", d->config.key_file);
-    else if (err.message[0])
-        log_line(LOG_ERROR, "the keys stay as they were: %s", err.message);
+    daemon_read_keys(d);
     loop_timer_after(d->loop, t, KEYS_MS);
 }
 
 static bool is_loopback(const char *address)
 {
-    return strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0;
+    struct in_addr v4;
+    struct in6_addr v6;
+
+    if (inet_pton(AF_INET, address, &v4) == 1)
+        return ntohl(v4.s_addr) >> 24 == 127;
+    return inet_pton(AF_INET6, address, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
 /* Without a key whoever reaches the address could read and write checkpoints. */

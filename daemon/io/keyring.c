@@ -31,9 +31,10 @@ struct keys {
 struct keyring {
     char *path;
     struct keys keys;
-    struct timespec mtime; /* of the file that was read last, whether it could be used or not */
+    struct timespec changed; /* of the file that was read last, whether it could be used or not */
     ino_t inode;
     off_t size;
+    bool missing; /* it is not there, and that was said */
 };
 
 /* ---- the file -------------------------------------------------------------------------------- */
@@ -125,9 +126,12 @@ static int check_file(const char *path, const struct stat *st, struct cairn_erro
 
 static int load(const char *path, struct keys *ret, struct stat *ret_st, struct cairn_error *err)
 {
-    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    /* Not to wait for the other end of what is no file. */
+    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
     char text[MAX_FILE + 1];
 
+    if (fd < 0 && errno == ELOOP)
+        return cairn_fail(err, CAIRN_E_INVAL, "key file %s is a symbolic link: name the file itself", path);
     if (fd < 0 || fstat(fd, ret_st) < 0)
         return cairn_fail_errno(err, errno, "open the key file %s", path);
     int r = check_file(path, ret_st, err);
@@ -145,7 +149,7 @@ static int load(const char *path, struct keys *ret, struct stat *ret_st, struct 
 
 static void remember(struct keyring *k, const struct stat *st)
 {
-    k->mtime = st->st_mtim;
+    k->changed = st->st_ctim; /* a new mode or owner makes a file one that can be used, or not */
     k->inode = st->st_ino;
     k->size = st->st_size;
 }
@@ -185,10 +189,15 @@ bool keyring_refresh(struct keyring *k, struct cairn_error *err)
     struct keys keys;
     struct stat st;
 
-    if (stat(k->path, &st) < 0)
-        return false; /* between two renames: the keys are known */
-    if (st.st_ino == k->inode && st.st_size == k->size && st.st_mtim.tv_sec == k->mtime.tv_sec &&
-        st.st_mtim.tv_nsec == k->mtime.tv_nsec)
+    if (lstat(k->path, &st) < 0) {
+        if (!k->missing)
+            cairn_fail_errno(err, errno, "look at the key file %s", k->path);
+        k->missing = true;
+        return false;
+    }
+    k->missing = false;
+    if (st.st_ino == k->inode && st.st_size == k->size && st.st_ctim.tv_sec == k->changed.tv_sec &&
+        st.st_ctim.tv_nsec == k->changed.tv_nsec)
         return false;
     remember(k, &st); /* a bad one is complained about once */
     if (load(k->path, &keys, &st, err) < 0)

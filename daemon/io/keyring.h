@@ -7,7 +7,8 @@
  *
  * ID is a number from 1 to 2^32 - 1, HEX at least 32 bytes. To rotate: add the new key as the last line everywhere,
  * then move it to the top everywhere, then remove the old one; daemons read a changed file within a second, without a
- * stop. A changed file that cannot be used leaves the keys as they are, and is complained about. */
+ * stop. A changed file that cannot be used leaves the keys as they are, and is complained about once. A connection that
+ * a key opened outlives it. */
 #ifndef CAIRN_DAEMON_IO_KEYRING_H
 #define CAIRN_DAEMON_IO_KEYRING_H
 

@@ -308,8 +308,8 @@ static void on_pong(struct link *l)
 
 static void on_welcome(struct link *l, const struct wire_message *m)
 {
-    if (l->state != LINK_CONNECTING)
-        return;
+    if (l->key_proven && m->session != l->session)
+        return; /* not from who proved itself */
     if (m->welcome.status.code < 0) {
         link_fail(l, "it refused us: %s", m->welcome.status.message);
         return;
@@ -352,7 +352,8 @@ static void on_message(void *arg, const void *data, size_t len)
         link_fail(l, "it sent %s", err.message);
         return;
     }
-    if (m.type != WIRE_WELCOME && m.type != WIRE_CHALLENGE && m.session != l->session)
+    bool greeting = m.type == WIRE_WELCOME || m.type == WIRE_CHALLENGE;
+    if (greeting ? l->state != LINK_CONNECTING : l->state != LINK_UP || m.session != l->session)
         return;
     l->heard_ns = link_now_ns(l);
     l->ping_deadline_ns = 0;

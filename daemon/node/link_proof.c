@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The node's side of the handshake that daemon/peer/greet.c describes: the peer proves first, so that this node says
- * nothing more to one that does not hold the key. */
+ * nothing more to one that does not hold the key. The handshake's session, which only these two know, names the
+ * welcome: anybody can send one. */
 #include "daemon/node/link_internal.h"
 
 #include "core/base/error.h"
@@ -18,6 +19,10 @@ int link_hello_nonce(struct link *l, struct wire_message *hello, struct cairn_er
         return cairn_fail(err, CAIRN_E_IO, "draw a random number");
     memcpy(l->proof.node, hello->hello.node, sizeof l->proof.node);
     l->proof.node_start = hello->hello.start;
+    memcpy(l->proof.node_address.bytes, hello->hello.address, hello->hello.address_len);
+    l->proof.node_address.len = hello->hello.address_len;
+    memcpy(l->proof.peer_address.bytes, l->record.address, l->record.address_len);
+    l->proof.peer_address.len = l->record.address_len;
     hello->hello.has_nonce = true;
     memcpy(hello->hello.nonce, l->proof.node_nonce, PROOF_NONCE);
     return 0;
@@ -42,7 +47,7 @@ void link_on_challenge(struct link *l, const struct wire_message *m)
     struct wire_message out = {.type = WIRE_PROOF};
     struct bytes b = {0};
 
-    if (l->state != LINK_CONNECTING || !links_keyring(l->links) || l->key_proven)
+    if (!links_keyring(l->links) || l->key_proven)
         return;
     if (strcmp(m->challenge.peer, l->record.id) != 0 || m->challenge.start != l->record.start ||
         link_check_challenge(l, m) < 0) {
@@ -58,9 +63,8 @@ void link_on_challenge(struct link *l, const struct wire_message *m)
         return;
     }
     l->key_proven = true;
-    l->session = m->session; /* the handshake's, until the welcome */
+    l->session = m->session;
     link_say(l, &out);
-    l->session = 0;
 }
 
 bool link_key_proven(const struct link *l)

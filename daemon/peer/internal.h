@@ -13,7 +13,7 @@
 #define PEER_MAX_FENCES 4096        /* jobs whose fence is remembered */
 #define PEER_MAX_FORGOTTEN 1024     /* deleted checkpoints that are remembered */
 
-#define PEER_MAX_HANDSHAKES 64
+#define PEER_MAX_GREETINGS 64 /* answered, and not admitted */
 
 struct peer_node;
 struct scrub;
@@ -85,9 +85,10 @@ struct peer_read {
     struct fabric_op write;
 };
 
-struct handshake {     /* a node that was challenged */
+struct greeting {      /* of a node that was challenged or refused */
     uint64_t begun_ns; /* 0: free */
-    uint64_t session;  /* random; its proof shows it */
+    uint64_t to;       /* the destination that its answer opened */
+    uint64_t session;  /* random; its proof shows it, and it becomes the node's. 0: no proof is waited for */
     struct proof proof;
     struct wire_message hello;
 };
@@ -116,7 +117,9 @@ struct peer {
     struct scrub *scrub;
     struct list reads_waiting;
     unsigned nreads_waiting;
-    struct handshake handshakes[PEER_MAX_HANDSHAKES];
+    struct greeting greetings[PEER_MAX_GREETINGS];
+    uint64_t refused_ns; /* when the log said so last */
+    unsigned refusals;   /* not said since */
     struct fence *fences;
     unsigned nfences;
     struct forgotten forgotten[PEER_MAX_FORGOTTEN];
@@ -151,8 +154,9 @@ struct peer {
 };
 
 /* ---- slots.c: sessions of nodes, and what arrives in their slots ----------------------------- */
-/* The node that this Hello is from gets its slots; what it had is gone. */
-void peer_admit(struct peer *p, const struct wire_message *hello);
+/* The node that this Hello is from gets its slots, what it had is gone. session: of the handshake; 0: there was none.
+ */
+int peer_admit(struct peer *p, const struct wire_message *hello, uint64_t session, struct cairn_error *err);
 void peer_on_written(struct peer *p, uint32_t data);
 void peer_on_stream_open(struct peer_node *n, const struct wire_message *m);
 /* Whether it may be was found out: opens it, or with code < 0 says why not. */
@@ -163,15 +167,13 @@ void peer_on_stream_close(struct peer_node *n, const struct wire_message *m);
  * says bye with the reason first. */
 void peer_node_end(struct peer_node *n, const char *reason);
 void peer_node_pending_end(struct peer_node *n);
-void peer_refuse(struct peer *p, const struct wire_message *hello, const struct cairn_error *err);
 void peer_send(struct peer_node *n, const void *message, size_t len); /* best effort: a dead node ends its session */
 void peer_answer(struct peer_node *n, const struct wire_message *m);
 
 /* ---- greet.c: who may be a node -------------------------------------------------------------- */
 void peer_on_hello(struct peer *p, const struct wire_message *m);
 void peer_on_proof(struct peer *p, const struct wire_message *m);
-/* To whoever said hello; best effort. */
-void peer_say_to(struct peer *p, const struct wire_message *hello, const struct wire_message *m);
+void peer_greetings_look(struct peer *p); /* ends those that are late, with what they opened */
 
 /* ---- reads.c --------------------------------------------------------------------------------- */
 void peer_on_read(struct peer_node *n, const struct wire_message *m);

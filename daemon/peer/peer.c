@@ -50,36 +50,6 @@ void peer_send(struct peer_node *n, const void *message, size_t len)
     endpoint_send(n->peer->ep, &s->op, n->to, message, len);
 }
 
-static void said(struct fabric_op *op, int code)
-{
-    (void)code;
-    free(op);
-}
-
-void peer_say_to(struct peer *p, const struct wire_message *hello, const struct wire_message *m)
-{
-    uint8_t buf[WIRE_MAX];
-    uint64_t to;
-
-    int len = wire_encode(m, buf, NULL);
-    if (len < 0 || endpoint_resolve(p->ep, hello->hello.address, hello->hello.address_len, &to, NULL) < 0)
-        return;
-    struct fabric_op *op = calloc(1, sizeof *op);
-    if (!op)
-        return;
-    op->done = said;
-    endpoint_send(p->ep, op, to, buf, (size_t)len);
-}
-
-void peer_refuse(struct peer *p, const struct wire_message *hello, const struct cairn_error *err)
-{
-    struct wire_message m = {.type = WIRE_WELCOME};
-
-    snprintf(m.welcome.peer, sizeof m.welcome.peer, "%s", p->id);
-    wire_status_set(&m.welcome.status, err->code, err);
-    peer_say_to(p, hello, &m);
-}
-
 /* ---- receiving ------------------------------------------------------------------------------- */
 
 static struct peer_node *find_session(struct peer *p, uint64_t session)
@@ -181,6 +151,7 @@ static void tick(struct loop_timer *t)
             peer_node_end(n, "silent for too long");
         }
     }
+    peer_greetings_look(p);
     if (p->ticks++ % FORGET_TICKS == 1) {
         peer_engine_look(p);
         peer_forget_some(p);

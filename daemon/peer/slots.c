@@ -124,12 +124,13 @@ static int node_make_memory(struct peer_node *n, struct cairn_error *err)
         return cairn_fail_errno(err, errno, "map %u slots", n->nslots);
     n->memory = map;
     if (getrandom(&key, sizeof key, 0) != sizeof key ||
-        getrandom(&n->session, sizeof n->session, 0) != sizeof n->session)
+        (!n->session && getrandom(&n->session, sizeof n->session, 0) != sizeof n->session))
         return cairn_fail_errno(err, errno, "draw a key");
     return fabric_mem_register(n->peer->deps.fabric, n->memory, n->memory_len, FABRIC_REMOTE_WRITE, key, &n->mem, err);
 }
 
-static int node_new(struct peer *p, const struct wire_message *m, struct peer_node **ret_node, struct cairn_error *err)
+static int node_new(struct peer *p, const struct wire_message *m, uint64_t session, struct peer_node **ret_node,
+                    struct cairn_error *err)
 {
     uint32_t nslots = m->hello.slots < p->config.slots_per_node ? m->hello.slots : p->config.slots_per_node, first;
     unsigned sessions = 0; /* with those that ended and wait for their last request */
@@ -145,6 +146,7 @@ static int node_new(struct peer *p, const struct wire_message *m, struct peer_no
     if (!n)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a session for node %s", m->hello.node);
     n->peer = p;
+    n->session = session;
     n->nslots = nslots;
     n->first_slot = first;
     n->start = m->hello.start;
@@ -187,9 +189,8 @@ static void welcome(struct peer_node *n)
     peer_answer(n, &m);
 }
 
-void peer_admit(struct peer *p, const struct wire_message *m)
+int peer_admit(struct peer *p, const struct wire_message *m, uint64_t session, struct cairn_error *err)
 {
-    struct cairn_error err = CAIRN_ERROR_INIT;
     struct peer_node *n = NULL;
 
     list_for_each_safe (it, &p->nodes) {
@@ -197,14 +198,10 @@ void peer_admit(struct peer *p, const struct wire_message *m)
         if (!old->ended && strcmp(old->id, m->hello.node) == 0)
             peer_node_end(old, NULL); /* its daemon started again, or gave the link up */
     }
-    if (p->stopping)
-        return;
-    if (node_new(p, m, &n, &err) < 0) {
-        log_line(LOG_WARNING, "node %s is refused: %s", m->hello.node, err.message);
-        peer_refuse(p, m, &err);
-        return;
-    }
-    welcome(n);
+    int r = node_new(p, m, session, &n, err);
+    if (r == 0)
+        welcome(n);
+    return r;
 }
 
 /* ---- streams --------------------------------------------------------------------------------- */
