@@ -2,18 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Daemons prove to each other that they hold the cluster's key before a slot is granted.
 
-Catches: a stranger that gets slots, a node that writes to a peer which does not hold the key, a rotation that interrupts saves, a daemon
-without a key that listens to the world.
+Catches: a stranger that gets slots, a node that writes to a peer which does not hold the key, a rotation that interrupts saves or that locks
+daemons out half-way, a daemon without a key that listens to the world, a flood of greetings that costs more than the table of them.
 """
 import argparse
+import json
 import os
 import pathlib
 import secrets
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 from cluster import Cluster, wait_until  # noqa: E402
+from trainer import Book, Rank  # noqa: E402
 
 BYTES = ["--bytes", str(2 << 20)]
 
@@ -49,27 +54,54 @@ def save(c, job, first):
     c.client("save", "--job", job, "--start-id", f"s{first}", "--first", first, "--count", 1, *BYTES)
 
 
+def give_keys(daemon, *lines):
+    """In place of the old ones, and it is told so: SIGHUP, else within a second."""
+    before = daemon.log.read_text().count("were read again")
+    write_keys(daemon.keys, *lines)
+    if daemon.name in ("p1", "n1"):
+        daemon.process.send_signal(signal.SIGHUP)
+    wait_until(f"{daemon.name} reads its keys", lambda: daemon.log.read_text().count("were read again") > before, 10)
+
+
+def wait_commits(c, book, rank, count=2):
+    """Saves go on: more of them are committed."""
+    before = len(book.told)
+    wait_until(f"{count} more commits", lambda: len(book.told) >= before + count or rank.process.poll() is not None, 60)
+    assert rank.process.poll() is None, f"the rank ended: {rank.last_line} {rank.process.stderr.read()}"
+
+
+def greet_anew(c, peer):
+    """A handshake between daemons of which some have other files than the rest."""
+    peer.kill()
+    peer.start()
+    c.wait_peers_up()
+
+
 def keys_rotate_under_saves(build):
     old, new = key(1), key(2)
-    with Cluster(build, peers=3) as c:
+    with Cluster(build, peers=3, node__backoff_ms=100) as c:
         start_keyed(c, old)
-        step = 0
+        book = Book()
+        rank = Rank(c.spawn([build / "tests" / "cluster" / "cluster-client", "save", "--job", "rotate", "--start-id", "s1", *BYTES,
+                             "--count", "1000000", "--timeout", "20000", "--pause", "20"]), 1, book)
+        wait_commits(c, book, rank)
         for lines in ([old, new], [new, old], [new]):
             for d in [*c.peers, *c.nodes]:
-                write_keys(d.keys, *lines)
-                wait_until(f"{d.name} reads its keys", lambda d=d: d.log.read_text().count("were read again") >= 1, 10)
-                if lines == [new] and d is not c.peers[-1]:
-                    d.log.write_text("")
-                    continue
-                d.log.write_text("")
-                step += 1
-                save(c, "rotate", step)
-        c.peers[0].kill()
-        c.peers[0].start()  # and a connection made anew, with the new key only
-        c.wait_peers_up()
-        save(c, "rotate", step + 1)
-        listed = c.query("list", "--job", "rotate")
-        assert sum(k["state"] == "committed" for k in listed["checkpoints"]) == step + 1, listed
+                give_keys(d, *lines)
+                if d is c.peers[1]:  # half of the daemons have the new file
+                    greet_anew(c, d)
+                    greet_anew(c, c.peers[2])
+                wait_commits(c, book, rank)
+        greet_anew(c, c.peers[0])  # with the new key only
+        wait_commits(c, book, rank)
+        rank.process.kill()
+        rank.process.wait(30)
+        listed = {k["step"]: k["state"] for k in c.query("list", "--job", "rotate")["checkpoints"]}
+        assert all(listed.get(step) == "committed" for step in book.told), (sorted(book.told), listed)
+        give_keys(c.peers[0], new, old)
+        write_keys(c.peers[0].keys, "nonsense")
+        wait_until("p1 complains", lambda: "the keys stay as they were" in c.peers[0].log.read_text(), 10)
+        save(c, "after", 1)
 
 
 def strangers_get_nothing(build):
@@ -95,6 +127,67 @@ def strangers_get_nothing(build):
         assert not wrong.stream_files() and not keyless.stream_files(), "a stranger got fragments"
 
 
+def a_keyless_node_gets_nothing(build):
+    with Cluster(build, peers=2) as c:
+        for p in c.peers:
+            p.keys = p.dir / "keys"
+            write_keys(p.keys, "1 " + "ab" * 32)
+            set_key(p, p.keys)
+            p.start()
+        c.node.start()
+        wait_until("the node says who has no key", lambda: sum(
+            "node n1 has no key" in p["last_error"] for p in c.query("status")["peers"]) == 2, 20)
+        assert all("only daemons of this machine" not in p.log.read_text() for p in c.peers)
+        assert "only daemons of this machine can connect" in c.node.log.read_text()
+        _, out, _ = c.client("save", "--job", "none", "--count", 1, "--timeout", 2000, *BYTES, check=False)
+        assert "\ncommitted " not in out and not any(p.stream_files() for p in c.peers), out
+        write_keys(c.node.dir / "keys", "1 " + "ab" * 32)
+        set_key(c.node, c.node.dir / "keys")
+        c.node.kill()
+        c.node.start()
+        c.wait_peers_up()
+        save(c, "some", 1)
+
+
+def address_of(c, peer):
+    with sqlite3.connect(f"file:{c.dir}/meta.db?mode=ro", uri=True) as db:
+        row = db.execute("select value from kv where key = ?", (f"cairn/v1/peers/{peer.name}",)).fetchone()
+    return json.loads(row[0])["address"]
+
+
+def stranger(c, peer, *args):
+    return subprocess.run([c.build / "tests" / "cluster" / "cluster-stranger", address_of(c, peer), *map(str, args)], capture_output=True,
+                          text=True, timeout=60, check=True).stdout
+
+
+def processor_s(daemon):
+    fields = pathlib.Path(f"/proc/{daemon.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def is_idle(daemon):
+    """In half a second it needs little of the processor: what the flood left behind is gone."""
+    before = processor_s(daemon)
+    time.sleep(0.5)
+    return processor_s(daemon) - before < 0.1
+
+
+def strangers_cost_little(build):
+    with Cluster(build, peers=2) as c:
+        start_keyed(c, key(1))
+        save(c, "quiet", 1)
+        peer = c.peers[0]
+        assert "has no key" in stranger(c, peer, "keyless")
+        assert "could not prove" in stranger(c, peer, "guess")
+        assert "could not prove" in stranger(c, peer, "echo"), "the peer's own proof was good for a node's"
+        stranger(c, peer, "flood", 3000)
+        save(c, "quiet", 2)  # and n1, in whose name the flood greeted, keeps its slots
+        assert c.peers_up() == 2
+        wait_until("the peer to rest after the flood", lambda: is_idle(peer), 60)
+        greet_anew(c, c.peers[1])
+        save(c, "quiet", 3)
+
+
 def bad_starts_are_refused(build):
     cairnd = pathlib.Path(build).resolve() / "daemon" / "cairnd"
     with Cluster(build, peers=1) as c:
@@ -105,7 +198,9 @@ def bad_starts_are_refused(build):
             r = subprocess.run([cairnd, "--config", p.config], capture_output=True, text=True, timeout=30, check=False)
             assert r.returncode == 1 and all(w in r.stderr for w in words), r
 
-        p.options.setdefault("fabric", {})["bind"] = "0.0.0.0"
+        p.options.setdefault("fabric", {})["bind"] = "127.example.org"  # begins like loopback, and is none
+        refused("--make-key", "key_file", "127.example.org")
+        p.options["fabric"]["bind"] = "0.0.0.0"
         refused("--make-key", "key_file", "0.0.0.0")
         p.options["fabric"]["bind"] = "127.0.0.1"
         path = p.dir / "keys"
@@ -126,9 +221,9 @@ def bad_starts_are_refused(build):
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument("--build", required=True)
+    p.add_argument("--build", required=True, type=pathlib.Path)
     a = p.parse_args()
-    cases = [keys_rotate_under_saves, strangers_get_nothing, bad_starts_are_refused]
+    cases = [keys_rotate_under_saves, strangers_get_nothing, a_keyless_node_gets_nothing, strangers_cost_little, bad_starts_are_refused]
     for case in cases:
         case(a.build)
         print(f"ok {case.__name__}", flush=True)

@@ -72,7 +72,11 @@ static void bad_files_are_refused(void **state)
     assert_non_null(strstr(err.message, "line 2"));
     assert_int_equal(unlink(path), 0);
     assert_int_equal(symlink("/dev/null", path), 0);
-    assert_true(keyring_open(path, &k, &err) < 0);
+    assert_int_equal(keyring_open(path, &k, &err), CAIRN_E_INVAL);
+    assert_non_null(strstr(err.message, "symbolic link"));
+    unlink(path);
+    assert_int_equal(mkfifo(path, 0600), 0); /* catches: an open that waits for a writer */
+    assert_int_equal(keyring_open(path, &k, &err), CAIRN_E_INVAL);
     unlink(path);
 }
 
@@ -124,6 +128,66 @@ static void keys_rotate(void **state)
     keyring_free(k);
 }
 
+/* What the error asks for, chmod, changes neither time nor size of the contents. */
+static void a_mended_mode_is_noticed(void **state)
+{
+    struct keyring *k = opened("1 " HEX_A "\n");
+    uint8_t tag[PROOF_TAG];
+    uint32_t id;
+
+    (void)state;
+    write_keys("2 " HEX_B "\n", 0644);
+    err = (struct cairn_error)CAIRN_ERROR_INIT;
+    assert_false(keyring_refresh(k, &err));
+    assert_non_null(strstr(err.message, "chmod 600"));
+    err = (struct cairn_error)CAIRN_ERROR_INIT;
+    assert_false(keyring_refresh(k, &err));
+    assert_string_equal(err.message, ""); /* said once */
+    assert_int_equal(chmod(path, 0600), 0);
+    assert_true(keyring_refresh(k, &err));
+    assert_int_equal(keyring_sign(k, "text", 4, tag, &id), 0);
+    assert_int_equal(id, 2);
+    keyring_free(k);
+}
+
+static void a_lost_file_keeps_the_keys(void **state)
+{
+    struct keyring *k = opened("1 " HEX_A "\n");
+    uint8_t tag[PROOF_TAG];
+    uint32_t id;
+
+    (void)state;
+    assert_int_equal(unlink(path), 0);
+    err = (struct cairn_error)CAIRN_ERROR_INIT;
+    assert_false(keyring_refresh(k, &err));
+    assert_non_null(strstr(err.message, path));
+    err = (struct cairn_error)CAIRN_ERROR_INIT;
+    assert_false(keyring_refresh(k, &err));
+    assert_string_equal(err.message, ""); /* said once */
+    assert_int_equal(keyring_sign(k, "text", 4, tag, &id), 0);
+    write_keys("2 " HEX_B "\n", 0600);
+    assert_true(keyring_refresh(k, &err));
+    keyring_free(k);
+}
+
+/* Another program's HMAC-SHA256: python3 -c 'import hmac; print(hmac.new(b"\xaa" * 32, b"text", "sha256").hexdigest())'
+ */
+static void a_tag_is_hmac_sha256(void **state)
+{
+    static const char right[] = "da351d5d395a837bf3ed6aa5c9ed775922e4bd6552de7813c4e33505863809e4";
+    struct keyring *k = opened("1 " HEX_A "\n");
+    char text[2 * PROOF_TAG + 1];
+    uint8_t tag[PROOF_TAG];
+    uint32_t id;
+
+    (void)state;
+    assert_int_equal(keyring_sign(k, "text", 4, tag, &id), 0);
+    for (unsigned i = 0; i < PROOF_TAG; i++)
+        snprintf(text + 2 * i, 3, "%02x", tag[i]);
+    assert_string_equal(text, right);
+    keyring_free(k);
+}
+
 static void a_made_key_works(void **state)
 {
     struct keyring *k = NULL;
@@ -142,6 +206,8 @@ static void a_made_key_works(void **state)
 static void proofs_are_good_for_one_thing(void **state)
 {
     struct proof p = {.node = "n1", .node_start = 1, .peer = "p1", .peer_start = 2};
+    p.node_address = (struct proof_address){.bytes = {1, 2}, .len = 2};
+    p.peer_address = (struct proof_address){.bytes = {3, 4}, .len = 2};
     struct bytes first = {0}, other = {0};
 
     (void)state;
@@ -163,6 +229,10 @@ static void proofs_are_good_for_one_thing(void **state)
     DIFFERS(p.node_nonce[0] = 9);
     DIFFERS(p.peer_nonce[15] = 9);
     DIFFERS((strcpy(p.node, "n1p"), strcpy(p.peer, "1")));
+    /* Catches: a handshake that is passed on by whoever has its own address where answers go. */
+    DIFFERS(p.node_address.bytes[1] = 9);
+    DIFFERS(p.peer_address.bytes[1] = 9);
+    DIFFERS((p.node_address.len = 0, p.peer_address.len = 4));
     bytes_free(&first);
 }
 
@@ -172,6 +242,9 @@ int main(void)
         cmocka_unit_test(bad_files_are_refused),
         cmocka_unit_test(only_the_key_verifies),
         cmocka_unit_test(keys_rotate),
+        cmocka_unit_test(a_mended_mode_is_noticed),
+        cmocka_unit_test(a_lost_file_keeps_the_keys),
+        cmocka_unit_test(a_tag_is_hmac_sha256),
         cmocka_unit_test(a_made_key_works),
         cmocka_unit_test(proofs_are_good_for_one_thing),
     };
