@@ -510,7 +510,7 @@ int record_settings_decode(struct record_settings *ret, const void *data, size_t
         copy_name(&r, "owner", owner, rec.owner);
     if (strlen(retention) >= sizeof rec.retention) /* half a rule would keep less */
         wrong(&r, "retention", "rule of a proper length");
-    snprintf(rec.retention, sizeof rec.retention, "%s", retention);
+    snprintf(rec.retention, sizeof rec.retention, "%.*s", (int)sizeof rec.retention - 1, retention);
     if (r.code == 0)
         *ret = rec;
     return r.code;

@@ -90,8 +90,8 @@ static int ledger_state_of(const struct snapshot *s)
 int arena_ledger_renew(struct arena *a, const struct arena_keeper *keeper, struct cairn_error *err)
 {
     struct ledger_header h;
-    void *map;
-    int fd;
+    void *map = NULL;
+    int fd = -1;
     int r = describe(a, &h, err);
 
     if (r == 0)

@@ -347,8 +347,8 @@ void peer_on_inventory(struct peer_node *n, const struct wire_message *m)
         struct wire_stream *to = &out.inventory_items.items[i];
         to->step = ids[i].step;
         to->incarnation = ids[i].incarnation;
-        snprintf(to->job, sizeof to->job, "%s", ids[i].job);
-        snprintf(to->node, sizeof to->node, "%s", ids[i].node);
+        snprintf(to->job, sizeof to->job, "%.*s", CAIRN_MAX_NAME, ids[i].job);
+        snprintf(to->node, sizeof to->node, "%.*s", CAIRN_MAX_NAME, ids[i].node);
     }
     out.inventory_items.last = out.inventory_items.n < WIRE_ITEMS;
     snprintf(out.inventory_items.engine, sizeof out.inventory_items.engine, "%s", n->peer->engine);

@@ -22,6 +22,7 @@
 #define ATTEMPT_MS 1500
 #define CONNECT_MS 500
 #define RETRY_MS 40
+#define LOGIN_MS 5000 /* for a watch that needs one */
 #define BACKOFF_MS 100
 #define BACKOFF_MAX_MS 5000
 
@@ -242,14 +243,14 @@ static int start_due(struct cairn_meta *m)
 
 /* ---- login ----------------------------------------------------------------------------------- */
 
-static void login_start(struct cairn_meta *m, struct request *cause)
+static void login_start(struct cairn_meta *m, uint64_t deadline_ns)
 {
     struct request *q = calloc(1, sizeof *q);
 
     if (!q || body_login(&q->body, m->user, m->password) < 0)
         abort(); /* requests would wait for ever */
     q->what = ETCD_LOGIN;
-    q->deadline_ns = cause->deadline_ns;
+    q->deadline_ns = deadline_ns;
     list_init(&q->link);
     m->login = q;
     request_start(m, q);
@@ -262,7 +263,16 @@ static void park(struct cairn_meta *m, struct request *q)
     list_remove(&q->link);
     list_push_back(&m->parked, &q->link);
     if (!m->login)
-        login_start(m, q);
+        login_start(m, q->deadline_ns);
+}
+
+bool engine_logged_in(struct cairn_meta *m)
+{
+    if (!m->user[0] || m->token[0])
+        return true;
+    if (!m->login)
+        login_start(m, etcd_now_ns() + LOGIN_MS * 1000000ull);
+    return false;
 }
 
 static void login_failed(struct cairn_meta *m, int code, const struct cairn_error *err)

@@ -110,6 +110,7 @@ struct watch {
     cairn_watch_event event;
     void *arg;
     bool created, dead;
+    bool heard; /* this stream began */
     CURL *easy;
     unsigned endpoint;
     uint64_t retry_ns;
@@ -142,6 +143,8 @@ void *engine_run(void *arg);
 void engine_submit(struct cairn_meta *m, struct request *q);
 /* What every connection of ours has in common. */
 int engine_prepare(struct cairn_meta *m, CURL *easy, unsigned endpoint, const char *path, const struct bytes *body);
+/* Whether there is a token, or none is needed; else a login is under way now. */
+bool engine_logged_in(struct cairn_meta *m);
 unsigned engine_best_endpoint(struct cairn_meta *m);
 void engine_endpoint_failed(struct cairn_meta *m, unsigned endpoint);
 

@@ -46,6 +46,7 @@ static bool message(struct watch *w, const char *text, size_t len)
     if (r == 0 && !w->dead) {
         deliver(w, &in);
         w->created |= in.created;
+        w->heard |= in.created;
         pthread_cond_broadcast(&m->watch_changed);
     }
     pthread_mutex_unlock(&m->watch_lock);
@@ -87,6 +88,7 @@ static void stream_end(struct cairn_meta *m, struct watch *w)
 
 static void stream_begin(struct cairn_meta *m, struct watch *w)
 {
+    w->heard = false;
     w->endpoint = engine_best_endpoint(m);
     w->easy = curl_easy_init();
     bytes_free(&w->body);
@@ -122,7 +124,7 @@ int watches_tend(struct cairn_meta *m)
         if (w->dead) {
             stream_end(m, w);
             watch_free(w);
-        } else if (!w->easy && w->retry_ns <= now) {
+        } else if (!w->easy && w->retry_ns <= now && engine_logged_in(m)) {
             stream_begin(m, w);
         } else if (!w->easy) {
             due_ms = RETRY_MS / 4;
@@ -146,6 +148,8 @@ bool watches_ended(struct cairn_meta *m, CURL *easy, CURLcode result)
         bool due = result == CURLE_OPERATION_TIMEDOUT && found->created;
         if (!due && result != CURLE_WRITE_ERROR)
             engine_endpoint_failed(m, found->endpoint);
+        if (!due && !found->heard)
+            m->token[0] = 0; /* it may be an old one that was refused */
         stream_end(m, found);
         found->retry_ns = due ? 0 : etcd_now_ns() + RETRY_MS * 1000000ull;
     }

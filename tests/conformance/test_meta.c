@@ -19,14 +19,21 @@
 
 #include <cmocka.h>
 
-#define MS 5000
+/* Deadline of a request; shorter where all are to be refused. */
+static uint32_t request_ms(void)
+{
+    const char *ms = getenv("CAIRN_TEST_MS");
+
+    return ms ? (uint32_t)atoi(ms) : 5000;
+}
+#define MS request_ms()
 
 struct world {
     struct loop *loop;
     struct plugins *plugins;
     struct meta *meta;
     char dir[64], path[128];
-    struct cairn_param params[3];
+    struct cairn_param params[8];
     char prefix[96];
 };
 
@@ -149,6 +156,20 @@ static struct meta *open_meta(struct world *w)
     return m;
 }
 
+/* Of TLS and of the user, when the etcd asks for them. */
+static void more_params(struct cairn_param *to)
+{
+    static const char *const names[][2] = {{"CAIRN_TEST_ETCD_CA", "ca"},
+                                           {"CAIRN_TEST_ETCD_CERT", "cert"},
+                                           {"CAIRN_TEST_ETCD_KEY", "key"},
+                                           {"CAIRN_TEST_ETCD_USER", "user"},
+                                           {"CAIRN_TEST_ETCD_PASSWORD_FILE", "password_file"}};
+
+    for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (getenv(names[i][0]))
+            *to++ = (struct cairn_param){names[i][1], getenv(names[i][0])};
+}
+
 static int setup(void **state)
 {
     struct world *w = calloc(1, sizeof *w);
@@ -162,6 +183,7 @@ static int setup(void **state)
         snprintf(w->prefix, sizeof w->prefix, "test-%d-%s/", getpid(), w->dir);
         w->params[0] = (struct cairn_param){"endpoints", etcd_endpoints()};
         w->params[1] = (struct cairn_param){"prefix", w->prefix};
+        more_params(&w->params[2]);
     }
     w->meta = open_meta(w);
     *state = w;
@@ -473,5 +495,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_damaged_database_is_an_error, setup, teardown),
         cmocka_unit_test_setup_teardown(test_watches_see_changes_in_order, setup, teardown),
     };
+    if (getenv("CAIRN_TEST_ONLY"))
+        cmocka_set_test_filter(getenv("CAIRN_TEST_ONLY"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

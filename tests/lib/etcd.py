@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import urllib.request
@@ -37,7 +38,7 @@ class Member:
             self.client_port, self.peer_port = 2379, 2380
         else:
             self.client_port, self.peer_port = free_port(host), free_port(host)
-        self.client = f"http://{host}:{self.client_port}"
+        self.client = f"{'https' if etcd.tls else 'http'}://{host}:{self.client_port}"
         self.peer = f"http://{host}:{self.peer_port}"
         self.log = etcd.dir / f"{self.name}.log"
         self.process = None
@@ -49,6 +50,9 @@ class Member:
                 "--initial-cluster", ",".join(f"{m.name}={m.peer}" for m in self.etcd.members),
                 "--initial-cluster-state", "new" if first else "existing", "--heartbeat-interval", "50", "--election-timeout", "500",
                 "--snapshot-count", "2000", *self.etcd.options]
+        if self.etcd.tls:
+            args += ["--client-cert-auth", "--trusted-ca-file", self.etcd.tls["ca"], "--cert-file", self.etcd.tls["cert"],
+                     "--key-file", self.etcd.tls["key"]]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(args, stdout=log, stderr=log, preexec_fn=_die_with_parent)
         return self
@@ -79,7 +83,7 @@ class Member:
                 out = subprocess.run([*self.prefix, "curl", "-s", "-m", str(seconds), "-d", json.dumps(body), self.client + path],
                                      capture_output=True, check=False, timeout=seconds + 5).stdout
                 return json.loads(out) if out else None
-            with urllib.request.urlopen(request, timeout=seconds) as answer:
+            with urllib.request.urlopen(request, timeout=seconds, context=self.etcd.context) as answer:
                 return json.load(answer)
         except (OSError, ValueError, subprocess.TimeoutExpired):
             return None
@@ -91,12 +95,34 @@ class Member:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else "(no log)"
 
 
+def make_certificates(directory):
+    """An authority, and a certificate of it for 127.0.0.1 that serves and asks; another authority's for whoever must be refused."""
+    def run(*args):
+        subprocess.run(["openssl", *map(str, args)], check=True, capture_output=True, timeout=60)
+
+    made = {}
+    extensions = directory / "extensions"
+    extensions.write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+    for name in ("", "other-"):
+        ca, ca_key, cert, key, request = (directory / f"{name}{end}" for end in ("ca.pem", "ca.key", "cert.pem", "key.pem", "csr.pem"))
+        run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", ca_key, "-out", ca,
+            "-days", 2, "-subj", f"/CN={name}cairn-test-ca")
+        run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key, "-out", request, "-subj", "/O=cairn")
+        run("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-out", cert, "-days", 2, "-extfile", extensions)
+        made |= {f"{name}ca": str(ca), f"{name}cert": str(cert), f"{name}key": str(key)}
+    return made
+
+
 class Etcd:
-    def __init__(self, members=1, directory=None, hosts=None, prefixes=None, options=()):
+    def __init__(self, members=1, directory=None, hosts=None, prefixes=None, options=(), tls=False):
         """hosts: one address a member; prefixes: one command a member that puts it where it belongs ("ip netns exec ...")."""
         self.dir = pathlib.Path(directory or tempfile.mkdtemp(prefix="cairn-etcd-"))
         self.dir.mkdir(exist_ok=True)
         self.options = options
+        self.tls, self.context = make_certificates(self.dir) if tls else None, None
+        if tls:
+            self.context = ssl.create_default_context(cafile=self.tls["ca"])
+            self.context.load_cert_chain(self.tls["cert"], self.tls["key"])
         hosts = hosts or ["127.0.0.1"] * members
         prefixes = prefixes or [[]] * members
         self.members = []

@@ -72,7 +72,7 @@ void job_learn(struct sim *s, unsigned actor, const struct view *v)
     struct node *n = sim_node(s, actor);
     bool newer = v->inc.incarnation > n->inc.incarnation;
 
-    for (unsigned c = 0; c < v->nckpts; c++) {
+    for (unsigned c = 0; c < v->nckpts && c < 64; c++) { /* one bit each */
         n->committed |= (uint64_t)(v->ckpt[c].decision == FATE_COMMIT) << c;
         n->aborted |= (uint64_t)(v->ckpt[c].decision == FATE_ABORT) << c;
     }

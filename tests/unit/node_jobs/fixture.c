@@ -131,8 +131,9 @@ int fixture_teardown(void **state)
     char path[128];
 
     machine_stop(&f->a);
-    f->b.beside = NULL;
+    f->b.beside = f->c.beside = NULL;
     machine_stop(&f->b);
+    machine_stop(&f->c);
     cairn_layout_free(&f->layout);
     for (unsigned i = 0; i < 3; i++) {
         snprintf(path, sizeof path, "%s%s", f->db, tails[i]);

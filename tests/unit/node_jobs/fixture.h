@@ -28,7 +28,7 @@ struct fixture {
     char dir[64];
     char db[96];
     struct cairn_layout layout;
-    struct machine a, b;    /* b: when a test asks for it */
+    struct machine a, b, c; /* b and c: when a test asks for them */
     struct cairn_error err; /* of what failed last */
     const char *rule;       /* of machines that are started; NULL: all */
     uint32_t retention_ms;
