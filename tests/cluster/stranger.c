@@ -5,6 +5,8 @@
  *     stranger ADDRESS guess       greets, takes the challenge and answers it with a proof that it cannot make
  *     stranger ADDRESS echo        the same, with the peer's own proof sent back
  *     stranger ADDRESS keyless     greets as a daemon without a key
+ *     stranger ADDRESS relay       prints its own address, and passes on what nodes and the peer say to each other
+ * there, with its address in place of the node's; until it is killed
  *
  * ADDRESS is in hex, as in the peer's record. Prints what the peer answered last. */
 #include "core/proto/wire.h"
@@ -23,6 +25,7 @@ struct stranger {
     struct loop *loop;
     struct endpoint *ep;
     uint64_t to;
+    uint64_t node; /* a relay's: who greeted it */
     unsigned on_their_way;
     const char *mode;
     bool answered;
@@ -45,7 +48,7 @@ static void sent(struct fabric_op *op, int code)
     free(op);
 }
 
-static void say(struct stranger *s, const struct wire_message *m)
+static void say_to(struct stranger *s, uint64_t to, const struct wire_message *m)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct fabric_op *op = calloc(1, sizeof *op);
@@ -55,7 +58,12 @@ static void say(struct stranger *s, const struct wire_message *m)
     must(op ? len : CAIRN_E_NOMEM, &err);
     *op = (struct fabric_op){.done = sent, .arg = s};
     s->on_their_way++;
-    endpoint_send(s->ep, op, s->to, buf, (size_t)len);
+    endpoint_send(s->ep, op, to, buf, (size_t)len);
+}
+
+static void say(struct stranger *s, const struct wire_message *m)
+{
+    say_to(s, s->to, m);
 }
 
 static void on_challenge(struct stranger *s, const struct wire_message *m)
@@ -69,6 +77,19 @@ static void on_challenge(struct stranger *s, const struct wire_message *m)
     say(s, &out);
 }
 
+static void relay(struct stranger *s, struct wire_message *m)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    bool from_node = m->type == WIRE_HELLO || m->type == WIRE_PROOF;
+
+    if (m->type == WIRE_HELLO) {
+        must(endpoint_resolve(s->ep, m->hello.address, m->hello.address_len, &s->node, &err), &err);
+        endpoint_address(s->ep, m->hello.address, &m->hello.address_len);
+    }
+    printf("%s %d\n", wire_type_name(m->type), m->type == WIRE_WELCOME ? m->welcome.status.code : 0);
+    say_to(s, from_node ? s->to : s->node, m);
+}
+
 static void on_message(void *arg, const void *data, size_t len)
 {
     struct stranger *s = arg;
@@ -76,6 +97,10 @@ static void on_message(void *arg, const void *data, size_t len)
     struct wire_message m;
 
     must(wire_decode(data, len, &m, &err), &err);
+    if (strcmp(s->mode, "relay") == 0) {
+        relay(s, &m);
+        return;
+    }
     if (m.type == WIRE_CHALLENGE) {
         on_challenge(s, &m);
         return;
@@ -135,6 +160,21 @@ static void flood(struct stranger *s, unsigned n)
     printf("flooded %u\n", n);
 }
 
+static void stay(struct stranger *s)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    uint8_t address[FABRIC_MAX_ADDR];
+    size_t len;
+
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    endpoint_address(s->ep, address, &len);
+    for (size_t i = 0; i < len; i++)
+        printf("%02x", address[i]);
+    printf("\n");
+    for (;;)
+        must(loop_turn(s->loop, 100, &err), &err);
+}
+
 static size_t unhex(const char *text, uint8_t *to, size_t room)
 {
     size_t n = 0;
@@ -159,6 +199,8 @@ int main(int argc, char **argv)
     must(fabric_open(s.loop, &fc, &fabric, &err), &err);
     must(endpoint_open(fabric, 0, 16, &events, &s, &s.ep, &err), &err);
     must(endpoint_resolve(s.ep, address, unhex(argv[1], address, sizeof address), &s.to, &err), &err);
+    if (strcmp(s.mode, "relay") == 0)
+        stay(&s);
     if (strcmp(s.mode, "flood") == 0) {
         flood(&s, (unsigned)strtoul(argc > 3 ? argv[3] : "1000", NULL, 10));
     } else {

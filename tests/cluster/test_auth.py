@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import secrets
+import select
 import signal
 import sqlite3
 import subprocess
@@ -188,6 +189,36 @@ def strangers_cost_little(build):
         save(c, "quiet", 3)
 
 
+def put_address(c, peer, address):
+    """In the peer's record, as whoever may write the metadata can."""
+    key_of = f"cairn/v1/peers/{peer.name}"
+    with sqlite3.connect(c.dir / "meta.db", timeout=10) as db:
+        record = json.loads(db.execute("select value from kv where key = ?", (key_of,)).fetchone()[0])
+        db.execute("update kv set value = ? where key = ?", (json.dumps(record | {"address": address}).encode(), key_of))
+
+
+def a_handshake_cannot_be_passed_on(build):
+    """A node finds a stranger at the peer's address, who has the two prove themselves to each other, through it."""
+    with Cluster(build, peers=1, node__connect_ms=20000) as c:
+        peer = c.peers[0]
+        peer.options["meta"]["lease_ms"] = 30000
+        start_keyed(c, key(1))
+        c.node.kill()
+        relay = c.spawn([build / "tests" / "cluster" / "cluster-stranger", address_of(c, peer), "relay"])
+        address = relay.stdout.readline().strip()
+        peer.freeze()  # it would put its own address again
+        put_address(c, peer, address)
+        c.node.start()
+        assert select.select([relay.stdout], [], [], 20)[0], "nobody greeted the stranger"
+        peer.thaw()
+        wait_until("the node to refuse the proof that was passed on",
+                   lambda: any("could not prove" in p["last_error"] for p in c.query("status")["peers"]), 20)
+        relay.kill()
+        heard = relay.communicate(timeout=30)[0].split("\n")
+        assert "HELLO 0" in heard and "CHALLENGE 0" in heard, heard
+        assert "PROOF 0" not in heard and "WELCOME 0" not in heard, f"a stranger got a session: {heard}"
+
+
 def bad_starts_are_refused(build):
     cairnd = pathlib.Path(build).resolve() / "daemon" / "cairnd"
     with Cluster(build, peers=1) as c:
@@ -223,7 +254,8 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--build", required=True, type=pathlib.Path)
     a = p.parse_args()
-    cases = [keys_rotate_under_saves, strangers_get_nothing, a_keyless_node_gets_nothing, strangers_cost_little, bad_starts_are_refused]
+    cases = [keys_rotate_under_saves, strangers_get_nothing, a_keyless_node_gets_nothing, strangers_cost_little,
+             a_handshake_cannot_be_passed_on, bad_starts_are_refused]
     for case in cases:
         case(a.build)
         print(f"ok {case.__name__}", flush=True)
