@@ -183,7 +183,7 @@ def strangers_cost_little(build):
         assert "could not prove" in stranger(c, peer, "echo"), "the peer's own proof was good for a node's"
         stranger(c, peer, "flood", 3000)
         save(c, "quiet", 2)  # and n1, in whose name the flood greeted, keeps its slots
-        assert c.peers_up() == 2
+        c.wait_peers_up()
         wait_until("the peer to rest after the flood", lambda: is_idle(peer), 60)
         greet_anew(c, c.peers[1])
         save(c, "quiet", 3)
