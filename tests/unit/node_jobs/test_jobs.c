@@ -294,6 +294,7 @@ int main(void)
         T(a_job_lost_to_another_node),
         T(starts_are_adopted_raised_or_refused),
         T(two_nodes_commit_together),
+        T(reports_go_through_a_parent),
         T(the_coordinator_dies),
         T(a_crew_daemon_is_restarted),
         T(a_restarted_daemon_aborts_leftovers),
