@@ -90,7 +90,8 @@ static void place(struct machine *from, struct machine *to, const struct machine
     jobs_hear(to->jobs, &l);
 }
 
-/* Catches: a relay that keeps a report to itself, one that loses the way back, and ranks that wait for a dead parent. */
+/* Catches: a relay that keeps a report to itself, one that loses the way back, and ranks that wait for a dead parent.
+ */
 void reports_go_through_a_parent(void **state)
 {
     struct fixture *f = *state;
