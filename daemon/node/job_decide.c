@@ -663,8 +663,28 @@ static void decide_take(struct decider *d, const struct crew_entry *e)
         decide_feed(d, &events[i]);
 }
 
+/* A rank saves its steps in order: one that has begun a later step than those it is awaited for will not begin them.
+ * Its daemon was away when they began, perhaps; the others must not wait until their deadline. */
+static void decide_passed_over(struct job *job, uint64_t step, uint64_t incarnation, const struct crew_entry *e)
+{
+    char why[WIRE_TEXT];
+
+    if (e->state == REPORT_DROPPED)
+        return;
+    snprintf(why, sizeof why, "it went on to step %llu", (unsigned long long)step);
+    list_for_each_safe (it, &job->deciders) {
+        struct decider *d = container_of(it, struct decider, link);
+        if (d->incarnation != incarnation || d->step >= step || e->rank >= d->machine.world_size ||
+            d->ranks[e->rank] != COMMIT_ABSENT || d->grace.heap_index)
+            continue;
+        decide_feed(d, &(struct commit_event){.type = COMMIT_ON_DROPPED, .rank = e->rank, .reason = why});
+        decide_maybe_free(d);
+    }
+}
+
 void job_decide(struct job *job, uint64_t step, uint64_t incarnation, const struct crew_entry *e)
 {
+    decide_passed_over(job, step, incarnation, e);
     struct decider *d = decide_find_or_begin(job, step, incarnation, e);
 
     if (!d)

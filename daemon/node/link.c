@@ -35,7 +35,7 @@ enum link_state link_state_of(const struct link *l)
 
 const char *link_last_error(const struct link *l)
 {
-    return l->last_error[0] ? l->last_error : "no error";
+    return !l->registered ? "it is not registered: its lease expired" : l->last_error[0] ? l->last_error : "no error";
 }
 
 bool link_registered(const struct link *l)

@@ -125,6 +125,8 @@ static json_t *status_jobs(struct jobs *jobs)
         query_set(o, "incarnation", json_integer((json_int_t)st[i].incarnation));
         query_set(o, "world_size", json_integer(st[i].world_size));
         query_set(o, "members", json_integer(st[i].members));
+        query_set(o, "coordinator", st[i].coordinator[0] ? json_string(st[i].coordinator) : json_null());
+        query_set(o, "nodes", json_integer(st[i].nodes));
         query_set(o, "checkpoints_open", json_integer(st[i].checkpoints_open));
         query_set(o, "committed", json_integer((json_int_t)st[i].committed));
         query_set(o, "aborted", json_integer((json_int_t)st[i].aborted));

@@ -82,6 +82,38 @@ static void a_drop_frees_the_other(void **state)
     member_leave(r[1]);
 }
 
+static void a_rank_that_goes_on_gives_up(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct member *r[2];
+    struct save s0, s1, late;
+
+    machine_start(f, m, "n0", 1, 60000);
+    assert_int_equal(join(f, m, "j", "a", 0, 2, false, &r[0]), 0);
+    assert_int_equal(join(f, m, "j", "a", 1, 2, false, &r[1]), 0);
+    assert_int_equal(begin(f, m, r[0], 40, &s0), 0);
+    fill(f, &s0);
+    turn_for(m, 50);
+    assert_false(s0.outcome);
+    assert_int_equal(begin(f, m, r[1], 41, &s1), 0); /* its daemon was away when 40 began */
+    turn_until(m, &s0.ended);
+    assert_int_equal(s0.code, CAIRN_E_ABORTED);
+    assert_string_equal(s0.message, "rank 1 gave up step 40: it went on to step 41");
+    /* One that has begun both is slow with the first, and no more. */
+    assert_int_equal(begin(f, m, r[0], 41, &s0), 0);
+    assert_int_equal(begin(f, m, r[0], 42, &late), 0);
+    fill(f, &s0);
+    fill(f, &s1);
+    turn_until(m, &s0.ended);
+    turn_until(m, &s1.ended);
+    assert_int_equal(s0.code, 0);
+    save_drop(late.save, "enough");
+    turn_until(m, &late.ended);
+    member_leave(r[0]);
+    member_leave(r[1]);
+}
+
 static void a_death_before_filled_aborts(void **state)
 {
     struct fixture *f = *state;
@@ -283,6 +315,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(two_ranks_commit),
         T(a_drop_frees_the_other),
+        T(a_rank_that_goes_on_gives_up),
         T(a_death_before_filled_aborts),
         T(the_deadline_names_the_rank),
         T(a_tail_outlives_the_commit),
@@ -294,6 +327,7 @@ int main(void)
         T(a_job_lost_to_another_node),
         T(starts_are_adopted_raised_or_refused),
         T(two_nodes_commit_together),
+        T(reports_go_through_a_parent),
         T(the_coordinator_dies),
         T(a_crew_daemon_is_restarted),
         T(a_restarted_daemon_aborts_leftovers),

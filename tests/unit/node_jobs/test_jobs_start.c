@@ -3,6 +3,7 @@
  * of a dead daemon that stay undecided for ever. */
 #include "fixture.h"
 
+#include "daemon/node/job_internal.h"
 #include "tests.h"
 
 #include <string.h>
@@ -75,6 +76,66 @@ void two_nodes_commit_together(void **state)
     assert_string_equal(fate(f, &f->a, "j", 50, 1), "aborted");
     member_leave(r0);
     member_leave(r1);
+}
+
+/* A letter as the coordinator would send it. */
+static void place(struct machine *from, struct machine *to, const struct machine *parent)
+{
+    static struct crew_letter l;
+
+    l = (struct crew_letter){.type = CREW_PLACE, .from = *mesh_address(from->mesh), .job = "j"};
+    l.place.coordinates = true;
+    l.place.incarnation = 1;
+    l.place.parent = *mesh_address(parent->mesh);
+    jobs_hear(to->jobs, &l);
+}
+
+/* Catches: a relay that keeps a report to itself, one that loses the way back, and ranks that wait for a dead parent.
+ */
+void reports_go_through_a_parent(void **state)
+{
+    struct fixture *f = *state;
+    struct member *r0, *r1, *r2;
+    struct mesh_status before, after;
+    struct save s0, s1, s2;
+
+    machine_start(f, &f->a, "n0", 1, 60000);
+    machine_start(f, &f->b, "n1", 2, 60000);
+    machine_start(f, &f->c, "n2", 3, 60000);
+    f->a.beside = &f->b;
+    f->b.beside = &f->c;
+    f->c.beside = &f->a;
+    assert_int_equal(join(f, &f->a, "j", "a", 0, 3, false, &r0), 0);
+    assert_int_equal(join(f, &f->b, "j", "a", 1, 3, false, &r1), 0);
+    assert_int_equal(join(f, &f->c, "j", "a", 2, 3, false, &r2), 0);
+    turn_for(&f->a, 100);
+    for (uint64_t step = 40; step < 42; step++) {
+        place(&f->a, &f->c, &f->b); /* until the next greeting */
+        mesh_status_of(f->b.mesh, &before);
+        assert_int_equal(begin(f, &f->c, r2, step, &s2), 0);
+        assert_int_equal(begin(f, &f->a, r0, step, &s0), 0);
+        assert_int_equal(begin(f, &f->b, r1, step, &s1), 0);
+        fill(f, &s0);
+        fill(f, &s1);
+        fill(f, &s2);
+        if (step == 41) /* the parent dies, its own rank durable before: repeats go straight to the coordinator */
+            for (int i = 0; i < 100 && !s1.durable; i++)
+                turn_for(&f->a, 20);
+        if (step == 41)
+            f->a.beside = &f->c;
+        turn_until(&f->a, &s0.ended);
+        turn_until(&f->c, &s2.ended);
+        assert_int_equal(s0.code, 0);
+        assert_int_equal(s2.code, 0);
+        mesh_status_of(f->b.mesh, &after);
+        assert_true(after.received > before.received && after.sent > before.sent);
+    }
+    f->a.beside = &f->b;
+    turn_until(&f->b, &s1.ended);
+    assert_int_equal(s1.code, 0);
+    member_leave(r0);
+    member_leave(r1);
+    member_leave(r2);
 }
 
 /* The coordinator dies with the other node's shard durable and its own filled nowhere else: the other node succeeds it.

@@ -4,6 +4,7 @@
 
 void starts_are_adopted_raised_or_refused(void **state);
 void two_nodes_commit_together(void **state);
+void reports_go_through_a_parent(void **state);
 void the_coordinator_dies(void **state);
 void a_crew_daemon_is_restarted(void **state);
 void a_restarted_daemon_aborts_leftovers(void **state);
