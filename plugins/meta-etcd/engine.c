@@ -8,8 +8,8 @@
  *                  \--the token is missing or old: parked until a login ended
  *
  * An attempt has at most ATTEMPT_MS while there are other endpoints, so that a hung one costs that once. libcurl sends
- * a request again by itself when a kept connection closes before any byte of an answer; a transaction that was applied
- * the first time then fails its compares, which its caller reads as "look", as it must in any case. */
+ * a request again by itself when a kept connection closes before any byte of an answer: transactions go over new ones.
+ */
 #include "meta-etcd.h"
 
 #include "core/base/error.h"
@@ -204,6 +204,7 @@ static void request_start(struct cairn_meta *m, struct request *q)
         return;
     }
     curl_easy_setopt(q->easy, CURLOPT_TIMEOUT_MS, attempt);
+    curl_easy_setopt(q->easy, CURLOPT_FRESH_CONNECT, q->what == ETCD_TXN ? 1L : 0L);
     curl_easy_setopt(q->easy, CURLOPT_WRITEFUNCTION, on_data);
     curl_easy_setopt(q->easy, CURLOPT_WRITEDATA, q);
     curl_easy_setopt(q->easy, CURLOPT_PRIVATE, q);
