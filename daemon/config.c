@@ -24,6 +24,7 @@ struct option {
     unsigned long min, max; /* of a number */
     const char *help;
 };
+#define CONFIG_LINE 198 /* bytes without its end; inih's buffer has 200 */
 #define AT(member_) offsetof(struct config, member_)
 
 static const struct option options[] = {
@@ -132,9 +133,35 @@ static int on_value(void *arg, const char *section, const char *key, const char 
     return 0;
 }
 
+/* inih takes what does not fit its buffer for a line of its own; that would be told as a strange option. */
+static int config_check_lines(const char *path, struct cairn_error *err)
+{
+    char *line = NULL;
+    size_t room = 0;
+    int number = 0, r = 0;
+    FILE *f = fopen(path, "re");
+
+    if (!f)
+        return cairn_fail_errno(err, errno, "open %s", path);
+    while (r == 0 && getline(&line, &room, f) >= 0) {
+        number++;
+        if (strcspn(line, "\n") > CONFIG_LINE)
+            r = cairn_fail(err, CAIRN_E_INVAL, "%s:%d: a line of more than %d bytes", path, number, CONFIG_LINE);
+    }
+    if (r == 0 && ferror(f))
+        r = cairn_fail_errno(err, errno, "read %s", path);
+    free(line);
+    fclose(f);
+    return r;
+}
+
 static int config_read(struct config *c, const char *path, struct cairn_error *err)
 {
     struct parse p = {.config = c, .err = err};
+    int checked = config_check_lines(path, err);
+
+    if (checked < 0)
+        return checked;
 
     errno = 0;
     int line = ini_parse(path, on_value, &p);

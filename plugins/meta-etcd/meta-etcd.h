@@ -111,6 +111,7 @@ struct watch {
     void *arg;
     bool created, dead;
     bool heard; /* this stream began */
+    uint64_t begun_ns;
     CURL *easy;
     unsigned endpoint;
     uint64_t retry_ns;

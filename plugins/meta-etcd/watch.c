@@ -11,6 +11,7 @@
 #include <time.h>
 
 #define STREAM_MS 10000
+#define HEAR_MS 1000 /* a stream that has not begun by then is another endpoint's */
 #define RETRY_MS 200
 #define IDLE_MS 1000
 #define CREATE_MS 5000 /* a watch that begins now waits for so long to know when that is */
@@ -89,6 +90,7 @@ static void stream_end(struct cairn_meta *m, struct watch *w)
 static void stream_begin(struct cairn_meta *m, struct watch *w)
 {
     w->heard = false;
+    w->begun_ns = etcd_now_ns();
     w->endpoint = engine_best_endpoint(m);
     w->easy = curl_easy_init();
     bytes_free(&w->body);
@@ -121,6 +123,12 @@ int watches_tend(struct cairn_meta *m)
     pthread_mutex_lock(&m->watch_lock);
     list_for_each_safe (it, &m->watches) {
         struct watch *w = container_of(it, struct watch, link);
+        if (w->easy && !w->heard && now - w->begun_ns > HEAR_MS * 1000000ull) {
+            engine_endpoint_failed(m, w->endpoint);
+            stream_end(m, w);
+        }
+        if (w->easy && !w->heard)
+            due_ms = HEAR_MS / 4;
         if (w->dead) {
             stream_end(m, w);
             watch_free(w);

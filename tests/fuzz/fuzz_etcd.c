@@ -11,9 +11,11 @@ size_t fuzz_seed(uint8_t *buf, size_t room);
 size_t fuzz_seed(uint8_t *buf, size_t room)
 {
     static const char seed[] =
-        "{\"header\":{\"revision\":\"12\"},\"kvs\":[{\"key\":\"cC9hL2I=\",\"mod_revision\":\"7\",\"value\":\"dmFsdWU=\"},"
+        "{\"header\":{\"revision\":\"12\"},\"kvs\":[{\"key\":\"cC9hL2I=\",\"mod_revision\":\"7\",\"value\":\"dmFsdWU="
+        "\"},"
         "{\"key\":\"cC9h\",\"mod_revision\":\"9\"}],\"more\":true,\"succeeded\":true,\"ID\":\"77\",\"token\":\"t.1\","
-        "\"result\":{\"header\":{\"revision\":\"13\"},\"TTL\":\"5\",\"ID\":\"77\",\"created\":true,\"compact_revision\":\"4\","
+        "\"result\":{\"header\":{\"revision\":\"13\"},\"TTL\":\"5\",\"ID\":\"77\",\"created\":true,\"compact_"
+        "revision\":\"4\","
         "\"events\":[{\"kv\":{\"key\":\"cC9hL2I=\",\"mod_revision\":\"13\",\"value\":\"eA==\"}},{\"type\":\"DELETE\","
         "\"kv\":{\"key\":\"cC9hL2I=\",\"mod_revision\":\"14\"}}]},\"error\":\"etcdserver: requested lease not found\"}";
 
