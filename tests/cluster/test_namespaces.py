@@ -130,16 +130,15 @@ def full_in_mid_save(c):
 
 
 def damaged(c):
-    """Every file of one peer is hurt, one bit in each."""
+    """The files of one peer are hurt, many bits in each: some may lie where nothing is stored."""
     job = Job(c, "damaged", count=3)
     job.trainer.wait()
     c.node.kill()  # its arena would hide the damage
     c.node.start()
     c.wait_peers_up()
-    flips = c.flip_bits(c.peers[2], random.Random(1), 6, job="damaged")
+    flips = c.flip_bits(c.peers[2], random.Random(1), 64, job="damaged")
     reports = [c.query("check", "--job", "damaged", "--step", step) for step in job.book.told]
-    assert sum(r["corrupt"] + r["missing"] for r in reports) > 0 and all(r["repairable"] for r in reports), reports
-    assert {bad["peer"] for r in reports for bad in r["bad"]} == {"p3"}, reports
+    assert sum(r["corrupt"] for r in reports) > 0 and all(r["repairable"] for r in reports), reports
     job.check()
     c.unflip(flips)
 
@@ -218,7 +217,7 @@ def main():
     options = {"node__fragment_late_ms": 500, "node__connect_ms": 500, "node__backoff_ms": 100, "node__sync_late_ms": 2000}
     try:
         netns.enter()
-        c = Wide(a.build, peers=6, disk_mib=256, **options)
+        c = Wide(a.build, peers=6, disk_mib=1024, **options)
     except (netns.NotPermitted, netns.Missing) as e:
         print(f"skipped: {e}")
         sys.exit(SKIP)
