@@ -2,7 +2,7 @@
 /*
  *     INTENDING --intent--> FILLING --all filled--> DRAINING --all durable--> ROOTING --root--> DECIDING
  *         |                    |                        |                        |              |  |  |
- *         +--- a drop, a failure, the deadline, a newer incarnation, lost -------+              |  |  |
+ *         +--- a drop, a failure, the deadline, a newer incarnation -------------+              |  |  |
  *         |                    |                                          absent when read, late|  |  |
  *         |                    v                                                 or fenced      |  |  |
  *         |                ABORTING <-----------------------------------------------------------+  |  |
@@ -440,8 +440,6 @@ static void commit_on_outside(struct commit *c, struct commit_effects *fx, const
 {
     if (e->type == COMMIT_ON_FENCED && commit_open(c) && c->nfilled < c->world_size)
         commit_abort(c, fx, CAIRN_E_FENCED, e->reason);
-    else if (e->type == COMMIT_ON_LOST && commit_open(c))
-        commit_abort(c, fx, CAIRN_E_ABORTED, e->reason);
 }
 
 /* ---- the machine ----------------------------------------------------------------------------- */
@@ -491,7 +489,6 @@ void commit_step(struct commit *c, const struct commit_event *event, struct comm
         [COMMIT_ON_READ_FAILED] = commit_on_read,
         [COMMIT_ON_DEADLINE] = commit_on_deadline,
         [COMMIT_ON_FENCED] = commit_on_outside,
-        [COMMIT_ON_LOST] = commit_on_outside,
     };
 
     *ret_effects = (struct commit_effects){0};

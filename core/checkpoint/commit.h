@@ -46,7 +46,6 @@ enum commit_event_type {
     COMMIT_ON_READ_FAILED,
     COMMIT_ON_DEADLINE, /* + reason: what the driver knows of who is late; may be NULL */
     COMMIT_ON_FENCED,   /* a newer incarnation: + reason; a checkpoint that is filled goes on */
-    COMMIT_ON_LOST,     /* this node does not coordinate any more: + reason */
 };
 struct commit_event {
     int type;           /* enum commit_event_type */

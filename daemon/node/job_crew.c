@@ -13,6 +13,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define CREW_READ_MS 300 /* one that disclaims the job may still be named by the key: it is not read in a circle */
+
 static uint64_t crew_now_ns(const struct job *job)
 {
     return loop_now_ns(job->jobs->deps.loop);
@@ -70,9 +72,12 @@ static void crew_place(struct job *job, const struct crew_letter *l)
 {
     if (job->held || l->from.start != job->coordinator.start)
         return;
-    job->answered_ns = crew_now_ns(job);
-    job->parent = l->place.parent;
-    if (!l->place.coordinates || l->place.incarnation > job->inc.incarnation)
+    if (l->place.coordinates) {
+        job->answered_ns = crew_now_ns(job);
+        job->parent = l->place.parent;
+    }
+    if (l->place.incarnation > job->inc.incarnation ||
+        (!l->place.coordinates && silent_ms(job, job->read_ns) > CREW_READ_MS))
         job_stale(job);
 }
 
@@ -383,7 +388,8 @@ void job_crew_start(struct job *job)
 {
     job->greet.fire = crew_due;
     job->greet.arg = job;
-    loop_timer_after(job->jobs->deps.loop, &job->greet, job->jobs->config.lease_ms / 3 + 1);
+    if (!job->greet.heap_index) /* readings must not push it away for ever */
+        loop_timer_after(job->jobs->deps.loop, &job->greet, job->jobs->config.lease_ms / 3 + 1);
     if (!job->held && job->coordinator.node[0])
         crew_greet(job);
 }

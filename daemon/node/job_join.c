@@ -165,12 +165,18 @@ static const char *job_alive_there(const struct job *job, const uint32_t *rank)
 
 static int join_new_member(struct job *job, const struct join_request *r, struct member **ret, struct cairn_error *err)
 {
+    unsigned here = 0;
+
     list_for_each (it, &job->members) {
         struct member *m = container_of(it, struct member, link);
+        here += !m->fenced && m->incarnation == job->inc.incarnation;
         if (!m->fenced && m->incarnation == job->inc.incarnation && m->rank == r->rank)
             return cairn_fail(err, CAIRN_E_EXISTS, "rank %u of job %s is taken by a living session of start %s",
                               r->rank, job->name, m->start_id);
     }
+    if (here >= RECORD_MAX_RANKS) /* neither this node's key nor its greeting could name more */
+        return cairn_fail(err, CAIRN_E_TOO_LARGE, "job %s has %u ranks on node %s already: no more are possible",
+                          job->name, here, job->jobs->node);
     struct member *m = calloc(1, sizeof *m);
     if (!m)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate rank %u of job %s", r->rank, job->name);

@@ -4,7 +4,6 @@
  *     records read -> a step, or an observer's latest ------------------------------> load -> done
  *                  -> a member's latest: the pin (core/checkpoint/pin.h)
  *                        WAIT   until a run of this job is decided, then read again
- *                        ABORT  by a transaction, then read again
  *                        TRY    load -> pin by a transaction -> done (refused or unknown: read again)
  *                        FOLLOW load -> done
  *
@@ -25,7 +24,7 @@
 #define OPEN_PAUSE_MS 200
 #define OPEN_MAX_BAD 64 /* unreadable checkpoints that one opening steps over */
 
-enum open_phase { OPEN_READING, OPEN_WAITING, OPEN_PAUSED, OPEN_LOADING, OPEN_ABORTING, OPEN_PINNING, OPEN_HOLDING };
+enum open_phase { OPEN_READING, OPEN_WAITING, OPEN_PAUSED, OPEN_LOADING, OPEN_PINNING, OPEN_HOLDING };
 struct opening {
     struct jobs *jobs;
     struct list link;
@@ -56,7 +55,7 @@ static void opening_next(struct opening *o);
 
 static bool opening_busy(const struct opening *o)
 {
-    return o->phase == OPEN_READING || o->phase == OPEN_ABORTING || o->phase == OPEN_PINNING;
+    return o->phase == OPEN_READING || o->phase == OPEN_PINNING;
 }
 
 static void opening_free(struct opening *o)
@@ -140,7 +139,6 @@ static void opening_late(struct loop_timer *timer)
         [OPEN_WAITING] = "older saves of the job are not decided yet",
         [OPEN_PAUSED] = "the peers that hold its manifests cannot be reached",
         [OPEN_LOADING] = "its manifests are being read",
-        [OPEN_ABORTING] = "the metadata engine does not answer",
         [OPEN_PINNING] = "the metadata engine does not answer",
         [OPEN_HOLDING] = "the metadata engine does not answer",
     };
@@ -340,42 +338,6 @@ static void opening_pin(struct opening *o, const struct known *k)
     bytes_free(&value);
 }
 
-static void opening_abort_done(struct meta_req *req, const struct cairn_meta_result *result)
-{
-    struct opening *o = req->arg;
-    const struct known *k = &o->view.known[o->at];
-
-    if (!o->request) {
-        opening_free(o);
-        return;
-    }
-    if (result->code == 0 && result->succeeded) {
-        log_line(LOG_NOTICE, "job %s: step %llu of incarnation %llu is aborted: the job resumes without it",
-                 o->request->job, (unsigned long long)k->step, (unsigned long long)k->incarnation);
-        links_end_checkpoint(o->jobs->deps.links, o->request->job, k->step, k->incarnation, true);
-    }
-    if (result->code < 0)
-        opening_pause(o, OPEN_PAUSED, OPEN_PAUSE_MS);
-    else
-        opening_read(o);
-}
-
-static void opening_abort(struct opening *o, ptrdiff_t at)
-{
-    const struct known *k = &o->view.known[at];
-    struct cairn_error err = CAIRN_ERROR_INIT;
-    char reason[WIRE_TEXT];
-
-    o->at = (size_t)at;
-    o->phase = OPEN_ABORTING;
-    snprintf(reason, sizeof reason, "incarnation %llu resumed before it was durable",
-             (unsigned long long)o->request->member->incarnation);
-    o->req = (struct meta_req){.done = opening_abort_done, .arg = o};
-    int r = view_send_abort(o->jobs, o->request->job, k->step, k->incarnation, reason, &o->req, &err);
-    if (r < 0)
-        opening_fail(o, r, &err);
-}
-
 static void opening_follow(struct opening *o)
 {
     struct member *m = o->request->member;
@@ -418,10 +380,8 @@ static void opening_next(struct opening *o)
     o->pinning = o->move.action == PIN_TRY;
     switch (o->move.action) {
     case PIN_WAIT:
+    case PIN_ABORT: /* not here: opening_mark says that all are under way */
         opening_pause(o, OPEN_WAITING, OPEN_PAUSE_MS);
-        break;
-    case PIN_ABORT:
-        opening_abort(o, o->move.index);
         break;
     case PIN_TRY:
         opening_load(o, o->move.index);

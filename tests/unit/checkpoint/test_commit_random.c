@@ -189,9 +189,7 @@ static void something(struct sim *s)
             land(s);
         else if (rare == 0)
             step(s, COMMIT_ON_DROPPED, rank);
-        else if (rare == 1)
-            step(s, COMMIT_ON_LOST, 0);
-        else if (rare == 2)
+        else if (rare <= 2)
             step(s, COMMIT_ON_FENCED, 0);
         else if (rare == 3)
             s->fenced_pin = true;
