@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/model/hash.h"
 #include "core/model/units.h"
+#include "daemon/node/parity.h"
 
 #include <isa-l/erasure_code.h>
 
@@ -16,29 +17,12 @@
 
 /* ---- parity ---------------------------------------------------------------------------------- */
 
-/* The Cauchy matrix's rows: k of the identity, then m of parity. It depends on k and m only, so that any reader can
- * make it again. */
-static void make_matrix(unsigned k, unsigned m, unsigned char matrix[CAIRN_MAX_FRAGS * CAIRN_MAX_K])
-{
-    gf_gen_cauchy1_matrix(matrix, (int)(k + m), (int)k);
-}
-
-static uint32_t longest(const struct cairn_part_code *part, unsigned k)
-{
-    uint32_t most = 0;
-
-    for (unsigned i = 0; i < k; i++)
-        if (part[i].coded_len > most)
-            most = part[i].coded_len;
-    return (uint32_t)round_up_u64(most, CAIRN_BLOCK);
-}
-
 /* Parity covers the data fragments zero-extended to the longest one's blocks. */
 static void encode_parity(struct encode *e)
 {
     unsigned char matrix[CAIRN_MAX_FRAGS * CAIRN_MAX_K], tables[CAIRN_MAX_K * CAIRN_MAX_M * 32];
     unsigned char *data[CAIRN_MAX_K], *parity[CAIRN_MAX_M];
-    uint32_t len = longest(e->part, e->k);
+    uint32_t len = parity_len(e->part, e->k);
 
     if (e->m == 0)
         return;
@@ -48,7 +32,7 @@ static void encode_parity(struct encode *e)
     }
     for (unsigned i = 0; i < e->m; i++)
         parity[i] = (unsigned char *)e->record[e->k + i] + FRAGMENT_HEADER;
-    make_matrix(e->k, e->m, matrix);
+    parity_matrix(e->k, e->m, matrix);
     ec_init_tables((int)e->k, (int)e->m, matrix + e->k * e->k, tables);
     ec_encode_data((int)len, (int)e->k, (int)e->m, tables, data, parity);
     for (unsigned i = 0; i < e->m; i++)
@@ -108,131 +92,4 @@ void encode_chunk(struct encode *e)
     }
     hash_stream_free(h);
     free(own);
-}
-
-/* ---- decode ---------------------------------------------------------------------------------- */
-
-/* Computes the data fragments that are missing from the first k that are there. */
-static int rebuild(struct decode *d)
-{
-    unsigned char matrix[CAIRN_MAX_FRAGS * CAIRN_MAX_K], rows[CAIRN_MAX_K * CAIRN_MAX_K],
-        inverse[CAIRN_MAX_K * CAIRN_MAX_K];
-    unsigned char wanted[CAIRN_MAX_K * CAIRN_MAX_K], tables[CAIRN_MAX_K * CAIRN_MAX_K * 32];
-    unsigned char *have[CAIRN_MAX_K], *make[CAIRN_MAX_K];
-    unsigned n = 0, missing = 0;
-
-    make_matrix(d->k, d->m, matrix);
-    for (unsigned i = 0; i < d->k + d->m && n < d->k; i++) {
-        if (!d->payload[i])
-            continue;
-        memcpy(rows + n * d->k, matrix + i * d->k, d->k);
-        have[n++] = (unsigned char *)d->payload[i];
-    }
-    if (n < d->k)
-        return cairn_fail(&d->err, CAIRN_E_CORRUPT, "%u of %u fragments are there, %u are needed", n, d->k + d->m,
-                          d->k);
-    if (gf_invert_matrix(rows, inverse, (int)d->k) < 0)
-        return cairn_fail(&d->err, CAIRN_E_CORRUPT, "the stripe %u+%u cannot be solved", d->k, d->m);
-    char *spare = d->scratch;
-    for (unsigned i = 0; i < d->k; i++) {
-        if (d->payload[i])
-            continue;
-        memcpy(wanted + missing * d->k, inverse + i * d->k, d->k);
-        d->payload[i] = spare;
-        make[missing++] = (unsigned char *)spare;
-        spare += CAIRN_PART;
-    }
-    ec_init_tables((int)d->k, (int)missing, wanted, tables);
-    ec_encode_data((int)longest(d->part, d->k), (int)d->k, (int)missing, tables, have, make);
-    return 0;
-}
-
-static bool needs_rebuild(const struct decode *d)
-{
-    for (unsigned i = 0; i < d->k; i++)
-        if ((d->part_mask & 1u << i) && !d->payload[i])
-            return true;
-    return false;
-}
-
-static int decode_part(struct decode *d, unsigned i)
-{
-    const struct cairn_part_code *p = &d->part[i];
-
-    if (codec_decode(d->codecs[i], d->payload[i], p->coded_len, d->dtype, d->target + i * CAIRN_PART, p->plain_len) ==
-        0)
-        return 0;
-    return cairn_fail(&d->err, CAIRN_E_CORRUPT, "part %u of a chunk does not decode", i);
-}
-
-static int check_entry(struct decode *d)
-{
-    struct hash_stream *h = hash_stream_new();
-    struct hash128 sum;
-
-    if (!h)
-        return cairn_fail(&d->err, CAIRN_E_NOMEM, "allocate a checksum");
-    for (unsigned i = 0; i < d->k; i++)
-        hash_stream_add(h, d->target + i * CAIRN_PART, d->part[i].plain_len);
-    sum = hash_stream_end(h);
-    hash_stream_free(h);
-    if (sum.low == d->entry.low && sum.high == d->entry.high)
-        return 0;
-    return cairn_fail(&d->err, CAIRN_E_CORRUPT, "the chunk's bytes do not have the checksum that its manifest says");
-}
-
-/* A rebuilt chunk is decoded whole, wanted or not: only then can its entry checksum vouch for what parity gave. */
-void decode_chunk(struct decode *d)
-{
-    uint32_t all = (1u << d->k) - 1, decoded = d->part_mask;
-
-    d->err = (struct cairn_error)CAIRN_ERROR_INIT;
-    d->code = 0;
-    if (needs_rebuild(d)) {
-        d->code = rebuild(d);
-        decoded = all;
-    }
-    for (unsigned i = 0; i < d->k && d->code == 0; i++)
-        if (decoded & 1u << i)
-            d->code = decode_part(d, i);
-    if (d->code == 0 && decoded == all)
-        d->code = check_entry(d);
-}
-
-/* ---- remake ---------------------------------------------------------------------------------- */
-
-static void remake_parity(struct remake *r, unsigned index, uint32_t len)
-{
-    unsigned char matrix[CAIRN_MAX_FRAGS * CAIRN_MAX_K], tables[CAIRN_MAX_K * 32];
-    unsigned char *data[CAIRN_MAX_K], *parity = (unsigned char *)r->record[index] + FRAGMENT_HEADER;
-    unsigned k = r->decode.k;
-
-    for (unsigned i = 0; i < k; i++)
-        data[i] = (unsigned char *)r->decode.payload[i];
-    make_matrix(k, r->decode.m, matrix);
-    ec_init_tables((int)k, 1, matrix + index * k, tables);
-    ec_encode_data((int)len, (int)k, 1, tables, data, &parity);
-}
-
-void remake_fragments(struct remake *r)
-{
-    struct decode *d = &r->decode;
-    uint32_t whole = longest(d->part, d->k);
-
-    /* Data fragments that are missing appear in d->payload, which is zero behind each payload's end. */
-    d->part_mask = (1u << d->k) - 1;
-    decode_chunk(d);
-    for (unsigned i = 0; i < d->k + d->m && d->code == 0; i++) {
-        if (!(r->wanted & 1u << i))
-            continue;
-        char *payload = r->record[i] + FRAGMENT_HEADER;
-        uint32_t len = i < d->k ? d->part[i].coded_len : whole;
-        if (i < d->k)
-            memcpy(payload, d->payload[i], len);
-        else
-            remake_parity(r, i, whole);
-        memset(payload + len, 0, round_up_u64(len, CAIRN_BLOCK) - len);
-        r->payload_len[i] = len;
-        r->payload_sum[i] = cairn_hash64(payload, len, 0);
-    }
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Encoding a chunk and rebuilding one: what workers do, on nothing but what is in the struct. */
+/* Encoding a chunk: what a worker does, on nothing but what is in the struct. */
 #ifndef CAIRN_DAEMON_NODE_ENCODE_H
 #define CAIRN_DAEMON_NODE_ENCODE_H
 
@@ -22,34 +22,5 @@ struct encode {
 };
 /* Fills payloads, zero-filled to 4 KiB, and results. Deterministic for the same plain bytes. */
 void encode_chunk(struct encode *e);
-
-struct decode {
-    unsigned k, m;
-    int dtype;
-    struct cairn_part_code part[CAIRN_MAX_K];
-    struct hash128 entry;
-    uint32_t part_mask;                      /* parts wanted in target */
-    char *payload[CAIRN_MAX_FRAGS];          /* CAIRN_PART bytes each, zero-filled; NULL: not there */
-    char *target;                            /* part i goes to target + i MiB */
-    const struct codec *codecs[CAIRN_MAX_K]; /* of each part */
-    char *scratch;                           /* k times CAIRN_PART bytes, for payloads that are rebuilt */
-    int code;
-    struct cairn_error err;
-};
-/* Rebuilds wanted parts that are missing from any k payloads, decodes them, and checks the entry checksum when all
- * parts are known. The target's bytes are defined only when code is 0. */
-void decode_chunk(struct decode *d);
-
-/* Fragments made again from any k: byte for byte what encode_chunk gave. */
-struct remake {
-    struct decode decode;          /* part_mask: all; its payloads are what was read */
-    uint32_t wanted;               /* bit i: fragment i, data or parity */
-    char *record[CAIRN_MAX_FRAGS]; /* of the wanted ones; the payload goes behind the header block */
-    /* results */
-    uint32_t payload_len[CAIRN_MAX_FRAGS];
-    uint64_t payload_sum[CAIRN_MAX_FRAGS];
-};
-/* Nothing is made when the chunk's plain bytes do not have their entry checksum: see decode.code. */
-void remake_fragments(struct remake *r);
 
 #endif

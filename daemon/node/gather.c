@@ -13,7 +13,7 @@
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 #include "core/model/units.h"
-#include "daemon/node/encode.h"
+#include "daemon/node/decode.h"
 #include "daemon/node/link.h"
 
 #include <stdio.h>

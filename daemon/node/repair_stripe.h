@@ -9,7 +9,7 @@
 
 #include "core/checkpoint/repair.h"
 #include "core/proto/manifest.h"
-#include "daemon/node/encode.h"
+#include "daemon/node/decode.h"
 #include "daemon/node/link.h"
 
 #define REPAIR_MAX_PEERS 256 /* that are asked for a fragment whose own peer does not give it */

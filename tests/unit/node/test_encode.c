@@ -3,6 +3,7 @@
  * Catches: a wrong row of the code, parts of different coded lengths in one stripe, padding that is not zero. */
 #include "core/base/bytes.h"
 #include "core/model/units.h"
+#include "daemon/node/decode.h"
 #include "daemon/node/encode.h"
 
 #include <setjmp.h>
