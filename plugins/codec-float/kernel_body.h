@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The loops, over what a kernel's file has defined before it includes this one:
+ *
+ *     INLINE                    how its functions are defined
+ *     vec                       64 bytes
+ *     vec_load, vec_store, vec_all(v, byte)
+ *     vec_split(width, src, planes), vec_merge(width, planes, dst)     one block and its planes
+ *     vec_pack(v, bits, base, to)        returns where the bytes end; may write 64 more than it returns
+ *     vec_unpack(ret, bits, base, from, end)     returns where it ends, NULL: too short
+ */
+
+INLINE uint8_t *put_plane(const struct plane *pl, vec v, size_t block, uint8_t *to, const uint8_t *end)
+{
+    if (pl->mode == PLANE_RAW || pl->mode == PLANE_CODED) {
+        vec_store(pl->raw + block * BLOCK, v);
+        return to;
+    }
+    if (pl->mode == PLANE_SPARSE) {
+        if (vec_all(v, pl->base))
+            return to;
+        pl->bitmap[block / 8] |= (uint8_t)(1u << block % 8);
+    }
+    if (end - to < PACKED_MOST) /* the same rule in every kernel: whether a part fits must not depend on it */
+        return NULL;
+    return vec_pack(v, pl->bits, pl->base, to);
+}
+
+INLINE uint8_t *encode_width(const struct part *p, unsigned width, const uint8_t *src, uint8_t *to, const uint8_t *end)
+{
+    for (size_t b = 0; b < p->nblocks; b++) {
+        vec v[MAX_WIDTH];
+        vec_split(width, src + b * BLOCK * width, v);
+        for (unsigned i = 0; i < width; i++)
+            if (!(to = put_plane(&p->plane[i], v[i], b, to, end)))
+                return NULL;
+    }
+    return to;
+}
+
+static TARGET uint8_t *kernel_encode(const struct part *p, const uint8_t *src, uint8_t *stream, uint8_t *end)
+{
+    switch (p->width) {
+    case 1:
+        return encode_width(p, 1, src, stream, end);
+    case 2:
+        return encode_width(p, 2, src, stream, end);
+    case 4:
+        return encode_width(p, 4, src, stream, end);
+    default:
+        return encode_width(p, 8, src, stream, end);
+    }
+}
+
+INLINE const uint8_t *get_plane(const struct plane *pl, vec *ret, size_t block, const uint8_t *from, const uint8_t *end)
+{
+    if (pl->mode == PLANE_RAW || pl->mode == PLANE_CODED) {
+        *ret = vec_load(pl->raw + block * BLOCK);
+        return from;
+    }
+    if (pl->mode == PLANE_SPARSE && !(pl->bitmap[block / 8] & 1u << block % 8)) {
+        *ret = vec_fill(pl->base);
+        return from;
+    }
+    return vec_unpack(ret, pl->bits, pl->base, from, end);
+}
+
+INLINE const uint8_t *decode_width(const struct part *p, unsigned width, uint8_t *dst, const uint8_t *from,
+                                   const uint8_t *end)
+{
+    for (size_t b = 0; b < p->nblocks; b++) {
+        vec v[MAX_WIDTH];
+        for (unsigned i = 0; i < width; i++)
+            if (!(from = get_plane(&p->plane[i], &v[i], b, from, end)))
+                return NULL;
+        vec_merge(width, v, dst + b * BLOCK * width);
+    }
+    return from;
+}
+
+static TARGET const uint8_t *kernel_decode(const struct part *p, uint8_t *dst, const uint8_t *stream,
+                                           const uint8_t *end)
+{
+    switch (p->width) {
+    case 1:
+        return decode_width(p, 1, dst, stream, end);
+    case 2:
+        return decode_width(p, 2, dst, stream, end);
+    case 4:
+        return decode_width(p, 4, dst, stream, end);
+    default:
+        return decode_width(p, 8, dst, stream, end);
+    }
+}
