@@ -104,6 +104,7 @@ struct code {
     uint16_t bits; /* the first one lowest */
     uint16_t length;
 };
+_Static_assert(sizeof(struct code) == 4, "one load");
 
 static uint16_t reversed(unsigned code, unsigned length)
 {
@@ -158,14 +159,16 @@ struct writer {
     uint8_t *to, *end;
 };
 
-static inline void put_symbol(struct writer *w, struct code c)
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE void put_symbol(struct writer *w, struct code c)
 {
     w->bits |= (uint64_t)c.bits << w->held;
     w->held += c.length;
 }
 
 /* Four symbols of at most 44 bits behind at most 7. */
-static inline void put_four(struct writer *w, const struct code code[SYMBOLS], const uint8_t *s)
+INLINE void put_four(struct writer *w, const struct code code[SYMBOLS], const uint8_t *s)
 {
     for (unsigned i = 0; i < 4; i++)
         put_symbol(w, code[s[i]]);
@@ -186,20 +189,29 @@ static void put_slowly(struct writer *w, const struct code code[SYMBOLS], const 
         *w->to++ = (uint8_t)w->bits;
 }
 
-/* Side by side while none is near its end: their stores are 8 bytes wide. */
+INLINE int can_store(const struct writer *w)
+{
+    return w->end - w->to >= 8;
+}
+
+/* Side by side while none is near its end: their stores are 8 bytes wide. In variables of their own, which stay in
+ * registers. */
 static void write_streams(struct writer w[HUFFMAN_STREAMS], const struct code code[SYMBOLS], const uint8_t *src,
                           size_t quarter)
 {
+    struct writer a = w[0], b = w[1], c = w[2], d = w[3];
     size_t at = 0;
 
-    while (quarter - at >= 4 && w[0].end - w[0].to >= 8 && w[1].end - w[1].to >= 8 && w[2].end - w[2].to >= 8 &&
-           w[3].end - w[3].to >= 8) {
-        for (unsigned i = 0; i < HUFFMAN_STREAMS; i++)
-            put_four(&w[i], code, src + i * quarter + at);
-        at += 4;
+    for (; quarter - at >= 4 && can_store(&a) && can_store(&b) && can_store(&c) && can_store(&d); at += 4) {
+        put_four(&a, code, src + at);
+        put_four(&b, code, src + quarter + at);
+        put_four(&c, code, src + 2 * quarter + at);
+        put_four(&d, code, src + 3 * quarter + at);
     }
-    for (unsigned i = 0; i < HUFFMAN_STREAMS; i++)
-        put_slowly(&w[i], code, src + i * quarter + at, quarter - at);
+    put_slowly(&a, code, src + at, quarter - at);
+    put_slowly(&b, code, src + quarter + at, quarter - at);
+    put_slowly(&c, code, src + 2 * quarter + at, quarter - at);
+    put_slowly(&d, code, src + 3 * quarter + at, quarter - at);
 }
 
 static void put_u32(uint8_t *p, uint32_t x)
@@ -287,7 +299,7 @@ struct reader {
 #define LOOKS 5              /* 55 bits behind at most 7 */
 #define MOST_OUT (4 * LOOKS) /* symbols of them */
 
-static inline uint64_t take_bits(const struct reader *r)
+INLINE uint64_t take_bits(const struct reader *r)
 {
     uint64_t bits;
 
@@ -295,7 +307,7 @@ static inline uint64_t take_bits(const struct reader *r)
     return bits >> r->skip;
 }
 
-static inline void read_many(struct reader *r, const struct entry table[LOOK])
+INLINE void read_many(struct reader *r, const struct entry table[LOOK])
 {
     uint64_t bits = take_bits(r);
     unsigned taken = r->skip;
@@ -311,7 +323,7 @@ static inline void read_many(struct reader *r, const struct entry table[LOOK])
     r->skip = taken % 8;
 }
 
-static inline int has_room(const struct reader *r)
+INLINE int has_room(const struct reader *r)
 {
     return r->end - r->from >= 8 && r->to_end - r->to >= MOST_OUT;
 }
@@ -335,13 +347,19 @@ static int read_slowly(struct reader *r, const struct entry table[LOOK])
 
 static int read_streams(struct reader r[HUFFMAN_STREAMS], const struct entry table[LOOK])
 {
-    while (has_room(&r[0]) && has_room(&r[1]) && has_room(&r[2]) && has_room(&r[3]))
-        for (unsigned i = 0; i < HUFFMAN_STREAMS; i++)
-            read_many(&r[i], table);
+    struct reader a = r[0], b = r[1], c = r[2], d = r[3];
+
+    while (has_room(&a) && has_room(&b) && has_room(&c) && has_room(&d)) {
+        read_many(&a, table);
+        read_many(&b, table);
+        read_many(&c, table);
+        read_many(&d, table);
+    }
+    struct reader rest[HUFFMAN_STREAMS] = {a, b, c, d};
     for (unsigned i = 0; i < HUFFMAN_STREAMS; i++) {
-        while (has_room(&r[i]))
-            read_many(&r[i], table);
-        if (read_slowly(&r[i], table) < 0)
+        while (has_room(&rest[i]))
+            read_many(&rest[i], table);
+        if (read_slowly(&rest[i], table) < 0)
             return -1;
     }
     return 0;

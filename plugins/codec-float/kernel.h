@@ -7,6 +7,8 @@
 
 struct kernel {
     const char *name;
+    /* One block to its planes. */
+    void (*split)(unsigned width, const uint8_t *src, uint8_t (*planes)[BLOCK]);
     /* Splits all blocks of src into planes and packs. Returns where the stream ends, NULL: it does not fit. */
     uint8_t *(*encode)(const struct part *p, const uint8_t *src, uint8_t *stream, uint8_t *stream_end);
     /* The way back. Returns where the stream ends, NULL: it ends too early. */

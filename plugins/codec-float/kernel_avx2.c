@@ -260,4 +260,5 @@ INLINE const uint8_t *vec_unpack(vec *ret, unsigned bits, uint8_t base, const ui
 
 #include "kernel_body.h"
 
-const struct kernel kernel_avx2 = {.name = "avx2", .encode = kernel_encode, .decode = kernel_decode};
+const struct kernel kernel_avx2 = {
+    .name = "avx2", .split = kernel_split, .encode = kernel_encode, .decode = kernel_decode};

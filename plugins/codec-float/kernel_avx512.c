@@ -177,4 +177,5 @@ INLINE const uint8_t *vec_unpack(vec *ret, unsigned bits, uint8_t base, const ui
 
 #include "kernel_body.h"
 
-const struct kernel kernel_avx512 = {.name = "avx512", .encode = kernel_encode, .decode = kernel_decode};
+const struct kernel kernel_avx512 = {
+    .name = "avx512", .split = kernel_split, .encode = kernel_encode, .decode = kernel_decode};

@@ -22,16 +22,34 @@ INLINE uint8_t *put_plane(const struct plane *pl, vec v, size_t block, uint8_t *
     }
     if (end - to < PACKED_MOST) /* the same rule in every kernel: whether a part fits must not depend on it */
         return NULL;
-    return vec_pack(v, pl->bits, pl->base, to);
+    switch (pl->bits) { /* known to the compiler, so that no loop is left of it */
+    case 1:
+        return vec_pack(v, 1, pl->base, to);
+    case 2:
+        return vec_pack(v, 2, pl->base, to);
+    case 3:
+        return vec_pack(v, 3, pl->base, to);
+    case 4:
+        return vec_pack(v, 4, pl->base, to);
+    case 5:
+        return vec_pack(v, 5, pl->base, to);
+    case 6:
+        return vec_pack(v, 6, pl->base, to);
+    default:
+        return vec_pack(v, 7, pl->base, to);
+    }
 }
 
 INLINE uint8_t *encode_width(const struct part *p, unsigned width, const uint8_t *src, uint8_t *to, const uint8_t *end)
 {
-    for (size_t b = 0; b < p->nblocks; b++) {
+    struct plane plane[MAX_WIDTH]; /* its own: what is stored through bytes could be the part's */
+
+    memcpy(plane, p->plane, sizeof plane);
+    for (size_t b = 0, n = p->nblocks; b < n; b++) {
         vec v[MAX_WIDTH];
         vec_split(width, src + b * BLOCK * width, v);
         for (unsigned i = 0; i < width; i++)
-            if (!(to = put_plane(&p->plane[i], v[i], b, to, end)))
+            if (!(to = put_plane(&plane[i], v[i], b, to, end)))
                 return NULL;
     }
     return to;
@@ -61,16 +79,34 @@ INLINE const uint8_t *get_plane(const struct plane *pl, vec *ret, size_t block, 
         *ret = vec_fill(pl->base);
         return from;
     }
-    return vec_unpack(ret, pl->bits, pl->base, from, end);
+    switch (pl->bits) {
+    case 1:
+        return vec_unpack(ret, 1, pl->base, from, end);
+    case 2:
+        return vec_unpack(ret, 2, pl->base, from, end);
+    case 3:
+        return vec_unpack(ret, 3, pl->base, from, end);
+    case 4:
+        return vec_unpack(ret, 4, pl->base, from, end);
+    case 5:
+        return vec_unpack(ret, 5, pl->base, from, end);
+    case 6:
+        return vec_unpack(ret, 6, pl->base, from, end);
+    default:
+        return vec_unpack(ret, 7, pl->base, from, end);
+    }
 }
 
 INLINE const uint8_t *decode_width(const struct part *p, unsigned width, uint8_t *dst, const uint8_t *from,
                                    const uint8_t *end)
 {
-    for (size_t b = 0; b < p->nblocks; b++) {
+    struct plane plane[MAX_WIDTH];
+
+    memcpy(plane, p->plane, sizeof plane);
+    for (size_t b = 0, n = p->nblocks; b < n; b++) {
         vec v[MAX_WIDTH];
         for (unsigned i = 0; i < width; i++)
-            if (!(from = get_plane(&p->plane[i], &v[i], b, from, end)))
+            if (!(from = get_plane(&plane[i], &v[i], b, from, end)))
                 return NULL;
         vec_merge(width, v, dst + b * BLOCK * width);
     }
@@ -90,4 +126,25 @@ static TARGET const uint8_t *kernel_decode(const struct part *p, uint8_t *dst, c
     default:
         return decode_width(p, 8, dst, stream, end);
     }
+}
+
+static TARGET void kernel_split(unsigned width, const uint8_t *src, uint8_t (*planes)[BLOCK])
+{
+    vec v[MAX_WIDTH];
+
+    switch (width) {
+    case 1:
+        vec_split(1, src, v);
+        break;
+    case 2:
+        vec_split(2, src, v);
+        break;
+    case 4:
+        vec_split(4, src, v);
+        break;
+    default:
+        vec_split(8, src, v);
+    }
+    for (unsigned i = 0; i < width; i++)
+        vec_store(planes[i], v[i]);
 }

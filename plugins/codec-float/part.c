@@ -92,7 +92,7 @@ size_t part_estimate(const void *src, size_t len, int dtype, int codes)
     if (!width || len > PART_MOST)
         return len;
     part_init(&p, width, len);
-    return plan(&p, src, codes);
+    return plan(kernel_best(), &p, src, codes);
 }
 
 /* Everything in front of the stream: where it begins, NULL: no room. */
@@ -155,7 +155,7 @@ int64_t part_encode(const struct kernel *k, const void *src, size_t len, int dty
     if (!width || len > PART_MOST || len / width < BLOCK)
         return 0;
     part_init(&p, width, len);
-    plan(&p, src, codes);
+    plan(k, &p, src, codes);
     stream = put_front(&p, src, dst, room);
     if (!stream)
         return 0;

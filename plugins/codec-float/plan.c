@@ -9,7 +9,7 @@
 
 struct sample {
     unsigned nblocks;
-    uint8_t plane[MAX_WIDTH][SAMPLES][BLOCK];
+    uint8_t block[SAMPLES][MAX_WIDTH][BLOCK];
 };
 
 void part_init(struct part *p, unsigned width, size_t len)
@@ -20,23 +20,35 @@ void part_init(struct part *p, unsigned width, size_t len)
     p->nblocks = len / width / BLOCK;
 }
 
-static void take_block(struct sample *s, unsigned width, const uint8_t *src, unsigned at)
-{
-    for (unsigned e = 0; e < BLOCK; e++) {
-        uint64_t x = 0;
-        for (unsigned i = 0; i < width; i++)
-            x |= (uint64_t)src[e * width + i] << 8 * i;
-        x = x << 1 | x >> (8 * width - 1);
-        for (unsigned i = 0; i < width; i++)
-            s->plane[i][at][e] = (uint8_t)(x >> 8 * i);
-    }
-}
-
-static void take_sample(struct sample *s, const struct part *p, const uint8_t *src)
+static void take_sample(const struct kernel *k, struct sample *s, const struct part *p, const uint8_t *src)
 {
     s->nblocks = (unsigned)(p->nblocks < SAMPLES ? p->nblocks : SAMPLES);
     for (unsigned i = 0; i < s->nblocks; i++)
-        take_block(s, p->width, src + p->nblocks * i / s->nblocks * BLOCK * p->width, i);
+        k->split(p->width, src + p->nblocks * i / s->nblocks * BLOCK * p->width, s->block[i]);
+}
+
+/* Four at a time: exponents are much alike, and a count that is raised twice in a row waits for itself. */
+static void count_plane(const struct sample *s, unsigned plane, uint32_t count[256])
+{
+    uint16_t part[4][256] = {{0}};
+
+    for (unsigned i = 0; i < s->nblocks; i++)
+        for (unsigned e = 0; e < BLOCK; e += 4)
+            for (unsigned j = 0; j < 4; j++)
+                part[j][s->block[i][plane][e + j]]++;
+    for (unsigned i = 0; i < 256; i++)
+        count[i] = (uint32_t)part[0][i] + part[1][i] + part[2][i] + part[3][i];
+}
+
+/* Nearly even counts, as of mantissas: nothing can be had. The sum of squares is n * n / 256 when all are alike, and
+ * n more from chance. */
+static int is_even(const uint32_t count[256], uint32_t n)
+{
+    uint64_t squares = 0;
+
+    for (unsigned i = 0; i < 256; i++)
+        squares += (uint64_t)count[i] * count[i];
+    return squares < (uint64_t)n * n / 256 + 2 * (uint64_t)n;
 }
 
 /* ---- costs ----------------------------------------------------------------------------------- */
@@ -50,10 +62,10 @@ struct window {
 static struct window best_window(const uint32_t count[256])
 {
     struct window best = {.cost = UINT32_MAX};
-    uint32_t sum[512 + 1]; /* of count, twice around: a window may begin at 250 and end at 5 */
+    uint32_t sum[256 + 128]; /* of count, and around: a window may begin at 250 and end at 5 */
 
     sum[0] = 0;
-    for (unsigned i = 0; i < 512; i++)
+    for (unsigned i = 0; i < 256 + 127; i++)
         sum[i + 1] = sum[i] + count[i & 255];
     for (unsigned bits = 1; bits <= MAX_PACK; bits++) {
         unsigned values = (1u << bits) - 1, at = 0;
@@ -126,9 +138,9 @@ static struct window sparse_window(const struct sample *s, unsigned plane, uint8
 
     memset(same, base, sizeof same);
     for (unsigned i = 0; i < s->nblocks; i++) {
-        if (memcmp(s->plane[plane][i], same, BLOCK) == 0)
+        if (memcmp(s->block[i][plane], same, BLOCK) == 0)
             continue;
-        add_block(rest, s->plane[plane][i]);
+        add_block(rest, s->block[i][plane]);
         others++;
     }
     /* One base serves both: the window of the others begins at the common value. */
@@ -149,15 +161,18 @@ static struct window sparse_window(const struct sample *s, unsigned plane, uint8
 
 static uint32_t plan_plane(struct plane *pl, const struct sample *s, unsigned plane, int codes)
 {
-    uint32_t count[256] = {0}, best = WORTH;
-
-    for (unsigned i = 0; i < s->nblocks; i++)
-        add_block(count, s->plane[plane][i]);
-    struct window packed = best_window(count), sparse = sparse_window(s, plane, (uint8_t)most_common(count));
-    uint32_t coded = codes ? code_cost(count, s->nblocks * BLOCK) : UINT32_MAX;
+    uint32_t count[256], best = WORTH, n = s->nblocks * BLOCK;
 
     pl->mode = PLANE_RAW;
-    if (packed.cost < best && !codes) {
+    count_plane(s, plane, count);
+    if (is_even(count, n))
+        return 8 * UNIT;
+    struct window none = {.cost = UINT32_MAX}, packed = codes ? none : best_window(count), sparse = none;
+    unsigned common = most_common(count);
+    if (count[common] > n / 2)
+        sparse = sparse_window(s, plane, (uint8_t)common);
+    uint32_t coded = codes ? code_cost(count, n) : UINT32_MAX;
+    if (packed.cost < best) {
         best = packed.cost;
         *pl = (struct plane){.mode = PLANE_PACKED, .bits = packed.bits, .base = packed.base};
     }
@@ -172,12 +187,12 @@ static uint32_t plan_plane(struct plane *pl, const struct sample *s, unsigned pl
     return pl->mode == PLANE_RAW ? 8 * UNIT : best;
 }
 
-size_t plan(struct part *p, const uint8_t *src, int codes)
+size_t plan(const struct kernel *k, struct part *p, const uint8_t *src, int codes)
 {
     struct sample s;
     uint64_t cost = 0;
 
-    take_sample(&s, p, src);
+    take_sample(k, &s, p, src);
     for (unsigned i = 0; i < p->width; i++)
         cost += s.nblocks ? plan_plane(&p->plane[i], &s, i, codes) : 8 * UNIT;
     return FORMAT_HEADER + p->width * FORMAT_DESCRIPTOR + part_tail(p) + (size_t)(plane_bytes(p) * cost / (8 * UNIT));

@@ -4,12 +4,12 @@
 #ifndef CAIRN_CODEC_FLOAT_PLAN_H
 #define CAIRN_CODEC_FLOAT_PLAN_H
 
-#include "format.h"
+#include "kernel.h"
 
 /* Fills width, len and nblocks. */
 void part_init(struct part *p, unsigned width, size_t len);
 /* Chooses each plane's mode, bits and base. codes: PLANE_CODED may be chosen. Returns a guess of the encoded bytes,
  * header and all. */
-size_t plan(struct part *p, const uint8_t *src, int codes);
+size_t plan(const struct kernel *k, struct part *p, const uint8_t *src, int codes);
 
 #endif
