@@ -81,6 +81,9 @@ static const struct option options[] = {
     {"node", "repair_mib_s", NUMBER, AT(repair_mib_s), "64", 1, 1ul << 20, "read and written by a repair"},
     {"node", "repair_every_s", NUMBER, AT(repair_every_s), "600", 0, 1ul << 30,
      "how often jobs are looked through for what to repair; 0: when asked"},
+    {"pace", "rate_mib_s", NUMBER, AT(rate_mib_s), "0", 0, 1ul << 20, "sent to all peers by this node; 0: no bound"},
+    {"pace", "peer_rate_mib_s", NUMBER, AT(peer_rate_mib_s), "0", 0, 1ul << 20, "sent to one of them; 0: no bound"},
+    {"pace", "spread", NUMBER, AT(spread), "0", 0, 1, "1: a flush takes most of the time until the next save"},
     {"retention", "rule", TEXT, AT(retention_rule), "all", 0, 0, "what jobs without a rule keep: all, last=3 for=24h"},
     {"retention", "interval_s", NUMBER, AT(retention_interval_s), "60", 1, 86400, "how often it is looked after"},
 };

@@ -62,6 +62,9 @@ struct config {
     unsigned repair_every_s;
     char retention_rule[CONFIG_TEXT]; /* [retention] */
     unsigned retention_interval_s;
+    unsigned rate_mib_s; /* [pace] */
+    unsigned peer_rate_mib_s;
+    unsigned spread;
     bool is_node, is_peer;      /* from roles */
     struct retention retention; /* from retention_rule */
 };

@@ -75,8 +75,8 @@ uint64_t cairn_cadence_expected_ns(const struct cairn_cadence *c)
 const char *cairn_pace_why_text(int why)
 {
     static const char *const texts[] = {
-        [CAIRN_PACED] = "",
         [CAIRN_PACE_OFF] = "[pace] spread is 0",
+        [CAIRN_PACED] = "",
         [CAIRN_PACE_FIRST] = "when the next save begins is not known yet",
         [CAIRN_PACE_SHORT] = "the next save is near",
         [CAIRN_PACE_WAITED] = "a client waits for it",

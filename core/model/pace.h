@@ -16,8 +16,7 @@
 #define CAIRN_CADENCE_ENOUGH 2      /* of them say something: the first one often contains a compilation */
 #define CAIRN_CADENCE_GAP 4         /* times what was expected: another cadence, or none */
 #define CAIRN_PACE_SHARE_PERCENT 70 /* of the expected interval: what is left is for syncs, manifests, the commit */
-#define CAIRN_PACE_DEADLINE_SHARE 2 /* a plan takes one of so many parts of the time after which a flush is given up \
-                                     */
+#define CAIRN_PACE_DEADLINE_SHARE 2 /* a plan takes one part in so many of the time that a flush may take at all */
 
 /* ---- a bucket -------------------------------------------------------------------------------- */
 
@@ -47,15 +46,16 @@ uint64_t cairn_cadence_expected_ns(const struct cairn_cadence *c);
 
 /* ---- a pace ---------------------------------------------------------------------------------- */
 
-enum cairn_pace_why {              /* of full speed */
-                      CAIRN_PACED, /* it is spread */
-                      CAIRN_PACE_OFF,
-                      CAIRN_PACE_FIRST,  /* how long it is until the next save is not known */
-                      CAIRN_PACE_SHORT,  /* the time that it has is over before it began */
-                      CAIRN_PACE_WAITED, /* a client waits for it */
-                      CAIRN_PACE_ROOM,   /* a save waits for its pages */
-                      CAIRN_PACE_OLDER,  /* a later save of the job has begun */
-                      CAIRN_PACE_ENDING, /* its process has ended, or the job has */
+/* Why a flush goes at full speed. */
+enum cairn_pace_why {
+    CAIRN_PACE_OFF,
+    CAIRN_PACED,       /* it does not: it is spread */
+    CAIRN_PACE_FIRST,  /* how long it is until the next save is not known */
+    CAIRN_PACE_SHORT,  /* the time that it has is over before it began */
+    CAIRN_PACE_WAITED, /* a client waits for it */
+    CAIRN_PACE_ROOM,   /* a save waits for its pages */
+    CAIRN_PACE_OLDER,  /* a later save of the job has begun */
+    CAIRN_PACE_ENDING, /* its process has ended, or the job has */
 };
 /* "a client waits for it"; never NULL. */
 const char *cairn_pace_why_text(int why);
