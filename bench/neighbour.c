@@ -28,7 +28,7 @@
 #define MAX_THREADS 64
 #define MAX_PENDING 64
 #define PIECE ((size_t)64 << 10)
-#define WARM_SAVES 3 /* the daemon learns the cadence; they are not counted */
+#define WARM_SAVES 2 /* the daemon learns the cadence: the third save is the first that is paced. Not counted */
 
 struct options {
     const char *socket;
@@ -501,9 +501,9 @@ int main(int argc, char **argv)
         {"traffic", required_argument, NULL, 'x'}, {"copy-threads", required_argument, NULL, 'c'},
         {"calibrate", no_argument, NULL, 'k'},     {NULL, 0, NULL, 0}};
     struct options o = {.state_bytes = (uint64_t)256 << 20,
-                        .steps = 1000,
+                        .steps = 1250,
                         .alone = 500,
-                        .every = 150,
+                        .every = 250,
                         .threads = 2,
                         .copy_threads = 2,
                         .work = 300,

@@ -18,6 +18,8 @@ struct config {
     char state[CONFIG_TEXT];
     char log[CONFIG_TEXT];
     unsigned workers;
+    char cpus[CONFIG_TEXT];
+    unsigned nice;
     char plugins[CONFIG_TEXT];
     char provider[CONFIG_TEXT]; /* [fabric] */
     char bind[CONFIG_TEXT];
