@@ -1,50 +1,52 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* XXH3 by the widest vectors that this processor has: from cache AVX-512 is about three times as fast as what every
+ * x86-64 has, and a byte is hashed twice on its way. */
 #include "core/model/hash.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
+#include "core/model/hash_internal.h"
 
-static struct hash128 from_xxh(XXH128_hash_t h)
+static const struct hash_ops *ops(void)
 {
-    return (struct hash128){.low = h.low64, .high = h.high64};
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f"))
+        return &hash_avx512;
+    if (__builtin_cpu_supports("avx2"))
+        return &hash_avx2;
+#endif
+    return &hash_base;
 }
 
 struct hash128 cairn_hash128(const void *data, size_t len)
 {
-    return from_xxh(XXH3_128bits(data, len));
+    return ops()->hash128(data, len);
 }
 
 uint64_t cairn_hash64(const void *data, size_t len, uint64_t seed)
 {
-    return XXH3_64bits_withSeed(data, len, seed);
+    return ops()->hash64(data, len, seed);
 }
 
-/* A hash_stream is an XXH3_state_t under another name; it comes aligned from xxhash's own allocator. */
 struct hash_stream *hash_stream_new(void)
 {
-    XXH3_state_t *state = XXH3_createState();
-
-    if (state)
-        XXH3_128bits_reset(state);
-    return (struct hash_stream *)(void *)state;
+    return hash_base.stream_new();
 }
 
 void hash_stream_free(struct hash_stream *h)
 {
-    XXH3_freeState((XXH3_state_t *)(void *)h);
+    hash_base.stream_free(h);
 }
 
 void hash_stream_reset(struct hash_stream *h)
 {
-    XXH3_128bits_reset((XXH3_state_t *)(void *)h);
+    hash_base.stream_reset(h);
 }
 
 void hash_stream_add(struct hash_stream *h, const void *data, size_t len)
 {
-    XXH3_128bits_update((XXH3_state_t *)(void *)h, data, len);
+    ops()->add(h, data, len);
 }
 
 struct hash128 hash_stream_end(const struct hash_stream *h)
 {
-    return from_xxh(XXH3_128bits_digest((const XXH3_state_t *)(const void *)h));
+    return ops()->end(h);
 }

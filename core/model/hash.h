@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The fast checksums: XXH3, inlined for the build's instruction set. */
+/* The fast checksums: XXH3, by the widest vectors that the processor has; the values do not depend on it. */
 #ifndef CAIRN_CORE_MODEL_HASH_H
 #define CAIRN_CORE_MODEL_HASH_H
 

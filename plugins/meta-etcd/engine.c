@@ -137,29 +137,30 @@ static size_t on_data(char *data, size_t size, size_t n, void *arg)
     return q->in.bad ? 0 : n;
 }
 
-int engine_prepare(struct cairn_meta *m, CURL *easy, unsigned endpoint, const char *path, const struct bytes *body)
+int engine_send(struct cairn_meta *m, CURL *easy, const struct attempt *a)
 {
     char url[512];
-    CURLcode c;
+    bool bad = !m->headers; /* without memory for the token a request would only be refused */
 
-    snprintf(url, sizeof url, "%s%s", m->endpoints[endpoint].url, path);
-    c = curl_easy_setopt(easy, CURLOPT_URL, url);
-    if (c == CURLE_OK)
-        c = curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
-    curl_easy_setopt(easy, CURLOPT_PROXY, "");
-    curl_easy_setopt(easy, CURLOPT_HTTPHEADER, m->headers);
-    curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body->len);
-    curl_easy_setopt(easy, CURLOPT_POSTFIELDS, body->data);
-    curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS);
-    curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
-    if (m->ca[0])
-        curl_easy_setopt(easy, CURLOPT_CAINFO, m->ca);
-    if (m->cert[0])
-        curl_easy_setopt(easy, CURLOPT_SSLCERT, m->cert);
-    if (m->key[0])
-        curl_easy_setopt(easy, CURLOPT_SSLKEY, m->key);
-    return c == CURLE_OK ? 0 : CAIRN_E_NOMEM;
+    snprintf(url, sizeof url, "%s%s", m->endpoints[a->endpoint].url, a->path);
+    bad |= curl_easy_setopt(easy, CURLOPT_URL, url) != CURLE_OK;
+    bad |= curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L) != CURLE_OK;
+    bad |= curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https") != CURLE_OK;
+    bad |= curl_easy_setopt(easy, CURLOPT_PROXY, "") != CURLE_OK;
+    bad |= curl_easy_setopt(easy, CURLOPT_HTTPHEADER, m->headers) != CURLE_OK;
+    bad |= curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)a->body->len) != CURLE_OK;
+    bad |= curl_easy_setopt(easy, CURLOPT_POSTFIELDS, a->body->data) != CURLE_OK;
+    bad |= curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS) != CURLE_OK;
+    bad |= curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L) != CURLE_OK;
+    bad |= m->ca[0] && curl_easy_setopt(easy, CURLOPT_CAINFO, m->ca) != CURLE_OK;
+    bad |= m->cert[0] && curl_easy_setopt(easy, CURLOPT_SSLCERT, m->cert) != CURLE_OK;
+    bad |= m->key[0] && curl_easy_setopt(easy, CURLOPT_SSLKEY, m->key) != CURLE_OK;
+    bad |= curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, a->timeout_ms) != CURLE_OK;
+    bad |= curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, a->fresh ? 1L : 0L) != CURLE_OK;
+    bad |= curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, a->on_data) != CURLE_OK;
+    bad |= curl_easy_setopt(easy, CURLOPT_WRITEDATA, a->arg) != CURLE_OK;
+    bad |= curl_easy_setopt(easy, CURLOPT_PRIVATE, a->arg) != CURLE_OK;
+    return bad || curl_multi_add_handle(m->multi, easy) != CURLM_OK ? CAIRN_E_NOMEM : 0;
 }
 
 static long left_ms(const struct request *q)
@@ -180,7 +181,7 @@ static int request_body(struct request *q)
 static void request_start(struct cairn_meta *m, struct request *q)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
-    long left = left_ms(q), attempt = m->nendpoints > 1 && left > ATTEMPT_MS ? ATTEMPT_MS : left;
+    long left = left_ms(q);
 
     list_remove(&q->link);
     list_push_back(&m->active, &q->link);
@@ -196,19 +197,19 @@ static void request_start(struct cairn_meta *m, struct request *q)
     q->in.len = 0;
     q->easy = curl_easy_init();
     int r = q->easy ? request_body(q) : CAIRN_E_NOMEM;
+    struct attempt a = {.endpoint = q->endpoint,
+                        .path = paths[q->what],
+                        .body = &q->body,
+                        .timeout_ms = m->nendpoints > 1 && left > ATTEMPT_MS ? ATTEMPT_MS : left,
+                        .fresh = q->what == ETCD_TXN,
+                        .on_data = on_data,
+                        .arg = q};
     if (r == 0)
-        r = engine_prepare(m, q->easy, q->endpoint, paths[q->what], &q->body);
+        r = engine_send(m, q->easy, &a);
     if (r < 0) {
         cairn_fail(&err, r, "prepare a request");
         request_fail(m, q, r, &err);
-        return;
     }
-    curl_easy_setopt(q->easy, CURLOPT_TIMEOUT_MS, attempt);
-    curl_easy_setopt(q->easy, CURLOPT_FRESH_CONNECT, q->what == ETCD_TXN ? 1L : 0L);
-    curl_easy_setopt(q->easy, CURLOPT_WRITEFUNCTION, on_data);
-    curl_easy_setopt(q->easy, CURLOPT_WRITEDATA, q);
-    curl_easy_setopt(q->easy, CURLOPT_PRIVATE, q);
-    curl_multi_add_handle(m->multi, q->easy);
 }
 
 static void request_again(struct cairn_meta *m, struct request *q)
@@ -286,7 +287,8 @@ static void login_failed(struct cairn_meta *m, int code, const struct cairn_erro
     }
 }
 
-static int set_token(struct cairn_meta *m, const char *token)
+/* Without memory there are no headers: the next request is refused, and says so. */
+static void set_token(struct cairn_meta *m, const char *token)
 {
     char line[ETCD_MAX_TOKEN + 32];
     struct curl_slist *more;
@@ -300,7 +302,10 @@ static int set_token(struct cairn_meta *m, const char *token)
         snprintf(line, sizeof line, "Authorization: %s", token);
         more = curl_slist_append(more, line);
     }
-    return more ? 0 : CAIRN_E_NOMEM;
+    if (more)
+        return;
+    curl_slist_free_all(m->headers); /* a part of them is no use */
+    m->headers = NULL;
 }
 
 /* ---- answers --------------------------------------------------------------------------------- */
@@ -326,7 +331,7 @@ static void logged_in(struct cairn_meta *m, struct request *q, const char *token
     struct cairn_meta_result result = {.code = 0};
 
     snprintf(m->token, sizeof m->token, "%s", token);
-    (void)set_token(m, token); /* without memory the next request is refused, and says so */
+    set_token(m, token);
     m->login = NULL;
     request_done(m, q, &result);
     while (!list_empty(&m->parked))
@@ -376,8 +381,8 @@ static bool not_sent(CURL *easy, CURLcode result)
 {
     long sent = 0;
 
-    curl_easy_getinfo(easy, CURLINFO_REQUEST_SIZE, &sent);
-    return result == CURLE_COULDNT_CONNECT || result == CURLE_COULDNT_RESOLVE_HOST || sent == 0;
+    bool known = curl_easy_getinfo(easy, CURLINFO_REQUEST_SIZE, &sent) == CURLE_OK;
+    return result == CURLE_COULDNT_CONNECT || result == CURLE_COULDNT_RESOLVE_HOST || (known && sent == 0);
 }
 
 static void request_failed(struct cairn_meta *m, struct request *q, CURLcode result)
@@ -419,7 +424,8 @@ static void request_ended(struct cairn_meta *m, struct request *q, CURLcode resu
 {
     long status = 0;
 
-    curl_easy_getinfo(q->easy, CURLINFO_RESPONSE_CODE, &status);
+    if (result == CURLE_OK)
+        result = curl_easy_getinfo(q->easy, CURLINFO_RESPONSE_CODE, &status);
     if (result != CURLE_OK) {
         request_failed(m, q, result);
     } else if (status != 200) {
@@ -475,8 +481,8 @@ static void take_results(struct cairn_meta *m)
         CURLcode result = msg->data.result;
         if (msg->msg != CURLMSG_DONE || watches_ended(m, msg->easy_handle, result))
             continue;
-        curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, (char **)&q);
-        request_ended(m, q, result);
+        if (curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, (char **)&q) == CURLE_OK)
+            request_ended(m, q, result);
     }
 }
 
@@ -496,12 +502,15 @@ void *engine_run(void *arg)
     struct cairn_meta *m = arg;
     int running;
 
-    (void)set_token(m, "");
+    set_token(m, "");
     while (!take_queue(m)) {
         int due_ms = watches_tend(m), later_ms = start_due(m);
-        curl_multi_perform(m->multi, &running);
+        CURLMcode c = curl_multi_perform(m->multi, &running);
         take_results(m);
-        curl_multi_poll(m->multi, NULL, 0, due_ms < later_ms ? due_ms : later_ms, NULL);
+        if (c == CURLM_OK)
+            c = curl_multi_poll(m->multi, NULL, 0, due_ms < later_ms ? due_ms : later_ms, NULL);
+        if (c != CURLM_OK) /* no memory: it may pass, and must not cost a processor meanwhile */
+            nanosleep(&(struct timespec){.tv_nsec = RETRY_MS * 1000000}, NULL);
     }
     watches_close(m);
     abort_all(m, &m->active);

@@ -142,8 +142,17 @@ uint64_t etcd_now_ns(void);
 void *engine_run(void *arg);
 /* Takes the request; answered on the engine's thread. */
 void engine_submit(struct cairn_meta *m, struct request *q);
-/* What every connection of ours has in common. */
-int engine_prepare(struct cairn_meta *m, CURL *easy, unsigned endpoint, const char *path, const struct bytes *body);
+struct attempt { /* one request at one endpoint */
+    unsigned endpoint;
+    const char *path;
+    const struct bytes *body; /* borrowed until its end */
+    long timeout_ms;
+    bool fresh; /* over a connection of its own */
+    size_t (*on_data)(char *data, size_t size, size_t n, void *arg);
+    void *arg;
+};
+/* Sets up what every connection of ours has in common and begins. */
+int engine_send(struct cairn_meta *m, CURL *easy, const struct attempt *a);
 /* Whether there is a token, or none is needed; else a login is under way now. */
 bool engine_logged_in(struct cairn_meta *m);
 unsigned engine_best_endpoint(struct cairn_meta *m);

@@ -94,17 +94,17 @@ static void stream_begin(struct cairn_meta *m, struct watch *w)
     w->endpoint = engine_best_endpoint(m);
     w->easy = curl_easy_init();
     bytes_free(&w->body);
-    if (!w->easy || body_watch(&w->body, w->prefix, w->next) < 0 ||
-        engine_prepare(m, w->easy, w->endpoint, "/v3/watch", &w->body) < 0) {
+    struct attempt a = {.endpoint = w->endpoint,
+                        .path = "/v3/watch",
+                        .body = &w->body,
+                        .timeout_ms = STREAM_MS,
+                        .on_data = on_stream,
+                        .arg = w};
+    if (!w->easy || body_watch(&w->body, w->prefix, w->next) < 0 || engine_send(m, w->easy, &a) < 0) {
         curl_easy_cleanup(w->easy);
         w->easy = NULL;
         w->retry_ns = etcd_now_ns() + RETRY_MS * 1000000ull;
-        return;
     }
-    curl_easy_setopt(w->easy, CURLOPT_TIMEOUT_MS, (long)STREAM_MS);
-    curl_easy_setopt(w->easy, CURLOPT_WRITEFUNCTION, on_stream);
-    curl_easy_setopt(w->easy, CURLOPT_WRITEDATA, w);
-    curl_multi_add_handle(m->multi, w->easy);
 }
 
 static void watch_free(struct watch *w)

@@ -41,6 +41,16 @@ def enable_login(e):
     return {"CAIRN_TEST_ETCD_USER": "root", "CAIRN_TEST_ETCD_PASSWORD_FILE": password_file(e, "right")}
 
 
+def compact(e):
+    """Some history, and then none of it."""
+    m = e.leader()
+    for i in range(10):
+        answer = m.call("/v3/kv/put", {"key": "YQ==", "value": "Yg=="})
+        assert answer, i
+    assert m.call("/v3/kv/compaction", {"revision": answer["header"]["revision"], "physical": True}) is not None
+    return {"CAIRN_TEST_COMPACTED": "1", "CAIRN_TEST_ONLY": "test_a_watch_outlives_compaction"}
+
+
 def must_fail(suite, env):
     """Without the right credentials nothing may pass."""
     env = env | {"CAIRN_TEST_MS": "500", "CAIRN_TEST_ONLY": "test_lists_are_in_order"}
@@ -55,6 +65,7 @@ def main():
     p.add_argument("--kill-leaders", action="store_true")
     p.add_argument("--tls", action="store_true", help="with client certificates; another authority's is refused")
     p.add_argument("--login", action="store_true", help="with user and password; a wrong one is refused")
+    p.add_argument("--compacted", action="store_true", help="the history is gone; only the test of that")
     p.add_argument("--freeze-one", action="store_true", help="one member is stopped all the time")
     a = p.parse_args()
     if not etcd.AVAILABLE:
@@ -68,6 +79,8 @@ def main():
         if a.login:
             env |= enable_login(e)
             must_fail(a.suite, env | {"CAIRN_TEST_ETCD_PASSWORD_FILE": password_file(e, "wrong")})
+        if a.compacted:
+            env |= compact(e)
         done, killed = threading.Event(), []
         if a.freeze_one:
             next(m for m in e.members if m is not e.leader()).freeze()

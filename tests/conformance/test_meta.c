@@ -458,6 +458,35 @@ static void test_watches_see_changes_in_order(void **state)
     dlclose(dso);
 }
 
+/* The history after the first revision was compacted before this suite began: what is gone is said to be, once, and
+ * what comes is told. */
+static void test_a_watch_outlives_compaction(void **state)
+{
+    struct world *w = *state;
+    struct seen seen = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    const struct cairn_plugin *(*entry)(void);
+    struct cairn_meta *m;
+    struct answer a;
+
+    if (!getenv("CAIRN_TEST_COMPACTED"))
+        skip();
+    void *dso = dlopen(PLUGIN_DIR "/cairn-meta-etcd.so", RTLD_NOW);
+    assert_non_null(dso);
+    *(void **)&entry = dlsym(dso, "cairn_plugin_entry");
+    const struct cairn_meta_ops *ops = entry()->ops;
+    assert_int_equal(ops->open(w->params, &m, &err), 0);
+    int64_t watch = ops->watch(m, "w/", 1, on_event, &seen);
+    assert_true(watch > 0);
+    assert_true(saw(&seen, 1));
+    assert_int_equal(put_if(w, "w/after", 0, "1", 0, &a), 0);
+    assert_true(saw(&seen, 2));
+    assert_string_equal(seen.text, "lost- w/after=1 ");
+    ops->unwatch(m, watch);
+    ops->close(m);
+    dlclose(dso);
+}
+
 /* More keys than one page of any engine. */
 static void test_long_lists_are_whole(void **state)
 {
@@ -494,6 +523,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_it_survives_reopening, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_damaged_database_is_an_error, setup, teardown),
         cmocka_unit_test_setup_teardown(test_watches_see_changes_in_order, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_watch_outlives_compaction, setup, teardown),
     };
     if (getenv("CAIRN_TEST_ONLY"))
         cmocka_set_test_filter(getenv("CAIRN_TEST_ONLY"));

@@ -86,7 +86,9 @@ static void test_later_files_win(void **state)
 
 static void test_mistakes_are_named(void **state)
 {
-    static const struct {
+    char long_line[240];
+    snprintf(long_line, sizeof long_line, "[daemon]\nnode = %0198d\n", 1); /* inih would cut it in two */
+    const struct {
         const char *text, *says;
     } bad[] = {
         {"[daemon]\nnode = a\nrolse = node\n", ":3: [daemon] rolse: no such option"},
@@ -98,6 +100,7 @@ static void test_mistakes_are_named(void **state)
         {"[daemon]\nroles = node,pear\n", "\"pear\" is neither node nor peer"},
         {"[daemon]\nroles = ,\n", "names no role"},
         {"[daemon]\nnode = ../x\n", "[daemon] node"},
+        {long_line, ":2: a line of more than 198 bytes"},
     };
     struct config c;
 

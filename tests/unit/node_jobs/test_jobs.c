@@ -325,6 +325,7 @@ int main(void)
         T(stopping_ends_everything),
         T(a_lost_lease_is_taken_again),
         T(a_job_lost_to_another_node),
+        T(a_replaced_coordinator_commits_nothing),
         T(starts_are_adopted_raised_or_refused),
         T(two_nodes_commit_together),
         T(reports_go_through_a_parent),

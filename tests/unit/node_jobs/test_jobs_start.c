@@ -451,3 +451,40 @@ void a_job_lost_to_another_node(void **state)
     member_leave(r);
     member_leave(x);
 }
+
+/* One that was cut off for longer than its lease decides before it has looked at anything again. The incarnation is the
+ * same and nothing is pinned: the coordinator's key alone refuses its commit. */
+void a_replaced_coordinator_commits_nothing(void **state)
+{
+    struct fixture *f = *state;
+    struct member *r0, *r1;
+    struct save s0, s1;
+
+    machine_start(f, &f->a, "n0", 1, 10000);
+    machine_start(f, &f->b, "n1", 2, 10000);
+    turn_together(f);
+    assert_int_equal(join(f, &f->a, "j", "a", 0, 2, false, &r0), 0);
+    assert_int_equal(join(f, &f->b, "j", "a", 1, 2, false, &r1), 0);
+    f->a.links.hold_drains = true;
+    assert_int_equal(begin(f, &f->a, r0, 40, &s0), 0);
+    assert_int_equal(begin(f, &f->b, r1, 40, &s1), 0);
+    fill(f, &s0);
+    fill(f, &s1);
+    for (int i = 0; i < 100 && !s1.durable; i++)
+        turn_for(&f->a, 20);
+    turn_for(&f->a, 100); /* the report of n1 is there */
+    f->a.beside = f->b.beside = NULL;
+    expire_leases(f);
+    turn_for(&f->b, 700); /* n1 sees it and claims the job; the rank of n0 has time until 1.5 leases */
+    assert_string_equal(fate(f, &f->b, "j", 40, 1), "undecided");
+    double_let_go(&f->a.links);
+    turn_for(&f->a, 50);
+    assert_string_equal(fate(f, &f->b, "j", 40, 1), "undecided");
+    assert_false(s0.ended);
+    turn_together(f); /* what n0 says again is the new coordinator's to decide */
+    turn_until(&f->a, &s0.ended);
+    turn_until(&f->b, &s1.ended);
+    assert_int_equal(s0.code, s1.code);
+    member_leave(r0);
+    member_leave(r1);
+}

@@ -15,6 +15,7 @@ void a_new_start_waits_a_lease_for_leftovers(void **state);
 void a_stop_gives_nothing_up(void **state);
 void a_lost_lease_is_taken_again(void **state);
 void a_job_lost_to_another_node(void **state);
+void a_replaced_coordinator_commits_nothing(void **state);
 void a_take_over_fences(void **state);
 void all_ranks_follow_one_pin(void **state);
 void the_pin_falls_back(void **state);
