@@ -42,6 +42,7 @@ struct cairn_save {
     struct arena *arena;           /* held while seal may write to it */
     uint64_t arena_serial;         /* of the arena with its pages */
     struct channel_watch watch;    /* in the attachment's channel once granted */
+    bool waited;                   /* the attachment's daemon was told that somebody waits */
     bool resuming;                 /* RESUME was sent and its answer not taken yet */
     struct channel_request resume;
     struct local_ok resume_ok;
@@ -425,6 +426,7 @@ static int move_to(struct cairn_save *s, struct attachment *a, int64_t deadline_
     channel_watch_remove(s->attachment->channel, &s->watch);
     session_detach(s->session, s->attachment);
     s->attachment = a;
+    s->waited = false;
     channel_watch_add(a->channel, &s->watch);
     s->resume = (struct channel_request){.expect = LOCAL_OK, .answer = &s->resume_ok, .room = sizeof(s->resume_ok)};
     local_header_init(&m.h, LOCAL_RESUME, sizeof(m), 0);
@@ -507,6 +509,21 @@ static int wait_timed_out(struct cairn_save *s, const struct goal *goal, int rea
                       state_name(reached), state_name(goal->state), timeout_ms, why);
 }
 
+/* The daemon may take its time over a save that nobody waits for. Waits for no answer. */
+static void say_waiting(struct cairn_save *s, int state, uint32_t timeout_ms)
+{
+    struct local_save m = {.save = s->watch.save};
+    int reached;
+
+    if (s->waited || timeout_ms == 0 || state <= CAIRN_SNAPSHOT)
+        return;
+    if (channel_watch_look(s->attachment->channel, &s->watch, &reached, NULL) < 0 || reached >= state)
+        return;
+    s->waited = true;
+    local_header_init(&m.h, LOCAL_WAIT, sizeof(m), 0);
+    channel_tell(s->attachment->channel, &m.h);
+}
+
 /* Until the goal, the failure or the deadline; *ret_lost when only the connection is gone. */
 static int wait_here(struct cairn_save *s, int state, uint32_t timeout_ms, int64_t deadline_ns, bool *ret_lost,
                      struct cairn_error *err)
@@ -516,6 +533,7 @@ static int wait_here(struct cairn_save *s, int state, uint32_t timeout_ms, int64
     struct cairn_error why = CAIRN_ERROR_INIT;
     int waited, reached, code;
 
+    say_waiting(s, state, timeout_ms);
     do {
         goal.resume = s->resuming ? &s->resume : NULL;
         waited = channel_wait(c, goal_reached, &goal, true, deadline_ns, err);

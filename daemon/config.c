@@ -4,6 +4,7 @@
 #include "core/base/error.h"
 #include "core/model/name.h"
 #include "core/model/units.h"
+#include "daemon/cpus.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -34,7 +35,9 @@ static const struct option options[] = {
     {"daemon", "socket_mode", OCTAL, AT(socket_mode), "0660", 0, 0777, "permissions of the socket"},
     {"daemon", "state", TEXT, AT(state), "/var/lib/cairn", 0, 0, "directory of what must survive a restart"},
     {"daemon", "log", TEXT, AT(log), "notice", 0, 0, "error, warning, notice or detail"},
-    {"daemon", "workers", NUMBER, AT(workers), "0", 0, 256, "threads that encode; 0: half of the processors"},
+    {"daemon", "workers", NUMBER, AT(workers), "0", 0, 256, "threads that encode; 0: half of its processors"},
+    {"daemon", "cpus", TEXT, AT(cpus), "", 0, 0, "processors that it runs on, as 0-3,8; empty: all"},
+    {"daemon", "nice", NUMBER, AT(nice), "0", 0, 19, "how much the daemon gives way to other processes"},
     {"daemon", "plugins", TEXT, AT(plugins), "", 0, 0, "directory of cairn-NAME.so; empty: the installed one"},
     {"fabric", "provider", TEXT, AT(provider), "tcp;ofi_rxm", 0, 0, "libfabric provider"},
     {"fabric", "bind", TEXT, AT(bind), "127.0.0.1", 0, 0, "numeric address of this machine that peers reach"},
@@ -81,6 +84,9 @@ static const struct option options[] = {
     {"node", "repair_mib_s", NUMBER, AT(repair_mib_s), "64", 1, 1ul << 20, "read and written by a repair"},
     {"node", "repair_every_s", NUMBER, AT(repair_every_s), "600", 0, 1ul << 30,
      "how often jobs are looked through for what to repair; 0: when asked"},
+    {"pace", "rate_mib_s", NUMBER, AT(rate_mib_s), "0", 0, 1ul << 20, "sent to all peers by this node; 0: no bound"},
+    {"pace", "peer_rate_mib_s", NUMBER, AT(peer_rate_mib_s), "0", 0, 1ul << 20, "sent to one of them; 0: no bound"},
+    {"pace", "spread", NUMBER, AT(spread), "0", 0, 1, "1: a flush takes most of the time until the next save"},
     {"retention", "rule", TEXT, AT(retention_rule), "all", 0, 0, "what jobs without a rule keep: all, last=3 for=24h"},
     {"retention", "interval_s", NUMBER, AT(retention_interval_s), "60", 1, 86400, "how often it is looked after"},
 };
@@ -219,8 +225,11 @@ static int config_default_path(char *path, const struct config *c, const char *n
 
 static int config_complete(struct config *c, struct cairn_error *err)
 {
+    cpu_set_t cpus;
     int r = config_read_roles(c, err);
 
+    if (r == 0 && (r = cpus_parse(c->cpus, &cpus, err)) < 0)
+        r = cairn_wrap(err, r, "[daemon] cpus");
     if (r == 0 && !c->node[0] && gethostname(c->node, CAIRN_MAX_NAME) < 0)
         r = cairn_fail_errno(err, errno, "read the host's name; set [daemon] node");
     if (r == 0)

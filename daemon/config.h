@@ -18,6 +18,8 @@ struct config {
     char state[CONFIG_TEXT];
     char log[CONFIG_TEXT];
     unsigned workers;
+    char cpus[CONFIG_TEXT];
+    unsigned nice;
     char plugins[CONFIG_TEXT];
     char provider[CONFIG_TEXT]; /* [fabric] */
     char bind[CONFIG_TEXT];
@@ -62,6 +64,9 @@ struct config {
     unsigned repair_every_s;
     char retention_rule[CONFIG_TEXT]; /* [retention] */
     unsigned retention_interval_s;
+    unsigned rate_mib_s; /* [pace] */
+    unsigned peer_rate_mib_s;
+    unsigned spread;
     bool is_node, is_peer;      /* from roles */
     struct retention retention; /* from retention_rule */
 };

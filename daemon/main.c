@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cairnd: puts the parts together, in the order in which they stand on each other, and takes them apart in reverse. */
 #include "daemon/config.h"
+#include "daemon/cpus.h"
 #include "daemon/fdstore.h"
 #include "daemon/io/keyring.h"
 #include "daemon/io/log.h"
@@ -218,9 +219,9 @@ static void daemon_describe(void *arg, json_t *o)
 
 static unsigned worker_threads(const struct config *c)
 {
-    long n = sysconf(_SC_NPROCESSORS_ONLN) / 2;
+    unsigned n = cpus_count() / 2;
 
-    return c->workers ? c->workers : n > 1 ? (unsigned)n : 1;
+    return c->workers ? c->workers : n > 1 ? n : 1;
 }
 
 static uint64_t arena_limit(const struct config *c)
@@ -362,6 +363,9 @@ static int daemon_start_node(struct daemon *d, struct cairn_error *err)
                              .connect_ms = c->connect_ms,
                              .backoff_ms = c->backoff_ms,
                              .checkpoint_ms = c->checkpoint_s * 1000,
+                             .rate = (uint64_t)c->rate_mib_s << 20,
+                             .peer_rate = (uint64_t)c->peer_rate_mib_s << 20,
+                             .spread = c->spread != 0,
                              .retention = c->retention,
                              .retention_ms = c->retention_interval_s * 1000,
                              .lease_ms = c->lease_ms,
@@ -394,7 +398,10 @@ static void daemon_raise_limits(void)
 static int daemon_start(struct daemon *d, struct cairn_error *err)
 {
     daemon_raise_limits();
-    int r = daemon_catch_signals(d, err);
+    int r = cpus_apply(d->config.cpus, d->config.nice, err);
+
+    if (r == 0)
+        r = daemon_catch_signals(d, err);
 
     if (r == 0)
         r = fdstore_take(&d->kept, &d->nkept, err);

@@ -47,6 +47,30 @@ static void print_jobs(const json_t *jobs)
     }
 }
 
+/* A flush that takes its time says so: nobody should take it for one that is stuck. */
+static void print_flushes(const json_t *flushes)
+{
+    char pace[128];
+
+    if (json_array_size(flushes) == 0)
+        return;
+    printf("\n%-24s %12s %8s %10s  %s\n", "SAVING", "STEP", "RANK", "DURABLE", "PACE");
+    EACH(flushes, f)
+    {
+        double plan_s = (double)tool_number(f, "plan_ms") / 1e3, ahead_s = (double)tool_number(f, "ahead_ms") / 1e3;
+        long long parts = (long long)tool_number(f, "parts");
+        if (json_is_true(json_object_get(f, "paced")))
+            snprintf(pace, sizeof pace, "paced: %.0f%% of %.1f s, %.1f s %s of plan",
+                     plan_s > 0 ? (double)tool_number(f, "elapsed_ms") / 10 / plan_s : 100, plan_s,
+                     ahead_s < 0 ? -ahead_s : ahead_s, ahead_s < 0 ? "behind" : "ahead");
+        else
+            snprintf(pace, sizeof pace, "full speed: %s", tool_text(f, "full_speed_because"));
+        printf("%-24s %12lld %8lld %9lld%%  %s\n", tool_text(f, "job"), (long long)tool_number(f, "step"),
+               (long long)tool_number(f, "rank"),
+               parts ? 100 * (long long)tool_number(f, "durable_parts") / parts : 100, pace);
+    }
+}
+
 int cmd_status(struct tool *t)
 {
     char used[32], bytes[32], limit[32];
@@ -63,6 +87,7 @@ int cmd_status(struct tool *t)
                tool_size(tool_number(arena, "limit_bytes"), limit));
         print_peers(json_object_get(a, "peers"));
         print_jobs(json_object_get(a, "jobs"));
+        print_flushes(json_object_get(a, "flushes"));
     }
     json_decref(a);
     return r;

@@ -237,6 +237,7 @@ static const struct kind requests[] = {
     [LOCAL_COMMAND] = {"COMMAND", sizeof(struct local_command), 0, false, false, check_command},
     [LOCAL_HAND_BACK] = {"HAND_BACK", sizeof(struct local_hand_back), 2, false, false, check_hand_back},
     [LOCAL_RESUME] = {"RESUME", sizeof(struct local_resume), 0, false, false, check_resume},
+    [LOCAL_WAIT] = {"WAIT", sizeof(struct local_save), 0, false, false, check_save},
 };
 
 static const struct kind answers[] = {

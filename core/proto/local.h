@@ -50,6 +50,7 @@ enum local_type {
     LOCAL_COMMAND = 12,       /* the same */
     LOCAL_HAND_BACK = 13,     /* + arena memfd, ledger memfd; before OPEN; answered by OK */
     LOCAL_RESUME = 14,        /* answered by OK */
+    LOCAL_WAIT = 18,          /* this process waits for the save: answered by OK, and it is not paced any more */
 
     LOCAL_ERROR = 64,
     LOCAL_OK = 65,
@@ -139,7 +140,7 @@ struct local_grant {
     struct local_run runs[]; /* the image's parts in order; together as many pages as the layout has parts */
 };
 
-struct local_save { /* FILLED, WHY */
+struct local_save { /* FILLED, WHY, WAIT */
     struct local_header h;
     uint64_t save;
 };

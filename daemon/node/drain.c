@@ -230,6 +230,8 @@ static void shed(struct drain *d, bool all)
 
 static bool room_for(struct drain *d, const struct chunk *c)
 {
+    if (!drain_in_rate(d))
+        return false;
     if (links_buffers_available(d->links) < chunk_fragments(c))
         shed(d, false);
     return links_buffers_available(d->links) >= chunk_fragments(c);
@@ -246,7 +248,8 @@ static void encode_more(struct drain *d)
             restripe(c);
         }
     }
-    while (d->code == 0 && list_empty(&d->todo) && d->next_part < d->spec.layout->nparts && cut_next(d)) {
+    while (d->code == 0 && list_empty(&d->todo) && d->next_part < d->spec.layout->nparts && drain_in_pace(d) &&
+           cut_next(d)) {
         struct chunk *c = list_first(&d->todo, struct chunk, link);
         if (chunk_has_targets(c) && room_for(d, c))
             chunk_encode(c);
@@ -477,6 +480,7 @@ int drain_start(struct links *links, const struct drain_spec *spec, struct drain
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a drain");
     d->links = links;
     d->spec = *spec;
+    d->pace = spec->pace;
     snprintf(d->job, sizeof d->job, "%s", spec->job);
     d->spec.job = d->job;
     d->err = (struct cairn_error)CAIRN_ERROR_INIT;
@@ -506,9 +510,10 @@ int drain_start(struct links *links, const struct drain_spec *spec, struct drain
 
 void drain_why(const struct drain *d, char *buf, size_t len)
 {
-    char peers[300];
+    char peers[300], pace[64];
 
     links_why(d->links, peers, sizeof peers);
-    snprintf(buf, len, "%u of %u parts durable%s%s%s%s", d->durable_parts, d->spec.layout->nparts, peers[0] ? "; " : "",
-             peers, d->last_error[0] ? "; last failure: " : "", d->last_error);
+    drain_pace_text(d, pace, sizeof pace);
+    snprintf(buf, len, "%u of %u parts durable%s%s%s%s%s", d->durable_parts, d->spec.layout->nparts, pace,
+             peers[0] ? "; " : "", peers, d->last_error[0] ? "; last failure: " : "", d->last_error);
 }

@@ -12,6 +12,7 @@
 #ifndef CAIRN_DAEMON_NODE_DRAIN_H
 #define CAIRN_DAEMON_NODE_DRAIN_H
 
+#include "core/model/pace.h"
 #include "core/proto/root.h"
 #include "daemon/node/links.h"
 
@@ -28,6 +29,7 @@ struct drain_spec {
     const uint32_t *pages;             /* of each part of the image; borrowed until done */
     uint32_t attempt;                  /* of the first striping: lower ones may lie on peers already */
     uint32_t deadline_ms;              /* until done */
+    struct cairn_pace pace;            /* in parts; all zero: full speed */
     void *arg;
     /* These parts are durable, and their pages are not read any more. */
     void (*durable)(void *arg, uint32_t first_part, uint32_t nparts);
@@ -44,5 +46,14 @@ int drain_start(struct links *links, const struct drain_spec *spec, struct drain
 void drain_cancel(struct drain *drain);
 /* What it waits for, naming peers: "412 of 1024 parts durable; peer p3: 2 fragments late 1.2 s". */
 void drain_why(const struct drain *drain, char *buf, size_t len);
+
+/* Full speed from now on (enum cairn_pace_why). */
+void drain_hurry(struct drain *drain, int why);
+struct drain_status { /* for status queries */
+    uint32_t parts, taken_parts, durable_parts;
+    struct cairn_pace pace;
+    uint64_t now_ns;
+};
+void drain_status_of(const struct drain *drain, struct drain_status *ret);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "core/base/error.h"
 #include "core/model/hash.h"
+#include "daemon/node/pacer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -358,6 +359,7 @@ static void encoded(struct worker_job *job)
     struct cairn_error err = CAIRN_ERROR_INIT;
 
     d->busy--;
+    pacer_release(links_pacer(d->links), chunk_fragments(c) * (uint64_t)CAIRN_PART);
     if (e->code == 0 && !same_as_before(c, e))
         e->code = cairn_fail(
             &err, CAIRN_E_CORRUPT,
@@ -414,6 +416,7 @@ void chunk_encode(struct chunk *c)
         e->record[i] = links_buffer_take(d->links);
     en->job = (struct worker_job){.run = encode_run, .done = encoded, .arg = en};
     d->busy++;
+    pacer_reserve(links_pacer(d->links), chunk_fragments(c) * (uint64_t)CAIRN_PART);
     chunk_move(c, CHUNK_ENCODING);
     workers_submit(links_workers(d->links), &en->job);
 }

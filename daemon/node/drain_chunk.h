@@ -49,6 +49,7 @@ struct drain {
     char job[CAIRN_MAX_NAME + 1];
     struct stream_key stream;
     struct pump pump;
+    struct cairn_pace pace;                        /* in parts */
     struct loop_timer deadline;                    /* for done(), then for what is left behind it */
     struct list todo, encoding, going, safe, full; /* of struct chunk */
     uint32_t next_part;                            /* the first that is in no chunk yet */
@@ -94,5 +95,13 @@ void chunk_shed(struct chunk *c, bool all);
 struct link *chunk_place(const struct chunk *c, unsigned index);
 uint64_t chunk_record_bytes(const struct chunk *c);
 void drain_fail(struct drain *d, int code, const struct cairn_error *err);
+
+/* ---- drain_pace.c ---------------------------------------------------------------------------- */
+/* Whether the next new chunk may be cut by the drain's plan. If not, the pumps run when it may. */
+bool drain_in_pace(struct drain *d);
+/* Whether this node's rates allow more to be encoded. If not, the same. */
+bool drain_in_rate(struct drain *d);
+/* ", paced: 40% of 12 s": how far the plan is; empty for a drain that has none. */
+void drain_pace_text(const struct drain *d, char *buf, size_t len);
 
 #endif

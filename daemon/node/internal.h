@@ -127,6 +127,7 @@ void session_on_begin(struct session *s, const struct local_begin *m);
 void session_on_filled(struct session *s, const struct local_save *m);
 void session_on_drop(struct session *s, const struct local_drop *m);
 void session_on_why(struct session *s, const struct local_save *m);
+void session_on_wait(struct session *s, const struct local_save *m);
 void session_on_resume(struct session *s, const struct local_resume *m);
 /* Saves of an arena that came back go on: for s, or for nobody (then member is the rank's for now). */
 void saves_go_on(struct session *s, struct arena *arena, struct member *member);

@@ -8,6 +8,7 @@
  *     job_crew.c        letters between the job's nodes: greetings, reports up, verdicts down
  *     job_run.c         a checkpoint on its way, as each node with ranks of it sees it
  *     job_save.c        one rank's part of it
+ *     job_pace.c        how fast it is drained
  *     job_decide.c      a checkpoint on its way, as the coordinator decides it
  *     job_open.c ...    reading
  */
@@ -157,6 +158,7 @@ struct job {
     struct list runs;
     unsigned nruns;
     uint64_t committed, aborted;
+    struct cairn_cadence cadence; /* of its saves on this node */
     bool any_committed;
     uint64_t last_committed;
     struct meta_req req;
@@ -239,8 +241,10 @@ struct run {
     struct list saves; /* struct rank_save, by of_run */
     unsigned nsaves;
     unsigned ndrains; /* that read pages */
-    bool intent;      /* it is known to be written: drains may start */
-    bool given_up;    /* a rank of this node cannot be part of it: what to say, until there is a verdict */
+    uint64_t begun_ns;
+    int hurry;     /* enum cairn_pace_why of what its drains do not wait for; 0: nothing */
+    bool intent;   /* it is known to be written: drains may start */
+    bool given_up; /* a rank of this node cannot be part of it: what to say, until there is a verdict */
     struct crew_entry given_up_by;
     struct loop_timer repeat;   /* of the reports */
     struct loop_timer deadline; /* of the coordinator's verdict */
@@ -286,6 +290,10 @@ void run_stop(struct run *run);
 void run_start_drains(struct run *run);
 void run_stop_drains(struct run *run);
 void run_tell(struct run *run, int code, const char *reason);
+/* job_pace.c: a save of a new step began; and the plan of a drain that begins. */
+void run_begun(struct run *run);
+void run_hurry(struct run *run, int why);
+struct cairn_pace run_pace(const struct run *run, uint32_t nparts);
 /* What a rank of this node is waiting for; empty when it drains nothing. */
 void run_why(const struct run *run, uint32_t rank, char *buf, size_t len);
 /* Reports what is not reported yet; all: everything again. */

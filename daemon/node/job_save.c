@@ -110,6 +110,7 @@ static void save_start_drain(struct rank_save *save)
                               .pages = save->pages,
                               .attempt = save->attempt,
                               .deadline_ms = job->jobs->config.checkpoint_ms,
+                              .pace = run_pace(run, save->layout->nparts),
                               .arg = save,
                               .durable = save_parts_durable,
                               .done = save_drain_done,
@@ -241,6 +242,8 @@ int save_begin(struct member *member, uint64_t step, const struct save_events *e
     r = run ? save_check_run(run, member, err) : save_check_new(member->job, step, err);
     if (r == 0 && !run)
         r = run_new(member->job, step, &run, err);
+    if (r == 0)
+        run_begun(run);
     return r < 0 ? r : save_enlist(member, run, 0, events, arg, ret_save, err);
 }
 
@@ -299,6 +302,11 @@ void rank_save_dropped(struct rank_save *save, const char *why)
 {
     if (save->state == REPORT_BEGUN)
         run_give_up(save->run, save->rank, REPORT_DROPPED, CAIRN_E_ABORTED, why);
+}
+
+void save_hurry(struct rank_save *save, int why)
+{
+    run_hurry(save->run, why);
 }
 
 void save_drop(struct rank_save *save, const char *why)

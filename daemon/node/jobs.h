@@ -26,6 +26,7 @@ struct jobs_config {
     uint32_t lease_ms;          /* of the coordinator key */
     uint32_t meta_ms;           /* deadline of one metadata request */
     uint32_t checkpoint_ms;     /* from the first begin of a step to its decision */
+    bool spread;                /* a flush takes most of the time until the next save */
     struct retention retention; /* of jobs that have no rule of their own */
     uint32_t retention_ms;      /* how often old checkpoints are looked for; 0: only after commits */
 };
@@ -109,6 +110,9 @@ int save_fate(const struct member *member, uint64_t step, struct cairn_error *er
 void save_filled(struct rank_save *save, const struct cairn_layout *layout, const char *arena, const uint32_t *pages);
 /* The rank gives up before filled. */
 void save_drop(struct rank_save *save, const char *why);
+/* Somebody waits for the checkpoint, or for the pages of its saves: what this node drains of it goes at full speed
+ * (enum cairn_pace_why). */
+void save_hurry(struct rank_save *save, int why);
 /* What it waits for, naming ranks and peers. */
 void save_why(const struct rank_save *save, char *buf, size_t len);
 
@@ -194,5 +198,14 @@ struct job_status {
     uint64_t last_committed_step;
 };
 unsigned jobs_status(const struct jobs *jobs, struct job_status *ret, unsigned room);
+
+struct flush_status { /* of one rank's snapshot on its way to the peers */
+    char job[CAIRN_MAX_NAME + 1];
+    uint64_t step;
+    uint32_t rank;
+    bool durable; /* what is late goes on behind that */
+    struct drain_status drain;
+};
+unsigned jobs_flushes(const struct jobs *jobs, struct flush_status *ret, unsigned room);
 
 #endif

@@ -121,6 +121,8 @@ struct fabric *links_fabric(struct links *links);
 const struct links_config *links_config_of(struct links *links);
 struct codec *links_lz4(struct links *links); /* NULL when it is not there */
 struct fabric_mem *links_mem(struct links *links);
+struct pacer;
+struct pacer *links_pacer(struct links *links); /* NULL: nothing is bounded */
 
 void *links_buffer_take(struct links *links);
 void links_buffer_give(struct links *links, void *buffer);

@@ -7,6 +7,7 @@
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 #include "daemon/io/log.h"
+#include "daemon/node/pacer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -343,6 +344,7 @@ int link_put(struct link *l, struct link_put *p, struct cairn_error *err)
         list_push_back(st ? &st->waiting : &l->early, &p->link);
     else
         list_push_back(&l->queue, &p->link);
+    pacer_charge(links_pacer(l->links), l, p->record_len);
     link_pump(l);
     return 0;
 }

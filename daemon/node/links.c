@@ -8,6 +8,7 @@
 #include "core/model/units.h"
 #include "daemon/io/log.h"
 #include "daemon/node/link.h"
+#include "daemon/node/pacer.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -30,6 +31,7 @@ struct links {
     struct codec *raw, *lz4;
     struct links_counts counts;
     struct list pumps;
+    struct pacer *pacer;
     struct loop_post kick;
     bool kicked;
     struct loop_timer refresh;
@@ -80,6 +82,11 @@ struct codec *links_lz4(struct links *s)
 struct fabric_mem *links_mem(struct links *s)
 {
     return s->mem;
+}
+
+struct pacer *links_pacer(struct links *s)
+{
+    return s->pacer;
 }
 
 /* ---- pumps and buffers ----------------------------------------------------------------------- */
@@ -376,6 +383,7 @@ static void list_peers(struct loop_timer *t)
 
 static void links_free(struct links *s)
 {
+    pacer_free(s->pacer);
     for (unsigned i = 0; i < s->nall; i++)
         link_free(s->all[i]);
     fabric_mem_free(s->mem);
@@ -385,11 +393,19 @@ static void links_free(struct links *s)
     free(s);
 }
 
+static void kick_paced(void *arg)
+{
+    links_kick(arg);
+}
+
 static int links_setup(struct links *s, struct cairn_error *err)
 {
     size_t len;
+    struct pacer_config pc = {s->config.rate, s->config.peer_rate};
     int r = buffers_new(FRAGMENT_MAX_RECORD, s->config.fragment_buffers, &s->buffers, err);
 
+    if (r == 0)
+        r = pacer_new(s->deps.loop, &pc, kick_paced, s, &s->pacer, err);
     if (r < 0)
         return r;
     void *base = buffers_base(s->buffers, &len);

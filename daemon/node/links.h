@@ -38,6 +38,7 @@ struct links_config {
     uint32_t sync_late_ms;     /* the same for a sync */
     uint32_t connect_ms;       /* hello to welcome */
     uint32_t backoff_ms;       /* first; doubles to 30 s */
+    uint64_t rate, peer_rate;  /* bytes a second, to all peers and to one; 0: no bound */
 };
 struct links_deps {
     struct loop *loop;

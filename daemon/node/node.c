@@ -130,12 +130,15 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
                               .fragment_late_ms = c->fragment_late_ms,
                               .sync_late_ms = c->sync_late_ms,
                               .connect_ms = c->connect_ms,
-                              .backoff_ms = c->backoff_ms};
+                              .backoff_ms = c->backoff_ms,
+                              .rate = c->rate,
+                              .peer_rate = c->peer_rate};
     struct jobs_config jc = {.node = n->id,
                              .start = c->start,
                              .lease_ms = c->lease_ms,
                              .meta_ms = c->meta_ms,
                              .checkpoint_ms = c->checkpoint_ms,
+                             .spread = c->spread,
                              .retention = c->retention,
                              .retention_ms = c->retention_ms};
     int r = arenas_new(n->deps.loop, c->arena_max_bytes, c->arena_keep_s, &n->arenas, err);

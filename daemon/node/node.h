@@ -31,6 +31,8 @@ struct node_config {
     const char *domain; /* failure domain; "" */
     uint32_t fragment_late_ms, sync_late_ms, connect_ms, backoff_ms;
     uint32_t checkpoint_ms, lease_ms, meta_ms;
+    uint64_t rate, peer_rate;   /* bytes a second, to all peers and to one; 0: no bound */
+    bool spread;                /* a flush takes most of the time until the next save */
     uint32_t repair_mib_s;      /* read and written by a repair */
     uint32_t repair_every_s;    /* between two looks at what there is to repair; 0: when asked */
     struct retention retention; /* of jobs without a rule */

@@ -113,6 +113,45 @@ static json_t *status_transfer(struct links *links)
     return o;
 }
 
+static json_t *milliseconds(int64_t ns)
+{
+    return json_integer((json_int_t)(ns / 1000000));
+}
+
+/* One that is paced says how far its plan is, and how far it is ahead of that; any other why it is not paced. */
+static json_t *status_flush(const struct flush_status *f)
+{
+    const struct drain_status *d = &f->drain;
+    const struct cairn_pace *p = &d->pace;
+    bool paced = p->why == CAIRN_PACED, planned = p->end_ns > 0;
+    json_t *o = json_object();
+
+    query_set(o, "job", json_string(f->job));
+    query_set(o, "step", json_integer((json_int_t)f->step));
+    query_set(o, "rank", json_integer(f->rank));
+    query_set(o, "parts", json_integer(d->parts));
+    query_set(o, "taken_parts", json_integer(d->taken_parts));
+    query_set(o, "durable_parts", json_integer(d->durable_parts));
+    query_set(o, "durable", json_boolean(f->durable));
+    query_set(o, "paced", json_boolean(paced));
+    query_set(o, "full_speed_because", paced ? json_null() : json_string(cairn_pace_why_text(p->why)));
+    query_set(o, "plan_ms", planned ? milliseconds((int64_t)(p->end_ns - p->begin_ns)) : json_null());
+    query_set(o, "elapsed_ms", planned ? milliseconds((int64_t)(d->now_ns - p->begin_ns)) : json_null());
+    query_set(o, "ahead_ms", paced ? milliseconds(cairn_pace_ahead_ns(p, d->now_ns)) : json_null());
+    return o;
+}
+
+static json_t *status_flushes(struct jobs *jobs)
+{
+    struct flush_status st[256];
+    unsigned n = jobs_flushes(jobs, st, 256);
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < n; i++)
+        json_array_append_new(list, status_flush(&st[i]));
+    return list;
+}
+
 static json_t *status_jobs(struct jobs *jobs)
 {
     struct job_status st[256];
@@ -183,6 +222,7 @@ static void query_status(struct query *q)
     query_set(o, "arena", status_arena(node));
     query_set(o, "sessions", status_sessions(node));
     query_set(o, "jobs", status_jobs(node->jobs));
+    query_set(o, "flushes", status_flushes(node->jobs));
     query_set(o, "peers", status_peers(node->links));
     query_set(o, "transfer", status_transfer(node->links));
     query_answer(q, o);

@@ -354,6 +354,10 @@ static void session_dispatch(struct session *s, int type, const void *m, int *fd
         if (session_is_rank(s, id))
             session_on_why(s, m);
         break;
+    case LOCAL_WAIT:
+        if (session_is_rank(s, id))
+            session_on_wait(s, m);
+        break;
     case LOCAL_HAND_BACK:
         session_on_hand_back(s, m, fds);
         break;

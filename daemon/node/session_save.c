@@ -194,10 +194,20 @@ static void save_patience_over(struct loop_timer *t)
     save_refuse(sv, CAIRN_E_BUSY, &err);
 }
 
+static void hurry_saves(struct session *s, int why)
+{
+    list_for_each (it, &s->saves) {
+        struct session_save *sv = container_of(it, struct session_save, link);
+        if (sv->rank_save && sv->filled)
+            save_hurry(sv->rank_save, why);
+    }
+}
+
 static void save_wait_for_room(struct session_save *sv, uint32_t wait_ms)
 {
     struct loop *loop = sv->session->node->deps.loop;
 
+    hurry_saves(sv->session, CAIRN_PACE_ROOM);
     sv->waiting = true;
     sv->waiter = (struct arena_waiter){.retry = save_retry, .arg = sv};
     list_init(&sv->waiter.link);
@@ -347,6 +357,16 @@ void session_on_why(struct session *s, const struct local_save *m)
     session_send(s, &t, sizeof t, NULL, 0);
 }
 
+/* Of a save that is decided there is nothing to hurry. */
+void session_on_wait(struct session *s, const struct local_save *m)
+{
+    struct session_save *sv = session_find_save(s, m->save, 0);
+
+    if (sv && sv->rank_save)
+        save_hurry(sv->rank_save, CAIRN_PACE_WAITED);
+    session_answer_ok(s, m->h.id);
+}
+
 /* Pages that a living process may still be writing to are not known to be quiet. */
 static void save_left_unfilled(struct session_save *sv, bool alive)
 {
@@ -359,6 +379,7 @@ void session_leave_saves(struct session *s)
 {
     bool alive = !process_ended(s->pidfd);
 
+    hurry_saves(s, CAIRN_PACE_ENDING);
     list_for_each_safe (it, &s->saves) {
         struct session_save *sv = container_of(it, struct session_save, link);
         if (sv->waiting)

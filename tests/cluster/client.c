@@ -6,8 +6,8 @@
  * CODE MESSAGE" verify  restores --step (or latest) as --world ranks saved it and compares: "verified STEP BYTES"
  *     status, list, check   prints the daemon's JSON
  *     save --stops stops in the middle of each copy, prints "copying STEP" and goes on when it reads a byte; --rounds N
- *             waits so many times for a commit before it gives up
- *     bad     sends the tensor table of --case and expects its refusal: "refused MESSAGE"
+ *             waits so many times for a commit before it gives up; --lingers waits for its last save only, once it
+ * reads a byte bad     sends the tensor table of --case and expects its refusal: "refused MESSAGE"
  */
 #include <cairn/cairn.h>
 
@@ -25,7 +25,7 @@ struct options {
     const char *job, *start_id, *bad_case;
     uint32_t rank, world;
     uint64_t bytes, first, last, seed, step, arena_mib;
-    bool no_wait, take_over, stops;
+    bool no_wait, take_over, stops, lingers;
     unsigned rounds;               /* waits for a commit */
     uint32_t timeout_ms, pause_ms; /* pause_ms: between two saves */
     unsigned tiny;                 /* so many tensors of a few bytes instead */
@@ -194,7 +194,19 @@ static int add_all(struct cairn_save *save, struct state *s, struct cairn_error 
     return r;
 }
 
-static void save_step(struct cairn_session *session, struct state *s, const struct options *o, uint64_t step)
+static int linger(struct cairn_save *save, const struct options *o, uint64_t step, struct cairn_error *err)
+{
+    char byte;
+
+    if (read(STDIN_FILENO, &byte, 1) != 1)
+        return cairn_save_wait(save, CAIRN_SNAPSHOT, 0, err);
+    int r = cairn_save_wait(save, CAIRN_COMMITTED, o->timeout_ms, err);
+    if (r == 0)
+        printf("committed %llu\n", (unsigned long long)step);
+    return r;
+}
+
+static void save_step(struct cairn_session *session, struct state *s, const struct options *o, uint64_t step, bool last)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct cairn_save_options so = {
@@ -214,6 +226,8 @@ static void save_step(struct cairn_session *session, struct state *s, const stru
         r = cairn_save_seal(save, &err);
     if (r == 0) {
         printf("sealed %llu\n", (unsigned long long)step);
+        if (last && o->lingers)
+            r = linger(save, o, step, &err);
         for (unsigned n = 0; !o->no_wait && n < o->rounds; n++) {
             r = cairn_save_wait(save, CAIRN_COMMITTED, o->timeout_ms, &err);
             if (r == 0 || n + 1 == o->rounds)
@@ -232,10 +246,11 @@ static void save_step(struct cairn_session *session, struct state *s, const stru
         cairn_save_free(save);
 }
 
-static void pause_then_save(struct cairn_session *session, struct state *s, const struct options *o, uint64_t step)
+static void pause_then_save(struct cairn_session *session, struct state *s, const struct options *o, uint64_t step,
+                            bool last)
 {
     nanosleep(&(struct timespec){.tv_sec = o->pause_ms / 1000, .tv_nsec = o->pause_ms % 1000 * 1000000L}, NULL);
-    save_step(session, s, o, step);
+    save_step(session, s, o, step, last);
 }
 
 static int cmd_save(const struct options *o)
@@ -259,7 +274,7 @@ static int cmd_save(const struct options *o)
     printf("opened %llu latest %lld\n", (unsigned long long)cairn_session_incarnation(session),
            r < 0 ? -1ll : (long long)latest);
     for (uint64_t step = o->first ? o->first : r < 0 ? 1 : latest + 1, n = 0; n < o->last; step++, n++)
-        pause_then_save(session, &s, o, step);
+        pause_then_save(session, &s, o, step, n + 1 == o->last);
     cairn_session_close(session);
     state_free(&s);
     return 0;
@@ -438,7 +453,8 @@ int main(int argc, char **argv)
         {"bytes", 1, NULL, 'b'}, {"first", 1, NULL, 'f'},    {"count", 1, NULL, 'n'},     {"seed", 1, NULL, 's'},
         {"step", 1, NULL, 'p'},  {"no-wait", 0, NULL, 'N'},  {"timeout", 1, NULL, 't'},   {"arena-mib", 1, NULL, 'a'},
         {"case", 1, NULL, 'c'},  {"tiny", 1, NULL, 'y'},     {"take-over", 0, NULL, 'o'}, {"empty", 0, NULL, 'e'},
-        {"pause", 1, NULL, 'P'}, {"stops", 0, NULL, 'S'},    {"rounds", 1, NULL, 'R'},    {NULL, 0, NULL, 0}};
+        {"pause", 1, NULL, 'P'}, {"stops", 0, NULL, 'S'},    {"rounds", 1, NULL, 'R'},    {"lingers", 0, NULL, 'L'},
+        {NULL, 0, NULL, 0}};
     struct options o = {.job = "test",
                         .start_id = "first",
                         .bad_case = "",
@@ -456,6 +472,8 @@ int main(int argc, char **argv)
         uint64_t number = optarg ? strtoull(optarg, NULL, 10) : 0;
         if (c == 'j')
             o.job = optarg;
+        else if (c == 'L')
+            o.lingers = o.no_wait = true;
         else if (c == 'i')
             o.start_id = optarg;
         else if (c == 'r')

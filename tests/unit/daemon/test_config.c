@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The configuration: defaults, later files win, and every mistake is named with its file and line. */
 #include "daemon/config.h"
+#include "daemon/cpus.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -140,12 +141,36 @@ static int teardown(void **state)
     return rmdir(dir);
 }
 
+/* Catches ranges that lose an end, lists that lose their last number, and anything that is let through. */
+static void test_lists_of_processors(void **state)
+{
+    static const char *const bad[] = {
+        ",",  "0,",  ",0", "-1",  "1-",   "3-1",    "0--1",       "0-1-2", "a",   "0,b",  " 1",
+        "1 ", "0 1", "+1", "0x1", "1024", "0-1024", "4294967296", "1,,2",  "1;2", "0-,1", "18446744073709551616"};
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct config c;
+    cpu_set_t set;
+
+    (void)state;
+    assert_int_equal(cpus_parse("0-3,8,1023,5-5", &set, &err), 0);
+    assert_int_equal(CPU_COUNT(&set), 7);
+    for (unsigned i = 0; i < CPU_SETSIZE; i++)
+        assert_int_equal(CPU_ISSET(i, &set) != 0, i <= 3 || i == 5 || i == 8 || i == 1023);
+    assert_int_equal(cpus_parse("", &set, &err), 0);
+    assert_int_equal(CPU_COUNT(&set), 0);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        assert_int_equal(cpus_parse(bad[i], &set, &err), CAIRN_E_INVAL);
+    assert_int_equal(load("[daemon]\ncpus = 0-\n", &c, &err), CAIRN_E_INVAL);
+    assert_non_null(strstr(err.message, "[daemon] cpus"));
+    assert_int_equal(load("[daemon]\ncpus = 0\nnice = 20\n", &c, &err), CAIRN_E_INVAL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults_are_a_laptop), cmocka_unit_test(test_values_are_read),
         cmocka_unit_test(test_later_files_win),       cmocka_unit_test(test_mistakes_are_named),
-        cmocka_unit_test(test_missing_file),
+        cmocka_unit_test(test_missing_file),          cmocka_unit_test(test_lists_of_processors),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

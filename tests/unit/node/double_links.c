@@ -208,6 +208,11 @@ struct codec *links_lz4(struct links *s)
     return NULL;
 }
 
+struct pacer *links_pacer(struct links *s)
+{
+    return s->pacer;
+}
+
 struct links_counts *links_counts(struct links *s)
 {
     return &s->counts;

@@ -33,6 +33,7 @@ struct links {
     char *buffers;
     unsigned nbuffers, free[256], nfree, least;
     struct list pumps;
+    struct pacer *pacer; /* NULL: nothing is bounded */
     struct loop_post kick;
     bool kicked;
     struct links_counts counts;

@@ -252,6 +252,16 @@ void drain_cancel(struct drain *drain)
     drain_post(drain);
 }
 
+void drain_hurry(struct drain *drain, int why)
+{
+    (void)cairn_pace_hurry(&drain->spec.pace, why);
+}
+
+void drain_status_of(const struct drain *drain, struct drain_status *ret)
+{
+    *ret = (struct drain_status){.parts = drain->spec.layout->nparts, .pace = drain->spec.pace};
+}
+
 void drain_why(const struct drain *drain, char *buf, size_t len)
 {
     (void)drain;

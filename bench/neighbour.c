@@ -1,0 +1,538 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bench-neighbour: a training loop that takes every processor it is given, and saves its state as it goes. Each step is
+ * a fixed amount of work (small matrix products in cache, then an optimizer's pass over a part of the state in memory),
+ * about 20 ms; with --traffic its threads also exchange bytes over loopback TCP, as an all-reduce over the link that
+ * saves take too. Steps are timed in three phases of one process, so that what is compared was measured in the same
+ * minute: alone, with a save every --every steps, alone again.
+ *
+ * "mark NAME" on stdout begins each phase; one JSON object ends it. bench/neighbour drives it and the daemons around
+ * it. Without --socket nothing is saved; --calibrate prints the work that makes a step of --step-ms. */
+#include <cairn/cairn.h>
+
+#include <arpa/inet.h>
+#include <getopt.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SIDE 64                /* of the small matrices */
+#define PASS ((size_t)2 << 20) /* elements of each moment that a step changes */
+#define MAX_THREADS 64
+#define MAX_PENDING 64
+#define PIECE ((size_t)64 << 10)
+#define WARM_SAVES 2 /* the daemon learns the cadence: the third save is the first that is paced. Not counted */
+
+struct options {
+    const char *socket;
+    unsigned threads, copy_threads;
+    unsigned steps, alone, every; /* with saves; without, before and after; from one save to the next */
+    uint64_t state_bytes, traffic;
+    uint64_t work;
+    double step_ms;
+    bool calibrate;
+};
+
+enum { WEIGHT, MASTER, AVG, AVG_SQ, NTENSORS };
+struct state {
+    uint64_t n[NTENSORS]; /* elements */
+    void *data[NTENSORS];
+    uint64_t bytes;
+};
+static const struct {
+    const char *name;
+    int dtype;
+    double share;
+} kinds[NTENSORS] = {{"model.weight", CAIRN_BF16, 0.1428},
+                     {"master.weight", CAIRN_F32, 0.2857},
+                     {"adam.exp_avg", CAIRN_F32, 0.2857},
+                     {"adam.exp_avg_sq", CAIRN_F32, 0.2857}};
+
+struct trainer {
+    const struct options *o;
+    struct state state;
+    uint64_t work, step;
+    bool over;
+    pthread_barrier_t begin, end;
+    int to[MAX_THREADS], from[MAX_THREADS]; /* sockets of a ring */
+};
+struct thread {
+    struct trainer *t;
+    unsigned index;
+    float a[SIDE * SIDE], b[SIDE * SIDE], c[SIDE * SIDE];
+    char out[PIECE], in[PIECE];
+};
+
+static double now(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
+}
+
+static void die(const char *what, const struct cairn_error *err)
+{
+    fprintf(stderr, "bench-neighbour: %s: %s\n", what, err ? err->message : "failed");
+    exit(1);
+}
+
+/* ---- the state ------------------------------------------------------------------------------- */
+
+static uint64_t mix(uint64_t x)
+{
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9ull;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebull;
+    return x ^ x >> 31;
+}
+
+/* The sum of four uniform numbers is near enough to a normal one. */
+static float normal(uint64_t r)
+{
+    float s = (float)(r & 0xffff) + (float)(r >> 16 & 0xffff) + (float)(r >> 32 & 0xffff) + (float)(r >> 48);
+
+    return (s - 131070.0f) / 37837.0f;
+}
+
+static void state_make(struct state *s, uint64_t bytes)
+{
+    static const float scales[NTENSORS] = {0.02f, 0.02f, 1e-3f, 1e-3f};
+
+    s->bytes = 0;
+    for (unsigned k = 0; k < NTENSORS; k++) {
+        size_t size = cairn_dtype_size(kinds[k].dtype);
+        s->n[k] = (uint64_t)((double)bytes * kinds[k].share) / size;
+        s->data[k] =
+            mmap(NULL, s->n[k] * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+        if (s->data[k] == MAP_FAILED)
+            die("no memory for the state", NULL);
+        s->bytes += s->n[k] * size;
+        for (uint64_t i = 0; i < s->n[k]; i++) {
+            float v = normal(mix(i + ((uint64_t)k << 40))) * scales[k];
+            uint32_t u;
+            v = k == AVG_SQ ? v * v : v;
+            memcpy(&u, &v, 4);
+            if (k == WEIGHT)
+                ((uint16_t *)s->data[k])[i] = (uint16_t)(u >> 16);
+            else
+                ((float *)s->data[k])[i] = v;
+        }
+    }
+}
+
+/* ---- a step ---------------------------------------------------------------------------------- */
+
+static void multiply(struct thread *th)
+{
+    for (unsigned i = 0; i < SIDE; i++)
+        for (unsigned k = 0; k < SIDE; k++) {
+            float a = th->a[i * SIDE + k];
+            for (unsigned j = 0; j < SIDE; j++)
+                th->c[i * SIDE + j] += a * th->b[k * SIDE + j];
+        }
+}
+
+/* Adam over this thread's share of the part whose turn it is. */
+static void optimize(struct thread *th)
+{
+    const struct state *s = &th->t->state;
+    float *w = s->data[MASTER], *m = s->data[AVG], *v = s->data[AVG_SQ];
+    uint64_t n = s->n[AVG_SQ] < s->n[AVG] ? s->n[AVG_SQ] : s->n[AVG];
+    uint64_t share = PASS / th->t->o->threads;
+    uint64_t parts = n / share;
+
+    if (parts == 0)
+        return;
+    uint64_t first = (th->t->step * th->t->o->threads + th->index) % parts * share;
+    for (uint64_t i = first; i < first + share; i++) {
+        float g = w[i] * 0.01f + m[i] * 0.1f;
+        m[i] = 0.9f * m[i] + 0.1f * g;
+        v[i] = 0.999f * v[i] + 0.001f * g * g;
+        w[i] -= 1e-6f * m[i];
+    }
+}
+
+static void exchange(struct thread *th)
+{
+    uint64_t left = th->t->o->traffic / th->t->o->threads;
+
+    while (left > 0) {
+        size_t n = left < PIECE ? left : PIECE;
+        if (send(th->t->to[th->index], th->out, n, MSG_NOSIGNAL) != (ssize_t)n ||
+            recv(th->t->from[th->index], th->in, n, MSG_WAITALL) != (ssize_t)n)
+            die("exchange bytes with the next thread", NULL);
+        left -= n;
+    }
+}
+
+static void run_step(struct thread *th)
+{
+    for (uint64_t i = 0; i < th->t->work; i++)
+        multiply(th);
+    optimize(th);
+    if (th->t->o->traffic)
+        exchange(th);
+}
+
+static void *thread_run(void *arg)
+{
+    struct thread *th = arg;
+
+    for (;;) {
+        pthread_barrier_wait(&th->t->begin);
+        if (th->t->over)
+            return NULL;
+        run_step(th);
+        pthread_barrier_wait(&th->t->end);
+    }
+}
+
+static double timed_step(struct trainer *t, struct thread *self)
+{
+    double began = now();
+
+    pthread_barrier_wait(&t->begin);
+    run_step(self);
+    pthread_barrier_wait(&t->end);
+    t->step++;
+    return now() - began;
+}
+
+/* Thread i's bytes go to thread i+1. */
+static void connect_ring(struct trainer *t)
+{
+    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof addr;
+    int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (listener < 0 || bind(listener, (struct sockaddr *)&addr, len) < 0 || listen(listener, 16) < 0 ||
+        getsockname(listener, (struct sockaddr *)&addr, &len) < 0)
+        die("listen on loopback", NULL);
+    for (unsigned i = 0; i < t->o->threads; i++) {
+        t->to[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (t->to[i] < 0 || connect(t->to[i], (struct sockaddr *)&addr, len) < 0)
+            die("connect over loopback", NULL);
+        int got = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+        if (got < 0)
+            die("accept over loopback", NULL);
+        t->from[(i + 1) % t->o->threads] = got;
+        setsockopt(t->to[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    }
+    close(listener);
+}
+
+/* ---- saves ----------------------------------------------------------------------------------- */
+
+struct saves {
+    struct cairn_session *session; /* NULL: nothing is saved */
+    struct cairn_save *pending[MAX_PENDING];
+    double began[MAX_PENDING];
+    unsigned npending;
+    uint64_t step;
+    unsigned n, late; /* late: not committed when the next one began */
+    double stall_s[1024], commit_s[1024];
+    unsigned ncommits;
+    double cpu_s; /* this process's, within the calls */
+};
+
+static double cpu_time(void)
+{
+    struct rusage r;
+
+    getrusage(RUSAGE_SELF, &r);
+    return (double)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) + (double)(r.ru_utime.tv_usec + r.ru_stime.tv_usec) * 1e-6;
+}
+
+static void open_session(struct saves *v, const struct trainer *t)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_session_options so = {.size = sizeof so,
+                                       .job = "neighbour",
+                                       .world_size = 1,
+                                       .arena_bytes = t->state.bytes + t->state.bytes / 4 + ((uint64_t)16 << 20),
+                                       .socket_path = t->o->socket,
+                                       .timeout_ms = 120000,
+                                       .copy_threads = t->o->copy_threads};
+
+    if (cairn_session_open(&so, &v->session, &err) < 0)
+        die("open a session", &err);
+}
+
+/* Asks without waiting: whoever waits hurries the save, and that is not what is measured here. */
+static void look_for_commits(struct saves *v)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < v->npending; i++) {
+        int r = cairn_save_wait(v->pending[i], CAIRN_COMMITTED, 0, &err);
+        if (r < 0 && r != CAIRN_E_TIMEOUT)
+            die("a save failed", &err);
+        if (r == CAIRN_E_TIMEOUT) {
+            v->pending[kept] = v->pending[i];
+            v->began[kept++] = v->began[i];
+            continue;
+        }
+        v->commit_s[v->ncommits++ % 1024] = now() - v->began[i];
+        cairn_save_free(v->pending[i]);
+    }
+    v->npending = kept;
+}
+
+static void begin_save(struct saves *v, struct trainer *t)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_save_options so = {
+        .size = sizeof so, .step = ++v->step, .on_busy = CAIRN_BUSY_WAIT, .timeout_ms = 60000};
+    struct cairn_save *save;
+    double began = now(), cpu = cpu_time();
+
+    look_for_commits(v);
+    v->late += v->npending > 0;
+    if (v->npending == MAX_PENDING)
+        die("too many saves are under way", NULL);
+    if (cairn_save_begin(v->session, &so, &save, &err) < 0)
+        die("begin a save", &err);
+    for (unsigned k = 0; k < NTENSORS; k++) {
+        struct cairn_tensor tensor = {.size = sizeof tensor,
+                                      .name = kinds[k].name,
+                                      .dtype = kinds[k].dtype,
+                                      .ndim = 1,
+                                      .shape = &t->state.n[k],
+                                      .data = t->state.data[k]};
+        if (cairn_save_add(save, &tensor, &err) < 0)
+            die("add a tensor", &err);
+    }
+    if (cairn_save_seal(save, &err) < 0)
+        die("seal", &err);
+    v->pending[v->npending] = save;
+    v->began[v->npending++] = began;
+    v->cpu_s += cpu_time() - cpu;
+    v->stall_s[v->n++ % 1024] = now() - began;
+}
+
+static void end_saves(struct saves *v)
+{
+    double end = now() + 120;
+
+    while (v->npending > 0 && now() < end) {
+        look_for_commits(v);
+        usleep(2000);
+    }
+    if (v->npending > 0)
+        die("a save was not committed within two minutes", NULL);
+}
+
+/* ---- phases ---------------------------------------------------------------------------------- */
+
+struct phase {
+    double *step_s;   /* of the whole step, the stall of a save included */
+    double *within_s; /* of its work alone */
+    unsigned n;
+    double took_s;
+};
+
+static void mark(const char *name)
+{
+    printf("mark %s\n", name);
+    fflush(stdout);
+}
+
+static struct phase run_phase(struct trainer *t, struct thread *self, unsigned steps, struct saves *v)
+{
+    struct phase p = {
+        .step_s = calloc(steps + 1, sizeof(double)), .within_s = calloc(steps + 1, sizeof(double)), .n = steps};
+    double began = now();
+
+    if (!p.step_s || !p.within_s)
+        die("no memory for times", NULL);
+    for (unsigned i = 0; i < steps; i++) {
+        double at = now();
+        if (v && i % t->o->every == 0)
+            begin_save(v, t);
+        else if (v)
+            look_for_commits(v);
+        p.within_s[i] = timed_step(t, self);
+        p.step_s[i] = now() - at;
+    }
+    p.took_s = now() - began;
+    return p;
+}
+
+static int compare(const void *a, const void *b)
+{
+    const double *x = a, *y = b;
+
+    return (*x > *y) - (*x < *y);
+}
+
+static void print_times(const char *name, double *s, unsigned n)
+{
+    double sum = 0;
+
+    for (unsigned i = 0; i < n; i++)
+        sum += s[i];
+    qsort(s, n, sizeof *s, compare);
+    printf("\"%s\": {\"n\": %u, \"mean\": %.6f, \"p50\": %.6f, \"p99\": %.6f, \"max\": %.6f}", name, n, n ? sum / n : 0,
+           n ? s[(n - 1) / 2] : 0, n ? s[(n * 99 + 99) / 100 - 1] : 0, n ? s[n - 1] : 0);
+}
+
+static void print_result(const struct trainer *t, const struct phase *alone, struct phase *p, struct saves *v,
+                         const struct saves *warm)
+{
+    double *both = calloc(alone[0].n + alone[1].n + 1, sizeof *both);
+
+    if (!both)
+        die("no memory for times", NULL);
+    memcpy(both, alone[0].step_s, alone[0].n * sizeof *both);
+    memcpy(both + alone[0].n, alone[1].step_s, alone[1].n * sizeof *both);
+    printf("{\"work\": %llu, \"state_bytes\": %llu, \"every\": %u, \"saves\": %u, \"late\": %u, \"took_s\": %.4f, "
+           "\"trainer_cpu_s\": %.4f, ",
+           (unsigned long long)t->work, (unsigned long long)t->state.bytes, t->o->every, v->n - warm->n,
+           v->late - warm->late, p->took_s, v->cpu_s - warm->cpu_s);
+    print_times("alone", both, alone[0].n + alone[1].n);
+    printf(", ");
+    print_times("step", p->step_s, p->n);
+    printf(", ");
+    print_times("work_only", p->within_s, p->n);
+    printf(", ");
+    print_times("stall", v->stall_s + warm->n, v->n - warm->n);
+    printf(", ");
+    print_times("commit", v->commit_s + warm->ncommits, v->ncommits - warm->ncommits);
+    printf("}\n");
+    free(both);
+}
+
+static void train(struct trainer *t, struct thread *self)
+{
+    struct saves v = {0}, warm;
+    struct phase alone[2], p, learning;
+
+    if (t->o->socket)
+        open_session(&v, t);
+    free(run_phase(t, self, 20, NULL).step_s);
+    mark("alone");
+    alone[0] = run_phase(t, self, t->o->alone / 2, NULL);
+    mark("learning");
+    learning = run_phase(t, self, v.session ? t->o->every * WARM_SAVES : 0, &v);
+    warm = v;
+    warm.ncommits += v.npending; /* the last of them is committed in the next phase */
+    mark("saving");
+    p = run_phase(t, self, t->o->steps, v.session ? &v : NULL);
+    end_saves(&v);
+    mark("alone");
+    alone[1] = run_phase(t, self, t->o->alone - t->o->alone / 2, NULL);
+    mark("end");
+    print_result(t, alone, &p, &v, &warm);
+    free(learning.step_s);
+    if (v.session)
+        cairn_session_close(v.session);
+}
+
+/* How much of the work makes a step of the wanted length, alone. */
+static void calibrate(struct trainer *t, struct thread *self)
+{
+    double best = 1e9;
+
+    t->work = 40;
+    for (unsigned i = 0; i < 100; i++) {
+        double took = timed_step(t, self);
+        best = i >= 20 && took < best ? took : best;
+    }
+    t->work = 0;
+    double rest = 1e9;
+    for (unsigned i = 0; i < 60; i++) {
+        double took = timed_step(t, self);
+        rest = took < rest ? took : rest;
+    }
+    double each = (best - rest) / 40, want = t->o->step_ms / 1e3 - rest;
+    printf("{\"work\": %llu}\n", (unsigned long long)(want > each ? want / each : 1));
+}
+
+static void start(const struct options *o)
+{
+    static struct trainer t;
+    pthread_t id[MAX_THREADS];
+    struct thread *th = calloc(o->threads, sizeof *th);
+
+    if (!th)
+        die("no memory for threads", NULL);
+    t.o = o;
+    t.work = o->work;
+    state_make(&t.state, o->state_bytes);
+    if (o->traffic)
+        connect_ring(&t);
+    pthread_barrier_init(&t.begin, NULL, o->threads);
+    pthread_barrier_init(&t.end, NULL, o->threads);
+    for (unsigned i = 0; i < o->threads; i++) {
+        th[i] = (struct thread){.t = &t, .index = i};
+        for (unsigned j = 0; j < SIDE * SIDE; j++)
+            th[i].a[j] = th[i].b[j] = normal(mix(j + i)) * 1e-3f;
+        if (i && pthread_create(&id[i], NULL, thread_run, &th[i]) != 0)
+            die("start a thread", NULL);
+    }
+    if (o->calibrate)
+        calibrate(&t, &th[0]);
+    else
+        train(&t, &th[0]);
+    t.over = true;
+    pthread_barrier_wait(&t.begin);
+    for (unsigned i = 1; i < o->threads; i++)
+        pthread_join(id[i], NULL);
+    free(th);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option long_options[] = {
+        {"socket", required_argument, NULL, 's'},  {"mib", required_argument, NULL, 'm'},
+        {"steps", required_argument, NULL, 'n'},   {"alone", required_argument, NULL, 'a'},
+        {"every", required_argument, NULL, 'e'},   {"threads", required_argument, NULL, 't'},
+        {"work", required_argument, NULL, 'w'},    {"step-ms", required_argument, NULL, 'l'},
+        {"traffic", required_argument, NULL, 'x'}, {"copy-threads", required_argument, NULL, 'c'},
+        {"calibrate", no_argument, NULL, 'k'},     {NULL, 0, NULL, 0}};
+    struct options o = {.state_bytes = (uint64_t)256 << 20,
+                        .steps = 1250,
+                        .alone = 500,
+                        .every = 250,
+                        .threads = 2,
+                        .copy_threads = 2,
+                        .work = 300,
+                        .step_ms = 20};
+    int c;
+
+    while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
+        unsigned long long v = optarg ? strtoull(optarg, NULL, 10) : 0;
+        if (c == '?')
+            return 2;
+        o.socket = c == 's' ? optarg : o.socket;
+        o.state_bytes = c == 'm' ? v << 20 : o.state_bytes;
+        o.steps = c == 'n' ? (unsigned)v : o.steps;
+        o.alone = c == 'a' ? (unsigned)v : o.alone;
+        o.every = c == 'e' ? (unsigned)v : o.every;
+        o.threads = c == 't' ? (unsigned)v : o.threads;
+        o.copy_threads = c == 'c' ? (unsigned)v : o.copy_threads;
+        o.work = c == 'w' ? v : o.work;
+        o.step_ms = c == 'l' ? strtod(optarg, NULL) : o.step_ms;
+        o.traffic = c == 'x' ? v << 10 : o.traffic;
+        o.calibrate |= c == 'k';
+    }
+    if (optind != argc || o.threads < 1 || o.threads > MAX_THREADS || o.every < 1 || o.state_bytes < (1u << 20) ||
+        o.steps / o.every > 1000) {
+        fprintf(stderr,
+                "usage: bench-neighbour [--socket PATH] [--mib N] [--steps N] [--alone N] [--every N] [--threads N] "
+                "[--work N] [--traffic KIB] [--copy-threads N] | --calibrate [--step-ms MS]\n");
+        return 2;
+    }
+    start(&o);
+    return 0;
+}
