@@ -73,6 +73,7 @@ static const struct option options[] = {
     {"node", "windows_max_mib", NUMBER, AT(windows_max_mib), "128", 4, 1ul << 20, "memory of all restores"},
     {"node", "slots", NUMBER, AT(slots), "8", 1, 256, "fragments on their way to one peer"},
     {"node", "fragment_buffers_mib", NUMBER, AT(fragment_buffers_mib), "64", 32, 1ul << 20, "memory for encoding"},
+    {"node", "codecs", TEXT, AT(codecs), "auto", 0, 0, "that may be used: auto, or of raw lz4 float dense"},
     {"node", "margin", NUMBER, AT(margin), "0", 0, CAIRN_MAX_M, "lost peers a commit survives; 0: parity less one"},
     {"node", "domain", TEXT, AT(node_domain), "", 0, 0, "failure domain of this machine; empty: [peer] domain"},
     {"node", "fragment_late_ms", NUMBER, AT(fragment_late_ms), "1000", 50, 600000, "then its peer is avoided"},

@@ -54,6 +54,7 @@ struct config {
     unsigned slots;
     unsigned fragment_buffers_mib;
     unsigned margin;
+    char codecs[CONFIG_TEXT];
     char node_domain[CONFIG_TEXT];
     unsigned fragment_late_ms;
     unsigned sync_late_ms;

@@ -363,6 +363,8 @@ static int daemon_start_node(struct daemon *d, struct cairn_error *err)
                              .connect_ms = c->connect_ms,
                              .backoff_ms = c->backoff_ms,
                              .checkpoint_ms = c->checkpoint_s * 1000,
+                             .codecs = c->codecs,
+                             .workers = worker_threads(c),
                              .rate = (uint64_t)c->rate_mib_s << 20,
                              .peer_rate = (uint64_t)c->peer_rate_mib_s << 20,
                              .spread = c->spread != 0,

@@ -50,3 +50,8 @@ struct hash128 hash_stream_end(const struct hash_stream *h)
 {
     return ops()->end(h);
 }
+
+uint64_t hash_stream_end64(const struct hash_stream *h)
+{
+    return ops()->end64(h);
+}

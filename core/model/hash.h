@@ -20,5 +20,7 @@ void hash_stream_free(struct hash_stream *h);
 void hash_stream_reset(struct hash_stream *h);
 void hash_stream_add(struct hash_stream *h, const void *data, size_t len);
 struct hash128 hash_stream_end(const struct hash_stream *h);
+/* XXH3-64 of the same bytes, seed 0. */
+uint64_t hash_stream_end64(const struct hash_stream *h);
 
 #endif

@@ -10,6 +10,7 @@ struct hash_ops {
     uint64_t (*hash64)(const void *data, size_t len, uint64_t seed);
     void (*add)(struct hash_stream *h, const void *data, size_t len);
     struct hash128 (*end)(const struct hash_stream *h);
+    uint64_t (*end64)(const struct hash_stream *h);
     struct hash_stream *(*stream_new)(void); /* these three: any variant's will do for all */
     void (*stream_free)(struct hash_stream *h);
     void (*stream_reset)(struct hash_stream *h);

@@ -37,6 +37,12 @@ static struct hash128 variant_end(const struct hash_stream *h)
     return from_xxh(XXH3_128bits_digest((const XXH3_state_t *)(const void *)h));
 }
 
+/* The state of both lengths is the same: they differ in how it is finished. */
+static uint64_t variant_end64(const struct hash_stream *h)
+{
+    return XXH3_64bits_digest((const XXH3_state_t *)(const void *)h);
+}
+
 /* It comes aligned from xxhash's own allocator. */
 static struct hash_stream *variant_new(void)
 {
@@ -62,6 +68,7 @@ static void variant_reset(struct hash_stream *h)
                                    .hash64 = variant_hash64,    \
                                    .add = variant_add,          \
                                    .end = variant_end,          \
+                                   .end64 = variant_end64,      \
                                    .stream_new = variant_new,   \
                                    .stream_free = variant_free, \
                                    .stream_reset = variant_reset}

@@ -85,8 +85,17 @@ static ssize_t post_send(struct endpoint *ep, struct destination *d, struct fabr
  * that never came. So the write is done again, once it has completed. */
 static ssize_t post_write(struct endpoint *ep, struct destination *d, struct fabric_op *op, struct flight *f)
 {
-    ssize_t r = fi_write(ep->ep, op->buf, op->len, fi_mr_desc(op->mem->mr), d->addr, op->remote_addr, op->remote_key,
-                         &f->context);
+    struct iovec local[] = {{(void *)op->buf, op->len}, {(void *)op->more, op->more_len}};
+    void *desc[] = {fi_mr_desc(op->mem->mr), NULL};
+    struct fi_rma_iov remote = {.addr = op->remote_addr, .len = op->len + op->more_len, .key = op->remote_key};
+    struct fi_msg_rma msg = {.msg_iov = local,
+                             .desc = desc,
+                             .iov_count = op->more ? 2 : 1,
+                             .addr = d->addr,
+                             .rma_iov = &remote,
+                             .rma_iov_count = 1,
+                             .context = &f->context};
+    ssize_t r = fi_writemsg(ep->ep, &msg, 0);
 
     if (r < 0)
         return r;
@@ -218,8 +227,19 @@ void endpoint_send(struct endpoint *ep, struct fabric_op *op, uint64_t to, const
 void endpoint_write(struct endpoint *ep, struct fabric_op *op, uint64_t to, const void *buf, size_t len,
                     struct fabric_mem *mem, uint64_t remote_addr, uint64_t remote_key, uint32_t data)
 {
+    struct fabric_more none = {NULL, 0};
+
+    endpoint_write_more(ep, op, to, buf, len, mem, &none, remote_addr, remote_key, data);
+}
+
+void endpoint_write_more(struct endpoint *ep, struct fabric_op *op, uint64_t to, const void *buf, size_t len,
+                         struct fabric_mem *mem, const struct fabric_more *more, uint64_t remote_addr,
+                         uint64_t remote_key, uint32_t data)
+{
     op_init(ep, op, OP_WRITE, to, buf, len);
     op->mem = mem;
+    op->more = more->buf;
+    op->more_len = more->len;
     op->remote_addr = remote_addr;
     op->remote_key = remote_key;
     op->data = data;

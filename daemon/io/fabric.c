@@ -230,3 +230,8 @@ uint64_t fabric_mem_remote_base(const struct fabric_mem *mem)
 
     return virt_addr ? (uint64_t)(uintptr_t)mem->base : 0;
 }
+
+bool fabric_sends_anything(const struct fabric *fabric)
+{
+    return !fabric_needs_local(fabric);
+}

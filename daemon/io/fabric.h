@@ -82,6 +82,8 @@ struct fabric_op { /* owned by the caller until done() */
     const void *buf;
     size_t len;
     struct fabric_mem *mem;
+    const void *more; /* of a write: what follows buf; NULL: nothing */
+    size_t more_len;
     uint64_t remote_addr;
     uint64_t remote_key;
     uint32_t data;
@@ -93,5 +95,15 @@ void endpoint_send(struct endpoint *ep, struct fabric_op *op, uint64_t to, const
  * until done(). done() with 0 says that they left, not that they arrived: the remote's message does. */
 void endpoint_write(struct endpoint *ep, struct fabric_op *op, uint64_t to, const void *buf, size_t len,
                     struct fabric_mem *mem, uint64_t remote_addr, uint64_t remote_key, uint32_t data);
+/* The same with more bytes behind the first, from memory that is not registered: only where fabric_sends_anything(). */
+struct fabric_more {
+    const void *buf;
+    size_t len;
+};
+void endpoint_write_more(struct endpoint *ep, struct fabric_op *op, uint64_t to, const void *buf, size_t len,
+                         struct fabric_mem *mem, const struct fabric_more *more, uint64_t remote_addr,
+                         uint64_t remote_key, uint32_t data);
+/* Whether local memory can be sent without having been registered. */
+bool fabric_sends_anything(const struct fabric *fabric);
 
 #endif

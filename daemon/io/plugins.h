@@ -17,8 +17,6 @@ int plugins_new(const char *dir, struct plugins **ret_plugins, struct cairn_erro
 void plugins_free(struct plugins *p); /* everything opened through it must be closed; NULL allowed */
 
 /* ---- codecs ---------------------------------------------------------------------------------- */
-#define CODEC_RAW 0
-#define CODEC_LZ4 1
 struct codec;
 int plugins_codec(struct plugins *p, const char *name, struct codec **ret_codec,
                   struct cairn_error *err);                        /* loads once */

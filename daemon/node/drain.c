@@ -197,12 +197,15 @@ static bool can_mend(const struct drain *d, struct chunk *c)
     return !c->released && !d->over && chunk_count(c, FRAG_SENDING) < chunk_fragments(c) && chunk_has_targets(c);
 }
 
-/* Pages stay until the chunk is full, or until nothing more can be made of them behind done(). */
+/* Pages stay until the chunk is full, or until nothing more can be made of them behind done(); and as long as a
+ * fragment is on its way: what is raw is sent from its page. */
 static void settle_safe(struct drain *d)
 {
     list_for_each_safe (it, &d->safe) {
         struct chunk *c = container_of(it, struct chunk, link);
         chunk_check_links(c);
+        if (c->sending > 0)
+            continue;
         if (chunk_count(c, FRAG_DURABLE) == chunk_fragments(c))
             chunk_move(c, CHUNK_FULL);
         if (c->state == CHUNK_FULL || (d->told && !can_mend(d, c)))

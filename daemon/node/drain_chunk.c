@@ -3,6 +3,7 @@
 
 #include "core/base/error.h"
 #include "core/model/hash.h"
+#include "daemon/node/codecs.h"
 #include "daemon/node/pacer.h"
 
 #include <stdio.h>
@@ -231,6 +232,7 @@ static void send_fragment(struct chunk *c, const struct encode *e, unsigned inde
     fill_header(s, e, index);
     s->put.record = e->record[index];
     s->put.record_len = fragment_record_len(e->payload_len[index]);
+    s->put.payload = index < e->k && e->in_place[index] ? e->plain[index] : NULL;
     send_to(s, &c->frag[index].at[0], to);
 }
 
@@ -287,7 +289,8 @@ static bool send_copy(const struct sending *late, struct place *at, struct link 
     s->fragment = late->fragment;
     s->put.record = record;
     s->put.record_len = late->put.record_len;
-    memcpy(record, late->put.record, s->put.record_len);
+    s->put.payload = late->put.payload;
+    memcpy(record, late->put.record, s->put.payload ? FRAGMENT_HEADER : s->put.record_len);
     send_to(s, at, to);
     return true;
 }
@@ -360,6 +363,8 @@ static void encoded(struct worker_job *job)
 
     d->busy--;
     pacer_release(links_pacer(d->links), chunk_fragments(c) * (uint64_t)CAIRN_PART);
+    if (e->code == 0)
+        codecs_encoded(links_codecs(d->links), e);
     if (e->code == 0 && !same_as_before(c, e))
         e->code = cairn_fail(
             &err, CAIRN_E_CORRUPT,
@@ -407,7 +412,9 @@ void chunk_encode(struct chunk *c)
     e->k = c->k;
     e->m = c->m;
     e->dtype = cairn_layout_part_dtype(d->spec.layout, c->first_part);
-    e->codec = links_lz4(d->links);
+    e->as_recorded = c->known ? c->part : NULL;
+    e->can_send_plain = links_sends_anything(d->links);
+    codecs_offer(links_codecs(d->links), e);
     for (unsigned i = 0; i < c->k; i++) {
         e->plain[i] = d->spec.arena + (size_t)d->spec.pages[c->first_part + i] * CAIRN_PART;
         e->plain_len[i] = (uint32_t)cairn_layout_part_len(d->spec.layout, c->first_part + i);

@@ -11,85 +11,207 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define WORTH_NUM 19 /* a codec must save a twentieth: less is not worth a decode */
 #define WORTH_DEN 20
+#define BLOCK_BYTES ((size_t)16 << 10) /* read once from the arena, then from L1 */
+
+struct pass { /* over one chunk */
+    struct encode *e;
+    struct hash_stream *entry;   /* of all parts */
+    struct hash_stream *payload; /* of one */
+    char *copy;                  /* a part that is encoded */
+    unsigned char tables[CAIRN_MAX_K * CAIRN_MAX_M * 32];
+};
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static char *payload_of(const struct encode *e, unsigned fragment)
+{
+    return e->record[fragment] + FRAGMENT_HEADER;
+}
 
 /* ---- parity ---------------------------------------------------------------------------------- */
 
-/* Parity covers the data fragments zero-extended to the longest one's blocks. */
-static void encode_parity(struct encode *e)
+static void parity_begin(struct pass *p)
 {
-    unsigned char matrix[CAIRN_MAX_FRAGS * CAIRN_MAX_K], tables[CAIRN_MAX_K * CAIRN_MAX_M * 32];
-    unsigned char *data[CAIRN_MAX_K], *parity[CAIRN_MAX_M];
-    uint32_t len = parity_len(e->part, e->k);
+    struct encode *e = p->e;
+    unsigned char matrix[CAIRN_MAX_FRAGS * CAIRN_MAX_K];
 
     if (e->m == 0)
         return;
-    for (unsigned i = 0; i < e->k; i++) {
-        data[i] = (unsigned char *)e->record[i] + FRAGMENT_HEADER;
-        memset(data[i] + e->part[i].coded_len, 0, len - e->part[i].coded_len);
-    }
-    for (unsigned i = 0; i < e->m; i++)
-        parity[i] = (unsigned char *)e->record[e->k + i] + FRAGMENT_HEADER;
     parity_matrix(e->k, e->m, matrix);
-    ec_init_tables((int)e->k, (int)e->m, matrix + e->k * e->k, tables);
-    ec_encode_data((int)len, (int)e->k, (int)e->m, tables, data, parity);
+    ec_init_tables((int)e->k, (int)e->m, matrix + e->k * e->k, p->tables);
+    uint32_t most = 0;
+    for (unsigned i = 0; i < e->k; i++)
+        most = e->plain_len[i] > most ? e->plain_len[i] : most;
     for (unsigned i = 0; i < e->m; i++)
-        e->payload_len[e->k + i] = len;
+        memset(payload_of(e, e->k + i), 0, round_up_u64(most, CAIRN_BLOCK));
 }
 
-/* ---- encode ---------------------------------------------------------------------------------- */
-
-/* The plain bytes are copied first and everything is made from the copy: a client that writes meanwhile spoils its own
- * save, but checksum and bytes agree. */
-static int encode_part(struct encode *e, unsigned i, char *copy)
+/* Adds bytes [at, at + len) of a data fragment while they are in cache. What a fragment is shorter than others counts
+ * as zero. */
+static void parity_add(struct pass *p, unsigned part, const char *bytes, size_t at, size_t len)
 {
-    char *payload = e->record[i] + FRAGMENT_HEADER;
-    size_t len = e->plain_len[i], worth = len * WORTH_NUM / WORTH_DEN;
+    struct encode *e = p->e;
+    unsigned char *parity[CAIRN_MAX_M];
 
-    memcpy(copy, e->plain[i], len);
-    e->part[i] = (struct cairn_part_code){CODEC_RAW, 0, (uint32_t)len, (uint32_t)len};
-    if (e->codec && worth > 0 && codec_estimate(e->codec, copy, len, e->dtype) < worth) {
-        int64_t n = codec_encode(e->codec, copy, len, e->dtype, payload, worth);
-        if (n < 0)
-            return (int)n;
-        if (n > 0) {
-            e->part[i].codec = codec_id(e->codec);
-            e->part[i].coded_len = (uint32_t)n;
-            return 0;
-        }
+    if (e->m == 0)
+        return;
+    for (unsigned i = 0; i < e->m; i++)
+        parity[i] = (unsigned char *)payload_of(e, e->k + i) + at;
+    ec_encode_data_update((int)len, (int)e->k, (int)e->m, (int)part, p->tables, (unsigned char *)bytes, parity);
+}
+
+static void parity_end(struct pass *p)
+{
+    struct encode *e = p->e;
+    uint32_t len = parity_len(e->part, e->k);
+
+    for (unsigned i = e->k; i < e->k + e->m; i++) {
+        e->payload_len[i] = len;
+        e->payload_sum[i] = cairn_hash64(payload_of(e, i), len, 0);
     }
-    memcpy(payload, copy, len);
+}
+
+/* ---- raw parts ------------------------------------------------------------------------------- */
+
+/* Everything reads the block, which nobody else can change; to: where the bytes are wanted too, or NULL. */
+static void raw_block(struct pass *p, unsigned part, const char *from, size_t at, size_t len, char *to)
+{
+    char block[BLOCK_BYTES];
+    size_t padded = round_up_u64(len, 64);
+
+    memcpy(block, from + at, len);
+    memset(block + len, 0, padded - len);
+    hash_stream_add(p->entry, block, len);
+    hash_stream_add(p->payload, block, len);
+    parity_add(p, part, block, at, padded);
+    if (to)
+        memcpy(to + at, block, len);
+}
+
+/* The last part of a shard may end within a block of the disk: what follows it in the arena is not zero, so it is sent
+ * from a copy. */
+static void raw_part(struct pass *p, unsigned i)
+{
+    struct encode *e = p->e;
+    size_t len = e->plain_len[i];
+    char *to;
+
+    e->in_place[i] = e->can_send_plain && len % CAIRN_BLOCK == 0;
+    to = e->in_place[i] ? NULL : payload_of(e, i);
+    hash_stream_reset(p->payload);
+    for (size_t at = 0; at < len; at += BLOCK_BYTES)
+        raw_block(p, i, e->plain[i], at, len - at < BLOCK_BYTES ? len - at : BLOCK_BYTES, to);
+    e->payload_sum[i] = hash_stream_end64(p->payload);
+    e->copied += to ? len : 0;
+    if (to)
+        memset(to + len, 0, round_up_u64(len, CAIRN_BLOCK) - len);
+}
+
+/* ---- encoded parts --------------------------------------------------------------------------- */
+
+/* Encodes the copy; 0: it does not shrink enough. */
+static int64_t encode_copy(struct pass *p, unsigned i, const struct codec *codec)
+{
+    struct encode *e = p->e;
+    size_t len = e->plain_len[i];
+
+    memcpy(p->copy, e->plain[i], len);
+    return codec_encode(codec, p->copy, len, e->dtype, payload_of(e, i), len * WORTH_NUM / WORTH_DEN);
+}
+
+static void encoded_part(struct pass *p, unsigned i, size_t coded)
+{
+    struct encode *e = p->e;
+    char *payload = payload_of(e, i);
+    size_t padded = round_up_u64(coded, CAIRN_BLOCK);
+
+    hash_stream_add(p->entry, p->copy, e->plain_len[i]);
+    memset(payload + coded, 0, padded - coded);
+    e->payload_sum[i] = cairn_hash64(payload, coded, 0);
+    parity_add(p, i, payload, 0, padded);
+}
+
+/* ---- the choice ------------------------------------------------------------------------------ */
+
+/* Index of the codec; the arena's bytes may change under the sample: a wrong guess costs time only. */
+static unsigned choose(const struct encode *e, unsigned i)
+{
+    struct cairn_offer offers[CAIRN_CHOICES];
+    uint32_t len = e->plain_len[i];
+
+    for (unsigned c = 0; c < e->ncodecs; c++) {
+        const struct codec *codec = e->codec[c].codec;
+        bool suits = codec && cairn_codec_suits(codec_id(codec), e->dtype);
+        size_t coded = suits ? codec_estimate(codec, e->plain[i], len, e->dtype) : len;
+        offers[c] = (struct cairn_offer){.coded = (uint32_t)coded, .speed = e->codec[c].speed};
+        if (c > 0 && coded >= (uint64_t)len * WORTH_NUM / WORTH_DEN)
+            offers[c] = (struct cairn_offer){.coded = UINT32_MAX, .speed = 1}; /* nobody takes it */
+    }
+    return cairn_choose(offers, e->ncodecs, len, &e->path, e->before);
+}
+
+static unsigned recorded(const struct encode *e, unsigned i)
+{
+    for (unsigned c = 1; c < e->ncodecs; c++)
+        if (codec_id(e->codec[c].codec) == e->as_recorded[i].codec)
+            return c;
     return 0;
 }
 
+static int encode_part(struct pass *p, unsigned i)
+{
+    struct encode *e = p->e;
+    uint64_t begun = now_ns();
+    uint32_t len = e->plain_len[i];
+    unsigned c = e->as_recorded ? recorded(e, i) : choose(e, i);
+    int64_t coded = c ? encode_copy(p, i, e->codec[c].codec) : 0;
+
+    if (coded < 0)
+        return (int)coded;
+    if (coded == 0)
+        c = 0;
+    e->part[i] = (struct cairn_part_code){.plain_len = len, .coded_len = c ? (uint32_t)coded : len};
+    e->part[i].codec = c ? codec_id(e->codec[c].codec) : CAIRN_CODEC_RAW;
+    e->payload_len[i] = e->part[i].coded_len;
+    if (c)
+        encoded_part(p, i, (size_t)coded);
+    else
+        raw_part(p, i);
+    if (!e->as_recorded)
+        e->before = c;
+    e->cost[c].plain += len;
+    e->cost[c].coded += e->part[i].coded_len;
+    e->cost[c].ns += now_ns() - begun;
+    return 0;
+}
+
+/* ---- the chunk ------------------------------------------------------------------------------- */
+
 void encode_chunk(struct encode *e)
 {
-    struct hash_stream *h = hash_stream_new();
-    /* One part's copy stays in cache between checksum and codec. The last parity record is not used before
-     * encode_parity; without parity the copy goes to a buffer of its own. */
-    char *own = e->m ? NULL : malloc(CAIRN_PART);
-    char *copy = e->m ? e->record[e->k + e->m - 1] + FRAGMENT_HEADER : own;
+    struct pass p = {.e = e, .entry = hash_stream_new(), .payload = hash_stream_new()};
 
-    e->code = h && copy ? 0 : CAIRN_E_NOMEM;
-    for (unsigned i = 0; i < e->k && e->code == 0; i++) {
-        e->code = encode_part(e, i, copy);
-        if (e->code == 0)
-            hash_stream_add(h, copy, e->plain_len[i]);
-    }
+    p.copy = e->ncodecs > 1 ? malloc(CAIRN_PART) : NULL;
+    e->code = p.entry && p.payload && (p.copy || e->ncodecs == 1) ? 0 : CAIRN_E_NOMEM;
+    if (e->code == 0)
+        parity_begin(&p);
+    for (unsigned i = 0; i < e->k && e->code == 0; i++)
+        e->code = encode_part(&p, i);
     if (e->code == 0) {
-        e->entry = hash_stream_end(h);
-        for (unsigned i = 0; i < e->k; i++)
-            e->payload_len[i] = e->part[i].coded_len;
-        encode_parity(e);
+        e->entry = hash_stream_end(p.entry);
+        parity_end(&p);
     }
-    for (unsigned i = 0; i < e->k + e->m && e->code == 0; i++) {
-        char *payload = e->record[i] + FRAGMENT_HEADER;
-        size_t padded = round_up_u64(e->payload_len[i], CAIRN_BLOCK);
-        memset(payload + e->payload_len[i], 0, padded - e->payload_len[i]);
-        e->payload_sum[i] = cairn_hash64(payload, e->payload_len[i], 0);
-    }
-    hash_stream_free(h);
-    free(own);
+    hash_stream_free(p.entry);
+    hash_stream_free(p.payload);
+    free(p.copy);
 }

@@ -1,26 +1,52 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Encoding a chunk: what a worker does, on nothing but what is in the struct. */
+/* Encoding a chunk: what a worker does, on nothing but what is in the struct.
+ *
+ *     arena page --+- raw, in place:  16 KiB at a time through a block in L1: entry, payload and parity read the block;
+ *                  |                  what is sent is the page itself
+ *                  \- encoded, or raw without a page to send from: copied once, and everything is made of the copy
+ *
+ * The client can write to its arena at any time. Checksums and parity are made of the same bytes, read once; a page
+ * that is sent and has changed since does not have the payload's checksum, and the peer refuses it. So what is stored
+ * is what was hashed. */
 #ifndef CAIRN_DAEMON_NODE_ENCODE_H
 #define CAIRN_DAEMON_NODE_ENCODE_H
 
+#include "core/model/choice.h"
 #include "core/proto/fragment.h"
 #include "daemon/io/plugins.h"
+
+struct encode_codec {
+    const struct codec *codec;
+    uint64_t speed; /* plain bytes a second, as measured or supposed */
+};
+
+struct encode_cost { /* what one chunk took, by the index of its codec; 0 is raw */
+    uint64_t plain, coded, ns;
+};
 
 struct encode {
     unsigned k, m;
     int dtype;
     const char *plain[CAIRN_MAX_K]; /* each part in the arena; its client may write to it at any time */
     uint32_t plain_len[CAIRN_MAX_K];
-    char *record[CAIRN_MAX_FRAGS]; /* fragment buffers; the payload goes behind the header block */
-    const struct codec *codec;     /* tried for each part; NULL: all raw */
+    char *record[CAIRN_MAX_FRAGS];             /* fragment buffers; the payload goes behind the header block */
+    bool can_send_plain;                       /* raw parts may be sent from where they are */
+    struct encode_codec codec[CAIRN_CHOICES];  /* offers; [0] is raw, its codec NULL */
+    unsigned ncodecs;                          /* at least 1 */
+    unsigned before;                           /* index of the codec that was chosen last for this dtype */
+    struct cairn_path path;                    /* what the choice is by */
+    const struct cairn_part_code *as_recorded; /* NULL: choose. Else of each part: made the same way again */
     /* results */
     struct hash128 entry; /* of the bytes that were encoded */
     struct cairn_part_code part[CAIRN_MAX_K];
+    bool in_place[CAIRN_MAX_K]; /* the payload is the page: record has room for the header only */
     uint32_t payload_len[CAIRN_MAX_FRAGS];
     uint64_t payload_sum[CAIRN_MAX_FRAGS];
+    struct encode_cost cost[CAIRN_CHOICES];
+    uint64_t copied; /* bytes of raw parts that were copied to be sent */
     int code;
 };
-/* Fills payloads, zero-filled to 4 KiB, and results. Deterministic for the same plain bytes. */
+/* Fills payloads, zero-filled to 4 KiB, and results. Deterministic for the same plain bytes and choices. */
 void encode_chunk(struct encode *e);
 
 #endif

@@ -34,9 +34,10 @@ struct link_put {
     struct stream_key stream;
     struct fragment *fragment; /* sealed with the stream's generation when it is sent */
     char *record;              /* header block and payload, in a fragment buffer */
-    size_t record_len;
-    uint64_t stored_at; /* filled: compare with link_synced_to */
-    uint32_t epoch;     /* filled: of the link when it was stored */
+    const char *payload;       /* NULL: behind the header. Else it is sent from here, whole blocks of the disk */
+    size_t record_len;         /* of both */
+    uint64_t stored_at;        /* filled: compare with link_synced_to */
+    uint32_t epoch;            /* filled: of the link when it was stored */
     uint32_t slot;
     struct link *owner; /* that it was sent on */
     struct fabric_op op;
@@ -119,7 +120,8 @@ struct plugins *links_plugins(struct links *links);
 struct keyring *links_keyring(struct links *links); /* NULL: no proof is wanted */
 struct fabric *links_fabric(struct links *links);
 const struct links_config *links_config_of(struct links *links);
-struct codec *links_lz4(struct links *links); /* NULL when it is not there */
+/* Whether a put's payload may lie in memory that was not registered. */
+bool links_sends_anything(struct links *links);
 struct fabric_mem *links_mem(struct links *links);
 struct pacer;
 struct pacer *links_pacer(struct links *links); /* NULL: nothing is bounded */

@@ -7,6 +7,7 @@
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 #include "daemon/io/log.h"
+#include "daemon/node/codecs.h"
 #include "daemon/node/pacer.h"
 
 #include <stdio.h>
@@ -255,8 +256,9 @@ static void put_start(struct link *l, struct link_put *p, uint32_t slot)
     fragment_seal(p->fragment, p->record);
     p->op = (struct fabric_op){.done = put_written, .arg = p};
     p->owner = l;
-    endpoint_write(l->ep, &p->op, l->to, p->record, p->record_len, links_mem(l->links),
-                   l->slots_base + slot * l->slot_bytes, l->slots_key, data);
+    struct fabric_more more = {p->payload, p->payload ? p->record_len - FRAGMENT_HEADER : 0};
+    endpoint_write_more(l->ep, &p->op, l->to, p->record, p->record_len - more.len, links_mem(l->links), &more,
+                        l->slots_base + slot * l->slot_bytes, l->slots_key, data);
 }
 
 static int free_slot(const struct link *l)
@@ -277,6 +279,7 @@ void link_on_stored(struct link *l, const struct wire_message *m)
         return;
     p->answered = true;
     p->code = status->code;
+    codecs_stored(links_codecs(l->links), p->record_len, link_now_ns(l), !list_empty(&l->queue));
     p->epoch = l->epoch;
     struct stream *st = link_find_stream(l, &p->stream);
     if (status->code == 0 && st) {

@@ -7,6 +7,7 @@
 #include "core/model/lateness.h"
 #include "core/model/units.h"
 #include "daemon/io/log.h"
+#include "daemon/node/codecs.h"
 #include "daemon/node/link.h"
 #include "daemon/node/pacer.h"
 
@@ -28,7 +29,7 @@ struct links {
     unsigned ngroup;
     struct buffers *buffers;
     struct fabric_mem *mem;
-    struct codec *raw, *lz4;
+    struct codecs *codecs;
     struct links_counts counts;
     struct list pumps;
     struct pacer *pacer;
@@ -74,9 +75,14 @@ const struct links_config *links_config_of(struct links *s)
     return &s->config;
 }
 
-struct codec *links_lz4(struct links *s)
+struct codecs *links_codecs(struct links *s)
 {
-    return s->lz4;
+    return s->codecs;
+}
+
+bool links_sends_anything(struct links *s)
+{
+    return fabric_sends_anything(s->deps.fabric);
 }
 
 struct fabric_mem *links_mem(struct links *s)
@@ -384,6 +390,7 @@ static void list_peers(struct loop_timer *t)
 static void links_free(struct links *s)
 {
     pacer_free(s->pacer);
+    codecs_free(s->codecs);
     for (unsigned i = 0; i < s->nall; i++)
         link_free(s->all[i]);
     fabric_mem_free(s->mem);
@@ -411,9 +418,7 @@ static int links_setup(struct links *s, struct cairn_error *err)
     void *base = buffers_base(s->buffers, &len);
     r = fabric_mem_register(s->deps.fabric, base, len, FABRIC_LOCAL, 0, &s->mem, err);
     if (r == 0)
-        r = plugins_codec(s->deps.plugins, "raw", &s->raw, err);
-    if (r == 0)
-        r = plugins_codec(s->deps.plugins, "lz4", &s->lz4, err);
+        r = codecs_new(s->deps.plugins, s->config.codecs, s->config.workers, s->config.rate, &s->codecs, err);
     return r;
 }
 

@@ -26,6 +26,7 @@
 
 struct links;
 struct link;
+struct codecs;
 
 struct links_config {
     const char *node;          /* this node's id */
@@ -38,6 +39,8 @@ struct links_config {
     uint32_t sync_late_ms;     /* the same for a sync */
     uint32_t connect_ms;       /* hello to welcome */
     uint32_t backoff_ms;       /* first; doubles to 30 s */
+    const char *codecs;        /* that may be used: "auto", or names */
+    unsigned workers;          /* that encode */
     uint64_t rate, peer_rate;  /* bytes a second, to all peers and to one; 0: no bound */
 };
 struct links_deps {
@@ -80,6 +83,8 @@ struct links_counts {           /* since the start */
 };
 /* Counted by drains, blobs and gathers. */
 struct links_counts *links_counts(struct links *links);
+/* The codecs that drains encode with; see codecs.h. */
+struct codecs *links_codecs(struct links *links);
 
 /* The checkpoint is decided: its streams end. gone: it was aborted or deleted, peers are told to look that up and to
  * delete. */

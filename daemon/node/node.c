@@ -131,6 +131,8 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
                               .sync_late_ms = c->sync_late_ms,
                               .connect_ms = c->connect_ms,
                               .backoff_ms = c->backoff_ms,
+                              .codecs = c->codecs,
+                              .workers = c->workers,
                               .rate = c->rate,
                               .peer_rate = c->peer_rate};
     struct jobs_config jc = {.node = n->id,

@@ -31,6 +31,8 @@ struct node_config {
     const char *domain; /* failure domain; "" */
     uint32_t fragment_late_ms, sync_late_ms, connect_ms, backoff_ms;
     uint32_t checkpoint_ms, lease_ms, meta_ms;
+    const char *codecs;         /* as in links_config */
+    unsigned workers;           /* of deps, how many */
     uint64_t rate, peer_rate;   /* bytes a second, to all peers and to one; 0: no bound */
     bool spread;                /* a flush takes most of the time until the next save */
     uint32_t repair_mib_s;      /* read and written by a repair */

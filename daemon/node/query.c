@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Answers to CAIRN_QUERY_*: JSON as docs/json.md describes it, handed over in a memfd so that no message bounds it. */
+#include "daemon/node/codecs.h"
 #include "daemon/node/query_internal.h"
 
 #include "core/base/error.h"
@@ -110,6 +111,36 @@ static json_t *status_transfer(struct links *links)
     query_set(o, "fragments_dropped", json_integer((json_int_t)c->fragments_dropped));
     query_set(o, "fragments_left", json_integer((json_int_t)c->fragments_left));
     query_set(o, "reads_hedged", json_integer((json_int_t)c->reads_hedged));
+    return o;
+}
+
+static json_t *status_codec(const struct codec_status *c)
+{
+    json_t *o = json_object();
+
+    query_set(o, "codec", json_string(c->name));
+    query_set(o, "allowed", json_boolean(c->allowed));
+    query_set(o, "plain_bytes", json_integer((json_int_t)c->plain));
+    query_set(o, "coded_bytes", json_integer((json_int_t)c->coded));
+    query_set(o, "seconds", json_real((double)c->ns * 1e-9));
+    return o;
+}
+
+static json_t *status_encode(const struct codecs *codecs)
+{
+    struct codecs_status st;
+    json_t *o = json_object(), *list = json_array();
+
+    codecs_status(codecs, &st);
+    for (unsigned i = 0; i < st.n; i++)
+        json_array_append_new(list, status_codec(&st.codec[i]));
+    query_set(o, "codecs", list);
+    query_set(o, "path_bytes_per_s", st.path_rate ? json_integer((json_int_t)st.path_rate) : json_null());
+    query_set(o, "hashed_bytes", json_integer((json_int_t)st.hashed));
+    query_set(o, "copied_bytes", json_integer((json_int_t)st.copied));
+    query_set(o, "parity_bytes", json_integer((json_int_t)st.parity));
+    query_set(o, "sent_in_place_bytes", json_integer((json_int_t)st.sent_in_place));
+    query_set(o, "sent_from_buffer_bytes", json_integer((json_int_t)st.sent_of_buffer));
     return o;
 }
 
@@ -225,6 +256,7 @@ static void query_status(struct query *q)
     query_set(o, "flushes", status_flushes(node->jobs));
     query_set(o, "peers", status_peers(node->links));
     query_set(o, "transfer", status_transfer(node->links));
+    query_set(o, "encode", status_encode(links_codecs(node->links)));
     query_answer(q, o);
 }
 

@@ -34,7 +34,7 @@ static json_t *describe_codecs(const struct manifest *m)
         for (unsigned i = 0; i < m->chunks[c].k; i++) {
             plain += m->chunks[c].part[i].plain_len;
             coded += m->chunks[c].part[i].coded_len;
-            raw += m->chunks[c].part[i].codec == CODEC_RAW;
+            raw += m->chunks[c].part[i].codec == CAIRN_CODEC_RAW;
             parts++;
         }
     }

@@ -47,9 +47,10 @@ struct cairn_param {
 /* ---- codec ------------------------------------------------------------------------------------------------------
  * Lossless and deterministic: the same input, dtype and params give the same bytes, so that a fragment can be encoded
  * again. Stateless: called from any worker thread, several at once. */
+enum cairn_codec_id { CAIRN_CODEC_RAW = 0, CAIRN_CODEC_LZ4 = 1, CAIRN_CODEC_FLOAT = 2, CAIRN_CODEC_DENSE = 3 };
 struct cairn_codec_ops {
     size_t size;
-    uint16_t id; /* written into manifests: unique and never reused. 0 raw, 1 lz4; third parties from 0x8000 */
+    uint16_t id; /* written into manifests: unique and never reused; third parties from 0x8000 */
     /* Required. A cheap guess of the encoded size in bytes from a sample of src; anything >= len means "not worth it".
      */
     size_t (*estimate)(const void *src, size_t len, int dtype);

@@ -37,6 +37,7 @@ static void test_pieces(void **state)
         struct hash128 pieces = hash_stream_end(s);
         assert_int_equal(pieces.low, whole.low);
         assert_int_equal(pieces.high, whole.high);
+        assert_int_equal(hash_stream_end64(s), cairn_hash64(data, len, 0));
         hash_stream_reset(s);
     }
     struct hash128 none = cairn_hash128(NULL, 0);
