@@ -243,6 +243,7 @@ struct run {
     unsigned ndrains; /* that read pages */
     uint64_t begun_ns;
     int hurry;     /* enum cairn_pace_why of what its drains do not wait for; 0: nothing */
+    bool waited;   /* by a process of this node: the coordinator is told, and tells the others */
     bool intent;   /* it is known to be written: drains may start */
     bool given_up; /* a rank of this node cannot be part of it: what to say, until there is a verdict */
     struct crew_entry given_up_by;
@@ -332,10 +333,13 @@ struct decider {
     bool known;              /* the last event said what the metadata holds */
     bool over;               /* the machine ended, or this node coordinates no more */
     bool feeding;            /* a report is being taken in: it must not go now */
+    bool hurry;              /* somebody waits for it: every node is told */
 };
 struct decider *job_find_decider(const struct job *job, uint64_t step, uint64_t incarnation);
 /* One rank's state, from this node or another. */
 void job_decide(struct job *job, uint64_t step, uint64_t incarnation, const struct crew_entry *e);
+/* Somebody waits for it, on some node. */
+void job_decide_hurry(struct job *job, uint64_t step, uint64_t incarnation);
 /* Takes up what another coordinator left undecided. */
 void job_adopt(struct job *job, const struct view *v);
 /* The newest decisions: late reports, and ranks that come back, are answered by them. */

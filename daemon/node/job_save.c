@@ -306,7 +306,14 @@ void rank_save_dropped(struct rank_save *save, const char *why)
 
 void save_hurry(struct rank_save *save, int why)
 {
-    run_hurry(save->run, why);
+    struct run *run = save->run;
+
+    run_hurry(run, why);
+    if (why != CAIRN_PACE_WAITED || run->waited || run->told || run->over)
+        return;
+    run->waited = true;
+    save->unreported = true; /* with its state goes that somebody waits */
+    run_report(run, false);
 }
 
 void save_drop(struct rank_save *save, const char *why)
