@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-static const char *const names[] = {"raw", "lz4"};
+static const char *const names[] = {"raw", "lz4", "float", "dense"};
 #define GUARD 64
 
 static uint64_t next_random(uint64_t *s)

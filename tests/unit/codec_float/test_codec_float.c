@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* codec-float and codec-dense: every kernel gives the same bytes, every input comes back, golden bytes stay. */
+#include "huffman.h"
+#include "part.h"
+
+#include <cairn/plugin.h>
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define GUARD 64
+
+static const struct kernel *kernels[3];
+static unsigned nkernels;
+
+static uint64_t next_random(uint64_t *s)
+{
+    *s ^= *s << 13;
+    *s ^= *s >> 7;
+    return *s ^= *s << 17;
+}
+
+/* About normal, without libm: what weights look like. */
+static float bell(uint64_t *s)
+{
+    float sum = 0;
+
+    for (int i = 0; i < 4; i++)
+        sum += (float)(int32_t)(uint32_t)next_random(s) / 2147483648.0f;
+    return sum * 0.02f;
+}
+
+enum kind { ZEROS, NOISE, WEIGHTS, STEPS, RARE, EDGES, KINDS };
+
+/* len bytes of elements of this dtype's width. */
+static void fill(uint8_t *p, size_t len, unsigned width, int kind, uint64_t seed)
+{
+    for (size_t at = 0; at < len; at += width) {
+        uint64_t r = next_random(&seed), x = 0;
+        float f = bell(&seed);
+        uint32_t u;
+        memcpy(&u, &f, sizeof u);
+        switch (kind) {
+        case NOISE:
+            x = r;
+            break;
+        case WEIGHTS: /* the highest bytes of a float */
+            x = width == 2 ? u >> 16 : width == 4 ? u : width == 8 ? (uint64_t)u << 32 | (uint32_t)r : u >> 23;
+            break;
+        case STEPS:
+            x = at / 5000;
+            break;
+        case RARE: /* a difference of two saves: nearly all zero */
+            x = r % 300 == 0 ? next_random(&seed) : 0;
+            break;
+        case EDGES: /* exponents around 0 and 255, NaN payloads, denormals */
+            x = r & 1 ? ~(r >> 60) : r >> 60;
+            break;
+        default:
+            break;
+        }
+        memcpy(p + at, &x, len - at < width ? len - at : width);
+    }
+}
+
+static void round_trip(const uint8_t *plain, size_t len, int dtype, int codes)
+{
+    uint8_t *first = malloc(len + GUARD), *coded = malloc(len + GUARD), *back = malloc(len + GUARD);
+    int64_t n0 = -1;
+
+    for (unsigned k = 0; k < nkernels; k++) {
+        memset(coded, 0xa5, len + GUARD);
+        int64_t n = part_encode(kernels[k], plain, len, dtype, codes, coded, len);
+        assert_in_range(n, 0, len);
+        for (unsigned i = 0; i < GUARD; i++)
+            assert_int_equal(coded[len + i], 0xa5);
+        if (k == 0)
+            memcpy(first, coded, len);
+        n0 = k == 0 ? n : n0;
+        assert_int_equal(n, n0);
+        if (n == 0)
+            continue;
+        assert_memory_equal(coded, first, (size_t)n);
+        memset(back, 0xa5, len + GUARD);
+        assert_int_equal(part_decode(kernels[k], coded, (size_t)n, dtype, back, len), 0);
+        assert_memory_equal(back, plain, len);
+        for (unsigned i = 0; i < GUARD; i++)
+            assert_int_equal(back[len + i], 0xa5);
+        assert_true(part_decode(kernels[k], coded, (size_t)n - 1, dtype, back, len) < 0);
+        assert_true(part_decode(kernels[k], coded, (size_t)n, dtype, back, len + 1) < 0);
+    }
+    free(first);
+    free(coded);
+    free(back);
+}
+
+/* Catches any difference of a kernel from the reference, and any length whose blocks or tail are cut wrongly. */
+static void test_round_trips(void **state)
+{
+    static const int dtypes[] = {CAIRN_U8, CAIRN_F8_E4M3, CAIRN_BF16, CAIRN_F16, CAIRN_F32, CAIRN_F64, CAIRN_C64};
+    uint8_t *plain = malloc(70000);
+
+    (void)state;
+    for (unsigned d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++)
+        for (int kind = 0; kind < KINDS; kind++)
+            for (int codes = 0; codes < 2; codes++) {
+                for (size_t len = 1; len <= 1200; len += len < 300 ? 1 : 61) {
+                    fill(plain, len, part_width(dtypes[d]), kind, len + 1);
+                    round_trip(plain, len, dtypes[d], codes);
+                }
+                fill(plain, 70000, part_width(dtypes[d]), kind, 5);
+                round_trip(plain, 65536, dtypes[d], codes);
+                round_trip(plain + 1, 69997, dtypes[d], codes); /* unaligned, with a tail */
+            }
+    free(plain);
+}
+
+/* Catches a packer that keeps its bytes but saves too little: weights and differences must shrink as promised. */
+static void test_sizes(void **state)
+{
+    size_t len = 1 << 20;
+    uint8_t *plain = malloc(len), *coded = malloc(len);
+
+    (void)state;
+    fill(plain, len, 2, WEIGHTS, 1);
+    int64_t packed = part_encode(kernel_best(), plain, len, CAIRN_BF16, 0, coded, len);
+    int64_t dense = part_encode(kernel_best(), plain, len, CAIRN_BF16, 1, coded, len);
+    assert_in_range(packed, 1, len * 70 / 100);
+    assert_in_range(dense, 1, len * 67 / 100);
+    size_t guess = part_estimate(plain, len, CAIRN_BF16, 0);
+    assert_in_range(guess, (size_t)packed * 95 / 100, (size_t)packed * 105 / 100);
+    guess = part_estimate(plain, len, CAIRN_BF16, 1);
+    assert_in_range(guess, (size_t)dense * 95 / 100, (size_t)dense * 105 / 100);
+    fill(plain, len, 2, RARE, 1);
+    assert_in_range(part_encode(kernel_best(), plain, len, CAIRN_BF16, 0, coded, len), 1, len / 10);
+    fill(plain, len, 2, ZEROS, 1);
+    assert_in_range(part_encode(kernel_best(), plain, len, CAIRN_BF16, 0, coded, len), 1, len / 200);
+    fill(plain, len, 4, NOISE, 1);
+    assert_in_range(part_estimate(plain, len, CAIRN_F32, 1), len, len + 100);
+    assert_int_equal(part_encode(kernel_best(), plain, len, CAIRN_F32, 0, coded, len), 0);
+    assert_int_equal(part_encode(kernel_best(), plain, len, CAIRN_F32, 1, coded, len), 0);
+    free(plain);
+    free(coded);
+}
+
+/* Catches a format that drifts: other builds and other years must read these. The sums are of the encoded bytes. */
+static void test_golden(void **state)
+{
+    static const struct {
+        int dtype, kind, codes;
+        uint64_t sum;
+    } golden[] = {
+/* dtype, kind, codes, sum */
+#include "golden.h"
+    };
+    uint8_t plain[20001], coded[20001];
+    bool print = getenv("CAIRN_PRINT_GOLDEN") != NULL;
+    static const int dtypes[] = {CAIRN_U8, CAIRN_BF16, CAIRN_F32, CAIRN_F64};
+    unsigned at = 0;
+
+    (void)state;
+    for (unsigned d = 0; d < 4; d++)
+        for (int kind = WEIGHTS; kind <= RARE; kind++)
+            for (int codes = 0; codes < 2; codes++, at++) {
+                uint64_t sum = 0xcbf29ce484222325ull;
+                fill(plain, sizeof plain, part_width(dtypes[d]), kind, 11);
+                int64_t n = part_encode(kernel_best(), plain, sizeof plain, dtypes[d], codes, coded, sizeof coded);
+                for (int64_t i = 0; i < n; i++)
+                    sum = (sum ^ coded[i]) * 0x100000001b3ull;
+                if (print) {
+                    printf("        {%d, %d, %d, 0x%016llxull},\n", dtypes[d], kind, codes, (unsigned long long)sum);
+                    continue;
+                }
+                assert_true(at < sizeof golden / sizeof golden[0]);
+                assert_int_equal(golden[at].dtype, dtypes[d]);
+                assert_int_equal(golden[at].sum, sum);
+            }
+}
+
+/* Codes of every shape: one symbol, two, all alike, as skewed as the limit of 11 bits allows and more. */
+static void test_huffman(void **state)
+{
+    size_t n = 40000;
+    uint8_t *plain = malloc(n), *coded = malloc(2 * n), *back = malloc(n);
+    uint64_t seed = 9;
+
+    (void)state;
+    for (int shape = 0; shape < 8; shape++) {
+        for (size_t i = 0; i < n; i++) {
+            uint64_t r = next_random(&seed);
+            plain[i] = shape == 0   ? 7
+                       : shape == 1 ? (uint8_t)(r & 1 ? 3 : 200)
+                       : shape == 2 ? (uint8_t)r
+                       : shape == 3 ? (uint8_t)(r ? __builtin_ctzll(r) : 64) /* halves: deeper than the limit */
+                       : shape == 4 ? (uint8_t)(i == n / 2)
+                       : shape == 5 ? (uint8_t)(i / 200)
+                       : shape == 6 ? (uint8_t)(r % 1000 == 0 ? r >> 32 : 9)
+                                    : (uint8_t)(r % 3);
+        }
+        for (size_t len = 4; len <= n; len = len * 3 / 4 * 4) {
+            size_t coded_len = huffman_encode(plain, len, coded, 2 * n);
+            assert_true(coded_len > 0);
+            memset(back, 0xee, n);
+            assert_int_equal(huffman_decode(coded, coded_len, back, len), 0);
+            assert_memory_equal(back, plain, len);
+            assert_int_equal(huffman_decode(coded, coded_len + 1, back, len), -1);
+            assert_int_equal(huffman_encode(plain, len, coded, coded_len - 1), 0);
+        }
+    }
+    free(plain);
+    free(coded);
+    free(back);
+}
+
+/* Catches a read or write behind an end (under a sanitizer), and a kernel that takes damage differently. */
+static void test_damage(void **state)
+{
+    size_t len = 6000;
+    uint8_t plain[6000], coded[6000], back[2][6000 + GUARD];
+    uint64_t seed = 77;
+
+    (void)state;
+    for (int round = 0; round < 6000; round++) {
+        int dtype = round % 3 == 0 ? CAIRN_BF16 : round % 3 == 1 ? CAIRN_F32 : CAIRN_U8;
+        fill(plain, len, part_width(dtype), round % 5 ? WEIGHTS : RARE, (uint64_t)round + 1);
+        int64_t n = part_encode(kernel_best(), plain, len, dtype, round & 1, coded, len);
+        if (n == 0)
+            continue;
+        uint8_t *bad = malloc((size_t)n); /* exactly: a sanitizer sees the byte behind it */
+        memcpy(bad, coded, (size_t)n);
+        for (int flips = 0; flips < 2; flips++)
+            bad[next_random(&seed) % (flips ? (size_t)n : 40)] ^= (uint8_t)next_random(&seed);
+        size_t cut = round % 7 ? (size_t)n : next_random(&seed) % (size_t)n + 1;
+        int first = 0;
+        for (unsigned k = 0; k < nkernels; k++) {
+            memset(back[k > 0], 0xa5, sizeof back[0]);
+            int r = part_decode(kernels[k], bad, cut, dtype, back[k > 0], len);
+            for (unsigned i = 0; i < GUARD; i++)
+                assert_int_equal(back[k > 0][len + i], 0xa5);
+            assert_true(k == 0 || r == first);
+            if (k > 0 && r == 0)
+                assert_memory_equal(back[0], back[1], len);
+            first = r;
+        }
+        free(bad);
+    }
+}
+
+int main(void)
+{
+    static const char *const names[] = {"portable", "avx2", "avx512"};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trips), cmocka_unit_test(test_sizes),  cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_huffman),     cmocka_unit_test(test_damage),
+    };
+
+    for (unsigned i = 0; i < 3; i++)
+        if (kernel_named(names[i]))
+            kernels[nkernels++] = kernel_named(names[i]);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
