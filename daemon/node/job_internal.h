@@ -159,6 +159,7 @@ struct job {
     unsigned nruns;
     uint64_t committed, aborted;
     struct cairn_cadence cadence; /* of its saves on this node */
+    bool measured;                /* what its first save took was logged */
     bool any_committed;
     uint64_t last_committed;
     struct meta_req req;
@@ -271,8 +272,9 @@ struct rank_save {
     const char *arena;
     const uint32_t *pages;
     uint32_t attempt; /* the first of its fragments */
-    int state;        /* enum report_state */
-    bool unreported;  /* the coordinator was not told of the state */
+    uint64_t begun_ns, filled_ns;
+    int state;       /* enum report_state */
+    bool unreported; /* the coordinator was not told of the state */
     struct shard_ref ref;
     bool durable_told, told;
     struct drain *drain;
@@ -294,6 +296,8 @@ void run_tell(struct run *run, int code, const char *reason);
 /* job_pace.c: a save of a new step began; and the plan of a drain that begins. */
 void run_begun(struct run *run);
 void run_hurry(struct run *run, int why);
+/* The first of the job that is durable here: what saves of it take is logged, once. */
+void save_measured(const struct rank_save *save);
 struct cairn_pace run_pace(const struct run *run, uint32_t nparts);
 /* What a rank of this node is waiting for; empty when it drains nothing. */
 void run_why(const struct run *run, uint32_t rank, char *buf, size_t len);

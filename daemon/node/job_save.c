@@ -70,6 +70,7 @@ static void save_drain_done(void *arg, int code, const struct cairn_error *err, 
     if (code == 0 && !run->over && !run->told) {
         save->ref = *ref;
         save->state = REPORT_DURABLE;
+        save_measured(save);
         save->unreported = true;
         save_post(save);
         run_report(run, false);
@@ -217,6 +218,7 @@ static int save_enlist(struct member *member, struct run *run, uint32_t attempt,
     save->rank = member->rank;
     save->attempt = jobs_first_attempt(member->job->jobs) + attempt;
     save->pin_number = member->pin_number;
+    save->begun_ns = loop_now_ns(member->job->jobs->deps.loop);
     save->events = *events;
     save->arg = arg;
     save->post = (struct loop_post){.run = save_deliver, .arg = save};
@@ -291,6 +293,7 @@ void save_filled(struct rank_save *save, const struct cairn_layout *layout, cons
     save->arena = arena;
     save->pages = pages;
     save->state = REPORT_FILLED;
+    save->filled_ns = loop_now_ns(run->job->jobs->deps.loop);
     if (run->told)
         return;
     save->unreported = true;

@@ -49,6 +49,7 @@ def spread_and_committed(c):
     """Catches: a plan that is not followed (the flush is over at once), one that is longer than the time it has, a flush without a history
     that is paced all the same. Steps are 1.5 s apart; the third has a history of two intervals."""
     t = trainer(c, "--job", "spread", "--count", 6, "--pause", 1500, "--no-wait")
+    assert c.query("status")["pace"] == {"rate_bytes_s": 0, "peer_rate_bytes_s": 0, "spread": True}
     for step in (1, 2):
         read_until(t, f"sealed {step}")
         f = flush_of(c, "spread", step)
