@@ -501,9 +501,9 @@ int main(int argc, char **argv)
         {"traffic", required_argument, NULL, 'x'}, {"copy-threads", required_argument, NULL, 'c'},
         {"calibrate", no_argument, NULL, 'k'},     {NULL, 0, NULL, 0}};
     struct options o = {.state_bytes = (uint64_t)256 << 20,
-                        .steps = 1250,
+                        .steps = 1000,
                         .alone = 500,
-                        .every = 250,
+                        .every = 200,
                         .threads = 2,
                         .copy_threads = 2,
                         .work = 300,

@@ -82,7 +82,7 @@ const char *cairn_pace_why_text(int why)
         [CAIRN_PACE_WAITED] = "a client waits for it",
         [CAIRN_PACE_ROOM] = "a save waits for room in the arena",
         [CAIRN_PACE_OLDER] = "a later save has begun",
-        [CAIRN_PACE_ENDING] = "its process has ended",
+        [CAIRN_PACE_ENDING] = "its process has ended, or its start of the job",
     };
 
     return why >= 0 && why < (int)(sizeof texts / sizeof texts[0]) ? texts[why] : "";

@@ -55,7 +55,7 @@ enum cairn_pace_why {
     CAIRN_PACE_WAITED, /* a client waits for it */
     CAIRN_PACE_ROOM,   /* a save waits for its pages */
     CAIRN_PACE_OLDER,  /* a later save of the job has begun */
-    CAIRN_PACE_ENDING, /* its process has ended, or the job has */
+    CAIRN_PACE_ENDING, /* its process has ended, or its start of the job */
 };
 /* "a client waits for it"; never NULL. */
 const char *cairn_pace_why_text(int why);

@@ -115,6 +115,7 @@ static int encode_report(pb_letter *p, const struct crew_letter *l, struct bytes
     b.incarnation = l->report.incarnation;
     b.coordinator = l->report.coordinator;
     b.hops = l->report.hops;
+    b.hurry = l->report.hurry;
     b.entries = list;
     p->body_case = CAIRN__CREW__V1__LETTER__BODY_REPORT;
     p->report = &b;
@@ -129,6 +130,7 @@ static int encode_verdict(pb_letter *p, const struct crew_letter *l, struct byte
     b.incarnation = l->verdict.incarnation;
     b.coordinator = l->verdict.coordinator;
     b.verdict = (uint32_t)l->verdict.verdict;
+    b.hurry = l->verdict.hurry;
     b.code = l->verdict.status.code;
     b.reason = str(l->verdict.status.message);
     p->body_case = CAIRN__CREW__V1__LETTER__BODY_VERDICT;
@@ -247,6 +249,7 @@ static int decode_report(const Cairn__Crew__V1__Report *b, struct crew_letter *l
     l->report.incarnation = b->incarnation;
     l->report.coordinator = b->coordinator;
     l->report.hops = b->hops;
+    l->report.hurry = b->hurry;
     for (; r == 0 && l->report.nentries < b->n_entries; l->report.nentries++)
         r = decode_entry(b->entries[l->report.nentries], &l->report.entries[l->report.nentries], err);
     return r;
@@ -262,6 +265,7 @@ static int decode_verdict(const Cairn__Crew__V1__Verdict *b, struct crew_letter 
     l->verdict.incarnation = b->incarnation;
     l->verdict.coordinator = b->coordinator;
     l->verdict.verdict = (int)b->verdict;
+    l->verdict.hurry = b->hurry;
     l->verdict.status.code = b->code;
     get_text(b->reason, l->verdict.status.message);
     return 0;

@@ -58,6 +58,7 @@ struct crew_letter {
             uint64_t step, incarnation;
             uint64_t coordinator; /* its start: no other daemon may act on it */
             uint32_t hops;
+            bool hurry; /* somebody waits for the checkpoint */
             uint32_t nentries;
             struct crew_entry entries[CREW_MAX_ENTRIES];
         } report;
@@ -65,6 +66,7 @@ struct crew_letter {
             uint64_t step, incarnation;
             uint64_t coordinator; /* its start: believed only by nodes that report to it */
             int verdict;          /* enum verdict */
+            bool hurry;           /* as in report */
             struct wire_status status;
         } verdict;
     };

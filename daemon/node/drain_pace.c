@@ -24,6 +24,9 @@ bool drain_in_pace(struct drain *d)
 bool drain_in_rate(struct drain *d)
 {
     struct link *to[CAIRN_GROUP_MAX];
+
+    if (pacer_rate(links_pacer(d->links)) == 0)
+        return true;
     unsigned n = links_takers(d->links, 0, &d->stream, to);
 
     return pacer_may(links_pacer(d->links), to, n);
@@ -52,6 +55,8 @@ void drain_pace_text(const struct drain *d, char *buf, size_t len)
 
     if (p->why == CAIRN_PACED && plan_s > 0)
         snprintf(buf, len, ", paced: %.0f%% of %.1f s", (double)(now_ns(d) - p->begin_ns) / 1e7 / plan_s, plan_s);
+    else if (pacer_rate(links_pacer(d->links)))
+        snprintf(buf, len, ", [pace] bounds it to %.0f MiB/s", (double)pacer_rate(links_pacer(d->links)) / CAIRN_PART);
     else
         snprintf(buf, len, "%s", "");
 }

@@ -202,6 +202,8 @@ static void report_take(struct job *job, const struct crew_letter *l)
 {
     for (uint32_t i = 0; i < l->report.nentries; i++)
         job_decide(job, l->report.step, l->report.incarnation, &l->report.entries[i]);
+    if (l->report.hurry)
+        job_decide_hurry(job, l->report.step, l->report.incarnation);
 }
 
 static void report_up(struct job *job, const struct crew_letter *report, bool straight)
@@ -268,11 +270,14 @@ static void crew_report(struct job *job, const struct crew_letter *l)
 static void verdict_fill(const struct job *job, struct crew_letter *l, uint64_t step, uint64_t incarnation, int verdict,
                          int code, const char *reason)
 {
+    const struct decider *d = job_find_decider(job, step, incarnation);
+
     *l = (struct crew_letter){.type = CREW_VERDICT};
     l->verdict.step = step;
     l->verdict.incarnation = incarnation;
     l->verdict.coordinator = job->jobs->config.start;
     l->verdict.verdict = verdict;
+    l->verdict.hurry = d && d->hurry;
     l->verdict.status.code = code;
     snprintf(l->verdict.status.message, sizeof l->verdict.status.message, "%s", reason ? reason : "");
 }
@@ -295,8 +300,18 @@ static void verdict_here(struct job *job, uint64_t step, uint64_t incarnation, i
         run_verdict(run, verdict, code, reason);
 }
 
+static void hurry_here(struct job *job, uint64_t step, uint64_t incarnation)
+{
+    struct run *run = job_find_run(job, step, incarnation);
+
+    if (run)
+        run_hurry(run, CAIRN_PACE_WAITED);
+}
+
 void job_announce(struct job *job, uint64_t step, uint64_t incarnation, int verdict, int code, const char *reason)
 {
+    const struct decider *d = job_find_decider(job, step, incarnation);
+    bool hurry = d && d->hurry;
     struct crew_letter *l = calloc(1, sizeof *l);
 
     list_for_each (it, &job->crew) {
@@ -308,6 +323,8 @@ void job_announce(struct job *job, uint64_t step, uint64_t incarnation, int verd
     }
     free(l);
     verdict_here(job, step, incarnation, verdict, code, reason);
+    if (hurry)
+        hurry_here(job, step, incarnation);
 }
 
 void job_answer(struct job *job, const char *node, uint64_t step, uint64_t incarnation, int verdict, int code,
@@ -341,6 +358,8 @@ static void crew_verdict(struct job *job, const struct crew_letter *l)
     }
     verdict_here(job, l->verdict.step, l->verdict.incarnation, l->verdict.verdict, l->verdict.status.code,
                  l->verdict.status.message);
+    if (l->verdict.hurry)
+        hurry_here(job, l->verdict.step, l->verdict.incarnation);
 }
 
 /* ---- what comes and what is due -------------------------------------------------------------- */

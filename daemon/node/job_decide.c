@@ -682,6 +682,18 @@ static void decide_passed_over(struct job *job, uint64_t step, uint64_t incarnat
     }
 }
 
+/* Before the intent is announced there is nothing to hurry: the announcement says it then. */
+void job_decide_hurry(struct job *job, uint64_t step, uint64_t incarnation)
+{
+    struct decider *d = job_find_decider(job, step, incarnation);
+
+    if (!d || d->over || d->hurry)
+        return;
+    d->hurry = true;
+    if (d->announced)
+        job_announce(job, step, incarnation, VERDICT_INTENT, 0, "");
+}
+
 void job_decide(struct job *job, uint64_t step, uint64_t incarnation, const struct crew_entry *e)
 {
     decide_passed_over(job, step, incarnation, e);

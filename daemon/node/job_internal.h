@@ -159,6 +159,7 @@ struct job {
     unsigned nruns;
     uint64_t committed, aborted;
     struct cairn_cadence cadence; /* of its saves on this node */
+    bool measured;                /* what its first save took was logged */
     bool any_committed;
     uint64_t last_committed;
     struct meta_req req;
@@ -243,6 +244,7 @@ struct run {
     unsigned ndrains; /* that read pages */
     uint64_t begun_ns;
     int hurry;     /* enum cairn_pace_why of what its drains do not wait for; 0: nothing */
+    bool waited;   /* by a process of this node: the coordinator is told, and tells the others */
     bool intent;   /* it is known to be written: drains may start */
     bool given_up; /* a rank of this node cannot be part of it: what to say, until there is a verdict */
     struct crew_entry given_up_by;
@@ -270,8 +272,9 @@ struct rank_save {
     const char *arena;
     const uint32_t *pages;
     uint32_t attempt; /* the first of its fragments */
-    int state;        /* enum report_state */
-    bool unreported;  /* the coordinator was not told of the state */
+    uint64_t begun_ns, filled_ns;
+    int state;       /* enum report_state */
+    bool unreported; /* the coordinator was not told of the state */
     struct shard_ref ref;
     bool durable_told, told;
     struct drain *drain;
@@ -293,6 +296,8 @@ void run_tell(struct run *run, int code, const char *reason);
 /* job_pace.c: a save of a new step began; and the plan of a drain that begins. */
 void run_begun(struct run *run);
 void run_hurry(struct run *run, int why);
+/* The first of the job that is durable here: what saves of it take is logged, once. */
+void save_measured(const struct rank_save *save);
 struct cairn_pace run_pace(const struct run *run, uint32_t nparts);
 /* What a rank of this node is waiting for; empty when it drains nothing. */
 void run_why(const struct run *run, uint32_t rank, char *buf, size_t len);
@@ -332,10 +337,13 @@ struct decider {
     bool known;              /* the last event said what the metadata holds */
     bool over;               /* the machine ended, or this node coordinates no more */
     bool feeding;            /* a report is being taken in: it must not go now */
+    bool hurry;              /* somebody waits for it: every node is told */
 };
 struct decider *job_find_decider(const struct job *job, uint64_t step, uint64_t incarnation);
 /* One rank's state, from this node or another. */
 void job_decide(struct job *job, uint64_t step, uint64_t incarnation, const struct crew_entry *e);
+/* Somebody waits for it, on some node. */
+void job_decide_hurry(struct job *job, uint64_t step, uint64_t incarnation);
 /* Takes up what another coordinator left undecided. */
 void job_adopt(struct job *job, const struct view *v);
 /* The newest decisions: late reports, and ranks that come back, are answered by them. */

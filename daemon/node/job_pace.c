@@ -3,6 +3,8 @@
  * began on this node (core/model/pace.h), and at full speed as soon as somebody waits. */
 #include "daemon/node/job_internal.h"
 
+#include "daemon/io/log.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -45,6 +47,25 @@ struct cairn_pace run_pace(const struct run *run, uint32_t nparts)
         cairn_pace_plan(&p, &run->job->cadence, nparts, run->begun_ns, loop_now_ns(jobs->deps.loop),
                         jobs->config.checkpoint_ms);
     return p;
+}
+
+/* So that nobody has to wonder later what is usual. */
+void save_measured(const struct rank_save *save)
+{
+    struct job *job = save->run->job;
+    uint64_t now = loop_now_ns(job->jobs->deps.loop);
+    double flush_s = (double)(now - save->filled_ns) / 1e9;
+
+    if (job->measured)
+        return;
+    job->measured = true;
+    log_line(
+        LOG_NOTICE,
+        "job %s rank %u: its first save had %u MiB, from the grant of that memory to the end of its copy in %.3f s; "
+        "it was durable %.2f s later (%.0f MiB/s)%s",
+        job->name, save->rank, save->layout->nparts, (double)(save->filled_ns - save->begun_ns) / 1e9, flush_s,
+        flush_s > 0 ? save->layout->nparts / flush_s : 0,
+        job->jobs->config.spread ? "; from the third one on that may be spread over the time until the next" : "");
 }
 
 static void flush_describe(const struct rank_save *save, struct flush_status *ret)

@@ -38,6 +38,7 @@ static void run_send(struct run *run, struct crew_letter *l, bool again)
     l->type = CREW_REPORT;
     l->report.step = run->step;
     l->report.incarnation = run->incarnation;
+    l->report.hurry = run->waited;
     if (l->report.nentries > 0)
         job_report(run->job, l, again);
     l->report.nentries = 0;

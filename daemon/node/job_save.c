@@ -70,6 +70,7 @@ static void save_drain_done(void *arg, int code, const struct cairn_error *err, 
     if (code == 0 && !run->over && !run->told) {
         save->ref = *ref;
         save->state = REPORT_DURABLE;
+        save_measured(save);
         save->unreported = true;
         save_post(save);
         run_report(run, false);
@@ -217,6 +218,7 @@ static int save_enlist(struct member *member, struct run *run, uint32_t attempt,
     save->rank = member->rank;
     save->attempt = jobs_first_attempt(member->job->jobs) + attempt;
     save->pin_number = member->pin_number;
+    save->begun_ns = loop_now_ns(member->job->jobs->deps.loop);
     save->events = *events;
     save->arg = arg;
     save->post = (struct loop_post){.run = save_deliver, .arg = save};
@@ -291,6 +293,7 @@ void save_filled(struct rank_save *save, const struct cairn_layout *layout, cons
     save->arena = arena;
     save->pages = pages;
     save->state = REPORT_FILLED;
+    save->filled_ns = loop_now_ns(run->job->jobs->deps.loop);
     if (run->told)
         return;
     save->unreported = true;
@@ -306,7 +309,14 @@ void rank_save_dropped(struct rank_save *save, const char *why)
 
 void save_hurry(struct rank_save *save, int why)
 {
-    run_hurry(save->run, why);
+    struct run *run = save->run;
+
+    run_hurry(run, why);
+    if (why != CAIRN_PACE_WAITED || run->waited || run->told || run->over)
+        return;
+    run->waited = true;
+    save->unreported = true; /* with its state goes that somebody waits */
+    run_report(run, false);
 }
 
 void save_drop(struct rank_save *save, const char *why)

@@ -140,8 +140,10 @@ void job_fence(struct job *job)
     job_decide_fence(job, why);
     list_for_each_safe (it, &job->runs) {
         struct run *run = container_of(it, struct run, link);
-        if (run->incarnation < job->inc.incarnation)
-            run_fence(run, why);
+        if (run->incarnation >= job->inc.incarnation)
+            continue;
+        run_hurry(run, CAIRN_PACE_ENDING); /* the new start may wait for what it resumes from */
+        run_fence(run, why);
     }
 }
 

@@ -64,6 +64,11 @@ void pacer_free(struct pacer *p)
     free(p);
 }
 
+uint64_t pacer_rate(const struct pacer *p)
+{
+    return !p ? 0 : p->all.rate ? p->all.rate : p->peer_rate;
+}
+
 void pacer_wake(struct pacer *p, uint64_t after_ns)
 {
     if (!p)

@@ -17,6 +17,9 @@ int pacer_new(struct loop *loop, const struct pacer_config *config, void (*kick)
               struct pacer **ret_pacer, struct cairn_error *err);
 void pacer_free(struct pacer *pacer); /* NULL allowed */
 
+/* The rate for all peers, or for one where that alone is bounded; 0: neither is. */
+uint64_t pacer_rate(const struct pacer *pacer);
+
 struct link;
 /* Whether more may be encoded that goes to these peers. If not, kick comes in time. */
 bool pacer_may(struct pacer *pacer, struct link *const *to, unsigned n);

@@ -172,6 +172,16 @@ static json_t *status_flush(const struct flush_status *f)
     return o;
 }
 
+static json_t *status_pace(const struct node_config *c)
+{
+    json_t *o = json_object();
+
+    query_set(o, "rate_bytes_s", json_integer((json_int_t)c->rate));
+    query_set(o, "peer_rate_bytes_s", json_integer((json_int_t)c->peer_rate));
+    query_set(o, "spread", json_boolean(c->spread));
+    return o;
+}
+
 static json_t *status_flushes(struct jobs *jobs)
 {
     struct flush_status st[256];
@@ -253,6 +263,7 @@ static void query_status(struct query *q)
     query_set(o, "arena", status_arena(node));
     query_set(o, "sessions", status_sessions(node));
     query_set(o, "jobs", status_jobs(node->jobs));
+    query_set(o, "pace", status_pace(&node->config));
     query_set(o, "flushes", status_flushes(node->jobs));
     query_set(o, "peers", status_peers(node->links));
     query_set(o, "transfer", status_transfer(node->links));

@@ -183,7 +183,9 @@ CAIRN_API int cairn_save_add(struct cairn_save *save, const struct cairn_tensor 
 CAIRN_API int cairn_save_seal(struct cairn_save *save, struct cairn_error *err);
 /* Waits until the save has reached the state. Errors: TIMEOUT, ABORTED (why is in the message), UNAVAILABLE, INTR. When
  * the daemon is away it is waited for until the deadline; UNAVAILABLE, which names the socket, is no end then: the
- * snapshot is in the arena, and a later wait finds the daemon that has come back. A timeout of 0 connects to nobody. */
+ * snapshot is in the arena, and a later wait finds the daemon that has come back. A timeout of 0 connects to nobody.
+ * Where flushes are spread over time, a wait with a timeout makes this one go at full speed on all nodes; to look with
+ * a timeout of 0 does not. */
 CAIRN_API int cairn_save_wait(struct cairn_save *save, int state, uint32_t timeout_ms, struct cairn_error *err);
 /* Before seal: gives the step up for this rank, the checkpoint is aborted at once. After it: only forgets the handle.
  */

@@ -49,6 +49,7 @@ def spread_and_committed(c):
     """Catches: a plan that is not followed (the flush is over at once), one that is longer than the time it has, a flush without a history
     that is paced all the same. Steps are 1.5 s apart; the third has a history of two intervals."""
     t = trainer(c, "--job", "spread", "--count", 6, "--pause", 1500, "--no-wait")
+    assert c.query("status")["pace"] == {"rate_bytes_s": 0, "peer_rate_bytes_s": 0, "spread": True}
     for step in (1, 2):
         read_until(t, f"sealed {step}")
         f = flush_of(c, "spread", step)
@@ -83,6 +84,24 @@ def who_waits_is_not_held_up(c):
     read_until(t, "committed 3")
     assert t.wait(30) == 0
     verified(c, "wait", 3)
+
+
+def who_waits_hurries_other_nodes(build):
+    """Catches: a node that takes its time while a process on another node waits for the checkpoint of both."""
+    with Cluster(build, peers=3, nodes=2, pace__spread=1) as c:
+        c.start_all()
+        args = ["save", *SIZE, "--job", "crew", "--world", 2, "--count", 3, "--pause", PAUSE_MS, "--lingers", "--timeout", PAUSE_MS // 2]
+        ranks = [c.spawn([c.build / "tests/cluster/cluster-client", *args, "--rank", i], node=n, stdin=-1) for i, n in enumerate(c.nodes)]
+        for t in ranks:
+            read_until(t, "sealed 3")
+        for i, n in enumerate(c.nodes):
+            wait_until(f"rank {i} is drained", lambda n=n: any(f["paced"] for f in c.query("status", node=n)["flushes"]))
+        ranks[1].stdin.write("w")
+        ranks[1].stdin.flush()
+        read_until(ranks[1], "committed 3")
+        for t in ranks:
+            t.kill()
+            t.wait()
 
 
 def the_end_hurries(c):
@@ -137,8 +156,9 @@ def main():
         for day in (spread_and_committed, who_waits_is_not_held_up, the_end_hurries, killed_in_the_middle):
             print(f"--- {day.__name__}", flush=True)
             day(c)
-    print("--- rates_hold", flush=True)
-    rates_hold(build)
+    for day in (who_waits_hurries_other_nodes, rates_hold):
+        print(f"--- {day.__name__}", flush=True)
+        day(build)
 
 
 main()

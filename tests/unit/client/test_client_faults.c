@@ -269,11 +269,14 @@ static void test_wait(void **state)
     fake_events(f, CAIRN_DURABLE, 0);
     make_save(s, 1, &save);
     OK(cairn_save_seal(save, &err));
-    OK(cairn_save_wait(save, CAIRN_SNAPSHOT, 0, &err)); /* reached when seal returns */
-    OK(cairn_save_wait(save, CAIRN_DURABLE, 5000, &err));
+    OK(cairn_save_wait(save, CAIRN_SNAPSHOT, 5000, &err)); /* reached when seal returns */
     FAILS(CAIRN_E_TIMEOUT, cairn_save_wait(save, CAIRN_COMMITTED, 0, &err));
     assert_int_equal(fake_count(f, LOCAL_WHY), 0);
+    assert_int_equal(fake_count(f, LOCAL_WAIT), 0); /* who polls does not wait */
+    OK(cairn_save_wait(save, CAIRN_DURABLE, 5000, &err));
     FAILS(CAIRN_E_TIMEOUT, cairn_save_wait(save, CAIRN_COMMITTED, 20, &err));
+    FAILS(CAIRN_E_TIMEOUT, cairn_save_wait(save, CAIRN_COMMITTED, 20, &err));
+    assert_int_equal(fake_count(f, LOCAL_WAIT), 1);
     assert_non_null(strstr(err.message, "waiting for peer p3"));
     fake_event_now(f, 0, CAIRN_E_ABORTED);
     FAILS(CAIRN_E_ABORTED, cairn_save_wait(save, CAIRN_COMMITTED, 5000, &err));

@@ -72,7 +72,7 @@ static void on_ended(void *arg, unsigned left)
 
 /* ---- the fixture ----------------------------------------------------------------------------- */
 
-static void start(struct fixture *f, unsigned peers, unsigned buffers, unsigned margin)
+static void start_paced(struct fixture *f, unsigned peers, unsigned buffers, unsigned margin, uint64_t plan_ns)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
     uint64_t n = (uint64_t)PARTS << 20;
@@ -106,7 +106,17 @@ static void start(struct fixture *f, unsigned peers, unsigned buffers, unsigned 
                               .durable = on_durable,
                               .done = on_done,
                               .ended = on_ended};
+    if (plan_ns)
+        spec.pace = (struct cairn_pace){.total = PARTS,
+                                        .begin_ns = loop_now_ns(f->loop),
+                                        .end_ns = loop_now_ns(f->loop) + plan_ns,
+                                        .why = CAIRN_PACED};
     assert_int_equal(drain_start(&f->links, &spec, &f->drain, &err), 0);
+}
+
+static void start(struct fixture *f, unsigned peers, unsigned buffers, unsigned margin)
+{
+    start_paced(f, peers, buffers, margin, 0);
 }
 
 static void finish(struct fixture *f)
@@ -157,6 +167,15 @@ static uint64_t synced(const struct fixture *f)
 
     for (unsigned i = 0; i < f->links.npeers; i++)
         n += f->links.link[i].synced;
+    return n;
+}
+
+static uint64_t stored(const struct fixture *f)
+{
+    uint64_t n = 0;
+
+    for (unsigned i = 0; i < f->links.npeers; i++)
+        n += f->links.link[i].stored;
     return n;
 }
 
@@ -365,6 +384,34 @@ static void test_the_tail_has_a_deadline(void **state)
     finish(&f);
 }
 
+/* Catches buffers and slots that a flush holds while it takes its time, a plan that nothing follows, and a hurry that
+ * changes nothing. */
+static void test_paced(void **state)
+{
+    struct fixture f;
+    struct drain_status st;
+    char why[200];
+    (void)state;
+
+    start_paced(&f, 6, 24, 0, (uint64_t)3600 * 1000000000);
+    for (unsigned i = 0; i < 20000 && stored(&f) < 6; i++)
+        turn(&f);
+    turns(&f, 200);
+    assert_int_equal(stored(&f), 6); /* its first chunk */
+    assert_int_equal(f.links.nfree, f.links.nbuffers);
+    drain_status_of(f.drain, &st);
+    assert_int_equal(st.taken_parts, 4);
+    assert_int_equal(st.pace.why, CAIRN_PACED);
+    drain_why(f.drain, why, sizeof why);
+    assert_non_null(strstr(why, "paced: 0% of 3600.0 s"));
+    drain_hurry(f.drain, CAIRN_PACE_WAITED);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, 0);
+    assert_int_equal(f.left, 0);
+    all_released_once(&f);
+    finish(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -376,6 +423,7 @@ int main(void)
         cmocka_unit_test(test_short_of_buffers),
         cmocka_unit_test(test_a_peer_fails_before_its_sync),
         cmocka_unit_test(test_cancelled),
+        cmocka_unit_test(test_paced),
         cmocka_unit_test(test_the_tail_has_a_deadline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -61,6 +61,7 @@ static void letters_come_back(void **state)
     l.report.incarnation = 3;
     l.report.coordinator = 77;
     l.report.hops = 1;
+    l.report.hurry = true;
     l.report.nentries = CREW_MAX_ENTRIES;
     for (uint32_t i = 0; i < CREW_MAX_ENTRIES; i++) {
         struct crew_entry *e = &l.report.entries[i];
@@ -77,6 +78,7 @@ static void letters_come_back(void **state)
     letter(CREW_VERDICT);
     l.verdict.step = 10;
     l.verdict.coordinator = 77;
+    l.verdict.hurry = true;
     l.verdict.verdict = VERDICT_ABORTED;
     l.verdict.status.code = CAIRN_E_ABORTED;
     strcpy(l.verdict.status.message, "why");
