@@ -5,6 +5,7 @@
  *     save       begin, add, seal: {"stall_s", "cpu_s", "step"}
  *     commit     waits for the saves so far: {"commit_s": of each since its begin}
  *     copy K T   the state into mapped memory by the stream, memcpy or read loop of floor_copy.c with T threads: {"s"}
+ *     back T     from there to the tensors, by the stream loop: {"s"}
  *     touch F    changes a byte in the share F of all pages: {"pages", "s"}
  *     restore    the latest checkpoint into the tensors' memory: {"restore_s", "equal": to what it was filled with}
  *     quit
@@ -122,6 +123,25 @@ static int do_copy(struct rank *r, const char *kind, unsigned threads)
         return 0;
     }
     return fail("copy stream|memcpy|read THREADS", NULL);
+}
+
+/* What a restore from memory cannot beat. The landing first gets what the tensors have. */
+static int do_back(struct rank *r, unsigned threads)
+{
+    if (!r->landing && pieces_make(r) < 0)
+        return -1;
+    struct floor_piece *back = calloc(r->table.n, sizeof *back);
+    if (!back)
+        return fail("no memory for the pieces", NULL);
+    for (size_t i = 0; i < r->table.n; i++)
+        back[i] = (struct floor_piece){r->table.t[i].data, r->pieces[i].to, r->pieces[i].len};
+    memcpy(r->landing, r->table.memory, r->table.mapped);
+    double s = floor_run(FLOOR_STREAM, back, r->table.n, threads);
+    free(back);
+    if (s < 0)
+        return fail("back THREADS", NULL);
+    printf("{\"s\": %.9f}\n", s);
+    return 0;
 }
 
 static int do_touch(struct rank *r, double share)
@@ -268,6 +288,8 @@ static int obey(struct rank *r, const char *line)
 
     if (sscanf(line, "copy %15s %u", kind, &threads) == 2)
         return do_copy(r, kind, threads);
+    if (sscanf(line, "back %u", &threads) == 1)
+        return do_back(r, threads);
     if (sscanf(line, "touch %lf", &share) == 1)
         return do_touch(r, share);
     if (r->session && strcmp(line, "save\n") == 0)

@@ -25,6 +25,7 @@ class Sizes:
         self.restores = 7 if quick else 15
         self.tail = 0 if quick else 100  # saves for a 99th percentile; 0: none
         self.tail_bytes = 512 * MIB
+        self.llama_bytes = 256 * MIB if quick else 0  # of one layer of Llama-3-8B; 0: all of it
         self.disk_mib = 512 if quick else 2048
         self.codec_mib = 32 if quick else 256
         self.growth = [64, 128, 256] if quick else [64, 256, 1024, 4096]
@@ -61,10 +62,10 @@ class Context:
         self.clusters += 1
         if codecs:
             options["node__codecs"] = codecs
+        options.setdefault("retention__rule", "last=2")
         common = {"peer__scrub_mib_s": 0, **{k: v for k, v in options.items() if k.startswith("daemon__")}}
         return Cluster(self.build, peers=peers, directory=self.scratch / f"cluster{self.clusters}", common=common, node__checkpoint_s=600,
-                       node__repair_every_s=0, node__arena_max_mib=int(bytes_ * 2.5 * arenas) // MIB + 256, retention__rule="last=2",
-                       retention__interval_s=1, **options)
+                       node__repair_every_s=0, node__arena_max_mib=int(bytes_ * 2.5 * arenas) // MIB + 256, retention__interval_s=1, **options)
 
     def rank(self, cluster=None, table="gpt2", bytes_=0, threads=None, snapshots=1, job="bench", rank=0, world=1, start_id=None,
              observer=False):

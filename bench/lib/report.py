@@ -16,10 +16,11 @@ class Report:
     def __init__(self, described, quick, say=print):
         self.machine, self.quick, self.rows, self.say = described, quick, [], say
 
-    def add(self, name, unit, values, *, limit=None, limit_name=None, peers=None, target=None, note=None, group=None):
-        """target is ("<=", 1.05) or (">=", 0.85), or None for what is only reported."""
+    def add(self, name, unit, values, *, limit=None, limit_name=None, peers=None, target=None, note=None, group=None, n=None):
+        """target is ("<=", 1.05) or (">=", 0.85), or None for what is only reported. n: of how many values these are minimum, median and maximum."""
         row = {"name": name, "unit": unit, **stats.summary(values), "limit": limit, "limit_name": limit_name, "peers": peers or {},
                "interval": stats.interval(values), "target": list(target) if target else None, "note": note, "group": group}
+        row["n"] = n or row["n"]
         row["met"] = None if not target else (row["median"] <= target[1] if target[0] == "<=" else row["median"] >= target[1])
         self.rows.append(row)
         self.say(line_of(row))

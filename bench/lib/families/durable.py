@@ -4,7 +4,7 @@
 The limit is a pipeline in which all stages overlap perfectly and nothing is done twice. For each byte of state, r of which are left by the codec
 and f = r (k+m)/k of which are stored:
 
-    cpu  = 1/codec + 1/hash128 + r/parity (with parity) + f (2/hash64 + wire + disk)      CPU seconds
+    cpu  = 1/codec (raw: 1/read loop) + 1/hash128 + r/parity (with parity) + f (2/hash64 + wire + disk)      CPU seconds
     time = max(cpu / processors, f / disk)                                                seconds
 
 Every cost is measured in the same run: codec, checksums and parity in cache, wire and disk as CPU seconds a byte of their own."""
@@ -19,7 +19,7 @@ SECTIONS = {"model": 2 / 14, "master": 4 / 14, "exp_avg": 4 / 14, "exp_avg_sq": 
 def codec_cost(ctx, codec):
     """(size, CPU seconds a byte of state), over the four kinds by their share; what a codec does not shrink is stored raw."""
     if codec == "raw":
-        return 1.0, 0.0
+        return 1.0, 1 / ctx.floors["read_loop"]  # a codec reads the state; raw parts are read by the first checksum
     size = cost = 0.0
     for kind, share in SECTIONS.items():
         size += share * min(1.0, ctx.floors[f"{codec}_ratio_{kind}"])

@@ -13,7 +13,7 @@ def sizes(ctx):
     """[(bytes, median commit)], the daemon's memory after the smallest and the largest."""
     points, memory, rates = [], [], {}
     for mib in ctx.sizes.growth:
-        with ctx.cluster(1, "raw", mib * MIB) as c:
+        with ctx.cluster(1, "raw", mib * MIB, retention__rule="last=1") as c:
             c.start_all()
             with ctx.rank(c, bytes_=mib * MIB, threads=1) as rank:
                 commits = [saved(rank)[1] for _ in range(ctx.sizes.growth_saves + 1)][1:]

@@ -68,9 +68,9 @@ def collect(ctx):
         with ctx.rank(c) as rank, ctx.torch() as torch:
             for i in range(ctx.sizes.peer_pairs + 1):
                 into = got if i else None  # the first makes caches and files
-                for mode in MODES:
-                    one_peer(torch, mode, into)
-                one_of_ours(c, rank, into)
+                turns = [*MODES, "ours"]
+                for mode in turns[i % len(turns):] + turns[:i % len(turns)]:  # nobody always follows the same one
+                    one_of_ours(c, rank, into) if mode == "ours" else one_peer(torch, mode, into)
                 if into:
                     got.copied.append(cp(ctx))
             return got, rank.hello["bytes"], torch.hello["torch"]

@@ -23,10 +23,11 @@ def pairs(c, rank, threads, n):
 
 
 def idle(ctx):
-    for table, threads, suffix, target in (("gpt2", 1, "", 1.05), ("gpt2", ctx.threads, "_threads", 1.05), ("small", 1, "_10000_tensors", 1.3)):
+    for table, threads, suffix, target in (("gpt2", 1, "", 1.05), ("gpt2", ctx.threads, "_threads", 1.05), ("llama", 1, "_llama", 1.05),
+                                           ("small", 1, "_10000_tensors", 1.3)):
         with ctx.cluster(1, "raw", 2 << 30) as c:
             c.start_all()
-            with ctx.rank(c, table, threads=threads) as rank:
+            with ctx.rank(c, table, ctx.sizes.llama_bytes if table == "llama" else 0, threads) as rank:
                 stalls, copies = pairs(c, rank, threads, ctx.sizes.pairs)
                 note = f"{rank.hello['bytes'] / MIB:.0f} MiB, {rank.hello['tensors']} tensors, {threads} threads"
         row = ctx.report.add(f"stall{suffix}", "s", stalls, limit=stats.summary(copies)["median"], limit_name="copy", group=GROUP, note=note)
