@@ -19,13 +19,14 @@ class Sizes:
     """A full run, a quick one."""
 
     def __init__(self, quick):
-        self.pairs = 15 if quick else 20  # interleaved, for ratios that are judged
+        self.pairs = 9 if quick else 20  # interleaved, for ratios that are judged
         self.peer_pairs = 6 if quick else 15  # each is a save by every program
-        self.durable = 7 if quick else 15
-        self.restores = 7 if quick else 15
+        self.durable = 6 if quick else 15
+        self.restores = 6 if quick else 15
         self.tail = 0 if quick else 100  # saves for a 99th percentile; 0: none
         self.tail_bytes = 512 * MIB
         self.llama_bytes = 256 * MIB if quick else 0  # of one layer of Llama-3-8B; 0: all of it
+        self.probe_mib = 128 if quick else 512  # of the disk, between saves
         self.disk_mib = 512 if quick else 2048
         self.codec_mib = 32 if quick else 256
         self.growth = [64, 128, 256] if quick else [64, 256, 1024, 4096]

@@ -9,17 +9,19 @@ import sys
 import threading
 import time
 
+from cluster import _die_with_parent as die_with_parent
+
 TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Worker:
     """One such program: its first line is an answer too. Every answer has a deadline."""
 
-    def __init__(self, command, env=None, seconds=180, **popen):
+    def __init__(self, command, env=None, seconds=180):
         self.name = pathlib.Path(str(command[-1] if command[0] == sys.executable else command[0])).name
         self.errors = []
         self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        env={**os.environ, **(env or {})}, start_new_session=False, **popen)
+                                        env={**os.environ, **(env or {})}, preexec_fn=die_with_parent)
         self.buffer = b""
         self.reader = threading.Thread(target=self._read_errors, daemon=True)
         self.reader.start()

@@ -40,11 +40,11 @@ def one(ctx, codec, peers, k, m):
     rates, limits, bound = [], [], ""
     with ctx.cluster(peers, codec, 2 << 30) as c:
         c.start_all()
-        disk.measure(ctx.scratch, "write", 256)
+        disk.measure(ctx.scratch, "write", ctx.sizes.probe_mib)
         with ctx.rank(c) as rank:
             size = rank.hello["bytes"]
             for i in range(ctx.sizes.durable + 2):
-                speed = disk.measure(ctx.scratch, "write", 256)[0]
+                speed = disk.measure(ctx.scratch, "write", ctx.sizes.probe_mib)[0]
                 commit = saved(rank)[1]
                 settle(c)
                 if i >= 2:  # the first two lay files out
