@@ -15,7 +15,7 @@ def measured(ctx):
     where = ctx.scratch / "neighbour"
     command = [sys.executable, ROOT / "bench" / "neighbour", "--build", ctx.build, "--mib", ctx.sizes.neighbour_mib, "--modes", ",".join(MODES),
                "--directory", where, "--json", out]
-    command += ["--steps", 200, "--alone", 100, "--every", 100] if ctx.quick else ["--steps", 1000, "--alone", 500]
+    command += ["--steps", 240, "--alone", 120, "--every", 60] if ctx.quick else ["--steps", 1000, "--alone", 500]
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=900)
     if not out.exists():
         raise RuntimeError(f"bench/neighbour ended with {done.returncode}: {done.stderr[-600:]}")
