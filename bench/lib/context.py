@@ -34,7 +34,7 @@ class Sizes:
         self.ranks, self.rank_mib = ([1, 2, 4], 32) if quick else ([1, 2, 4, 8], 256)
         self.neighbour_s = 10 if quick else 60
         self.neighbour_mib = 64 if quick else 256
-        self.disk_gib = 3 if quick else 12  # that must be free
+        self.disk_gib = 3 if quick else 14  # that must be free
         self.model = ["--layers", "2", "--vocab", "8192", "--seconds", "12", "--small-mib", "64"] if quick else \
                      ["--layers", "12", "--vocab", "50257", "--seconds", "60", "--small-mib", "256"]
 

@@ -35,8 +35,10 @@ def ratios(ours, theirs):
 
 
 def line(xs, ys):
-    """Least squares: (fixed part, slope)."""
-    mx, my = statistics.fmean(xs), statistics.fmean(ys)
-    wide = sum((x - mx) ** 2 for x in xs)
-    slope = sum((x - mx) * (y - my) for x, y in zip(xs, ys)) / wide if wide else 0.0
+    """Least squares of relative errors: (fixed part, slope). Without the weights the largest would decide the fixed part alone."""
+    weights = [1 / y ** 2 for y in ys]
+    total = sum(weights)
+    mx, my = sum(w * x for w, x in zip(weights, xs)) / total, sum(w * y for w, y in zip(weights, ys)) / total
+    wide = sum(w * (x - mx) ** 2 for w, x in zip(weights, xs))
+    slope = sum(w * (x - mx) * (y - my) for w, x, y in zip(weights, xs, ys)) / wide if wide else 0.0
     return my - slope * mx, slope

@@ -45,6 +45,10 @@ class Statistics(unittest.TestCase):
         self.assertAlmostEqual(fixed, 10)
         self.assertAlmostEqual(slope, 2)
 
+    def test_a_large_value_does_not_decide_the_fixed_part(self):
+        fixed, _ = stats.line([1, 2, 4, 1000], [1.1, 2.1, 4.1, 2000])
+        self.assertLess(abs(fixed), 1)
+
 
 class Rows(unittest.TestCase):
     def test_the_schema_holds(self):

@@ -24,7 +24,7 @@ def sizes(ctx):
     for mib, values in rates.items():
         ctx.report.add(f"durable_{mib}_mib", "GB/s", values, group=GROUP)
     fixed, slope = stats.line(*zip(*points))
-    ctx.report.add("save_fixed_cost", "s", [fixed], group=GROUP, note="commit time at no bytes, by least squares over the sizes")
+    ctx.report.add("save_fixed_cost", "s", [fixed], group=GROUP, note="commit time at no bytes, by least squares of relative errors over the sizes")
     ctx.report.add("marginal_throughput", "GB/s", [1 / slope / GB], group=GROUP)
     pieces = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(points, points[1:]) if b[1] > a[1]]
     if len(pieces) > 1:
