@@ -21,7 +21,7 @@ class Collected:
         self.stall = {m: [] for m in MODES}
         self.done = {m: [] for m in MODES}
         self.cpu = {m: 0.0 for m in MODES}
-        self.ours, self.commit, self.copied = [], [], []
+        self.ours, self.commit, self.copied, self.floor = [], [], [], []
         self.used = {"trainer": 0.0, "daemon": 0.0, "peer": 0.0}
 
 
@@ -61,6 +61,17 @@ def cp(ctx):
     return took
 
 
+def one_turn(ctx, c, rank, torch, mode, into):
+    if mode == "ours":
+        one_of_ours(c, rank, into)
+    elif mode == "copy":
+        s = rank.ask(f"copy stream {ctx.threads}")["s"]
+        if into is not None:
+            into.floor.append(s)
+    else:
+        one_peer(torch, mode, into)
+
+
 def collect(ctx):
     got = Collected()
     with ctx.cluster(1, None, 2 << 30) as c:
@@ -68,9 +79,10 @@ def collect(ctx):
         with ctx.rank(c) as rank, ctx.torch() as torch:
             for i in range(ctx.sizes.peer_pairs + 1):
                 into = got if i else None  # the first makes caches and files
-                turns = [*MODES, "ours"]
-                for mode in turns[i % len(turns):] + turns[:i % len(turns)]:  # nobody always follows the same one
-                    one_of_ours(c, rank, into) if mode == "ours" else one_peer(torch, mode, into)
+                modes = list(MODES)
+                turns = ["copy", *modes[:4], "ours", *modes[4:]]  # the copy is not beside ours: it would find caches warm
+                for mode in turns[i % len(turns):] + turns[:i % len(turns)]:  # nobody is always the first
+                    one_turn(ctx, c, rank, torch, mode, into)
                 if into:
                     got.copied.append(cp(ctx))
             return got, rank.hello["bytes"], torch.hello["torch"]
@@ -80,7 +92,7 @@ def report(ctx, got, size, version):
     add = ctx.report.add
     middle = {m: stats.summary(v)["median"] for m, v in got.stall.items()}
     best = min(("async_private", "async_shared"), key=middle.get)
-    add("stall_beside_peers", "s", got.ours, peers={MODES[m]: middle[m] for m in MODES}, group=GROUP,
+    add("stall_beside_peers", "s", got.ours, limit=stats.summary(got.floor)["median"], limit_name="copy in its turn", peers={MODES[m]: middle[m] for m in MODES}, group=GROUP,
         note=f"{size / MIB:.0f} MiB, {ctx.threads} threads each, torch {version}; peers' whole time where they do not return before")
     for name, mode, target in (("stall_over_dcp_async", "async_default", 0.5), ("stall_over_dcp_async_cached", best, 1.0),
                                ("stall_over_dcp_async_process", "async_process", None), ("stall_over_dcp_save", "dcp_save", None),
