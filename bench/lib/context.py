@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all families of measurements share: sizes, places, daemons, the rank and the limits of the machine."""
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "lib"))
+from cluster import Cluster  # noqa: E402
+from workers import Worker  # noqa: E402
+
+MIB, GB = 1 << 20, 1e9
+
+
+class Sizes:
+    """A full run, a quick one."""
+
+    def __init__(self, quick):
+        self.pairs = 9 if quick else 20  # interleaved, for ratios that are judged
+        self.peer_pairs = 6 if quick else 15  # each is a save by every program
+        self.durable = 6 if quick else 15
+        self.restores = 6 if quick else 15
+        self.tail = 0 if quick else 100  # saves for a 99th percentile; 0: none
+        self.tail_bytes = 512 * MIB
+        self.llama_bytes = 256 * MIB if quick else 0  # of one layer of Llama-3-8B; 0: all of it
+        self.probe_mib = 128 if quick else 512  # of the disk, between saves
+        self.disk_mib = 512 if quick else 2048
+        self.codec_mib = 32 if quick else 256
+        self.growth = [64, 128, 256] if quick else [64, 256, 1024, 4096]
+        self.growth_saves = 4 if quick else 5
+        self.ranks, self.rank_mib = ([1, 2, 4], 32) if quick else ([1, 2, 4, 8], 256)
+        self.neighbour_s = 10 if quick else 60
+        self.neighbour_mib = 64 if quick else 256
+        self.disk_gib = 3 if quick else 12  # that must be free
+        self.model = ["--layers", "2", "--vocab", "8192", "--seconds", "12", "--small-mib", "64"] if quick else \
+                     ["--layers", "12", "--vocab", "50257", "--seconds", "60", "--small-mib", "256"]
+
+
+class Context:
+    def __init__(self, build, venv, scratch, report, quick, threads):
+        self.build, self.venv, self.scratch, self.report, self.quick = build, venv, scratch, report, quick
+        self.sizes, self.threads = Sizes(quick), threads
+        self.data = ROOT / "build" / "bench-data" / ("quick" if quick else "full")
+        self.floors = {}  # measured in this run, for formulas
+        self.clusters = 0
+
+    def table(self, name):
+        return self.data / f"{name}.table"
+
+    @property
+    def state(self):
+        return self.data / "state.bin"
+
+    def program(self, name):
+        path = self.build / "bench" / name
+        return path if path.exists() else None
+
+    def cluster(self, peers=1, codecs=None, bytes_=1 << 30, arenas=1, **options):
+        """Fresh daemons. Two checkpoints are kept, so that the disk stays small."""
+        self.clusters += 1
+        if codecs:
+            options["node__codecs"] = codecs
+        options.setdefault("retention__rule", "last=2")
+        common = {"peer__scrub_mib_s": 0, **{k: v for k, v in options.items() if k.startswith("daemon__")}}
+        return Cluster(self.build, peers=peers, directory=self.scratch / f"cluster{self.clusters}", common=common, node__checkpoint_s=600,
+                       node__repair_every_s=0, node__arena_max_mib=int(bytes_ * 2.5 * arenas) // MIB + 256, retention__interval_s=1, **options)
+
+    def rank(self, cluster=None, table="gpt2", bytes_=0, threads=None, snapshots=1, job="bench", rank=0, world=1, start_id=None,
+             observer=False):
+        command = [self.build / "bench" / "bench-workload", "--table", self.table(table), "--data", self.state, "--bytes", bytes_,
+                   "--threads", threads or self.threads, "--snapshots", snapshots, "--job", job]
+        if cluster:
+            command += ["--socket", cluster.node.socket]
+        if world > 1:
+            command += ["--rank", rank, "--world", world, "--start-id", start_id]
+        return Worker(command + (["--observer"] if observer else []))
+
+    def torch(self, table="gpt2"):
+        where = self.scratch / "torch"
+        where.mkdir(exist_ok=True)
+        return Worker([self.venv, ROOT / "bench" / "lib" / "torch_peer.py", "--table", self.table(table), "--data", self.state,
+                       "--directory", where, "--threads", self.threads])
+
+    def drop_caches(self):
+        """Returns whether it could."""
+        try:
+            os.sync()
+            pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+            return True
+        except OSError:
+            return False
+
+
+def settle(cluster):
+    """What was late at the commit is stored too: the daemons are idle."""
+    cluster.wait_complete(60)
+
+
+def saved(rank):
+    """One save to its commit: (stall, commit, CPU of the trainer)."""
+    a = rank.ask("save")
+    b = rank.ask("commit")
+    return a["stall_s"], b["commit_s"][-1], a["cpu_s"] + b["cpu_s"]
+
+
+def json_of(command, seconds, accept=(0,)):
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=seconds)
+    if done.returncode not in accept:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr[-600:]}")
+    return json.loads(done.stdout)
+
+
+def free_bytes(directory):
+    return shutil.disk_usage(directory).free
