@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "huffman.h"
 
+#include "kernel.h"
+
 #include <string.h>
 
 #define MAX_BITS 11
@@ -133,55 +135,82 @@ static uint32_t make_codes(const uint8_t length[SYMBOLS], struct code code[SYMBO
 
 /* ---- encode ---------------------------------------------------------------------------------- */
 
-static void count_quarters(const uint8_t *src, size_t quarter, uint32_t count[HUFFMAN_STREAMS][SYMBOLS])
+#define SAMPLE_ONE_OF 8 /* groups */
+
+/* In columns, which the compiler makes vectors of; one by one each byte would wait for the one before it. */
+static void byte_range(const uint8_t *src, size_t n, uint8_t *ret_least, uint8_t *ret_most)
 {
-    memset(count, 0, HUFFMAN_STREAMS * sizeof count[0]);
-    for (size_t i = 0; i < quarter; i++) {
-        count[0][src[i]]++;
-        count[1][src[quarter + i]]++;
-        count[2][src[2 * quarter + i]]++;
-        count[3][src[3 * quarter + i]]++;
+    uint8_t low[GROUP], high[GROUP], least = 255, most = 0;
+    size_t at = 0;
+
+    memset(low, 255, sizeof low);
+    memset(high, 0, sizeof high);
+    for (; n - at >= GROUP; at += GROUP)
+        for (unsigned i = 0; i < GROUP; i++) {
+            uint8_t x = src[at + i];
+            low[i] = x < low[i] ? x : low[i];
+            high[i] = x > high[i] ? x : high[i];
+        }
+    for (; at < n; at++) {
+        low[0] = src[at] < low[0] ? src[at] : low[0];
+        high[0] = src[at] > high[0] ? src[at] : high[0];
     }
+    for (unsigned i = 0; i < GROUP; i++) {
+        least = low[i] < least ? low[i] : least;
+        most = high[i] > most ? high[i] : most;
+    }
+    *ret_least = least;
+    *ret_most = most;
 }
 
-static size_t stream_bytes(const uint32_t count[SYMBOLS], const uint8_t length[SYMBOLS])
+/* Weights from a sample of the groups. A byte that is not in it may still occur, if it lies between the least and the
+ * greatest: it gets a code, a long one. */
+static void weigh(const uint8_t *src, size_t n, uint32_t weight[SYMBOLS])
 {
-    uint64_t bits = 0;
+    uint32_t count[4][SYMBOLS] = {{0}};
+    uint8_t least, most;
 
+    byte_range(src, n, &least, &most);
+    for (size_t at = 0; at < n; at += SAMPLE_ONE_OF * GROUP)
+        for (size_t i = at; i < n && i < at + GROUP; i++)
+            count[i & 3][src[i]]++;
     for (unsigned s = 0; s < SYMBOLS; s++)
-        bits += (uint64_t)count[s] * length[s];
-    return (size_t)((bits + 7) / 8);
+        weight[s] = s < least || s > most ? 0 : 16 * (count[0][s] + count[1][s] + count[2][s] + count[3][s]) + 1;
+}
+
+static void make_code_table(const struct code code[SYMBOLS], const uint8_t length[SYMBOLS], struct code_table *t)
+{
+    for (unsigned s = 0; s < SYMBOLS; s++) {
+        t->low[s] = (uint8_t)code[s].bits;
+        t->high[s] = (uint8_t)(code[s].bits >> 8);
+        t->length[s] = length[s];
+    }
 }
 
 struct writer {
     uint64_t bits;
-    unsigned held; /* bits in it, less than 8 between symbols' groups */
+    unsigned held; /* bits in it, less than 8 between quads */
     uint8_t *to, *end;
 };
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE void put_symbol(struct writer *w, struct code c)
+/* At most 44 bits behind at most 7. */
+INLINE void put_quad(struct writer *w, uint64_t bits, uint32_t length)
 {
-    w->bits |= (uint64_t)c.bits << w->held;
-    w->held += c.length;
-}
-
-/* Four symbols of at most 44 bits behind at most 7. */
-INLINE void put_four(struct writer *w, const struct code code[SYMBOLS], const uint8_t *s)
-{
-    for (unsigned i = 0; i < 4; i++)
-        put_symbol(w, code[s[i]]);
+    w->bits |= bits << w->held;
+    w->held += length;
     memcpy(w->to, &w->bits, sizeof w->bits);
     w->to += w->held / 8;
     w->bits >>= w->held & ~7u;
     w->held &= 7;
 }
 
-static void put_slowly(struct writer *w, const struct code code[SYMBOLS], const uint8_t *s, size_t n)
+static void put_slowly(struct writer *w, const struct code_table *t, const uint8_t *s, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        put_symbol(w, code[s[i]]);
+        w->bits |= (t->low[s[i]] | (uint64_t)t->high[s[i]] << 8) << w->held;
+        w->held += t->length[s[i]];
         for (; w->held >= 8; w->held -= 8, w->bits >>= 8)
             *w->to++ = (uint8_t)w->bits;
     }
@@ -189,29 +218,35 @@ static void put_slowly(struct writer *w, const struct code code[SYMBOLS], const 
         *w->to++ = (uint8_t)w->bits;
 }
 
+/* Whether a group's stores, which are 8 bytes wide, stay within the stream. */
 INLINE int can_store(const struct writer *w)
 {
-    return w->end - w->to >= 8;
+    return w->end - w->to >= GROUP * MAX_BITS / 8 + 8;
 }
 
-/* Side by side while none is near its end: their stores are 8 bytes wide. In variables of their own, which stay in
- * registers. */
-static void write_streams(struct writer w[HUFFMAN_STREAMS], const struct code code[SYMBOLS], const uint8_t *src,
-                          size_t quarter)
+/* The streams side by side, each in variables of its own that stay in registers: within one every quad waits for the
+ * one before it. */
+static void write_streams(const struct kernel *k, struct writer w[HUFFMAN_STREAMS], const struct code_table *t,
+                          const uint8_t *src, size_t quarter)
 {
     struct writer a = w[0], b = w[1], c = w[2], d = w[3];
+    struct quads q[HUFFMAN_STREAMS];
     size_t at = 0;
 
-    for (; quarter - at >= 4 && can_store(&a) && can_store(&b) && can_store(&c) && can_store(&d); at += 4) {
-        put_four(&a, code, src + at);
-        put_four(&b, code, src + quarter + at);
-        put_four(&c, code, src + 2 * quarter + at);
-        put_four(&d, code, src + 3 * quarter + at);
+    for (; quarter - at >= GROUP && can_store(&a) && can_store(&b) && can_store(&c) && can_store(&d); at += GROUP) {
+        for (unsigned i = 0; i < HUFFMAN_STREAMS; i++)
+            k->code_quads(t, src + i * quarter + at, &q[i]);
+        for (unsigned i = 0; i < QUADS; i++) {
+            put_quad(&a, q[0].bits[i], q[0].length[i]);
+            put_quad(&b, q[1].bits[i], q[1].length[i]);
+            put_quad(&c, q[2].bits[i], q[2].length[i]);
+            put_quad(&d, q[3].bits[i], q[3].length[i]);
+        }
     }
-    put_slowly(&a, code, src + at, quarter - at);
-    put_slowly(&b, code, src + quarter + at, quarter - at);
-    put_slowly(&c, code, src + 2 * quarter + at, quarter - at);
-    put_slowly(&d, code, src + 3 * quarter + at, quarter - at);
+    put_slowly(&a, t, src + at, quarter - at);
+    put_slowly(&b, t, src + quarter + at, quarter - at);
+    put_slowly(&c, t, src + 2 * quarter + at, quarter - at);
+    put_slowly(&d, t, src + 3 * quarter + at, quarter - at);
 }
 
 static void put_u32(uint8_t *p, uint32_t x)
@@ -227,22 +262,21 @@ static uint32_t get_u32(const uint8_t *p)
     return x;
 }
 
-size_t huffman_encode(const uint8_t *src, size_t n, uint8_t *dst, size_t room)
+size_t huffman_encode(const struct kernel *k, const uint8_t *src, size_t n, uint8_t *dst, size_t room)
 {
-    uint32_t count[HUFFMAN_STREAMS][SYMBOLS], all[SYMBOLS];
+    uint32_t weight[SYMBOLS];
     uint8_t length[SYMBOLS];
     struct code code[SYMBOLS] = {{0, 0}};
+    struct code_table table;
     struct writer w[HUFFMAN_STREAMS] = {{0}};
-    size_t at = HUFFMAN_FIXED;
+    size_t size[HUFFMAN_STREAMS], quarter = n / HUFFMAN_STREAMS, at = HUFFMAN_FIXED;
 
-    count_quarters(src, n / HUFFMAN_STREAMS, count);
-    for (unsigned s = 0; s < SYMBOLS; s++)
-        all[s] = count[0][s] + count[1][s] + count[2][s] + count[3][s];
-    make_lengths(all, length);
+    weigh(src, n, weight);
+    make_lengths(weight, length);
     make_codes(length, code);
-    size_t size[HUFFMAN_STREAMS];
+    make_code_table(code, length, &table);
     for (unsigned i = 0; i < HUFFMAN_STREAMS; i++)
-        at += size[i] = stream_bytes(count[i], length);
+        at += size[i] = (size_t)((k->code_bits(&table, src + i * quarter, quarter) + 7) / 8);
     if (at > room)
         return 0;
     for (unsigned s = 0; s < SYMBOLS; s += 2)
@@ -254,7 +288,7 @@ size_t huffman_encode(const uint8_t *src, size_t n, uint8_t *dst, size_t room)
         w[i].to = to;
         w[i].end = to += size[i];
     }
-    write_streams(w, code, src, n / HUFFMAN_STREAMS);
+    write_streams(k, w, &table, src, quarter);
     return at;
 }
 

@@ -19,7 +19,8 @@
 #define HUFFMAN_FIXED ((size_t)128 + 4 * (HUFFMAN_STREAMS - 1))
 
 /* n: a multiple of 4. Returns the section's bytes, 0: they are more than room. */
-size_t huffman_encode(const uint8_t *src, size_t n, uint8_t *dst, size_t room);
+struct kernel;
+size_t huffman_encode(const struct kernel *k, const uint8_t *src, size_t n, uint8_t *dst, size_t room);
 /* A section of exactly len bytes; 0, or -1: it is none of n bytes. */
 int huffman_decode(const uint8_t *src, size_t len, uint8_t *dst, size_t n);
 

@@ -5,6 +5,18 @@
 
 #include "format.h"
 
+/* Codes of at most 11 bits, by the byte they stand for. */
+struct code_table {
+    uint8_t low[256], high[256]; /* of the code; its first bit lowest */
+    uint8_t length[256];
+};
+#define GROUP 64          /* bytes that are looked up at once */
+#define QUADS (GROUP / 4) /* four codes in a row: at most 44 bits */
+struct quads {
+    uint64_t bits[QUADS];
+    uint32_t length[QUADS];
+};
+
 struct kernel {
     const char *name;
     /* One block to its planes. */
@@ -13,6 +25,10 @@ struct kernel {
     uint8_t *(*encode)(const struct part *p, const uint8_t *src, uint8_t *stream, uint8_t *stream_end);
     /* The way back. Returns where the stream ends, NULL: it ends too early. */
     const uint8_t *(*decode)(const struct part *p, uint8_t *dst, const uint8_t *stream, const uint8_t *stream_end);
+    /* Bits that the codes of n bytes take. */
+    uint64_t (*code_bits)(const struct code_table *t, const uint8_t *src, size_t n);
+    /* The codes of GROUP bytes. */
+    void (*code_quads)(const struct code_table *t, const uint8_t *src, struct quads *ret);
 };
 extern const struct kernel kernel_portable;
 #if defined(__x86_64__)

@@ -260,5 +260,9 @@ INLINE const uint8_t *vec_unpack(vec *ret, unsigned bits, uint8_t base, const ui
 
 #include "kernel_body.h"
 
-const struct kernel kernel_avx2 = {
-    .name = "avx2", .split = kernel_split, .encode = kernel_encode, .decode = kernel_decode};
+const struct kernel kernel_avx2 = {.name = "avx2",
+                                   .split = kernel_split,
+                                   .encode = kernel_encode,
+                                   .decode = kernel_decode,
+                                   .code_bits = kernel_code_bits,
+                                   .code_quads = kernel_code_quads};

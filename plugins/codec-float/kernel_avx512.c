@@ -175,7 +175,78 @@ INLINE const uint8_t *vec_unpack(vec *ret, unsigned bits, uint8_t base, const ui
     return from + n;
 }
 
+/* ---- codes ----------------------------------------------------------------------------------- */
+
+/* 64 looks into a table of 256 bytes. */
+INLINE vec look_up(const vec table256[4], vec index)
+{
+    vec low = _mm512_permutex2var_epi8(table256[0], index, table256[1]);
+    vec high = _mm512_permutex2var_epi8(table256[2], index, table256[3]);
+
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high);
+}
+
+INLINE void load_table(vec ret[4], const uint8_t bytes[256])
+{
+    for (unsigned i = 0; i < 4; i++)
+        ret[i] = vec_load(bytes + 64 * i);
+}
+
+static TARGET uint64_t kernel_code_bits(const struct code_table *t, const uint8_t *src, size_t n)
+{
+    vec length[4], sum = _mm512_setzero_si512();
+    uint64_t bits;
+    size_t at = 0;
+
+    load_table(length, t->length);
+    for (; n - at >= GROUP; at += GROUP)
+        sum = _mm512_add_epi64(sum, _mm512_sad_epu8(look_up(length, vec_load(src + at)), _mm512_setzero_si512()));
+    bits = (uint64_t)_mm512_reduce_add_epi64(sum);
+    for (; at < n; at++)
+        bits += t->length[src[at]];
+    return bits;
+}
+
+/* Byte i of each dword, at the bottom. */
+INLINE vec byte_of(vec v, unsigned i)
+{
+    return _mm512_and_si512(_mm512_srli_epi32(v, 8 * i), _mm512_set1_epi32(0xff));
+}
+
+INLINE vec code_of(vec low, vec high, unsigned i)
+{
+    return _mm512_or_si512(byte_of(low, i), _mm512_slli_epi32(byte_of(high, i), 8));
+}
+
+/* A dword holds four bytes in a row: two pairs of at most 22 bits, which a qword joins. */
+static TARGET void kernel_code_quads(const struct code_table *t, const uint8_t *src, struct quads *ret)
+{
+    vec tables[3][4], index = vec_load(src), even = _mm512_set1_epi64(0xffffffff);
+
+    load_table(tables[0], t->low);
+    load_table(tables[1], t->high);
+    load_table(tables[2], t->length);
+    vec low = look_up(tables[0], index), high = look_up(tables[1], index), len = look_up(tables[2], index);
+    vec l0 = byte_of(len, 0), l2 = byte_of(len, 2);
+    vec l01 = _mm512_add_epi32(l0, byte_of(len, 1)), l23 = _mm512_add_epi32(l2, byte_of(len, 3));
+    vec c01 = _mm512_or_si512(code_of(low, high, 0), _mm512_sllv_epi32(code_of(low, high, 1), l0));
+    vec c23 = _mm512_or_si512(code_of(low, high, 2), _mm512_sllv_epi32(code_of(low, high, 3), l2));
+    vec first = _mm512_or_si512(_mm512_and_si512(c01, even),
+                                _mm512_sllv_epi64(_mm512_and_si512(c23, even), _mm512_and_si512(l01, even)));
+    vec second = _mm512_or_si512(_mm512_srli_epi64(c01, 32),
+                                 _mm512_sllv_epi64(_mm512_srli_epi64(c23, 32), _mm512_srli_epi64(l01, 32)));
+    vec order0 = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), order1 = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+    vec_store(ret->bits, _mm512_permutex2var_epi64(first, order0, second));
+    vec_store(ret->bits + 8, _mm512_permutex2var_epi64(first, order1, second));
+    vec_store(ret->length, _mm512_add_epi32(l01, l23));
+}
+
+#define HAS_CODES
 #include "kernel_body.h"
 
-const struct kernel kernel_avx512 = {
-    .name = "avx512", .split = kernel_split, .encode = kernel_encode, .decode = kernel_decode};
+const struct kernel kernel_avx512 = {.name = "avx512",
+                                     .split = kernel_split,
+                                     .encode = kernel_encode,
+                                     .decode = kernel_decode,
+                                     .code_bits = kernel_code_bits,
+                                     .code_quads = kernel_code_quads};

@@ -128,6 +128,34 @@ static TARGET const uint8_t *kernel_decode(const struct part *p, uint8_t *dst, c
     }
 }
 
+/* ---- codes ----------------------------------------------------------------------------------- */
+
+#ifndef HAS_CODES /* no better way than one by one */
+static TARGET uint64_t kernel_code_bits(const struct code_table *t, const uint8_t *src, size_t n)
+{
+    uint64_t bits = 0;
+
+    for (size_t i = 0; i < n; i++)
+        bits += t->length[src[i]];
+    return bits;
+}
+
+INLINE uint64_t code_of(const struct code_table *t, uint8_t byte)
+{
+    return t->low[byte] | (uint64_t)t->high[byte] << 8;
+}
+
+static TARGET void kernel_code_quads(const struct code_table *t, const uint8_t *src, struct quads *ret)
+{
+    for (unsigned i = 0; i < QUADS; i++) {
+        const uint8_t *s = src + 4 * i;
+        unsigned l0 = t->length[s[0]], l1 = l0 + t->length[s[1]], l2 = l1 + t->length[s[2]];
+        ret->bits[i] = code_of(t, s[0]) | code_of(t, s[1]) << l0 | code_of(t, s[2]) << l1 | code_of(t, s[3]) << l2;
+        ret->length[i] = l2 + t->length[s[3]];
+    }
+}
+#endif
+
 static TARGET void kernel_split(unsigned width, const uint8_t *src, uint8_t (*planes)[BLOCK])
 {
     vec v[MAX_WIDTH];

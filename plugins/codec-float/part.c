@@ -129,14 +129,14 @@ static uint8_t *put_front(struct part *p, const uint8_t *src, uint8_t *dst, size
 }
 
 /* Each coded plane: its length, then its section. */
-static uint8_t *put_codes(const struct part *p, uint8_t *at, const uint8_t *end)
+static uint8_t *put_codes(const struct kernel *k, const struct part *p, uint8_t *at, const uint8_t *end)
 {
     for (unsigned i = 0; i < p->width; i++) {
         if (p->plane[i].mode != PLANE_CODED)
             continue;
         if (end - at < 4)
             return NULL;
-        size_t n = huffman_encode(p->plane[i].raw, plane_bytes(p), at + 4, (size_t)(end - at) - 4);
+        size_t n = huffman_encode(k, p->plane[i].raw, plane_bytes(p), at + 4, (size_t)(end - at) - 4);
         if (!n)
             return NULL;
         put_u32(at, n);
@@ -165,7 +165,7 @@ int64_t part_encode(const struct kernel *k, const void *src, size_t len, int dty
     at = k->encode(&p, src, stream, end);
     if (at) {
         put_u32((uint8_t *)dst + 8, (size_t)(at - stream));
-        at = put_codes(&p, at, end);
+        at = put_codes(k, &p, at, end);
     }
     free(own);
     return at ? at - (uint8_t *)dst : 0;

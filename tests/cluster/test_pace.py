@@ -14,7 +14,7 @@ from cluster import Cluster, wait_until  # noqa: E402
 
 MIB = 1 << 20
 SIZE = ["--bytes", str(24 * MIB)]
-PAUSE_MS = 4000  # between two saves, where something happens before the next one comes
+PAUSE_MS = 3000  # between two saves, where something happens before the next one comes
 
 
 def trainer(c, *args):
@@ -132,7 +132,7 @@ def rates_hold(build):
     """Catches: bytes that nobody counts (parity, a second attempt), a rate that is applied once. What is stored of a checkpoint, against the time
     its save took: the rate, a burst of a tenth of a second and the last chunk, of three fragments, are what it may have. What waits for its
     rate is late for nobody, and nobody fails."""
-    for option, rate, of_all in (("pace__rate_mib_s", 6, 1), ("pace__peer_rate_mib_s", 2, 1 / 3)):
+    for option, rate, of_all in (("pace__rate_mib_s", 8, 1), ("pace__peer_rate_mib_s", 3, 1 / 3)):
         with Cluster(build, peers=3, **{option: rate}) as c:
             c.start_all()
             began = time.monotonic()
