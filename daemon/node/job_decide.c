@@ -64,8 +64,10 @@ static void decide_txn(struct decider *d, const struct cairn_compare *compares, 
 static int decide_send_intent(struct decider *d, struct cairn_error *err)
 {
     struct job *job = d->job;
-    struct record_intent intent = {
-        .world_size = d->machine.world_size, .nodes = job->ncrew + 1, .deadline_ms = job->jobs->config.checkpoint_ms};
+    struct record_intent intent = {.world_size = d->machine.world_size,
+                                   .nodes = job->ncrew + 1,
+                                   .deadline_ms = job->jobs->config.checkpoint_ms,
+                                   .base = d->root.base};
     struct bytes value = {0};
     struct decide_keys k;
 
@@ -89,7 +91,8 @@ static int decide_send_commit(struct decider *d, struct cairn_error *err)
     struct record_decision decision = {.commit = true,
                                        .root = d->root_ref,
                                        .world_size = d->machine.world_size,
-                                       .created_unix_ms = d->root.created_unix_ms};
+                                       .created_unix_ms = d->root.created_unix_ms,
+                                       .base = d->root.base};
     struct bytes value = {0};
     struct decide_keys k;
 
@@ -544,6 +547,7 @@ static void decide_adopt(struct job *job, const struct known *k, const struct re
     }
     log_line(LOG_NOTICE, "job %s: step %llu of incarnation %llu was left undecided by node %s: its ranks are awaited",
              job->name, (unsigned long long)k->step, (unsigned long long)k->incarnation, intent->node);
+    d->root.base = intent->base;
     commit_adopt(&d->machine, k->step, intent->world_size, deadline_ms, d->ranks);
     loop_timer_after(job->jobs->deps.loop, &d->deadline, deadline_ms);
     loop_timer_after(job->jobs->deps.loop, &d->grace, job->jobs->config.lease_ms + 500);

@@ -93,6 +93,8 @@ struct view {
 int view_read(struct view *ret, const char *job, const struct cairn_meta_result *result, struct cairn_error *err);
 void view_free(struct view *v);
 ptrdiff_t view_find(const struct view *v, uint64_t step, uint64_t incarnation);
+/* Fills n items for retention: fates, holds, resume step and bases; full and what is under way are the caller's. */
+void view_items(const struct view *v, struct retention_item *items);
 /* Whether the job resumes from it. */
 bool view_is_resume(const struct view *v, size_t at);
 /* NOT_FOUND for a step (CAIRN_LATEST: any) that is not committed, or not any more. */

@@ -4,6 +4,7 @@
 #include "core/base/bytes.h"
 #include "core/model/units.h"
 #include "daemon/node/decode.h"
+#include "daemon/node/delta.h"
 #include "daemon/node/encode.h"
 
 #include <setjmp.h>
@@ -227,6 +228,70 @@ static void test_the_entry_checksum_has_the_last_word(void **state)
     decode_without(w, &e, 0, 3, CAIRN_E_CORRUPT);
 }
 
+/* The same chunk as XOR with a base, which is scratch's neighbour here: a delta in a part, the other as it is. */
+static void test_a_delta_needs_its_base(void **state)
+{
+    struct world *w = *state;
+    char *plain[2] = {w->plain[0], w->plain[1]}, *base = malloc(2 * CAIRN_PART), *diff = malloc(CAIRN_PART);
+    struct encode e;
+    struct decode d;
+
+    assert_non_null(base);
+    assert_non_null(diff);
+    for (size_t i = 0; i < 2 * CAIRN_PART; i++)
+        base[i] = (char)(i * 7 + i / 4099);
+    memcpy(diff, plain[1], CAIRN_PART);
+    delta_xor(diff, base + CAIRN_PART, 12345);
+    for (size_t i = 0; i < 12345; i++) /* vector and tail */
+        assert_int_equal(diff[i], (char)(plain[1][i] ^ base[CAIRN_PART + i]));
+    w->plain[1] = diff; /* what the codec is given */
+    e = encode(w, 2, 1, 12345, w->record);
+    w->plain[1] = plain[1];
+    struct hash_stream *h = hash_stream_new();
+    hash_stream_add(h, plain[0], CAIRN_PART);
+    hash_stream_add(h, plain[1], 12345);
+    e.entry = hash_stream_end(h);
+    hash_stream_free(h);
+    e.part[1].params = CAIRN_PART_DELTA;
+    for (unsigned lost = 0; lost < 3; lost++) { /* none, the first, the delta */
+        d = (struct decode){.k = 2,
+                            .m = 1,
+                            .dtype = e.dtype,
+                            .entry = e.entry,
+                            .part_mask = 3,
+                            .target = w->target,
+                            .scratch = w->scratch,
+                            .base = base};
+        memcpy(d.part, e.part, sizeof d.part);
+        for (unsigned i = 0; i < 2; i++)
+            d.codecs[i] = e.part[i].codec == CAIRN_CODEC_LZ4 ? w->lz4 : w->raw;
+        char *copies[3];
+        for (unsigned i = 0; i < 3; i++) {
+            copies[i] = calloc(1, CAIRN_PART);
+            memcpy(copies[i], e.record[i] + FRAGMENT_HEADER, e.payload_len[i]);
+            d.payload[i] = lost == i + 1 ? NULL : copies[i];
+        }
+        struct decode bare = d, other = d;
+        decode_chunk(&d);
+        assert_int_equal(d.code, 0);
+        assert_memory_equal(w->target, plain[0], CAIRN_PART);
+        assert_memory_equal(w->target + CAIRN_PART, plain[1], 12345);
+        base[CAIRN_PART] ^= 1; /* not the base that it was made against */
+        decode_chunk(&other);
+        assert_int_equal(other.code, CAIRN_E_CORRUPT);
+        base[CAIRN_PART] ^= 1;
+        bare.base = NULL;
+        decode_chunk(&bare);
+        assert_int_equal(bare.code, CAIRN_E_CORRUPT);
+        for (unsigned i = 0; i < 3; i++)
+            free(copies[i]);
+    }
+    for (uint32_t lost = 1; lost <= 4; lost *= 2) /* fragments are made again without the base */
+        remake_without(w, &e, lost, 0);
+    free(base);
+    free(diff);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -235,6 +300,7 @@ int main(void)
         cmocka_unit_test(test_one_part_of_many),
         cmocka_unit_test(test_encoding_again_gives_the_same),
         cmocka_unit_test(test_the_entry_checksum_has_the_last_word),
+        cmocka_unit_test(test_a_delta_needs_its_base),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
