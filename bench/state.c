@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bench-state: one rank with a training state of any size. "save" makes it, measures this machine's memcpy into shared
  * memory, saves it some times and prints what each save cost; "restore" reads it back and compares every byte with what
- * "save" made. One JSON object on stdout; bench/save-restore drives it and the daemons around it. "step" saves once for
- * each line on stdin and prints "sealed" and "committed SECONDS", for bench/hung-peer. */
+ * "save" made. One JSON object on stdout; bench/save-restore drives it and the daemons around it. "hot" restores from
+ * the arena beside a plain copy, --saves times. "step" saves once for each line on stdin and prints "sealed" and
+ * "committed SECONDS", for bench/hung-peer. */
 #include <cairn/cairn.h>
 
 #include <getopt.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -246,6 +248,94 @@ static int cmd_step(const struct options *o)
     return 0;
 }
 
+/* ---- hot ------------------------------------------------------------------------------------- */
+
+struct half { /* of every tensor, or all of it */
+    const struct state *to;
+    const char *from;
+    unsigned index, of;
+};
+
+static void *copy_half(void *arg)
+{
+    const struct half *h = arg;
+    uint64_t at = 0;
+
+    for (unsigned i = 0; i < NKINDS; i++) {
+        const struct tensor *t = &h->to->t[i];
+        uint64_t first = t->bytes * h->index / h->of, end = t->bytes * (h->index + 1) / h->of;
+        memcpy(t->data + first, h->from + at + first, end - first);
+        at += t->bytes;
+    }
+    return NULL;
+}
+
+/* What a restore from memory cannot beat: the same bytes from mapped shared memory to the same tensors. */
+static double copy_back(const struct state *to, const char *from, unsigned threads)
+{
+    struct half halves[64];
+    pthread_t others[64];
+    double begin = now();
+
+    threads = threads > 64 ? 64 : threads ? threads : 1;
+    for (unsigned i = 0; i < threads; i++) {
+        halves[i] = (struct half){to, from, i, threads};
+        if (i && pthread_create(&others[i], NULL, copy_half, &halves[i]) != 0)
+            die("start a thread", NULL);
+    }
+    copy_half(&halves[0]);
+    for (unsigned i = 1; i < threads; i++)
+        pthread_join(others[i], NULL);
+    return now() - begin;
+}
+
+static double restore_once(struct cairn_session *session, struct state *to)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct cairn_restore *restore;
+    double begin = now();
+
+    if (cairn_restore_open(session, CAIRN_LATEST, 60000, &restore, &err) < 0)
+        die("open the checkpoint", &err);
+    for (unsigned i = 0; i < NKINDS; i++) {
+        struct cairn_tensor t = describe(&to->t[i]);
+        if (cairn_restore_add(restore, &t, &err) < 0)
+            die("ask for a tensor", &err);
+    }
+    if (cairn_restore_run(restore, 600000, NULL, NULL, &err) < 0)
+        die("restore", &err);
+    cairn_restore_free(restore);
+    return now() - begin;
+}
+
+/* Saves once, then restores from the arena and copies the same bytes from other shared memory, in turns. */
+static int cmd_hot(const struct options *o)
+{
+    struct state want, got;
+    double stall, commit;
+    bool equal = true;
+
+    state_make(&want, o, true);
+    state_make(&got, o, false);
+    struct cairn_session *session = open_session(o, 0, &want);
+    save_once(session, &want, 1, false, &stall, &commit);
+    char *from = map(want.bytes, MAP_SHARED);
+    memset(from, 1, want.bytes);
+    memset(got.t[0].data, 0, got.t[0].bytes);
+    restore_once(session, &got); /* the first one faults its pages in */
+    for (unsigned i = 0; i < NKINDS; i++)
+        equal &= memcmp(want.t[i].data, got.t[i].data, want.t[i].bytes) == 0;
+    printf("{\"bytes\": %llu, \"threads\": %u, \"equal\": %s, \"pairs\": [", (unsigned long long)want.bytes, o->threads,
+           equal ? "true" : "false");
+    for (unsigned i = 0; i < o->saves; i++) {
+        double copy = copy_back(&got, from, o->threads), restore = restore_once(session, &got);
+        printf("%s{\"copy_s\": %.5f, \"restore_s\": %.5f}", i ? ", " : "", copy, restore);
+    }
+    printf("]}\n");
+    cairn_session_close(session);
+    return equal ? 0 : 1;
+}
+
 static int cmd_restore(const struct options *o)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -302,8 +392,10 @@ int main(int argc, char **argv)
         return cmd_save(&o);
     if (optind + 1 == argc && strcmp(argv[optind], "restore") == 0)
         return cmd_restore(&o);
+    if (optind + 1 == argc && strcmp(argv[optind], "hot") == 0)
+        return cmd_hot(&o);
     if (optind + 1 == argc && strcmp(argv[optind], "step") == 0)
         return cmd_step(&o);
-    fprintf(stderr, "usage: bench-state save|restore|step --socket PATH [--mib N] [--saves N] [--threads N]\n");
+    fprintf(stderr, "usage: bench-state save|restore|hot|step --socket PATH [--mib N] [--saves N] [--threads N]\n");
     return 2;
 }

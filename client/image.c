@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "client/image.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "client/crew.h"
 #include "core/base/error.h"
 #include "core/model/units.h"
 
-#define MAX_THREADS 64
 #define PARTS_PER_THREAD 8 /* a thread must have so much to copy, or making it costs more than it saves */
 
 /* ---- order ----------------------------------------------------------------------------------- */
@@ -118,32 +116,10 @@ static void *crew_work(void *arg)
     return NULL;
 }
 
-/* The trainer's signals are for the trainer's own threads. */
-static unsigned crew_start(struct crew *crew, pthread_t *threads, unsigned wanted)
-{
-    sigset_t all, before;
-    unsigned n = 0;
-
-    sigfillset(&all);
-    if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0)
-        return 0;
-    while (n < wanted && pthread_create(&threads[n], NULL, crew_work, crew) == 0)
-        n++;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return n;
-}
-
 void image_copy_run(const struct image_copy *c, unsigned threads)
 {
     struct crew crew = {.copy = c};
-    pthread_t others[MAX_THREADS];
     unsigned useful = c->layout->nparts / PARTS_PER_THREAD;
-    unsigned wanted = threads < useful ? threads : useful;
 
-    if (wanted > MAX_THREADS)
-        wanted = MAX_THREADS;
-    unsigned n = wanted > 1 ? crew_start(&crew, others, wanted - 1) : 0;
-    crew_work(&crew);
-    for (unsigned i = 0; i < n; i++)
-        pthread_join(others[i], NULL);
+    crew_run(crew_work, &crew, threads < useful ? threads : useful);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reading: the pieces are noted at every chunk that they touch, chunks are read in order, as many at once as the window
+/* Reading: the pieces are noted at every chunk that they touch; what lies in our own arena is copied from there
+ * (restore_hot.c); the other chunks are read in order, as many at once as the window
  * has slots, and each is copied out as it comes.
  *
  *     slot: free --READ--> busy --READ_DONE, copied out--> free
@@ -10,43 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "client/restore.h"
+#include "client/restore_run.h"
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 #include "core/model/units.h"
 
 #define PROGRESS_NS ((int64_t)100 * 1000000)
-
-/* A piece needs bytes of a chunk. */
-struct touch {
-    uint32_t shard;
-    uint32_t chunk;
-    uint32_t mask; /* of the chunk's parts */
-    size_t piece;
-};
-
-/* One chunk to read; its touches are neighbours. */
-struct job {
-    size_t first; /* touch */
-    size_t n;
-    uint32_t mask;
-};
-
-struct run {
-    struct cairn_restore *restore;
-    struct touch *touches;
-    size_t ntouches, touches_room;
-    struct job *jobs;
-    uint64_t njobs;
-    uint64_t next_job; /* to be asked for */
-    uint32_t nbusy;
-    uint64_t done_bytes, total_bytes;
-    int64_t deadline_ns; /* that the daemon is told */
-    int64_t latest_ns;   /* that we wait for its word about it */
-    int64_t next_report_ns;
-    cairn_progress_fn progress;
-    void *progress_arg;
-};
 
 /* ---- the plan -------------------------------------------------------------------------------- */
 
@@ -255,14 +225,15 @@ static bool any_done(const void *arg)
     return false;
 }
 
-static void report(struct run *run, bool at_end)
+void run_report(struct run *run, uint64_t more_bytes, bool at_end)
 {
     int64_t now = clock_now_ns();
+    uint64_t done = run->done_bytes + more_bytes;
 
     if (!run->progress || (!at_end && now < run->next_report_ns))
         return;
     run->next_report_ns = now + PROGRESS_NS;
-    run->progress(run->progress_arg, run->done_bytes, run->total_bytes);
+    run->progress(run->progress_arg, done < run->total_bytes ? done : run->total_bytes, run->total_bytes);
 }
 
 static int take_done(struct run *run, struct cairn_error *err)
@@ -273,7 +244,7 @@ static int take_done(struct run *run, struct cairn_error *err)
     for (uint32_t i = 0; i < r->nslots && code == 0; i++)
         if (r->slots[i].busy && channel_is_done(r->attachment->channel, &r->slots[i].request)) {
             code = take(run, i, err);
-            report(run, false);
+            run_report(run, 0, false);
         }
     return code;
 }
@@ -296,14 +267,30 @@ static int wait_for_one(struct run *run, struct cairn_error *err)
     int64_t until_ns = report_first ? run->next_report_ns : run->latest_ns;
     int code = channel_wait(r->attachment->channel, any_done, r, false, until_ns, err);
 
-    report(run, false);
+    run_report(run, 0, false);
     if (code == CAIRN_E_TIMEOUT && clock_now_ns() < run->latest_ns)
         return 0;
     return code < 0 ? wrap_read(run, oldest_job(run), code, err) : 0;
 }
 
+/* Jobs that are done leave the plan. */
+static void settle_hot(struct run *run)
+{
+    uint64_t left = 0;
+
+    for (uint64_t i = 0; i < run->njobs; i++) {
+        if (run->jobs[i].done)
+            count_done(run, &run->jobs[i]);
+        else
+            run->jobs[left++] = run->jobs[i];
+    }
+    run->njobs = left;
+}
+
 static int read_all(struct run *run, struct cairn_error *err)
 {
+    run_hot(run);
+    settle_hot(run);
     int code = ask_for_more(run, err);
 
     while (code == 0 && run->nbusy) {
@@ -366,6 +353,6 @@ int cairn_restore_run(struct cairn_restore *restore, uint32_t timeout_ms, cairn_
         return r;
     restore->npieces = 0;
     restore->ntargets = 0;
-    report(&run, true);
+    run_report(&run, 0, true);
     return 0;
 }

@@ -190,6 +190,14 @@ static const char *check_read(const void *message, size_t len)
     return m->pad == 0 ? NULL : not_zero;
 }
 
+static const char *check_places(const void *message, size_t len)
+{
+    const struct local_places *m = message;
+
+    (void)len;
+    return m->pad == 0 ? NULL : not_zero;
+}
+
 static const char *check_read_done(const void *message, size_t len)
 {
     const struct local_read_done *m = message;
@@ -237,6 +245,7 @@ static const struct kind requests[] = {
     [LOCAL_COMMAND] = {"COMMAND", sizeof(struct local_command), 0, false, false, check_command},
     [LOCAL_HAND_BACK] = {"HAND_BACK", sizeof(struct local_hand_back), 2, false, false, check_hand_back},
     [LOCAL_RESUME] = {"RESUME", sizeof(struct local_resume), 0, false, false, check_resume},
+    [LOCAL_PLACES] = {"PLACES", sizeof(struct local_places), 0, false, false, check_places},
     [LOCAL_WAIT] = {"WAIT", sizeof(struct local_save), 0, false, false, check_save},
 };
 
@@ -252,6 +261,7 @@ static const struct kind answers[] = {
         LOCAL_ERROR] = {"RESTORE_OPENED", sizeof(struct local_restore_opened), 2, false, false, check_restore_opened},
     [LOCAL_READ_DONE - LOCAL_ERROR] = {"READ_DONE", sizeof(struct local_read_done), 0, false, false, check_read_done},
     [LOCAL_ANSWER - LOCAL_ERROR] = {"ANSWER", sizeof(struct local_answer), 1, false, false, NULL},
+    [LOCAL_PLACES_ARE - LOCAL_ERROR] = {"PLACES_ARE", sizeof(struct local_places_are), 1, false, false, NULL},
 };
 
 #define COUNT(a_) (sizeof(a_) / sizeof((a_)[0]))

@@ -29,6 +29,8 @@
 
 #include <cairn/cairn.h>
 
+#include "core/model/units.h"
+
 #define LOCAL_MAGIC 0x4c4e5243u /* "CRNL" */
 #define LOCAL_VERSION 1
 #define LOCAL_MAX_MESSAGE ((size_t)64 << 10)
@@ -50,6 +52,7 @@ enum local_type {
     LOCAL_COMMAND = 12,       /* the same */
     LOCAL_HAND_BACK = 13,     /* + arena memfd, ledger memfd; before OPEN; answered by OK */
     LOCAL_RESUME = 14,        /* answered by OK */
+    LOCAL_PLACES = 17,        /* where a shard lies in this session's own arena: answered by PLACES_ARE, or NOT_FOUND */
     LOCAL_WAIT = 18,          /* this process waits for the save: answered by OK, and it is not paced any more */
 
     LOCAL_ERROR = 64,
@@ -61,7 +64,8 @@ enum local_type {
     LOCAL_LATEST_IS = 70,
     LOCAL_RESTORE_OPENED = 71, /* + catalog memfd (sealed, read-only), window memfd (sealed against resizing) */
     LOCAL_READ_DONE = 72,
-    LOCAL_ANSWER = 73, /* + memfd with JSON text */
+    LOCAL_ANSWER = 73,     /* + memfd with JSON text */
+    LOCAL_PLACES_ARE = 77, /* + memfd with a local_place for each chunk of the shard */
 };
 
 struct local_header {
@@ -213,6 +217,25 @@ struct local_read_done {
     struct local_header h;
     uint32_t slot;
     uint32_t pad;
+};
+struct local_places {
+    struct local_header h;
+    uint64_t restore;
+    uint32_t shard; /* index in the catalog */
+    uint32_t pad;
+};
+struct local_places_are {
+    struct local_header h;
+    uint64_t nchunks;
+};
+/* A chunk in the arena. It says where the bytes lay when the daemon was asked: a later save may take the pages, so a
+ * reader asks again when it has read, and believes no byte that does not have the checksum. */
+struct local_place {
+    uint64_t entry_low, entry_high; /* XXH3-128 of the plain bytes of all its parts */
+    uint32_t nparts;                /* 0: it is not in the arena */
+    uint32_t pad;
+    uint32_t page[CAIRN_MAX_K]; /* of each part */
+    uint32_t len[CAIRN_MAX_K];  /* plain bytes of each */
 };
 struct local_restore_close {
     struct local_header h;

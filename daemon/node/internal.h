@@ -138,6 +138,7 @@ void session_leave_saves(struct session *s);
 void session_on_latest(struct session *s, const struct local_latest *m);
 void session_on_restore_open(struct session *s, const struct local_restore_open *m);
 void session_on_read(struct session *s, const struct local_read *m);
+void session_on_places(struct session *s, const struct local_places *m);
 void session_on_restore_close(struct session *s, const struct local_restore_close *m);
 void session_leave_restores(struct session *s);
 

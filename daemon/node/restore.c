@@ -477,6 +477,66 @@ void session_on_read(struct session *s, const struct local_read *m)
         read_gather(rd);
 }
 
+/* ---- PLACES ---------------------------------------------------------------------------------- */
+
+/* The shard's snapshot, if it lies in the arena that this session has mapped: then its process can copy it itself. */
+static struct snapshot *own_snapshot(struct session *s, const struct manifest *m)
+{
+    struct snapshot *found = arenas_find(s->node->arenas, m->job, m->step, m->incarnation, m->rank);
+
+    return found && found->arena == s->arena ? found : NULL;
+}
+
+static void fill_place(struct local_place *p, const struct snapshot *s, const struct chunk_record *c)
+{
+    if (!snapshot_holds(s, c->first_part, c->k))
+        return;
+    p->entry_low = c->entry.low;
+    p->entry_high = c->entry.high;
+    p->nparts = c->k;
+    for (unsigned i = 0; i < c->k; i++) {
+        p->page[i] = s->pages[c->first_part + i];
+        p->len[i] = c->part[i].plain_len;
+    }
+}
+
+static int places_answer(struct session *s, uint32_t id, const struct manifest *m, struct cairn_error *err)
+{
+    struct local_places_are out = {.nchunks = m->nchunks};
+    const struct snapshot *snapshot = own_snapshot(s, m);
+    int fd = -1;
+
+    if (!snapshot)
+        return cairn_fail(err, CAIRN_E_NOT_FOUND, "the shard of rank %u is not in this session's arena", m->rank);
+    _cleanup_free_ struct local_place *places = calloc(m->nchunks ? m->nchunks : 1, sizeof *places);
+    if (!places)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the places of %u chunks", m->nchunks);
+    for (uint32_t i = 0; i < m->nchunks; i++)
+        fill_place(&places[i], snapshot, &m->chunks[i]);
+    int r = sealed_memfd("cairn-places", places, m->nchunks * sizeof *places, &fd, err);
+    if (r < 0)
+        return r;
+    local_header_init(&out.h, LOCAL_PLACES_ARE, sizeof out, id);
+    session_send(s, &out, sizeof out, &fd, 1);
+    return 0;
+}
+
+void session_on_places(struct session *s, const struct local_places *m)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct restore *rs = session_find_restore(s, m->restore);
+    int r = 0;
+
+    if (!rs)
+        r = cairn_fail(&err, CAIRN_E_NOT_FOUND, "restore %llu is not open", (unsigned long long)m->restore);
+    else if (m->shard >= rs->checkpoint->root.world_size)
+        r = cairn_fail(&err, CAIRN_E_INVAL, "places of shard %u, which does not exist", m->shard);
+    else
+        r = places_answer(s, m->h.id, &rs->checkpoint->manifests[m->shard], &err);
+    if (r < 0)
+        session_answer_error(s, m->h.id, r, &err);
+}
+
 void session_on_restore_close(struct session *s, const struct local_restore_close *m)
 {
     struct restore *rs = session_find_restore(s, m->restore);

@@ -371,6 +371,9 @@ static void session_dispatch(struct session *s, int type, const void *m, int *fd
     case LOCAL_RESTORE_OPEN:
         session_on_restore_open(s, m);
         break;
+    case LOCAL_PLACES:
+        session_on_places(s, m);
+        break;
     case LOCAL_READ:
         session_on_read(s, m);
         break;

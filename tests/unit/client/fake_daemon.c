@@ -17,6 +17,7 @@
 
 #include "core/model/catalog.h"
 #include "core/model/stripe.h"
+#include "core/model/hash.h"
 #include "core/model/units.h"
 
 #define MAX_CONNECTIONS 16
@@ -72,7 +73,7 @@ struct fake {
     pthread_cond_t changed;
     char dir[64], path[96];
     int listener, wake;
-    bool stop, restart, away, event_now, take_back;
+    bool stop, restart, away, event_now, take_back, places;
     uint64_t next_arena;
     int event_state, event_code, last_state, last_code;
     enum fake_fault fault[MAX_TYPES];
@@ -510,6 +511,61 @@ static void serve_read(struct fake *f, struct connection *c, const struct local_
     send_message(c->fd, &done, sizeof(done), NULL, 0);
 }
 
+/* Only of the newest save: its pages are known. */
+static bool make_places(struct fake *f, const struct connection *c, const struct local_places *m,
+                        struct local_place **ret_places, uint32_t *ret_n)
+{
+    const struct shard *s = find_shard(f, c->restore_step, m->shard);
+    uint32_t first = 0;
+
+    if (!f->places || !s || c->step != c->restore_step || c->open.rank != m->shard || !c->pages)
+        return false;
+    *ret_places = calloc(s->layout.nparts + 1, sizeof **ret_places);
+    must(*ret_places != NULL, "places");
+    for (*ret_n = 0; first < s->layout.nparts; ++*ret_n) {
+        struct local_place *p = &(*ret_places)[*ret_n];
+        struct hash_stream *h = hash_stream_new();
+        must(h != NULL, "hash");
+        p->nparts = cairn_chunk_parts(&s->layout, first, SLOT_PARTS);
+        for (uint32_t i = 0; i < p->nparts; i++, first++) {
+            p->page[i] = c->pages[first];
+            p->len[i] = (uint32_t)cairn_layout_part_len(&s->layout, first);
+            hash_stream_add(h, s->image + first * CAIRN_PART, p->len[i]);
+        }
+        struct hash128 sum = hash_stream_end(h);
+        p->entry_low = sum.low;
+        p->entry_high = sum.high;
+        hash_stream_free(h);
+    }
+    return true;
+}
+
+static void on_places(struct fake *f, struct connection *c, enum fake_fault fault, const struct local_places *m)
+{
+    struct local_places_are a = {0};
+    struct local_place *places = NULL;
+    uint32_t n = 0;
+    char *map;
+
+    if (!make_places(f, c, m, &places, &n)) {
+        send_error(c->fd, m->h.id, CAIRN_E_NOT_FOUND, "not in the arena");
+        return;
+    }
+    if (fault == FAKE_BAD_VALUE && n)
+        places[0].page[0] = UINT32_MAX / 2;
+    if (fault == FAKE_UNSEALED && n > 1)
+        places[n - 1].page[0] ^= 1; /* another answer than before: it has moved */
+    a.nchunks = n;
+    int fd = memory(n * sizeof *places + 1, 0, &map);
+    memcpy(map, places, n * sizeof *places);
+    munmap(map, n * sizeof *places + 1);
+    must(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) == 0, "seal");
+    local_header_init(&a.h, LOCAL_PLACES_ARE, sizeof a, m->h.id);
+    answer(f, c, fault == FAKE_UNSEALED || fault == FAKE_BAD_VALUE ? FAKE_WELL : fault, &a, sizeof a, &fd, 1);
+    close(fd);
+    free(places);
+}
+
 /* The last that was asked for comes first. */
 static void serve_reads(struct fake *f, struct connection *c)
 {
@@ -580,6 +636,9 @@ static void obey(struct fake *f, struct connection *c, enum fake_fault fault, co
         break;
     case LOCAL_READ:
         c->reads[c->nreads++] = *(const struct local_read *)m;
+        break;
+    case LOCAL_PLACES:
+        on_places(f, c, fault, m);
         break;
     case LOCAL_QUERY:
         on_query(f, c, fault, m);
@@ -882,6 +941,22 @@ const char *fake_complaint(struct fake *f)
     const char *what = f->complaint[0] ? f->complaint : NULL;
     pthread_mutex_unlock(&f->lock);
     return what;
+}
+
+void fake_places(struct fake *f, int on)
+{
+    pthread_mutex_lock(&f->lock);
+    f->places = on;
+    pthread_mutex_unlock(&f->lock);
+}
+
+void fake_damage(struct fake *f, unsigned part)
+{
+    pthread_mutex_lock(&f->lock);
+    for (unsigned i = 0; i < MAX_CONNECTIONS; i++)
+        if (f->connections[i].arena && f->connections[i].pages)
+            f->connections[i].arena[CONTROL + f->connections[i].pages[part] * CAIRN_PART] ^= 1;
+    pthread_mutex_unlock(&f->lock);
 }
 
 void fake_take_back(struct fake *f, int on)

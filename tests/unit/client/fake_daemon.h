@@ -40,6 +40,10 @@ void fake_events(struct fake *f, int last_state, int code);
 void fake_event_now(struct fake *f, int state, int code);
 /* Messages of this type received. */
 unsigned fake_count(struct fake *f, int type);
+/* From now on it says where the newest save of a connection lies in that connection's arena (off at first). */
+void fake_places(struct fake *f, int on);
+/* Changes a byte of the newest save in its arena, in this part. */
+void fake_damage(struct fake *f, unsigned part);
 /* What the client did wrong; NULL when nothing. */
 const char *fake_complaint(struct fake *f);
 
