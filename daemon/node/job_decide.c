@@ -61,26 +61,65 @@ static void decide_txn(struct decider *d, const struct cairn_compare *compares, 
     meta_txn(d->job->jobs->deps.meta, &txn, d->job->jobs->config.meta_ms, &d->req);
 }
 
+/* The base is committed and not deleted while the intent is put, and whoever deletes it has not read the intent: holds
+ * change with it. */
+static void decide_txn_with_base(struct decider *d, const struct cairn_compare *seen, size_t nseen, const char *key,
+                                 const struct bytes *value, const struct bytes *hold)
+{
+    const struct ckpt_base *b = &d->root.base;
+    char decision[RECORD_KEY_MAX], tombstone[RECORD_KEY_MAX], holds[RECORD_KEY_MAX];
+    struct cairn_compare c[8];
+
+    record_key_ckpt(decision, d->job->name, b->step, b->incarnation, "decision");
+    record_key_ckpt(tombstone, d->job->name, b->step, b->incarnation, "tombstone");
+    record_key_ckpt(holds, d->job->name, b->step, b->incarnation, "holds");
+    memcpy(c, seen, nseen * sizeof *c);
+    c[nseen] = (struct cairn_compare){decision, d->base_revision};
+    c[nseen + 1] = (struct cairn_compare){tombstone, 0};
+    struct cairn_put put[] = {{key, value->data, value->len, 0}, {holds, hold->data, hold->len, 0}};
+    struct cairn_txn txn = {.compares = c, .ncompares = nseen + 2, .puts = put, .nputs = 2};
+    meta_txn(d->job->jobs->deps.meta, &txn, d->job->jobs->config.meta_ms, &d->req);
+}
+
+static void decide_choose_base(struct decider *d)
+{
+    const struct job *job = d->job;
+
+    if (d->root.base.is_set || d->no_base || !job->jobs->config.delta_chain || !job->newest.is_set ||
+        !ckpt_base_is_older(job->newest.step, job->newest.incarnation, d->step, d->incarnation))
+        return;
+    d->root.base = job->newest;
+    d->base_revision = job->newest_revision;
+}
+
 static int decide_send_intent(struct decider *d, struct cairn_error *err)
 {
+    decide_choose_base(d);
+
     struct job *job = d->job;
     struct record_intent intent = {.world_size = d->machine.world_size,
                                    .nodes = job->ncrew + 1,
                                    .deadline_ms = job->jobs->config.checkpoint_ms,
                                    .base = d->root.base};
-    struct bytes value = {0};
+    struct bytes value = {0}, hold = {0};
     struct decide_keys k;
 
     snprintf(intent.node, sizeof intent.node, "%s", job->jobs->node);
     keys_fill(&k, d);
     int r = record_intent_encode(&intent, &value, err);
+    if (r == 0 && d->root.base.is_set)
+        r = jobs_hold_record(job->jobs, &hold, err);
     if (r == 0) {
         struct cairn_compare c[] = {{k.decision, 0},
                                     {k.incarnation, job->inc_revision},
                                     {k.pin, job->pin_revision},
                                     {k.coordinator, job->coordinator_revision}};
-        decide_txn(d, c, 4, k.intent, &value);
+        if (d->root.base.is_set)
+            decide_txn_with_base(d, c, 4, k.intent, &value, &hold);
+        else
+            decide_txn(d, c, 4, k.intent, &value);
     }
+    bytes_free(&hold);
     bytes_free(&value);
     return r;
 }
@@ -250,7 +289,9 @@ static void decide_intent_done(struct decider *d, const struct cairn_meta_result
         decide_event(d, COMMIT_ON_INTENT_UNKNOWN);
     } else if (result->succeeded) {
         decide_event(d, COMMIT_ON_INTENT_WRITTEN);
-    } else {
+    } else { /* also when the base was deleted meanwhile: no drain has begun, so it can go without */
+        d->root.base = (struct ckpt_base){.is_set = false};
+        d->no_base = true;
         d->refused = true;
         d->sent = COMMIT_READ;
         decide_send_read(d);
@@ -269,10 +310,15 @@ static void decide_answered(struct meta_req *req, const struct cairn_meta_result
         decide_intent_done(d, result);
     else if (sent == COMMIT_READ)
         decide_read_done(d, result);
-    else
+    else {
+        if (sent == COMMIT_PUT_COMMIT && result->code == 0 && result->succeeded) {
+            d->job->newest = (struct ckpt_base){true, d->step, d->incarnation};
+            d->job->newest_revision = result->revision;
+        }
         decide_event(d, result->code < 0    ? COMMIT_ON_UNKNOWN
                         : result->succeeded ? COMMIT_ON_APPLIED
                                             : COMMIT_ON_REFUSED);
+    }
     decide_maybe_free(d);
 }
 

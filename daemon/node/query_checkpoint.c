@@ -45,6 +45,28 @@ static json_t *describe_codecs(const struct manifest *m)
     return o;
 }
 
+/* null when every chunk is whole. */
+static json_t *describe_base(const struct manifest *m)
+{
+    json_t *o;
+
+    if (!m->base.is_set)
+        return json_null();
+    o = json_object();
+    query_set(o, "step", json_integer((json_int_t)m->base.step));
+    query_set(o, "incarnation", json_integer((json_int_t)m->base.incarnation));
+    return o;
+}
+
+static unsigned longest_chain(const struct manifest *m)
+{
+    unsigned most = 0;
+
+    for (uint32_t i = 0; i < m->nchunks; i++)
+        most = m->chunks[i].delta.depth > most ? m->chunks[i].delta.depth : most;
+    return most;
+}
+
 static json_t *describe_shard(const struct shard_ref *ref, const struct manifest *m)
 {
     json_t *o = json_object();
@@ -65,6 +87,8 @@ static json_t *describe_shard(const struct shard_ref *ref, const struct manifest
     query_set(o, "chunks", json_integer(m->nchunks));
     query_set(o, "geometry", json_string(geometry));
     query_set(o, "coding", describe_codecs(m));
+    query_set(o, "base", describe_base(m));
+    query_set(o, "chain", json_integer(longest_chain(m)));
     query_set(o, "peers", describe_fragments(m));
     return o;
 }
