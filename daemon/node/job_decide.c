@@ -81,14 +81,17 @@ static void decide_txn_with_base(struct decider *d, const struct cairn_compare *
     meta_txn(d->job->jobs->deps.meta, &txn, d->job->jobs->config.meta_ms, &d->req);
 }
 
+/* Chains are counted by checkpoints, not only by chunks: what one checkpoint keeps from being deleted has an end. */
 static void decide_choose_base(struct decider *d)
 {
     const struct job *job = d->job;
 
     if (d->root.base.is_set || d->no_base || !job->jobs->config.delta_chain || !job->newest.is_set ||
+        job->newest_chain >= job->jobs->config.delta_chain ||
         !ckpt_base_is_older(job->newest.step, job->newest.incarnation, d->step, d->incarnation))
         return;
     d->root.base = job->newest;
+    d->chain = job->newest_chain + 1;
     d->base_revision = job->newest_revision;
 }
 
@@ -291,6 +294,7 @@ static void decide_intent_done(struct decider *d, const struct cairn_meta_result
         decide_event(d, COMMIT_ON_INTENT_WRITTEN);
     } else { /* also when the base was deleted meanwhile: no drain has begun, so it can go without */
         d->root.base = (struct ckpt_base){.is_set = false};
+        d->chain = 0;
         d->no_base = true;
         d->refused = true;
         d->sent = COMMIT_READ;
@@ -314,6 +318,7 @@ static void decide_answered(struct meta_req *req, const struct cairn_meta_result
         if (sent == COMMIT_PUT_COMMIT && result->code == 0 && result->succeeded) {
             d->job->newest = (struct ckpt_base){true, d->step, d->incarnation};
             d->job->newest_revision = result->revision;
+            d->job->newest_chain = d->chain;
         }
         decide_event(d, result->code < 0    ? COMMIT_ON_UNKNOWN
                         : result->succeeded ? COMMIT_ON_APPLIED
@@ -594,6 +599,7 @@ static void decide_adopt(struct job *job, const struct known *k, const struct re
     log_line(LOG_NOTICE, "job %s: step %llu of incarnation %llu was left undecided by node %s: its ranks are awaited",
              job->name, (unsigned long long)k->step, (unsigned long long)k->incarnation, intent->node);
     d->root.base = intent->base;
+    d->chain = intent->base.is_set ? CAIRN_MAX_CHAIN : 0; /* not known: the next one is whole */
     commit_adopt(&d->machine, k->step, intent->world_size, deadline_ms, d->ranks);
     loop_timer_after(job->jobs->deps.loop, &d->deadline, deadline_ms);
     loop_timer_after(job->jobs->deps.loop, &d->grace, job->jobs->config.lease_ms + 500);

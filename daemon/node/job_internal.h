@@ -161,6 +161,7 @@ struct job {
     struct list noted;        /* job_delta.c */
     struct ckpt_base newest;  /* committed by this coordinator */
     uint64_t newest_revision; /* of its decision */
+    unsigned newest_chain;    /* checkpoints that it needs, one for the other */
     unsigned nruns;
     uint64_t committed, aborted;
     struct cairn_cadence cadence; /* of its saves on this node */
@@ -354,6 +355,7 @@ struct decider {
     bool feeding;            /* a report is being taken in: it must not go now */
     bool hurry;              /* somebody waits for it: every node is told */
     uint64_t base_revision;  /* of the decision of root.base */
+    unsigned chain;          /* checkpoints that this one needs, one for the other */
     bool no_base;            /* it was refused once with one */
 };
 struct decider *job_find_decider(const struct job *job, uint64_t step, uint64_t incarnation);

@@ -292,6 +292,66 @@ static void test_a_delta_needs_its_base(void **state)
     free(diff);
 }
 
+static struct encode encode_against(struct world *w, char *const *base, struct hash128 entry,
+                                    const struct cairn_part_code *as)
+{
+    struct encode e = {.k = 2,
+                       .m = 1,
+                       .dtype = CAIRN_U8,
+                       .ncodecs = 2,
+                       .before = CAIRN_CHOICES,
+                       .path = {.k = 2, .m = 1},
+                       .as_recorded = as,
+                       .delta = {.step = 1, .incarnation = 1, .entry = entry, .depth = 1}};
+
+    e.codec[0].speed = e.codec[1].speed = 1ull << 40;
+    e.codec[1].codec = w->lz4;
+    for (unsigned i = 0; i < 2; i++) {
+        e.plain[i] = w->plain[i];
+        e.plain_len[i] = i ? 12345 : CAIRN_PART;
+        e.base[i] = base[i];
+    }
+    for (unsigned i = 0; i < 3; i++)
+        e.record[i] = w->record[i];
+    encode_chunk(&e);
+    return e;
+}
+
+/* Catches: a base that is used although its bytes are not what was committed, a delta that cannot be made again. */
+static void test_a_base_that_changed_is_none(void **state)
+{
+    struct world *w = *state;
+    char *base[2] = {malloc(CAIRN_PART), malloc(CAIRN_PART)};
+    struct hash_stream *h = hash_stream_new();
+
+    for (unsigned i = 0; i < 2; i++) { /* little has changed since: its XOR is nearly all zero */
+        memcpy(base[i], w->plain[i], CAIRN_PART);
+        for (size_t at = 0; at < CAIRN_PART; at += 1000)
+            base[i][at] ^= 0x55;
+        hash_stream_add(h, base[i], i ? 12345 : CAIRN_PART);
+    }
+    struct hash128 entry = hash_stream_end(h);
+    hash_stream_free(h);
+    struct encode e = encode_against(w, base, entry, NULL);
+    assert_int_equal(e.code, 0);
+    assert_int_equal(e.part[0].params, CAIRN_PART_DELTA);
+    assert_int_equal(e.delta.depth, 1);
+    struct encode again = encode_against(w, base, entry, e.part);
+    assert_int_equal(again.code, 0);
+    assert_memory_equal(again.part, e.part, sizeof e.part);
+    assert_memory_equal(again.payload_sum, e.payload_sum, 3 * sizeof e.payload_sum[0]);
+    base[1][77] ^= 1; /* its process wrote to the page */
+    again = encode_against(w, base, entry, e.part);
+    assert_true(again.base_gone && again.code < 0);
+    again = encode_against(w, base, entry, NULL);
+    assert_int_equal(again.code, 0);
+    assert_int_equal(again.delta.depth, 0);
+    assert_int_equal(again.part[0].params | again.part[1].params, 0);
+    assert_memory_equal(&again.entry, &e.entry, sizeof e.entry);
+    free(base[0]);
+    free(base[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -301,6 +361,7 @@ int main(void)
         cmocka_unit_test(test_encoding_again_gives_the_same),
         cmocka_unit_test(test_the_entry_checksum_has_the_last_word),
         cmocka_unit_test(test_a_delta_needs_its_base),
+        cmocka_unit_test(test_a_base_that_changed_is_none),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
