@@ -45,6 +45,7 @@ struct config {
     unsigned max_nodes;
     unsigned read_buffers;
     unsigned reserve_mib;
+    unsigned recycle_mib;
     unsigned node_idle_ms;
     unsigned scrub_mib_s;
     unsigned arena_max_mib; /* [node] */

@@ -317,8 +317,9 @@ static int daemon_start_machine_room(struct daemon *d, struct cairn_error *err)
 static int daemon_start_peer(struct daemon *d, struct cairn_error *err)
 {
     const struct config *c = &d->config;
-    char reserve[32], engine_path[CONFIG_TEXT + 16];
-    struct cairn_param params[] = {{"path", c->store_path}, {"reserve_bytes", reserve}, {NULL, NULL}};
+    char reserve[32], recycle[32], engine_path[CONFIG_TEXT + 16];
+    struct cairn_param params[] = {
+        {"path", c->store_path}, {"reserve_bytes", reserve}, {"recycle_bytes", recycle}, {NULL, NULL}};
     struct peer_deps deps = {d->loop, d->fabric, d->workers, NULL, d->meta, d->keyring};
     struct peer_config pc = {.id = c->peer_id,
                              .engine_path = engine_path,
@@ -334,6 +335,7 @@ static int daemon_start_peer(struct daemon *d, struct cairn_error *err)
 
     snprintf(engine_path, sizeof engine_path, "%s/engine", c->store_path);
     snprintf(reserve, sizeof reserve, "%llu", (unsigned long long)c->reserve_mib << 20);
+    snprintf(recycle, sizeof recycle, "%llu", (unsigned long long)c->recycle_mib << 20);
     int r = plugins_store_open(d->plugins, d->loop, c->store, params, &d->store, err);
     if (r < 0)
         return r;

@@ -106,6 +106,9 @@ static int open_directories(struct cairn_store *s, struct cairn_error *err)
     s->streams_fd = openat(dir_fd, "streams", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (s->streams_fd < 0)
         return cairn_fail_errno(err, errno, "open the directory %s/streams", s->path);
+    r = recycle_open(s, dir_fd, err);
+    if (r < 0)
+        return r;
     s->direct = takes_direct(dir_fd);
     if (fsync(dir_fd) < 0)
         return cairn_fail_errno(err, errno, "sync the directory %s", s->path);
@@ -114,6 +117,7 @@ static int open_directories(struct cairn_store *s, struct cairn_error *err)
 
 static void file_close(struct cairn_store *s)
 {
+    recycle_close(s);
     if (s->streams_fd >= 0)
         close(s->streams_fd);
     if (s->lock_fd >= 0)
@@ -125,9 +129,10 @@ static void file_close(struct cairn_store *s)
 static int file_open(const struct cairn_host *host, const struct cairn_param *params, struct cairn_store **ret_store,
                      struct cairn_error *err)
 {
-    const char *path = param(params, "path"), *reserve = param(params, "reserve_bytes");
+    const char *path = param(params, "path"), *reserve = param(params, "reserve_bytes"),
+               *recycle = param(params, "recycle_bytes");
     struct cairn_store *s;
-    char *end = NULL;
+    char *end = NULL, *recycle_end = NULL;
 
     if (!path || !path[0])
         return cairn_fail(err, CAIRN_E_INVAL, "store-file needs a directory ([peer] path)");
@@ -135,10 +140,14 @@ static int file_open(const struct cairn_host *host, const struct cairn_param *pa
     if (!s)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a store");
     s->host = *host;
-    s->lock_fd = s->streams_fd = -1;
+    s->lock_fd = s->streams_fd = s->recycle_fd = -1;
+    list_init(&s->open);
+    s->recycle_max = recycle ? strtoull(recycle, &recycle_end, 10) : 0;
     s->reserve_bytes = reserve ? strtoull(reserve, &end, 10) : (uint64_t)64 << 20;
     s->path = strdup(path);
     int r = reserve && (!end || *end) ? cairn_fail(err, CAIRN_E_INVAL, "reserve_bytes = %s is no number", reserve) : 0;
+    if (r == 0 && recycle && (!recycle_end || *recycle_end))
+        r = cairn_fail(err, CAIRN_E_INVAL, "recycle_bytes = %s is no number", recycle);
     if (r == 0)
         r = s->path ? open_directories(s, err) : cairn_fail(err, CAIRN_E_NOMEM, "copy a path");
     if (r < 0) {
@@ -151,14 +160,15 @@ static int file_open(const struct cairn_host *host, const struct cairn_param *pa
 
 /* ---- space, list, remove --------------------------------------------------------------------- */
 
-/* What is promised to streams is allocated: the file system has subtracted it already. */
+/* What is promised to streams is allocated: the file system has subtracted it already. What is kept of removed ones is
+ * given up when it is needed. */
 int store_space_of(struct cairn_store *s, struct cairn_space *ret_space, struct cairn_error *err)
 {
     struct statvfs v;
 
     if (fstatvfs(s->streams_fd, &v) < 0)
         return cairn_fail_errno(err, errno, "ask for the free space of %s", s->path);
-    uint64_t free_bytes = (uint64_t)v.f_bavail * v.f_frsize;
+    uint64_t free_bytes = (uint64_t)v.f_bavail * v.f_frsize + s->recycled_bytes;
     ret_space->total_bytes = (uint64_t)v.f_blocks * v.f_frsize;
     ret_space->free_bytes = free_bytes > s->reserve_bytes ? free_bytes - s->reserve_bytes : 0;
     return 0;
@@ -233,7 +243,7 @@ static int file_remove(struct cairn_store *s, const char *name, struct cairn_err
     job[len] = 0;
     if (!name_is_safe(job))
         return cairn_fail(err, CAIRN_E_INVAL, "\"%.200s\" is no stream file's name", name);
-    if (unlinkat(s->streams_fd, name, 0) < 0)
+    if (!recycle_keep(s, name) && unlinkat(s->streams_fd, name, 0) < 0)
         return cairn_fail_errno(err, errno, "remove %s/streams/%s", s->path, name);
     _cleanup_close_ int dir_fd = openat(s->streams_fd, job, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (dir_fd < 0 || fsync(dir_fd) < 0)

@@ -91,6 +91,16 @@ static void appended(struct cairn_io *io, int64_t result)
         req->done(req, 0);
 }
 
+/* When the device is full what is kept of removed streams goes. */
+static int allocate(struct cairn_store_stream *st, uint64_t from, uint64_t bytes)
+{
+    int r = fallocate(st->fd, 0, (off_t)from, (off_t)bytes);
+
+    if (r < 0 && errno == ENOSPC && recycle_give_up(st->store))
+        r = fallocate(st->fd, 0, (off_t)from, (off_t)bytes);
+    return r;
+}
+
 /* More room than was reserved is asked for in pieces of the device's own, before any byte is taken. */
 static int make_room(struct cairn_store_stream *st, size_t len, struct cairn_error *err)
 {
@@ -101,9 +111,9 @@ static int make_room(struct cairn_store_stream *st, size_t len, struct cairn_err
     more = need - st->allocated;
     if (more < (16u << 20))
         more = 16u << 20;
-    if (fallocate(st->fd, 0, (off_t)st->allocated, (off_t)more) < 0) {
+    if (allocate(st, st->allocated, more) < 0) {
         more = need - st->allocated;
-        if (fallocate(st->fd, 0, (off_t)st->allocated, (off_t)more) < 0)
+        if (allocate(st, st->allocated, more) < 0)
             return cairn_fail_errno(err, errno, "allocate %" PRIu64 " more bytes for %s/streams/%s", more,
                                     st->store->path, st->name);
     }
@@ -221,6 +231,8 @@ static struct cairn_store_stream *stream_new(struct cairn_store *store)
     if (!st)
         return NULL;
     st->store = store;
+    list_init(&st->link);
+    list_push_back(&store->open, &st->link);
     st->fd = st->dir_fd = -1;
     st->why.size = sizeof st->why;
     return st;
@@ -232,11 +244,16 @@ void stream_close(struct cairn_store_stream *st)
         return;
     /* What was reserved and not used goes back; a broken file stays as it is, for whoever looks into it. */
     if (st->writing && !st->broken && st->fd >= 0 && ftruncate(st->fd, (off_t)st->end) < 0)
-        st->broken = true; /* the room is lost until the file goes; its records are not */
+        st->broken = true;           /* the room is lost until the file goes; its records are not */
+    if (st->broken && st->writing) { /* a device that failed once: nothing of it is used again */
+        st->store->recycle_max = 0;
+        (void)recycle_give_up(st->store);
+    }
     if (st->fd >= 0)
         close(st->fd);
     if (st->dir_fd >= 0)
         close(st->dir_fd);
+    list_remove(&st->link);
     free(st->name);
     free(st);
 }
@@ -281,11 +298,12 @@ static int write_header(struct cairn_store_stream *st, const struct cairn_stream
     return 0;
 }
 
-static int open_new_file(struct cairn_store_stream *st, const struct cairn_stream_id *id, struct cairn_error *err)
+static int open_new_file(struct cairn_store_stream *st, const struct cairn_stream_id *id, uint64_t bytes,
+                         struct cairn_error *err)
 {
     struct cairn_store *s = st->store;
     const char *path = s->path;
-    int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW | (s->direct ? O_DIRECT : 0);
+    int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | (s->direct ? O_DIRECT : 0);
 
     if (asprintf(&st->name, "%s/%" PRIu64 ".%" PRIu64 ".%s.%016" PRIx64 ".cairn", id->job, id->step, id->incarnation,
                  id->node, st->generation) < 0) {
@@ -297,7 +315,7 @@ static int open_new_file(struct cairn_store_stream *st, const struct cairn_strea
     st->dir_fd = openat(s->streams_fd, id->job, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (st->dir_fd < 0)
         return cairn_fail_errno(err, errno, "open the directory %s/streams/%s", path, id->job);
-    st->fd = openat(s->streams_fd, st->name, flags, 0640);
+    st->fd = openat(s->streams_fd, st->name, recycle_take(s, st->name, bytes) ? flags : flags | O_CREAT | O_EXCL, 0640);
     if (st->fd < 0)
         return cairn_fail_errno(err, errno, "create %s/streams/%s", path, st->name);
     st->writing = true;
@@ -308,16 +326,20 @@ static int open_new_file(struct cairn_store_stream *st, const struct cairn_strea
 static int reserve(struct cairn_store_stream *st, uint64_t reserve_bytes, struct cairn_error *err)
 {
     struct cairn_space space;
-    uint64_t bytes = round_up_u64(reserve_bytes, BLOCK) + BLOCK;
+    uint64_t bytes = round_up_u64(reserve_bytes, BLOCK) + BLOCK, held;
+    struct stat sb;
     int r = store_space_of(st->store, &space, err);
 
     if (r < 0)
         return r;
-    if (bytes > space.free_bytes)
+    if (fstat(st->fd, &sb) < 0)
+        return cairn_fail_errno(err, errno, "look at %s/streams/%s", st->store->path, st->name);
+    held = (uint64_t)sb.st_blocks * 512; /* of a recycled one */
+    if (bytes > space.free_bytes + held)
         return cairn_fail(err, CAIRN_E_NO_SPACE,
                           "reserve %" PRIu64 " MiB in %s: %" PRIu64 " MiB are free beyond the reserve", bytes >> 20,
                           st->store->path, space.free_bytes >> 20);
-    if (fallocate(st->fd, 0, 0, (off_t)bytes) < 0)
+    if (allocate(st, 0, bytes) < 0)
         return cairn_fail_errno(err, errno, "reserve %" PRIu64 " MiB for %s/streams/%s", bytes >> 20, st->store->path,
                                 st->name);
     st->allocated = bytes;
@@ -341,7 +363,7 @@ int stream_create(struct cairn_store *store, const struct cairn_stream_id *id, u
     if (getrandom(&st->generation, sizeof st->generation, 0) != sizeof st->generation)
         r = cairn_fail_errno(err, errno, "draw a generation");
     if (r == 0)
-        r = open_new_file(st, id, err);
+        r = open_new_file(st, id, reserve_bytes + BLOCK, err);
     if (r == 0)
         r = reserve(st, reserve_bytes, err);
     if (r == 0)

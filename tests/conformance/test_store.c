@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,7 +24,7 @@ struct world {
     struct plugins *plugins;
     struct store *store;
     char dir[64];
-    struct cairn_param params[3];
+    struct cairn_param params[4];
 };
 struct pending {
     struct cairn_store_req req;
@@ -124,6 +125,7 @@ static int setup(void **state)
         return -1;
     w->params[0] = (struct cairn_param){"path", w->dir};
     w->params[1] = (struct cairn_param){"reserve_bytes", "0"};
+    w->params[2] = (struct cairn_param){"recycle_bytes", "67108864"};
     w->store = open_store(w);
     *state = w;
     return 0;
@@ -271,6 +273,101 @@ static void test_room_is_reserved_first(void **state)
     assert_int_equal(name[512], 0); /* and nothing is left of it */
 }
 
+static ino_t inode_of(struct world *w, const char *name)
+{
+    char path[700];
+    struct stat sb;
+
+    snprintf(path, sizeof path, "%s/streams/%s", w->dir, name);
+    assert_int_equal(stat(path, &sb), 0);
+    return sb.st_ino;
+}
+
+/* A stream of 3 MiB that was synced and removed; its file's inode. */
+static ino_t removed(struct world *w, uint64_t *ret_generation)
+{
+    struct store_stream *st = create(w, 3 << 20, ret_generation);
+
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(append(w, st, 1 << 20, i, NULL, NULL), 0);
+    assert_int_equal(sync_stream(w, st, NULL), 0);
+    char *name = strdup(store_stream_name(st));
+    store_close_stream(st);
+    ino_t inode = inode_of(w, name);
+    assert_int_equal(store_remove(w->store, name, NULL), 0);
+    free(name);
+    return inode;
+}
+
+static unsigned kept(struct world *w)
+{
+    char command[128];
+    unsigned n = 0;
+
+    snprintf(command, sizeof command, "ls %s/recycle | wc -l", w->dir);
+    FILE *f = popen(command, "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%u", &n), 1);
+    pclose(f);
+    return n;
+}
+
+/* Catches: a removed stream that is listed still, an old record behind a new stream's end, an old generation, a file
+ * that is taken while somebody reads it, one that is taken by the next process. */
+static void test_removed_files_are_written_over(void **state)
+{
+    struct world *w = *state;
+    uint64_t old, young, again, end, at;
+    struct cairn_stream_id got;
+    char name[513] = {0};
+
+    ino_t inode = removed(w, &old);
+    assert_int_equal(store_list(w->store, count_streams, name, NULL), 0);
+    assert_int_equal(name[512], 0);
+    assert_int_equal(kept(w), 1);
+    struct store_stream *st = create(w, 1 << 20, &young);
+    snprintf(name, 512, "%s", store_stream_name(st));
+    assert_true(inode_of(w, name) == inode && young != old);
+    assert_int_equal(append(w, st, 8192, 9, &at, NULL), 0);
+    assert_int_equal(sync_stream(w, st, NULL), 0);
+    store_close_stream(st);
+    assert_int_equal(store_open_stream(w->store, name, &st, &got, &again, &end, NULL), 0);
+    assert_true(again == young && end == at + 8192);
+    assert_int_equal(read_back(w, st, at, 8192, 9), 0);
+    assert_int_equal(store_remove(w->store, name, NULL), 0); /* it is open: its file goes when it is closed */
+    assert_int_equal(kept(w), 0);
+    assert_int_equal(read_back(w, st, at, 8192, 9), 0);
+    store_close_stream(st);
+    removed(w, &old);
+    assert_int_equal(kept(w), 1);
+    store_close(w->store);
+    assert_int_equal(kept(w), 0);
+    w->store = open_store(w);
+    /* What a killed process left is not used either. */
+    char command[128];
+    snprintf(command, sizeof command, "echo x > %s/recycle/7", w->dir);
+    assert_int_equal(system(command), 0);
+    store_close(w->store);
+    w->store = open_store(w);
+    assert_int_equal(kept(w), 0);
+}
+
+static void test_a_failed_device_is_not_used_again(void **state)
+{
+    struct world *w = *state;
+    uint64_t generation;
+
+    removed(w, &generation);
+    assert_int_equal(kept(w), 1);
+    struct store_stream *st = create(w, 8 << 20, NULL);
+    loop_fault(w->loop, LOOP_FAULT_FDATASYNC, 1, EIO, false);
+    assert_int_equal(append(w, st, 4096, 1, NULL, NULL), 0);
+    assert_int_equal(sync_stream(w, st, NULL), CAIRN_E_IO);
+    store_close_stream(st);
+    removed(w, &generation);
+    assert_int_equal(kept(w), 0);
+}
+
 static void test_one_owner(void **state)
 {
     struct world *w = *state;
@@ -362,6 +459,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_closed_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_failure_poisons_the_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(test_room_is_reserved_first, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_removed_files_are_written_over, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_failed_device_is_not_used_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_owner, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_damaged_header_is_named, setup, teardown),
         cmocka_unit_test_setup_teardown(test_synced_data_outlives_a_kill, setup, teardown),
