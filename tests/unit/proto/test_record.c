@@ -325,8 +325,7 @@ static void test_bases(void **state)
         "{\"v\":2,\"world_size\":1,\"nodes\":1,\"deadline_ms\":1,\"node\":\"n\"}",
         "{\"v\":1,\"world_size\":1,\"nodes\":1,\"deadline_ms\":1,\"node\":\"n\",\"base\":7}",
         "{\"v\":2,\"world_size\":1,\"nodes\":1,\"deadline_ms\":1,\"node\":\"n\",\"base\":{\"step\":1}}",
-        "{\"v\":2,\"world_size\":1,\"nodes\":1,\"deadline_ms\":1,\"node\":\"n\",\"base\":{\"step\":-1,\"incarnation\":"
-        "1}}",
+        "{\"v\":2,\"world_size\":1,\"nodes\":1,\"deadline_ms\":1,\"node\":\"n\",\"base\":{\"step\":-1}}",
     };
     struct record_intent intent = {.world_size = 8, .nodes = 2, .deadline_ms = 1, .node = "n0", .base = {true, 90, 2}};
     struct record_decision d = {
