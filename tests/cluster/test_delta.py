@@ -99,14 +99,16 @@ def kept(c):
 
 def damaged(c):
     """Whatever is gone of a base is mended by repair, which needs no base itself."""
-    chains = bases(c, "run")
+    train(c, "again", 20, EVERY, "--ranks", 1, "--arena-mib", 64)
+    c.wait_complete()
+    chains = bases(c, "again")
     step, (base, _) = max((s, b) for s, b in chains.items() if b[0] is not None)
     for s in (base, step):
-        f = files_of(c, "run", s)[0]
+        f = files_of(c, "again", s)[0]
         f.write_bytes(f.read_bytes()[:4096] + bytes(max(0, f.stat().st_size - 4096)))
-    c.tool("repair", "run", base)
-    c.tool("repair", "run", step)
-    assert c.tool("verify", "run", step)["bad"] == []
+    c.tool("repair", "again", base)
+    c.tool("repair", "again", step)
+    assert c.tool("verify", "again", step)["bad"] == []
 
 
 def main():
