@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "daemon/config.h"
 
+#include "core/model/stripe.h"
 #include "core/base/error.h"
 #include "core/model/name.h"
 #include "core/model/units.h"
@@ -76,6 +77,8 @@ static const struct option options[] = {
     {"node", "slots", NUMBER, AT(slots), "8", 1, 256, "fragments on their way to one peer"},
     {"node", "fragment_buffers_mib", NUMBER, AT(fragment_buffers_mib), "64", 32, 1ul << 20, "memory for encoding"},
     {"node", "codecs", TEXT, AT(codecs), "auto", 0, 0, "that may be used: auto, or of raw lz4 float dense"},
+    {"node", "delta_chain", NUMBER, AT(delta_chain), "0", 0, CAIRN_MAX_CHAIN,
+     "checkpoints stored one against the other; 0: each whole"},
     {"node", "margin", NUMBER, AT(margin), "0", 0, CAIRN_MAX_M, "lost peers a commit survives; 0: parity less one"},
     {"node", "domain", TEXT, AT(node_domain), "", 0, 0, "failure domain of this machine; empty: [peer] domain"},
     {"node", "fragment_late_ms", NUMBER, AT(fragment_late_ms), "1000", 50, 600000, "then its peer is avoided"},

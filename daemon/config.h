@@ -58,6 +58,7 @@ struct config {
     char codecs[CONFIG_TEXT];
     char node_domain[CONFIG_TEXT];
     unsigned fragment_late_ms;
+    unsigned delta_chain;
     unsigned sync_late_ms;
     unsigned connect_ms;
     unsigned backoff_ms;

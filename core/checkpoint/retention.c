@@ -174,13 +174,29 @@ static bool is_kept(const struct retention *r, const struct retention_item *item
     return newer == 0 || newer < r->last || !next->full;
 }
 
+bool retention_is_base(const struct retention_item *items, size_t n, size_t at, size_t *ret_of)
+{
+#ifdef CAIRN_BUG_DELETES_BASE
+    n = 0;
+#endif
+    for (size_t i = 0; i < n; i++)
+        if (items[i].lives && items[i].has_base && items[i].base_step == items[at].step &&
+            items[i].base_incarnation == items[at].incarnation) {
+            *ret_of = i;
+            return true;
+        }
+    return false;
+}
+
 size_t retention_choose(const struct retention *r, const struct retention_item *items, size_t n, uint64_t now_unix_ms,
                         bool *ret_delete)
 {
     size_t chosen = 0;
 
     for (size_t i = 0; i < n; i++) {
-        ret_delete[i] = !retention_keeps_all(r) && !is_kept(r, items, n, i, now_unix_ms);
+        size_t of;
+        ret_delete[i] =
+            !retention_keeps_all(r) && !is_kept(r, items, n, i, now_unix_ms) && !retention_is_base(items, n, i, &of);
         chosen += ret_delete[i];
     }
     return chosen;

@@ -28,12 +28,18 @@ struct retention_item {
     uint64_t step, incarnation;
     uint64_t created_unix_ms;
     bool committed;
-    bool held; /* a pin, a restore, the job's resume step: must not be deleted */
-    bool full; /* has all its redundancy */
+    bool held;  /* a pin, a restore, the job's resume step: must not be deleted */
+    bool full;  /* has all its redundancy */
+    bool lives; /* committed, or not decided yet: what it is based on is needed */
+    bool has_base;
+    uint64_t base_step, base_incarnation;
 };
+/* Whether one that lives is based on items[at]: ret_of is the index of one of them. */
+bool retention_is_base(const struct retention_item *items, size_t n, size_t at, size_t *ret_of);
 /* Sets ret_delete[i] for what no rule keeps and nothing forbids, and returns how many. Items in any order. Never
- * chosen: the newest committed one, one that is held or not committed, and the one before a committed one that is not
- * full yet. */
+ * chosen: the newest committed one, one that is held or not committed, the one before a committed one that is not full
+ * yet, and the base of one that lives. A base goes after what needs it is gone, not with it: whoever dies between two
+ * deletions leaves nothing that cannot be read. */
 size_t retention_choose(const struct retention *r, const struct retention_item *items, size_t n, uint64_t now_unix_ms,
                         bool *ret_delete);
 

@@ -31,3 +31,39 @@ uint32_t cairn_chunk_parts(const struct cairn_layout *l, uint32_t first_part, un
     }
     return 0;
 }
+
+/* ---- deltas ---------------------------------------------------------------------------------- */
+
+bool cairn_any_delta(const struct cairn_part_code *parts, unsigned k)
+{
+    for (unsigned i = 0; i < k; i++)
+        if (parts[i].params & CAIRN_PART_DELTA)
+            return true;
+    return false;
+}
+
+bool cairn_delta_equal(const struct cairn_delta *a, const struct cairn_delta *b)
+{
+    return a->step == b->step && a->incarnation == b->incarnation && a->depth == b->depth &&
+           a->entry.low == b->entry.low && a->entry.high == b->entry.high;
+}
+
+const char *cairn_delta_wrong(const struct cairn_delta *d, const struct cairn_part_code *parts, unsigned k,
+                              uint64_t step, uint64_t incarnation)
+{
+    static const struct cairn_delta none = {.depth = 0};
+    bool any = cairn_any_delta(parts, k);
+
+    if (d->depth == 0) {
+        if (any)
+            return "a delta without a base";
+        return cairn_delta_equal(d, &none) ? NULL : "a base and no chain";
+    }
+    if (d->depth > CAIRN_MAX_CHAIN)
+        return "a chain of bases that is too long";
+    if (!any)
+        return "a base that no part needs";
+    if (d->incarnation > incarnation || (d->incarnation == incarnation && d->step >= step))
+        return "a base that is not older";
+    return NULL;
+}

@@ -3,6 +3,7 @@
 #ifndef CAIRN_CORE_MODEL_STRIPE_H
 #define CAIRN_CORE_MODEL_STRIPE_H
 
+#include "core/model/hash.h"
 #include "core/model/layout.h"
 #include "core/model/units.h"
 
@@ -24,9 +25,27 @@ uint32_t cairn_chunk_parts(const struct cairn_layout *l, uint32_t first_part, un
 /* One encoded part as manifests and fragment headers record it. */
 struct cairn_part_code {
     uint16_t codec;     /* cairn_codec_ops.id; 0 raw */
-    uint16_t params;    /* of the codec; 0 today */
+    uint16_t params;    /* bit 0: CAIRN_PART_DELTA; the others are 0 today */
     uint32_t plain_len; /* 1 .. CAIRN_PART */
     uint32_t coded_len; /* 1 .. CAIRN_PART */
 };
+
+/* What the codec gives back is the XOR of the part with the same part of the chunk's base. */
+#define CAIRN_PART_DELTA 1
+#define CAIRN_MAX_CHAIN 4 /* chunks that are read for one: the last of them needs no other */
+
+/* The base of a chunk: the same chunk, by its first part and k, of an older committed checkpoint of the same job and
+ * rank with the same layout. */
+struct cairn_delta {
+    uint64_t step, incarnation;
+    struct hash128 entry; /* of the base's plain bytes */
+    uint8_t depth;        /* how many bases are read before this chunk: 1 .. CAIRN_MAX_CHAIN; 0: none, all is 0 */
+};
+bool cairn_any_delta(const struct cairn_part_code *parts, unsigned k);
+bool cairn_delta_equal(const struct cairn_delta *a, const struct cairn_delta *b);
+/* What is wrong with a chunk of the checkpoint (step, incarnation) that says this of its base, whoever wrote it; NULL:
+ * nothing. Bases are older, so that no chain is a circle. */
+const char *cairn_delta_wrong(const struct cairn_delta *d, const struct cairn_part_code *parts, unsigned k,
+                              uint64_t step, uint64_t incarnation);
 
 #endif

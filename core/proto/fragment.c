@@ -3,7 +3,7 @@
  *
  *     offset  bytes  field
  *     0       8      magic "CRNFRAG1"
- *     8       4      version, 1
+ *     8       4      version: 1, or 2 when the chunk has a base
  *     12      4      required features: bits that a reader must know, 0 today
  *     16      8      generation of the stream file
  *     24      8      step
@@ -27,6 +27,17 @@
  *     408     12*16  parts of the stripe: codec (2), params (2), plain bytes (4), coded bytes (4)
  *     600     8      XXH3-64 of bytes 0 to 599
  *     608     3488   zero
+ *
+ * Version 2 has the base behind the parts, and its checksum behind that; whoever knows version 1 only refuses it,
+ * rather than take a delta for the bytes themselves:
+ *
+ *     600     8      step of the base
+ *     608     8      incarnation of the base
+ *     616     16     XXH3-128 of the base's plain bytes, low half first
+ *     632     4      how many bases are read before this chunk, 1 to 4
+ *     636     4      zero
+ *     640     8      XXH3-64 of bytes 0 to 639
+ *     648     3448   zero
  */
 #include "core/proto/fragment.h"
 
@@ -39,9 +50,11 @@
 
 #define MAGIC 0x31474152464e5243ull /* "CRNFRAG1" */
 #define VERSION 1
+#define VERSION_DELTA 2
 #define NAME_ROOM 132
 #define SUMMED 600
-#define USED 608
+#define SUMMED_DELTA 640
+#define SUM_LEN 8
 #define RESERVED 128 /* key id, tenant, tier and what follows them */
 #define RESERVED_LEN 16
 
@@ -78,13 +91,23 @@ static void put_name(struct writer *w, const char name[CAIRN_MAX_NAME + 1])
     w->at += NAME_ROOM;
 }
 
+static void put_delta(struct writer *w, const struct cairn_delta *d)
+{
+    put(w, d->step, 8);
+    put(w, d->incarnation, 8);
+    put(w, d->entry.low, 8);
+    put(w, d->entry.high, 8);
+    put(w, d->depth, 4);
+    put(w, 0, 4);
+}
+
 void fragment_seal(const struct fragment *f, void *block)
 {
     struct writer w = {block};
 
     memset(block, 0, FRAGMENT_HEADER);
     put(&w, MAGIC, 8);
-    put(&w, VERSION, 4);
+    put(&w, f->delta.depth ? VERSION_DELTA : VERSION, 4);
     put(&w, 0, 4);
     put(&w, f->generation, 8);
     put(&w, f->key.step, 8);
@@ -116,7 +139,9 @@ void fragment_seal(const struct fragment *f, void *block)
         put(&w, f->part[i].plain_len, 4);
         put(&w, f->part[i].coded_len, 4);
     }
-    put(&w, cairn_hash64(block, SUMMED, 0), 8);
+    if (f->delta.depth)
+        put_delta(&w, &f->delta);
+    put(&w, cairn_hash64(block, f->delta.depth ? SUMMED_DELTA : SUMMED, 0), SUM_LEN);
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -140,23 +165,25 @@ static void get_name(struct bytes_reader *r, char ret[CAIRN_MAX_NAME + 1])
         memcpy(ret, from, len);
 }
 
-static int check_front(struct bytes_reader *r, const void *block, struct cairn_error *err)
+static int check_front(struct bytes_reader *r, const void *block, bool *ret_delta, struct cairn_error *err)
 {
     uint64_t magic = bytes_get_u64(r), sum;
     uint32_t version = bytes_get_u32(r), features = bytes_get_u32(r);
-    struct bytes_reader end = {.data = block, .len = FRAGMENT_HEADER, .at = SUMMED};
+    size_t summed = version == VERSION_DELTA ? SUMMED_DELTA : SUMMED, used = summed + SUM_LEN;
+    struct bytes_reader end = {.data = block, .len = FRAGMENT_HEADER, .at = summed};
 
     sum = bytes_get_u64(&end);
     if (magic != MAGIC)
         return cairn_fail(err, CAIRN_E_CORRUPT, "it is no fragment (magic %016" PRIx64 ")", magic);
-    if (version != VERSION || features != 0)
+    if ((version != VERSION && version != VERSION_DELTA) || features != 0)
         return cairn_fail(err, CAIRN_E_UNSUPPORTED,
-                          "a fragment of version %u with features 0x%x: this reader knows version %d", version,
-                          features, VERSION);
-    if (sum != cairn_hash64(block, SUMMED, 0))
+                          "a fragment of version %u with features 0x%x: this reader knows versions %d and %d", version,
+                          features, VERSION, VERSION_DELTA);
+    if (sum != cairn_hash64(block, summed, 0))
         return cairn_fail(err, CAIRN_E_CORRUPT, "the checksum of a fragment's header does not match");
-    if (!all_zero((const char *)block + USED, FRAGMENT_HEADER - USED))
+    if (!all_zero((const char *)block + used, FRAGMENT_HEADER - used))
         return cairn_fail(err, CAIRN_E_CORRUPT, "the block of a fragment's header is not zero behind it");
+    *ret_delta = version == VERSION_DELTA;
     return 0;
 }
 
@@ -262,16 +289,48 @@ static void get_fields(struct bytes_reader *r, struct fragment *f)
     }
 }
 
+/* Version 2 says that there is a base: a depth that is none, or does not fit the field, is damage. */
+static int get_delta(struct bytes_reader *r, struct fragment *f, struct cairn_error *err)
+{
+    struct cairn_delta *d = &f->delta;
+    uint32_t depth, zero;
+
+    d->step = bytes_get_u64(r);
+    d->incarnation = bytes_get_u64(r);
+    d->entry.low = bytes_get_u64(r);
+    d->entry.high = bytes_get_u64(r);
+    depth = bytes_get_u32(r);
+    zero = bytes_get_u32(r);
+    if (depth < 1 || depth > CAIRN_MAX_CHAIN || zero || f->key.kind != FRAGMENT_DATA)
+        return cairn_fail(err, CAIRN_E_CORRUPT, "a fragment of kind %d behind %u bases: at most %d are possible",
+                          f->key.kind, depth, CAIRN_MAX_CHAIN);
+    d->depth = (uint8_t)depth;
+    return 0;
+}
+
+static int check_delta(const struct fragment *f, struct cairn_error *err)
+{
+    const char *wrong =
+        cairn_delta_wrong(&f->delta, f->part, f->key.kind == FRAGMENT_DATA ? f->k : 0, f->key.step, f->key.incarnation);
+
+    return wrong ? cairn_fail(err, CAIRN_E_CORRUPT, "a fragment with %s", wrong) : 0;
+}
+
 int fragment_parse(const void *block, struct fragment *ret, struct cairn_error *err)
 {
     struct bytes_reader r = {.data = block, .len = FRAGMENT_HEADER};
     struct fragment f = {.k = 0};
-    int code = check_front(&r, block, err);
+    bool delta;
+    int code = check_front(&r, block, &delta, err);
 
     if (code < 0)
         return code;
     get_fields(&r, &f);
-    code = check_fields(&f, err);
+    code = delta ? get_delta(&r, &f, err) : 0;
+    if (code == 0)
+        code = check_fields(&f, err);
+    if (code == 0)
+        code = check_delta(&f, err);
     if (code == 0)
         code = check_reserved(block, err);
     if (code == 0)

@@ -42,6 +42,7 @@ struct fragment {
     uint64_t payload_sum;                     /* XXH3-64 of the payload */
     struct hash128 entry;                     /* of the chunk's plain bytes; 0 for a blob */
     struct cairn_part_code part[CAIRN_MAX_K]; /* of the whole stripe; a blob has none */
+    struct cairn_delta delta;                 /* the base of the chunk; of a full one and of a blob all 0 */
     uint64_t blob_len;                        /* of the whole blob; 0 for data */
     uint8_t blob_sha256[32];
 };

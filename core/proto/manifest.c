@@ -13,11 +13,13 @@
 #include <string.h>
 
 #define VERSION 1
+#define VERSION_DELTA 2
 
 typedef Cairn__Manifest__V1__Shard shard;
 typedef Cairn__Manifest__V1__Tensor tensor;
 typedef Cairn__Manifest__V1__Chunk chunk;
 typedef Cairn__Manifest__V1__Part part;
+typedef Cairn__Manifest__V1__Base base;
 
 void manifest_init(struct manifest *m)
 {
@@ -30,6 +32,12 @@ void manifest_free(struct manifest *m)
     cairn_layout_free(&m->layout);
     free(m->peers);
     free(m->chunks);
+    for (struct manifest *next, *under = m->under; under; under = next) {
+        next = under->under;
+        under->under = NULL;
+        manifest_free(under);
+        free(under);
+    }
     manifest_init(m);
 }
 
@@ -55,7 +63,7 @@ static void *carve(struct arena *a, size_t size, size_t n)
 static size_t scratch_size(const struct manifest *m)
 {
     size_t slack = 16 * 16;
-    size_t bytes = slack + m->npeers * sizeof(char *) +
+    size_t bytes = slack + sizeof(base) + (CAIRN_MAX_M + 1) * sizeof(char *) + m->npeers * sizeof(char *) +
                    (size_t)m->layout.nslices * (sizeof(tensor) + sizeof(tensor *) + slack) +
                    (size_t)m->nchunks * (sizeof(chunk) + sizeof(chunk *) + slack);
 
@@ -86,6 +94,9 @@ static void fill_chunk(chunk *c, const struct chunk_record *r, struct arena *a)
     c->m = r->m;
     c->entry_low = r->entry.low;
     c->entry_high = r->entry.high;
+    c->depth = r->delta.depth;
+    c->base_low = r->delta.entry.low;
+    c->base_high = r->delta.entry.high;
     c->n_part = r->k;
     c->part = carve(a, sizeof *c->part, r->k);
     for (unsigned i = 0; i < r->k; i++) {
@@ -102,10 +113,28 @@ static void fill_chunk(chunk *c, const struct chunk_record *r, struct arena *a)
         c->peer[i] = r->peer[i];
 }
 
+static base *fill_base(const struct manifest_base *b, struct arena *a)
+{
+    base *to = carve(a, sizeof *to, 1);
+
+    cairn__manifest__v1__base__init(to);
+    to->step = b->step;
+    to->incarnation = b->incarnation;
+    to->node = (char *)(uintptr_t)b->node;
+    to->manifest_len = b->manifest.len;
+    to->manifest_sha256.data = (uint8_t *)(uintptr_t)b->manifest.sha256;
+    to->manifest_sha256.len = SHA256_LEN;
+    to->peer = carve(a, sizeof *to->peer, CAIRN_MAX_M + 1);
+    for (; to->n_peer < b->manifest.npeers; to->n_peer++)
+        to->peer[to->n_peer] = (char *)(uintptr_t)b->manifest.peer[to->n_peer];
+    return to;
+}
+
 static void fill_shard(shard *s, const struct manifest *m, struct arena *a)
 {
     cairn__manifest__v1__shard__init(s);
-    s->version = VERSION;
+    s->version = m->base.is_set ? VERSION_DELTA : VERSION;
+    s->against = m->base.is_set ? fill_base(&m->base, a) : NULL;
     s->job = (char *)(uintptr_t)m->job;
     s->node = (char *)(uintptr_t)m->node;
     s->step = m->step;
@@ -135,6 +164,8 @@ static void fill_shard(shard *s, const struct manifest *m, struct arena *a)
 /* What decode refuses is not written either; the arrays below have no more room. */
 static int check_chunks(const struct manifest *m, struct cairn_error *err)
 {
+    if (m->base.is_set && m->base.manifest.npeers > CAIRN_MAX_M + 1)
+        return cairn_fail(err, CAIRN_E_INVAL, "a manifest's base with copies on %u peers", m->base.manifest.npeers);
     for (uint32_t i = 0; i < m->nchunks; i++)
         if (m->chunks[i].k < 1 || m->chunks[i].k > CAIRN_MAX_K || m->chunks[i].m > CAIRN_MAX_M)
             return cairn_fail(err, CAIRN_E_INVAL, "chunk %u of a manifest has a stripe of %u+%u", i, m->chunks[i].k,
@@ -204,6 +235,21 @@ static int decode_layout(struct manifest *m, const shard *s, struct cairn_error 
     return 0;
 }
 
+static int decode_delta(const struct manifest *m, const chunk *c, struct chunk_record *r, struct cairn_error *err)
+{
+    const char *wrong;
+
+    if (c->depth > CAIRN_MAX_CHAIN || (c->depth && !m->base.is_set))
+        return corrupt(err, "with a chunk behind more bases than there can be");
+    r->delta.depth = (uint8_t)c->depth;
+    if (c->depth) {
+        r->delta.step = m->base.step;
+        r->delta.incarnation = m->base.incarnation;
+    }
+    wrong = cairn_delta_wrong(&r->delta, r->part, r->k, m->step, m->incarnation);
+    return wrong ? cairn_fail(err, CAIRN_E_CORRUPT, "a manifest that has a chunk with %s", wrong) : 0;
+}
+
 static int decode_chunk(const struct manifest *m, const chunk *c, struct chunk_record *r, struct cairn_error *err)
 {
     if (c->n_part < 1 || c->n_part > CAIRN_MAX_K || c->m > CAIRN_MAX_M || c->n_peer != c->n_part + c->m)
@@ -215,7 +261,8 @@ static int decode_chunk(const struct manifest *m, const chunk *c, struct chunk_r
                                .attempt = c->attempt,
                                .k = (uint8_t)c->n_part,
                                .m = (uint8_t)c->m,
-                               .entry = {c->entry_low, c->entry_high}};
+                               .entry = {c->entry_low, c->entry_high},
+                               .delta = {.entry = {c->base_low, c->base_high}}};
     for (size_t i = 0; i < c->n_part; i++) {
         const part *p = c->part[i];
         if (p->codec > UINT16_MAX || p->params > UINT16_MAX || p->coded_len < 1 || p->coded_len > p->plain_len)
@@ -229,7 +276,15 @@ static int decode_chunk(const struct manifest *m, const chunk *c, struct chunk_r
             return corrupt(err, "with a fragment on a peer that it does not list");
         r->peer[i] = (uint8_t)c->peer[i];
     }
-    return 0;
+    return decode_delta(m, c, r, err);
+}
+
+static bool any_delta(const struct manifest *m)
+{
+    for (uint32_t i = 0; i < m->nchunks; i++)
+        if (m->chunks[i].delta.depth)
+            return true;
+    return false;
 }
 
 static int decode_chunks(struct manifest *m, const shard *s, struct cairn_error *err)
@@ -252,6 +307,8 @@ static int decode_chunks(struct manifest *m, const shard *s, struct cairn_error 
             return corrupt(err, "with a chunk of two dtypes");
         next += r->k;
     }
+    if (next == m->layout.nparts && m->base.is_set && !any_delta(m))
+        return corrupt(err, "with a base that no chunk needs");
     return next == m->layout.nparts ? 0 : corrupt(err, "whose chunks do not cover its tensors");
 }
 
@@ -259,9 +316,9 @@ static int decode_front(struct manifest *m, const shard *s, struct cairn_error *
 {
     int r;
 
-    if (s->version != VERSION)
-        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "a manifest of version %u: this reader knows version %d",
-                          s->version, VERSION);
+    if (s->version != VERSION && s->version != VERSION_DELTA)
+        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "a manifest of version %u: this reader knows versions %d and %d",
+                          s->version, VERSION, VERSION_DELTA);
     r = cairn_name_check("job", s->job, err);
     if (r == 0)
         r = cairn_name_check("node", s->node, err);
@@ -285,6 +342,34 @@ static int decode_front(struct manifest *m, const shard *s, struct cairn_error *
     return 0;
 }
 
+static int decode_base(struct manifest *m, const shard *s, struct cairn_error *err)
+{
+    struct manifest_base *to = &m->base;
+    const base *b = s->against;
+
+    if (!b != (s->version == VERSION))
+        return corrupt(err, "whose version does not say whether it has a base");
+    if (!b)
+        return 0;
+    if (!ckpt_base_is_older(b->step, b->incarnation, m->step, m->incarnation))
+        return corrupt(err, "with a base that is not older");
+    if (b->manifest_sha256.len != SHA256_LEN || b->manifest_len == 0 || b->manifest_len > MANIFEST_MAX ||
+        b->n_peer > CAIRN_MAX_M + 1 || cairn_name_check("node", b->node, err) < 0)
+        return corrupt(err, "with a base that names no manifest");
+    to->is_set = true;
+    to->step = b->step;
+    to->incarnation = b->incarnation;
+    snprintf(to->node, sizeof to->node, "%s", b->node);
+    to->manifest.len = b->manifest_len;
+    memcpy(to->manifest.sha256, b->manifest_sha256.data, SHA256_LEN);
+    for (; to->manifest.npeers < b->n_peer; to->manifest.npeers++) {
+        if (cairn_name_check("peer", b->peer[to->manifest.npeers], err) < 0)
+            return corrupt(err, "with a base in impossible places");
+        snprintf(to->manifest.peer[to->manifest.npeers], CAIRN_MAX_NAME + 1, "%s", b->peer[to->manifest.npeers]);
+    }
+    return 0;
+}
+
 int manifest_decode(struct manifest *m, const void *data, size_t len, struct cairn_error *err)
 {
     shard *s = len <= MANIFEST_MAX ? cairn__manifest__v1__shard__unpack(NULL, len, data) : NULL;
@@ -293,6 +378,8 @@ int manifest_decode(struct manifest *m, const void *data, size_t len, struct cai
     if (!s)
         return cairn_fail(err, CAIRN_E_CORRUPT, "%zu bytes that are no manifest", len);
     r = decode_front(m, s, err);
+    if (r == 0)
+        r = decode_base(m, s, err);
     if (r == 0)
         r = decode_layout(m, s, err);
     if (r == 0)

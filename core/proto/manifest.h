@@ -10,6 +10,14 @@
 #define MANIFEST_MAX_PEERS 255
 #define MANIFEST_MAX ((size_t)1 << 30) /* bytes of a shard's or a root manifest */
 
+/* A blob on the peers: a shard's manifest, or a root. */
+struct blob_ref {
+    uint64_t len;
+    uint8_t sha256[SHA256_LEN];
+    uint32_t npeers;
+    char peer[CAIRN_MAX_M + 1][CAIRN_MAX_NAME + 1]; /* where copies lie; a hint */
+};
+
 struct chunk_record {
     uint32_t first_part;
     uint32_t attempt;
@@ -17,6 +25,21 @@ struct chunk_record {
     struct hash128 entry; /* XXH3-128 of the plain bytes of its k parts */
     struct cairn_part_code part[CAIRN_MAX_K];
     uint8_t peer[CAIRN_MAX_FRAGS]; /* index into manifest.peers */
+    struct cairn_delta delta;      /* its base: that of the manifest, or none */
+};
+
+/* The checkpoint whose chunks are the bases of another's. Records and the root name it, so that it is kept as long. */
+struct ckpt_base {
+    bool is_set;
+    uint64_t step, incarnation;
+};
+
+/* The one older checkpoint that chunks of a shard are deltas against: the same rank's manifest of it. */
+struct manifest_base {
+    bool is_set;
+    uint64_t step, incarnation;
+    char node[CAIRN_MAX_NAME + 1]; /* whose stream files hold it */
+    struct blob_ref manifest;
 };
 
 struct manifest {
@@ -31,12 +54,23 @@ struct manifest {
     struct cairn_layout layout;
     struct chunk_record *chunks; /* ordered by first_part, cover all parts of the layout */
     uint32_t nchunks;
+    struct manifest_base base;
+    struct manifest *under; /* the base's manifest, once somebody has read it; owned */
 };
+/* Every base is: so no chain is a circle. */
+bool ckpt_base_is_older(uint64_t step, uint64_t incarnation, uint64_t than_step, uint64_t than_incarnation);
 void manifest_init(struct manifest *m);
 void manifest_free(struct manifest *m);
 int manifest_encode(const struct manifest *m, struct bytes *out, struct cairn_error *err);
 /* Untrusted bytes; checks that chunks cover the layout, that lengths fit, that peers exist. On failure m is as after
  * init. */
 int manifest_decode(struct manifest *m, const void *data, size_t len, struct cairn_error *err);
+/* Takes base over (it is empty then) as what m's chunks are deltas against, when it is what m names: the same job, rank
+ * and layout, and each chunk's base is there with its checksum, one step nearer to the end of its chain. */
+int manifest_put_under(struct manifest *m, struct manifest *base, struct cairn_error *err);
+/* Whether m's chunks need chunk c of the manifest that lies so many levels below it; level 0 is m itself. */
+bool manifest_needs(const struct manifest *m, unsigned level, const struct chunk_record *c);
+/* The chunk that is XORed into chunk c of m: in m->under, which is there. NULL: c is full. */
+const struct chunk_record *manifest_base_chunk(const struct manifest *m, const struct chunk_record *c);
 
 #endif

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define VERSION 1
+#define VERSION_DELTA 2 /* of a record with a base: who does not know it would delete what it needs */
 
 CAIRN_DEFINE_CLEANUP(json_t *, json_decref, cleanup_json)
 /* Some objects are only read through the reader, which borrows them. */
@@ -165,6 +166,11 @@ static uint64_t get_id(struct reader *r, const char *key)
     return v;
 }
 
+static bool is_known(const struct reader *r, uint64_t version)
+{
+    return version == VERSION || (version == VERSION_DELTA && json_object_get(r->o, "base"));
+}
+
 static json_t *read_in(struct reader *r, const char *what, const void *data, size_t len, struct cairn_error *err)
 {
     json_error_t why;
@@ -173,7 +179,7 @@ static json_t *read_in(struct reader *r, const char *what, const void *data, siz
     r->o = len <= RECORD_VALUE_MAX ? json_loadb(data, len, JSON_REJECT_DUPLICATES, &why) : NULL;
     if (!json_is_object(r->o))
         r->code = cairn_fail(err, CAIRN_E_CORRUPT, "a %s record of %zu bytes is no JSON object", what, len);
-    else if (get_number(r, "v", INT32_MAX) != VERSION && r->code == 0)
+    else if (!is_known(r, get_number(r, "v", INT32_MAX)) && r->code == 0)
         r->code = cairn_fail(err, CAIRN_E_UNSUPPORTED, "a %s record of version %lld: this reader knows version %d",
                              what, (long long)json_integer_value(json_object_get(r->o, "v")), VERSION);
     return r->o;
@@ -379,6 +385,36 @@ int record_pin_decode(struct record_pin *ret, const void *data, size_t len, stru
     return r.code;
 }
 
+static void set_base(json_t *o, const struct ckpt_base *b)
+{
+    json_t *base;
+
+    if (!b->is_set)
+        return;
+    base = json_object();
+    set(base, "step", b->step <= INT64_MAX ? json_integer((json_int_t)b->step) : NULL);
+    set(base, "incarnation", b->incarnation <= INT64_MAX ? json_integer((json_int_t)b->incarnation) : NULL);
+    bool whole = json_object_size(base) == 2;
+    set(o, "base", base);
+    if (whole)
+        set(o, "v", json_integer(VERSION_DELTA));
+    else
+        json_object_del(o, "v");
+}
+
+static void get_base(struct reader *r, struct ckpt_base *b)
+{
+    struct reader in = *r;
+
+    in.o = json_object_get(r->o, "base");
+    if (!in.o)
+        return;
+    b->is_set = true;
+    b->step = get_number(&in, "step", INT64_MAX);
+    b->incarnation = get_number(&in, "incarnation", INT64_MAX);
+    r->code = in.code;
+}
+
 int record_intent_encode(const struct record_intent *r, struct bytes *out, struct cairn_error *err)
 {
     _cleanup_json_ json_t *o = object_new();
@@ -387,13 +423,14 @@ int record_intent_encode(const struct record_intent *r, struct bytes *out, struc
     set_number(o, "nodes", r->nodes);
     set_number(o, "deadline_ms", r->deadline_ms);
     set_text(o, "node", r->node);
+    set_base(o, &r->base);
     return write_out(o, out, err);
 }
 
 int record_intent_decode(struct record_intent *ret, const void *data, size_t len, struct cairn_error *err)
 {
     struct reader r;
-    struct record_intent rec;
+    struct record_intent rec = {.world_size = 0};
     _cleanup_json_ json_t *o = read_in(&r, "intent", data, len, err);
 
     if (r.code < 0)
@@ -402,6 +439,7 @@ int record_intent_decode(struct record_intent *ret, const void *data, size_t len
     rec.nodes = (uint32_t)get_number(&r, "nodes", CAIRN_MAX_WORLD);
     rec.deadline_ms = (uint32_t)get_number(&r, "deadline_ms", UINT32_MAX);
     get_name(&r, "node", rec.node);
+    get_base(&r, &rec.base);
     if (r.code == 0)
         *ret = rec;
     return r.code;
@@ -456,6 +494,8 @@ int record_decision_encode(const struct record_decision *r, struct bytes *out, s
     set_number(o, "plain_bytes", r->plain_bytes);
     set_number(o, "stored_bytes", r->stored_bytes);
     set_number(o, "created_unix_ms", r->created_unix_ms);
+    if (r->commit)
+        set_base(o, &r->base);
     return write_out(o, out, err);
 }
 
@@ -481,6 +521,8 @@ int record_decision_decode(struct record_decision *ret, const void *data, size_t
     rec.plain_bytes = get_number(&r, "plain_bytes", INT64_MAX);
     rec.stored_bytes = get_number(&r, "stored_bytes", INT64_MAX);
     rec.created_unix_ms = get_number(&r, "created_unix_ms", INT64_MAX);
+    if (rec.commit)
+        get_base(&r, &rec.base);
     if (r.code == 0)
         *ret = rec;
     return r.code;

@@ -83,6 +83,7 @@ struct record_intent {
     uint32_t nodes;
     uint32_t deadline_ms; /* a duration, counted by whoever coordinates */
     char node[CAIRN_MAX_NAME + 1];
+    struct ckpt_base base; /* that its shards may have deltas against: it is kept for as long as this record is there */
 };
 struct record_decision {
     bool commit;
@@ -93,6 +94,7 @@ struct record_decision {
     uint64_t plain_bytes;
     uint64_t stored_bytes;
     uint64_t created_unix_ms;
+    struct ckpt_base base; /* of a commit: as in the intent */
 };
 struct record_settings {            /* cairn/v1/jobs/<job>/settings */
     char owner[CAIRN_MAX_NAME + 1]; /* who set it first; may be empty */

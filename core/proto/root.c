@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define VERSION 1
+#define VERSION_DELTA 2
 
 typedef Cairn__Manifest__V1__Root pb_root;
 typedef Cairn__Manifest__V1__ShardRef pb_ref;
@@ -60,7 +61,9 @@ int root_encode(const struct root *r, struct bytes *out, struct cairn_error *err
 
     if (!refs || !list)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a root of %u shards", r->world_size);
-    p.version = VERSION;
+    p.version = r->base.is_set ? VERSION_DELTA : VERSION;
+    p.base_step = r->base.is_set ? r->base.step : 0;
+    p.base_incarnation = r->base.is_set ? r->base.incarnation : 0;
     p.job = (char *)(uintptr_t)r->job;
     p.node = (char *)(uintptr_t)r->node;
     p.step = r->step;
@@ -114,9 +117,12 @@ static int decode_root(struct root *r, const pb_root *p, struct cairn_error *err
 {
     int code = 0;
 
-    if (p->version != VERSION)
-        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "a root manifest of version %u: this reader knows version %d",
-                          p->version, VERSION);
+    if (p->version != VERSION && p->version != VERSION_DELTA)
+        return cairn_fail(err, CAIRN_E_UNSUPPORTED,
+                          "a root manifest of version %u: this reader knows versions %d and %d", p->version, VERSION,
+                          VERSION_DELTA);
+    if (p->version == VERSION_DELTA && !ckpt_base_is_older(p->base_step, p->base_incarnation, p->step, p->incarnation))
+        return corrupt(err, "with a base that is not older");
     if (p->world_size < 1 || p->world_size > CAIRN_MAX_WORLD || p->n_shard != p->world_size)
         return corrupt(err, "that does not list every rank of its world");
     if (cairn_name_check("job", p->job, err) < 0 || cairn_name_check("node", p->node, err) < 0)
@@ -127,6 +133,8 @@ static int decode_root(struct root *r, const pb_root *p, struct cairn_error *err
     r->incarnation = p->incarnation;
     r->world_size = p->world_size;
     r->created_unix_ms = p->created_unix_ms;
+    if (p->version == VERSION_DELTA)
+        r->base = (struct ckpt_base){.is_set = true, .step = p->base_step, .incarnation = p->base_incarnation};
     r->shards = calloc(p->n_shard, sizeof *r->shards);
     if (!r->shards)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a root of %zu shards", p->n_shard);

@@ -5,13 +5,6 @@
 
 #include "core/proto/manifest.h"
 
-/* A blob on the peers: a shard's manifest, or a root. */
-struct blob_ref {
-    uint64_t len;
-    uint8_t sha256[SHA256_LEN];
-    uint32_t npeers;
-    char peer[CAIRN_MAX_M + 1][CAIRN_MAX_NAME + 1]; /* where copies lie; a hint */
-};
 struct shard_ref {
     uint32_t rank;
     char node[CAIRN_MAX_NAME + 1];
@@ -27,6 +20,7 @@ struct root {
     uint32_t world_size;
     struct shard_ref *shards; /* world_size of them, by rank */
     uint64_t created_unix_ms;
+    struct ckpt_base base; /* of the shards that have one */
 };
 void root_init(struct root *r);
 void root_free(struct root *r);

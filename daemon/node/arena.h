@@ -163,6 +163,10 @@ struct snapshot *arenas_find(struct arenas *arenas, const char *job, uint64_t st
                              uint32_t rank);
 /* Of one arena, by id; NULL when there is none. */
 struct snapshot *arena_find(const struct arena *a, uint64_t save);
+/* Where the same parts of an older snapshot with the same layout lie, in the same arena; false: they are not there.
+ * Their process can write to them. */
+bool snapshot_base(const struct snapshot *s, uint64_t step, uint64_t incarnation, uint32_t first_part, uint32_t nparts,
+                   const char **ret_plain);
 /* Whether all these parts are still there. */
 bool snapshot_holds(const struct snapshot *s, uint32_t first_part, uint32_t nparts);
 

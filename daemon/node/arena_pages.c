@@ -246,3 +246,21 @@ bool snapshot_holds(const struct snapshot *s, uint32_t first_part, uint32_t npar
             return false;
     return true;
 }
+
+bool snapshot_base(const struct snapshot *s, uint64_t step, uint64_t incarnation, uint32_t first_part, uint32_t nparts,
+                   const char **ret_plain)
+{
+    const struct hash128 *digest = &s->layout->digest;
+
+    list_for_each (it, &s->arena->snapshots) {
+        const struct snapshot *b = container_of(it, struct snapshot, link);
+        if (b == s || b->state == SNAPSHOT_GRANTED || b->step != step || b->incarnation != incarnation ||
+            b->layout->digest.low != digest->low || b->layout->digest.high != digest->high ||
+            !snapshot_holds(b, first_part, nparts))
+            continue;
+        for (uint32_t i = 0; i < nparts; i++)
+            ret_plain[i] = arena_page(b->arena, b->pages[first_part + i]);
+        return true;
+    }
+    return false;
+}

@@ -37,8 +37,11 @@ static void copied(void *arg, int code, const struct cairn_error *err, const str
 /* The same record that was put into the metadata. */
 static int encode(const struct root *root, const struct blob_ref *ref, struct bytes *out, struct cairn_error *err)
 {
-    struct record_decision d = {
-        .commit = true, .root = *ref, .world_size = root->world_size, .created_unix_ms = root->created_unix_ms};
+    struct record_decision d = {.commit = true,
+                                .root = *ref,
+                                .world_size = root->world_size,
+                                .created_unix_ms = root->created_unix_ms,
+                                .base = root->base};
 
     snprintf(d.node, sizeof d.node, "%s", root->node);
     for (uint32_t i = 0; i < root->world_size; i++) {

@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/model/hash.h"
 #include "core/model/units.h"
+#include "daemon/node/delta.h"
 #include "daemon/node/parity.h"
 
 #include <isa-l/erasure_code.h>
@@ -59,11 +60,16 @@ static bool needs_rebuild(const struct decode *d)
 static int decode_part(struct decode *d, unsigned i)
 {
     const struct cairn_part_code *p = &d->part[i];
+    bool delta = (p->params & CAIRN_PART_DELTA) && !d->undressed;
 
-    if (codec_decode(d->codecs[i], d->payload[i], p->coded_len, d->dtype, d->target + i * CAIRN_PART, p->plain_len) ==
+    if (delta && !d->base)
+        return cairn_fail(&d->err, CAIRN_E_CORRUPT, "part %u of a chunk is a delta, and its base is not there", i);
+    if (codec_decode(d->codecs[i], d->payload[i], p->coded_len, d->dtype, d->target + i * CAIRN_PART, p->plain_len) !=
         0)
-        return 0;
-    return cairn_fail(&d->err, CAIRN_E_CORRUPT, "part %u of a chunk does not decode", i);
+        return cairn_fail(&d->err, CAIRN_E_CORRUPT, "part %u of a chunk does not decode", i);
+    if (delta)
+        delta_xor(d->target + i * CAIRN_PART, d->base + i * CAIRN_PART, p->plain_len);
+    return 0;
 }
 
 static int check_entry(struct decode *d)
@@ -96,7 +102,7 @@ void decode_chunk(struct decode *d)
     for (unsigned i = 0; i < d->k && d->code == 0; i++)
         if (decoded & 1u << i)
             d->code = decode_part(d, i);
-    if (d->code == 0 && decoded == all)
+    if (d->code == 0 && decoded == all && !d->undressed)
         d->code = check_entry(d);
 }
 
@@ -122,6 +128,7 @@ void remake_fragments(struct remake *r)
 
     /* Data fragments that are missing appear in d->payload, which is zero behind each payload's end. */
     d->part_mask = (1u << d->k) - 1;
+    d->undressed = cairn_any_delta(d->part, d->k);
     decode_chunk(d);
     for (unsigned i = 0; i < d->k + d->m && d->code == 0; i++) {
         if (!(r->wanted & 1u << i))

@@ -17,6 +17,8 @@ struct decode {
     char *target;                            /* part i goes to target + i MiB */
     const struct codec *codecs[CAIRN_MAX_K]; /* of each part */
     char *scratch;                           /* k times CAIRN_PART bytes, for payloads that are rebuilt */
+    const char *base;                        /* plain parts of the base, like target; NULL: no part is a delta */
+    bool undressed;                          /* deltas stay deltas: there is no base, and no checksum to compare with */
     int code;
     struct cairn_error err;
 };
@@ -33,7 +35,8 @@ struct remake {
     uint32_t payload_len[CAIRN_MAX_FRAGS];
     uint64_t payload_sum[CAIRN_MAX_FRAGS];
 };
-/* Nothing is made when the chunk's plain bytes do not have their entry checksum: see decode.code. */
+/* Nothing is made when the chunk's plain bytes do not have their entry checksum: see decode.code. Of a chunk with a
+ * base only what its codecs give back is looked at: a repair does not need the base, and fragments have checksums. */
 void remake_fragments(struct remake *r);
 
 #endif

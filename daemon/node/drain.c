@@ -244,7 +244,7 @@ static void encode_more(struct drain *d)
 {
     list_for_each_safe (it, &d->todo) { /* what was lost comes first: its pages are the oldest */
         struct chunk *c = container_of(it, struct chunk, link);
-        if (chunk_has_targets(c)) {
+        if (chunk_has_targets(c) && !c->base_lost) {
             if (room_for(d, c))
                 chunk_encode(c);
         } else if (c->sending == 0) {
@@ -332,7 +332,7 @@ static void add_chunk(struct manifest *m, const struct chunk *c)
     struct chunk_record *r = &m->chunks[m->nchunks++];
 
     *r = (struct chunk_record){
-        .first_part = c->first_part, .attempt = c->attempt, .k = c->k, .m = c->m, .entry = c->entry};
+        .first_part = c->first_part, .attempt = c->attempt, .k = c->k, .m = c->m, .entry = c->entry, .delta = c->delta};
     memcpy(r->part, c->part, sizeof r->part);
     for (unsigned i = 0; i < (unsigned)c->k + c->m; i++)
         r->peer[i] = (uint8_t)peer_index(m, link_id(chunk_place(c, i)));
@@ -369,6 +369,9 @@ static int make_manifest(struct drain *d, struct cairn_error *err)
     m->world_size = d->spec.world_size;
     for (unsigned i = 0; i < sizeof lists / sizeof lists[0]; i++)
         add_chunks(d, lists[i]);
+    for (uint32_t i = 0; i < m->nchunks && !m->base.is_set; i++)
+        if (m->chunks[i].delta.depth)
+            m->base = d->spec.against;
     qsort(m->chunks, m->nchunks, sizeof *m->chunks, compare_chunks);
     for (uint32_t i = 0; i < d->spec.layout->nslices; i++)
         d->ref.plain_bytes += d->spec.layout->slices[i].bytes;

@@ -30,7 +30,11 @@ struct drain_spec {
     uint32_t attempt;                  /* of the first striping: lower ones may lie on peers already */
     uint32_t deadline_ms;              /* until done */
     struct cairn_pace pace;            /* in parts; all zero: full speed */
+    struct manifest_base against;      /* what chunks may be deltas against; not set: they are full */
     void *arg;
+    /* The base of a chunk, and where its plain parts lie, which may change at any time; false: none. */
+    bool (*base)(void *arg, const struct manifest_base *against, uint32_t first_part, unsigned k,
+                 struct cairn_delta *ret, const char **ret_plain);
     /* These parts are durable, and their pages are not read any more. */
     void (*durable)(void *arg, uint32_t first_part, uint32_t nparts);
     /* Exactly once, never from within drain_start. code 0: the shard and its manifest are durable to the margin; ref

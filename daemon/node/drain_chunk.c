@@ -196,6 +196,7 @@ static void fill_header(struct sending *s, const struct encode *e, unsigned inde
     f->payload_len = e->payload_len[index];
     f->payload_sum = e->payload_sum[index];
     f->entry = e->entry;
+    f->delta = e->delta;
     memcpy(f->part, e->part, sizeof f->part);
 }
 
@@ -349,8 +350,9 @@ static void give_all(struct encoding *en)
 
 static bool same_as_before(const struct chunk *c, const struct encode *e)
 {
-    return !c->known || (c->entry.low == e->entry.low && c->entry.high == e->entry.high &&
-                         memcmp(c->part, e->part, c->k * sizeof c->part[0]) == 0);
+    return !c->known ||
+           (c->entry.low == e->entry.low && c->entry.high == e->entry.high && cairn_delta_equal(&c->delta, &e->delta) &&
+            memcmp(c->part, e->part, c->k * sizeof c->part[0]) == 0);
 }
 
 static void encoded(struct worker_job *job)
@@ -365,6 +367,14 @@ static void encoded(struct worker_job *job)
     pacer_release(links_pacer(d->links), chunk_fragments(c) * (uint64_t)CAIRN_PART);
     if (e->code == 0)
         codecs_encoded(links_codecs(d->links), e);
+    if (e->base_gone && !c->counted && d->code == 0) {
+        c->base_lost = true;
+        give_all(en);
+        chunk_move(c, CHUNK_TODO);
+        free(en);
+        links_kick(d->links);
+        return;
+    }
     if (e->code == 0 && !same_as_before(c, e))
         e->code = cairn_fail(
             &err, CAIRN_E_CORRUPT,
@@ -375,6 +385,7 @@ static void encoded(struct worker_job *job)
     if (e->code == 0 && d->code == 0) {
         c->known = true;
         c->entry = e->entry;
+        c->delta = e->delta;
         memcpy(c->part, e->part, sizeof c->part);
         chunk_move(c, c->counted ? CHUNK_SAFE : CHUNK_GOING);
         send_needed(c, e);
@@ -419,6 +430,8 @@ void chunk_encode(struct chunk *c)
         e->plain[i] = d->spec.arena + (size_t)d->spec.pages[c->first_part + i] * CAIRN_PART;
         e->plain_len[i] = (uint32_t)cairn_layout_part_len(d->spec.layout, c->first_part + i);
     }
+    if (d->spec.against.is_set && !d->spec.base(d->spec.arg, &d->spec.against, c->first_part, c->k, &e->delta, e->base))
+        e->delta = (struct cairn_delta){.depth = 0};
     for (unsigned i = 0; i < e->k + e->m; i++)
         e->record[i] = links_buffer_take(d->links);
     en->job = (struct worker_job){.run = encode_run, .done = encoded, .arg = en};

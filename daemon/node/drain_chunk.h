@@ -39,6 +39,8 @@ struct chunk {
     bool known;    /* encoded before: entry and part are what it must give again */
     struct hash128 entry;
     struct cairn_part_code part[CAIRN_MAX_K];
+    struct cairn_delta delta;
+    bool base_lost; /* it was a delta, and its base is not there any more: its parts are cut again */
     unsigned sending;
     struct frag frag[]; /* k + m */
 };

@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/model/hash.h"
 #include "core/model/units.h"
+#include "daemon/node/delta.h"
 #include "daemon/node/parity.h"
 
 #include <isa-l/erasure_code.h>
@@ -22,6 +23,8 @@ struct pass { /* over one chunk */
     struct hash_stream *entry;   /* of all parts */
     struct hash_stream *payload; /* of one */
     char *copy;                  /* a part that is encoded */
+    char *base;                  /* the base's parts, checked; NULL: none */
+    char *diff;                  /* copy XOR base */
     unsigned char tables[CAIRN_MAX_K * CAIRN_MAX_M * 32];
 };
 
@@ -119,14 +122,15 @@ static void raw_part(struct pass *p, unsigned i)
 
 /* ---- encoded parts --------------------------------------------------------------------------- */
 
-/* Encodes the copy; 0: it does not shrink enough. */
-static int64_t encode_copy(struct pass *p, unsigned i, const struct codec *codec)
+/* Encodes the copy, or its delta; 0: it does not shrink enough. */
+static int64_t encode_copy(struct pass *p, unsigned i, const struct codec *codec, bool delta)
 {
     struct encode *e = p->e;
     size_t len = e->plain_len[i];
 
-    memcpy(p->copy, e->plain[i], len);
-    return codec_encode(codec, p->copy, len, e->dtype, payload_of(e, i), len * WORTH_NUM / WORTH_DEN);
+    if (!delta)
+        memcpy(p->copy, e->plain[i], len);
+    return codec_encode(codec, delta ? p->diff : p->copy, len, e->dtype, payload_of(e, i), len * WORTH_NUM / WORTH_DEN);
 }
 
 static void encoded_part(struct pass *p, unsigned i, size_t coded)
@@ -144,7 +148,7 @@ static void encoded_part(struct pass *p, unsigned i, size_t coded)
 /* ---- the choice ------------------------------------------------------------------------------ */
 
 /* Index of the codec; the arena's bytes may change under the sample: a wrong guess costs time only. */
-static unsigned choose(const struct encode *e, unsigned i)
+static unsigned choose(const struct encode *e, unsigned i, const char *bytes)
 {
     struct cairn_offer offers[CAIRN_CHOICES];
     uint32_t len = e->plain_len[i];
@@ -152,7 +156,7 @@ static unsigned choose(const struct encode *e, unsigned i)
     for (unsigned c = 0; c < e->ncodecs; c++) {
         const struct codec *codec = e->codec[c].codec;
         bool suits = codec && cairn_codec_suits(codec_id(codec), e->dtype);
-        size_t coded = suits ? codec_estimate(codec, e->plain[i], len, e->dtype) : len;
+        size_t coded = suits ? codec_estimate(codec, bytes, len, e->dtype) : len;
         offers[c] = (struct cairn_offer){.coded = (uint32_t)coded, .speed = e->codec[c].speed};
         if (c > 0 && coded >= (uint64_t)len * WORTH_NUM / WORTH_DEN)
             offers[c] = (struct cairn_offer){.coded = UINT32_MAX, .speed = 1}; /* nobody takes it */
@@ -168,13 +172,77 @@ static unsigned recorded(const struct encode *e, unsigned i)
     return 0;
 }
 
+/* ---- deltas ---------------------------------------------------------------------------------- */
+
+#define BETTER_NUM 9 /* a delta must be expected to save a tenth of what is stored without: it costs reads */
+#define BETTER_DEN 10
+
+/* What the codecs expect at best. */
+static size_t estimate(const struct encode *e, const char *bytes, size_t len)
+{
+    size_t best = len;
+
+    for (unsigned c = 1; c < e->ncodecs; c++) {
+        const struct codec *codec = e->codec[c].codec;
+        if (!codec || !cairn_codec_suits(codec_id(codec), e->dtype))
+            continue;
+        size_t coded = codec_estimate(codec, bytes, len, e->dtype);
+        best = coded < best ? coded : best;
+    }
+    return best;
+}
+
+/* Copies the base's parts and compares them with the base's checksum: their pages may have been given to another save,
+ * or written to. What is compared is what is used. */
+static int base_take(struct pass *p)
+{
+    struct encode *e = p->e;
+    bool needed = e->as_recorded && cairn_any_delta(e->as_recorded, e->k);
+    struct hash128 sum = {0};
+
+    if (e->delta.depth && e->ncodecs > 1 && (needed || !e->as_recorded)) {
+        p->base = malloc((e->k + 1) * CAIRN_PART);
+        if (!p->base)
+            return CAIRN_E_NOMEM;
+        p->diff = p->base + e->k * CAIRN_PART;
+        hash_stream_reset(p->payload);
+        for (unsigned i = 0; i < e->k; i++) {
+            memcpy(p->base + i * CAIRN_PART, e->base[i], e->plain_len[i]);
+            hash_stream_add(p->payload, p->base + i * CAIRN_PART, e->plain_len[i]);
+        }
+        sum = hash_stream_end(p->payload);
+    }
+    if (p->base && sum.low == e->delta.entry.low && sum.high == e->delta.entry.high)
+        return 0;
+    free(p->base);
+    p->base = p->diff = NULL;
+    e->delta = (struct cairn_delta){.depth = 0};
+    e->base_gone = needed;
+    return needed ? CAIRN_E_NOT_FOUND : 0;
+}
+
+/* Makes copy and diff; whether the part is stored as its delta. */
+static bool is_delta(struct pass *p, unsigned i)
+{
+    struct encode *e = p->e;
+    size_t len = e->plain_len[i];
+
+    if (!p->base || (e->as_recorded && !(e->as_recorded[i].params & CAIRN_PART_DELTA)))
+        return false;
+    memcpy(p->copy, e->plain[i], len);
+    memcpy(p->diff, p->copy, len);
+    delta_xor(p->diff, p->base + i * CAIRN_PART, len);
+    return e->as_recorded || estimate(e, p->diff, len) * BETTER_DEN < estimate(e, p->copy, len) * BETTER_NUM;
+}
+
 static int encode_part(struct pass *p, unsigned i)
 {
     struct encode *e = p->e;
     uint64_t begun = now_ns();
     uint32_t len = e->plain_len[i];
-    unsigned c = e->as_recorded ? recorded(e, i) : choose(e, i);
-    int64_t coded = c ? encode_copy(p, i, e->codec[c].codec) : 0;
+    bool delta = is_delta(p, i);
+    unsigned c = e->as_recorded ? recorded(e, i) : choose(e, i, delta ? p->diff : e->plain[i]);
+    int64_t coded = c ? encode_copy(p, i, e->codec[c].codec, delta) : 0;
 
     if (coded < 0)
         return (int)coded;
@@ -182,6 +250,7 @@ static int encode_part(struct pass *p, unsigned i)
         c = 0;
     e->part[i] = (struct cairn_part_code){.plain_len = len, .coded_len = c ? (uint32_t)coded : len};
     e->part[i].codec = c ? codec_id(e->codec[c].codec) : CAIRN_CODEC_RAW;
+    e->part[i].params = c && delta ? CAIRN_PART_DELTA : 0; /* raw is never a delta: it would not be smaller */
     e->payload_len[i] = e->part[i].coded_len;
     if (c)
         encoded_part(p, i, (size_t)coded);
@@ -204,13 +273,18 @@ void encode_chunk(struct encode *e)
     p.copy = e->ncodecs > 1 ? malloc(CAIRN_PART) : NULL;
     e->code = p.entry && p.payload && (p.copy || e->ncodecs == 1) ? 0 : CAIRN_E_NOMEM;
     if (e->code == 0)
+        e->code = base_take(&p);
+    if (e->code == 0)
         parity_begin(&p);
     for (unsigned i = 0; i < e->k && e->code == 0; i++)
         e->code = encode_part(&p, i);
     if (e->code == 0) {
         e->entry = hash_stream_end(p.entry);
         parity_end(&p);
+        if (!cairn_any_delta(e->part, e->k))
+            e->delta = (struct cairn_delta){.depth = 0};
     }
+    free(p.base);
     hash_stream_free(p.entry);
     hash_stream_free(p.payload);
     free(p.copy);

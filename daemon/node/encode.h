@@ -36,7 +36,10 @@ struct encode {
     unsigned before;                           /* index of the codec that was chosen last for this dtype */
     struct cairn_path path;                    /* what the choice is by */
     const struct cairn_part_code *as_recorded; /* NULL: choose. Else of each part: made the same way again */
+    const char *base[CAIRN_MAX_K];             /* of each part, as plain; not read when there is no delta */
+    struct cairn_delta delta;                  /* the base; depth 0: none. As a result: what parts are deltas against */
     /* results */
+    bool base_gone;       /* with code: as_recorded has deltas, and the base's bytes are not there any more */
     struct hash128 entry; /* of the bytes that were encoded */
     struct cairn_part_code part[CAIRN_MAX_K];
     bool in_place[CAIRN_MAX_K]; /* the payload is the page: record has room for the header only */

@@ -7,6 +7,9 @@
  *             too few come -> the missing ones are looked for on every other peer
  *     enough -> a worker rebuilds, decodes, checks -> done
  *
+ * A chunk of deltas gathers its base at the same time, within the same deadline, and decodes when it has both. The base
+ * is gathered whole, so that its own checksum vouches for it; it may have a base in turn.
+ *
  * Payloads are copied out of the links' read buffers at once, so that no gather holds what another waits for. */
 #include "daemon/node/gather.h"
 
@@ -36,6 +39,12 @@ struct want { /* one fragment */
     char *payload; /* CAIRN_PART bytes, zero-filled */
 };
 
+struct base_part { /* the gather of a chunk's base */
+    struct gather gather;
+    char *plain; /* k times CAIRN_PART bytes; NULL: the chunk has no base */
+    bool running;
+};
+
 struct gather_run {
     struct links *links;
     struct gather *g; /* NULL once it was completed */
@@ -53,6 +62,12 @@ struct gather_run {
     struct decode decode;
     bool decoding;
     bool cancelled;
+    struct base_part base;
+    int base_code; /* negative: there are no bytes of the base */
+    struct cairn_error base_err;
+    bool ending; /* with end_code, as soon as the base's gather has ended */
+    int end_code;
+    struct cairn_error end_err;
     struct link *all[LINKS_MAX];
     unsigned nall;
     char errors[400];
@@ -65,22 +80,40 @@ static void run_free(struct gather_run *r)
     for (unsigned i = 0; i < r->n; i++)
         free(r->want[i].payload);
     free(r->decode.scratch);
+    free(r->base.plain);
     free(r);
 }
 
-static void finish(struct gather_run *r, int code, const struct cairn_error *err)
+static void finish_end(struct gather_run *r)
 {
     struct gather *g = r->g;
+    struct cairn_error err = r->end_err;
+    int code = r->end_code;
 
+    run_free(r);
+    g->state = NULL;
+    g->done(g, code, code < 0 ? &err : NULL);
+}
+
+/* The base's gather reads the caller's manifest: the caller is told when that has ended too. */
+static void finish(struct gather_run *r, int code, const struct cairn_error *err)
+{
+    r->ending = true;
+    r->end_code = code;
+    cairn_error_copy(&r->end_err, err);
     loop_timer_cancel(links_loop(r->links), &r->hedge);
     loop_timer_cancel(links_loop(r->links), &r->deadline);
     for (unsigned i = 0; i < r->n; i++)
-        if (r->want[i].state == READING)
+        if (r->want[i].state == READING) {
             link_read_cancel(r->want[i].link, &r->want[i].read);
+            r->want[i].state = FAILED;
+        }
     links_counts(r->links)->hedging -= r->hedges;
-    run_free(r);
-    g->state = NULL;
-    g->done(g, code, err);
+    r->hedges = 0;
+    if (r->base.running)
+        gather_cancel(r->links, &r->base.gather);
+    else
+        finish_end(r);
 }
 
 static void note_error(struct gather_run *r, const char *peer, const struct cairn_error *err)
@@ -103,7 +136,8 @@ static int check_record(const struct want *w, const char *record, struct fragmen
     if (code < 0)
         return code;
     if (!fragment_key_equal(&f->key, &w->read.key) || f->k != c->k || f->m != c->m || f->entry.low != c->entry.low ||
-        f->entry.high != c->entry.high || memcmp(f->part, c->part, c->k * sizeof c->part[0]) != 0)
+        f->entry.high != c->entry.high || !cairn_delta_equal(&f->delta, &c->delta) ||
+        memcmp(f->part, c->part, c->k * sizeof c->part[0]) != 0)
         return cairn_fail(err, CAIRN_E_CORRUPT, "a fragment that is not the manifest's");
     if (w->index < c->k && f->payload_len != c->part[w->index].coded_len)
         return cairn_fail(err, CAIRN_E_CORRUPT, "a fragment of a wrong length");
@@ -228,10 +262,14 @@ static void step(struct loop_post *post)
     struct cairn_error err = CAIRN_ERROR_INIT;
 
     r->stepping = false;
-    if (r->decoding)
+    if (r->decoding || r->ending)
         return;
     if (r->cancelled) {
         finish(r, cairn_fail(&err, CAIRN_E_ABORTED, "the read was cancelled"), &err);
+        return;
+    }
+    if (r->base_code < 0) {
+        finish(r, r->base_code, &r->base_err);
         return;
     }
     ask_wanted(r);
@@ -240,6 +278,8 @@ static void step(struct loop_post *post)
         ask_wanted(r);
     }
     if (have_wanted_data(r) || count(r, GOT, false) >= r->chunk->k) {
+        if (r->base.running)
+            return; /* its end goes on here */
         int code = start_decode(r, &err);
         if (code < 0)
             finish(r, code, &err);
@@ -258,7 +298,7 @@ static void step(struct loop_post *post)
 
 static void step_soon(struct gather_run *r)
 {
-    if (r->stepping || r->decoding)
+    if (r->stepping || r->decoding || r->ending)
         return;
     r->stepping = true;
     r->step = (struct loop_post){.run = step, .arg = r};
@@ -352,6 +392,7 @@ static int start_decode(struct gather_run *r, struct cairn_error *err)
                               "part %u of rank %u was encoded by codec %u, which is not loaded", c->first_part + i,
                               r->key.rank, c->part[i].codec);
     }
+    d->base = r->base.plain;
     r->g->rebuilt = 0;
     for (unsigned i = 0; i < r->n; i++) {
         d->payload[i] = r->want[i].state == GOT ? r->want[i].payload : NULL;
@@ -379,6 +420,50 @@ static void key_of(const struct manifest *m, const struct chunk_record *c, struc
     snprintf(key->node, sizeof key->node, "%s", m->node);
 }
 
+static void base_gathered(struct gather *base, int code, const struct cairn_error *err)
+{
+    struct gather_run *r = base->arg;
+    struct cairn_error own = CAIRN_ERROR_INIT;
+
+    r->base.running = false;
+    if (r->ending) {
+        finish_end(r);
+        return;
+    }
+    cairn_error_copy(&own, err);
+    if (code < 0)
+        cairn_wrap(&own, code, "the base of the chunk at part %u of rank %u, in step %llu", r->chunk->first_part,
+                   r->key.rank, (unsigned long long)r->chunk->delta.step);
+    r->base_code = code;
+    cairn_error_copy(&r->base_err, &own);
+    step_soon(r);
+}
+
+/* Nothing is started on failure: the run ends with its first step then. */
+static int base_start(struct gather_run *r, struct cairn_error *err)
+{
+    const struct chunk_record *b = manifest_base_chunk(r->g->manifest, r->chunk);
+
+    if (!r->chunk->delta.depth)
+        return 0;
+    if (!b)
+        return cairn_fail(err, CAIRN_E_CORRUPT, "the base of the chunk at part %u of rank %u is not known",
+                          r->chunk->first_part, r->key.rank);
+    r->base.plain = malloc((size_t)b->k * CAIRN_PART);
+    if (!r->base.plain)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate room for a chunk's base");
+    r->base.gather = (struct gather){.manifest = r->g->manifest->under,
+                                     .chunk = (uint32_t)(b - r->g->manifest->under->chunks),
+                                     .part_mask = (1u << b->k) - 1,
+                                     .target = r->base.plain,
+                                     .timeout_ms = r->g->timeout_ms,
+                                     .done = base_gathered,
+                                     .arg = r};
+    r->base.running = true;
+    gather_start(r->links, &r->base.gather);
+    return 0;
+}
+
 void gather_start(struct links *links, struct gather *g)
 {
     struct gather_run *r = calloc(1, sizeof *r);
@@ -399,6 +484,8 @@ void gather_start(struct links *links, struct gather *g)
     loop_timer_after(links_loop(links), &r->hedge, HEDGE_EVERY_MS);
     r->deadline = (struct loop_timer){.fire = too_late, .arg = r};
     loop_timer_after(links_loop(links), &r->deadline, g->timeout_ms ? g->timeout_ms : 30000);
+    r->end_err = r->base_err = (struct cairn_error)CAIRN_ERROR_INIT;
+    r->base_code = base_start(r, &r->base_err);
     step_soon(r);
 }
 

@@ -61,24 +61,68 @@ static void decide_txn(struct decider *d, const struct cairn_compare *compares, 
     meta_txn(d->job->jobs->deps.meta, &txn, d->job->jobs->config.meta_ms, &d->req);
 }
 
+/* The base is committed and not deleted while the intent is put, and whoever deletes it has not read the intent: holds
+ * change with it. */
+static void decide_txn_with_base(struct decider *d, const struct cairn_compare *seen, size_t nseen, const char *key,
+                                 const struct bytes *value, const struct bytes *hold)
+{
+    const struct ckpt_base *b = &d->root.base;
+    char decision[RECORD_KEY_MAX], tombstone[RECORD_KEY_MAX], holds[RECORD_KEY_MAX];
+    struct cairn_compare c[8];
+
+    record_key_ckpt(decision, d->job->name, b->step, b->incarnation, "decision");
+    record_key_ckpt(tombstone, d->job->name, b->step, b->incarnation, "tombstone");
+    record_key_ckpt(holds, d->job->name, b->step, b->incarnation, "holds");
+    memcpy(c, seen, nseen * sizeof *c);
+    c[nseen] = (struct cairn_compare){decision, d->base_revision};
+    c[nseen + 1] = (struct cairn_compare){tombstone, 0};
+    struct cairn_put put[] = {{key, value->data, value->len, 0}, {holds, hold->data, hold->len, 0}};
+    struct cairn_txn txn = {.compares = c, .ncompares = nseen + 2, .puts = put, .nputs = 2};
+    meta_txn(d->job->jobs->deps.meta, &txn, d->job->jobs->config.meta_ms, &d->req);
+}
+
+/* Chains are counted by checkpoints, not only by chunks: what one checkpoint keeps from being deleted has an end. */
+static void decide_choose_base(struct decider *d)
+{
+    const struct job *job = d->job;
+
+    if (d->root.base.is_set || d->no_base || !job->jobs->config.delta_chain || !job->newest.is_set ||
+        job->newest_chain >= job->jobs->config.delta_chain ||
+        !ckpt_base_is_older(job->newest.step, job->newest.incarnation, d->step, d->incarnation))
+        return;
+    d->root.base = job->newest;
+    d->chain = job->newest_chain + 1;
+    d->base_revision = job->newest_revision;
+}
+
 static int decide_send_intent(struct decider *d, struct cairn_error *err)
 {
+    decide_choose_base(d);
+
     struct job *job = d->job;
-    struct record_intent intent = {
-        .world_size = d->machine.world_size, .nodes = job->ncrew + 1, .deadline_ms = job->jobs->config.checkpoint_ms};
-    struct bytes value = {0};
+    struct record_intent intent = {.world_size = d->machine.world_size,
+                                   .nodes = job->ncrew + 1,
+                                   .deadline_ms = job->jobs->config.checkpoint_ms,
+                                   .base = d->root.base};
+    struct bytes value = {0}, hold = {0};
     struct decide_keys k;
 
     snprintf(intent.node, sizeof intent.node, "%s", job->jobs->node);
     keys_fill(&k, d);
     int r = record_intent_encode(&intent, &value, err);
+    if (r == 0 && d->root.base.is_set)
+        r = jobs_hold_record(job->jobs, &hold, err);
     if (r == 0) {
         struct cairn_compare c[] = {{k.decision, 0},
                                     {k.incarnation, job->inc_revision},
                                     {k.pin, job->pin_revision},
                                     {k.coordinator, job->coordinator_revision}};
-        decide_txn(d, c, 4, k.intent, &value);
+        if (d->root.base.is_set)
+            decide_txn_with_base(d, c, 4, k.intent, &value, &hold);
+        else
+            decide_txn(d, c, 4, k.intent, &value);
     }
+    bytes_free(&hold);
     bytes_free(&value);
     return r;
 }
@@ -89,7 +133,8 @@ static int decide_send_commit(struct decider *d, struct cairn_error *err)
     struct record_decision decision = {.commit = true,
                                        .root = d->root_ref,
                                        .world_size = d->machine.world_size,
-                                       .created_unix_ms = d->root.created_unix_ms};
+                                       .created_unix_ms = d->root.created_unix_ms,
+                                       .base = d->root.base};
     struct bytes value = {0};
     struct decide_keys k;
 
@@ -247,7 +292,10 @@ static void decide_intent_done(struct decider *d, const struct cairn_meta_result
         decide_event(d, COMMIT_ON_INTENT_UNKNOWN);
     } else if (result->succeeded) {
         decide_event(d, COMMIT_ON_INTENT_WRITTEN);
-    } else {
+    } else { /* also when the base was deleted meanwhile: no drain has begun, so it can go without */
+        d->root.base = (struct ckpt_base){.is_set = false};
+        d->chain = 0;
+        d->no_base = true;
         d->refused = true;
         d->sent = COMMIT_READ;
         decide_send_read(d);
@@ -266,10 +314,16 @@ static void decide_answered(struct meta_req *req, const struct cairn_meta_result
         decide_intent_done(d, result);
     else if (sent == COMMIT_READ)
         decide_read_done(d, result);
-    else
+    else {
+        if (sent == COMMIT_PUT_COMMIT && result->code == 0 && result->succeeded) {
+            d->job->newest = (struct ckpt_base){true, d->step, d->incarnation};
+            d->job->newest_revision = result->revision;
+            d->job->newest_chain = d->chain;
+        }
         decide_event(d, result->code < 0    ? COMMIT_ON_UNKNOWN
                         : result->succeeded ? COMMIT_ON_APPLIED
                                             : COMMIT_ON_REFUSED);
+    }
     decide_maybe_free(d);
 }
 
@@ -544,6 +598,8 @@ static void decide_adopt(struct job *job, const struct known *k, const struct re
     }
     log_line(LOG_NOTICE, "job %s: step %llu of incarnation %llu was left undecided by node %s: its ranks are awaited",
              job->name, (unsigned long long)k->step, (unsigned long long)k->incarnation, intent->node);
+    d->root.base = intent->base;
+    d->chain = intent->base.is_set ? CAIRN_MAX_CHAIN : 0; /* not known: the next one is whole */
     commit_adopt(&d->machine, k->step, intent->world_size, deadline_ms, d->ranks);
     loop_timer_after(job->jobs->deps.loop, &d->deadline, deadline_ms);
     loop_timer_after(job->jobs->deps.loop, &d->grace, job->jobs->config.lease_ms + 500);

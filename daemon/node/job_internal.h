@@ -93,6 +93,8 @@ struct view {
 int view_read(struct view *ret, const char *job, const struct cairn_meta_result *result, struct cairn_error *err);
 void view_free(struct view *v);
 ptrdiff_t view_find(const struct view *v, uint64_t step, uint64_t incarnation);
+/* Fills n items for retention: fates, holds, resume step and bases; full and what is under way are the caller's. */
+void view_items(const struct view *v, struct retention_item *items);
 /* Whether the job resumes from it. */
 bool view_is_resume(const struct view *v, size_t at);
 /* NOT_FOUND for a step (CAIRN_LATEST: any) that is not committed, or not any more. */
@@ -156,6 +158,10 @@ struct job {
     bool roster_changed;   /* this node's key does not say who its members are */
     bool enlisted;         /* the key is there */
     struct list runs;
+    struct list noted;        /* job_delta.c */
+    struct ckpt_base newest;  /* committed by this coordinator */
+    uint64_t newest_revision; /* of its decision */
+    unsigned newest_chain;    /* checkpoints that it needs, one for the other */
     unsigned nruns;
     uint64_t committed, aborted;
     struct cairn_cadence cadence; /* of its saves on this node */
@@ -283,6 +289,16 @@ struct rank_save {
     struct loop_post post;
     bool posted;
 };
+/* ---- job_delta.c ----------------------------------------------------------------------------- */
+/* The save's shard is durable: a later one may be stored against it. */
+void delta_note(struct rank_save *save, const struct shard_ref *ref, const struct manifest *manifest);
+/* What this save's chunks may be stored against; not set: nothing. */
+void delta_choose(struct rank_save *save, struct manifest_base *ret);
+/* The same of one chunk, and where the base's plain parts lie. False: it goes full. */
+bool delta_base(struct rank_save *save, const struct manifest_base *base, uint32_t first_part, unsigned k,
+                struct cairn_delta *ret, const char **ret_plain);
+void delta_forget(struct job *job);
+
 /* Whether this daemon still works on it. */
 bool job_works_on(const struct job *job, uint64_t step, uint64_t incarnation);
 struct run *job_find_run(const struct job *job, uint64_t step, uint64_t incarnation);
@@ -338,6 +354,9 @@ struct decider {
     bool over;               /* the machine ended, or this node coordinates no more */
     bool feeding;            /* a report is being taken in: it must not go now */
     bool hurry;              /* somebody waits for it: every node is told */
+    uint64_t base_revision;  /* of the decision of root.base */
+    unsigned chain;          /* checkpoints that this one needs, one for the other */
+    bool no_base;            /* it was refused once with one */
 };
 struct decider *job_find_decider(const struct job *job, uint64_t step, uint64_t incarnation);
 /* One rank's state, from this node or another. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A load reads a committed checkpoint: the root that its decision names, then every shard's manifest, some at a time.
  * blob_get checks the bytes' SHA-256 against the reference, so that decision, root and manifests are one chain; here
- * their identities are checked to be what was asked for. The last few checkpoints stay for the next reader. */
+ * their identities are checked to be what was asked for. A manifest of deltas names its base's, which is read as well,
+ * and so on to the end of the chain. The last few checkpoints stay for the next reader. */
 #include "daemon/node/job_internal.h"
 
 #include <stdio.h>
@@ -25,6 +26,8 @@ struct load {
 struct load_get { /* one manifest */
     struct load *load;
     uint32_t rank;
+    struct manifest *above; /* whose base it is; NULL: the shard's own */
+    unsigned left;          /* how many bases above needs: this one and what is below it */
 };
 
 struct checkpoint *checkpoint_ref(struct checkpoint *c)
@@ -132,18 +135,56 @@ static int load_check_manifest(const struct load *load, const struct manifest *m
 
 static void load_pump(struct load *load);
 
+static int load_get_base(struct load *load, uint32_t rank, struct manifest *above, unsigned left,
+                         struct cairn_error *err);
+
+/* The longest chain of a shard's chunks. */
+static unsigned load_chain(const struct manifest *m)
+{
+    unsigned most = 0;
+
+    for (uint32_t i = 0; i < m->nchunks; i++)
+        most = m->chunks[i].delta.depth > most ? m->chunks[i].delta.depth : most;
+    return most;
+}
+
+static int load_take_manifest(struct load_get *get, const void *data, size_t len, struct cairn_error *err)
+{
+    struct load *load = get->load;
+    struct manifest *m = &load->checkpoint->manifests[get->rank];
+    int r = manifest_decode(m, data, len, err);
+
+    if (r == 0)
+        r = load_check_manifest(load, m, get->rank, err);
+    unsigned chain = r == 0 ? load_chain(m) : 0;
+    return chain > 0 ? load_get_base(load, get->rank, m, chain, err) : r;
+}
+
+static int load_take_base(struct load_get *get, const void *data, size_t len, struct cairn_error *err)
+{
+    struct manifest base;
+
+    manifest_init(&base);
+    int r = manifest_decode(&base, data, len, err);
+    if (r == 0)
+        r = manifest_put_under(get->above, &base, err);
+    manifest_free(&base);
+    if (r == 0 && get->left > 1)
+        r = load_get_base(get->load, get->rank, get->above->under, get->left - 1, err);
+    return r;
+}
+
 static void load_manifest_done(void *arg, int code, const struct cairn_error *err, const void *data, size_t len)
 {
     struct load_get *get = arg;
     struct load *load = get->load;
-    struct manifest *m = &load->checkpoint->manifests[get->rank];
     struct cairn_error e = CAIRN_ERROR_INIT;
 
     cairn_error_copy(&e, err);
     if (code == 0)
-        code = manifest_decode(m, data, len, &e);
-    if (code == 0)
-        code = load_check_manifest(load, m, get->rank, &e);
+        code = get->above ? load_take_base(get, data, len, &e) : load_take_manifest(get, data, len, &e);
+    if (code < 0 && get->above)
+        cairn_wrap(&e, code, "the base, step %llu", (unsigned long long)get->above->base.step);
     if (code < 0)
         load_fail(load, cairn_wrap(&e, code, "manifest of rank %u", get->rank), &e);
     free(get);
@@ -160,11 +201,30 @@ static int load_get_manifest(struct load *load, uint32_t rank, struct cairn_erro
 
     if (!get)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a request");
-    *get = (struct load_get){load, rank};
+    *get = (struct load_get){.load = load, .rank = rank};
     memcpy(key.job, load->job, sizeof key.job);
     memcpy(key.node, shard->node, sizeof key.node);
     load->in_flight++;
     blob_get(load->jobs->deps.links, &key, &shard->manifest, load->timeout_ms, load_manifest_done, get);
+    return 0;
+}
+
+/* At most CAIRN_MAX_CHAIN of them follow each other: depths were checked, and each is one less. */
+static int load_get_base(struct load *load, uint32_t rank, struct manifest *above, unsigned left,
+                         struct cairn_error *err)
+{
+    const struct manifest_base *base = &above->base;
+    struct fragment_key key = {
+        .step = base->step, .incarnation = base->incarnation, .kind = FRAGMENT_MANIFEST, .rank = rank};
+    struct load_get *get = malloc(sizeof *get);
+
+    if (!get)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate a request");
+    *get = (struct load_get){.load = load, .rank = rank, .above = above, .left = left};
+    memcpy(key.job, load->job, sizeof key.job);
+    memcpy(key.node, base->node, sizeof key.node);
+    load->in_flight++;
+    blob_get(load->jobs->deps.links, &key, &base->manifest, load->timeout_ms, load_manifest_done, get);
     return 0;
 }
 

@@ -293,15 +293,11 @@ static int pass_choose(struct retainer *t, struct cairn_error *err)
     t->chosen = calloc(v->n + 1, sizeof *t->chosen);
     if (!items || !t->chosen)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu checkpoints", v->n);
+    view_items(v, items);
     for (size_t i = 0; i < v->n; i++) {
         bool under_way = is_under_way(t->jobs, t->job->name, &v->known[i]);
-        bool held = v->keeping[i].pins || v->keeping[i].readers || view_is_resume(v, i);
-        items[i] = (struct retention_item){.step = v->known[i].step,
-                                           .incarnation = v->known[i].incarnation,
-                                           .created_unix_ms = v->decisions[i].created_unix_ms,
-                                           .committed = v->known[i].fate == KNOWN_COMMITTED,
-                                           .held = held || under_way,
-                                           .full = !under_way};
+        items[i].held |= under_way;
+        items[i].full = !under_way;
     }
     retention_choose(&rule, items, v->n, jobs_unix_ms(), t->chosen);
     return 0;
@@ -315,6 +311,8 @@ static void pass_buried(struct burial *b, int code, const struct cairn_error *er
 
     if (code < 0) /* refused for a hold that came, or no answer: the next pass looks again */
         log_line(LOG_DETAIL, "job %s: %s", b->job, err->message);
+    else if (b->decision.base.is_set) /* its base may go now, if nothing else keeps that */
+        t->job->wanted = true;
     t->at++;
     pass_bury(t);
 }

@@ -66,8 +66,8 @@ static void save_drain_done(void *arg, int code, const struct cairn_error *err, 
     struct rank_save *save = arg;
     struct run *run = save->run;
 
-    (void)manifest;
     if (code == 0 && !run->over && !run->told) {
+        delta_note(save, ref, manifest);
         save->ref = *ref;
         save->state = REPORT_DURABLE;
         save_measured(save);
@@ -95,6 +95,12 @@ static void save_drain_ended(void *arg, unsigned left)
     run_maybe_free(run);
 }
 
+static bool save_base(void *arg, const struct manifest_base *base, uint32_t first_part, unsigned k,
+                      struct cairn_delta *ret, const char **ret_plain)
+{
+    return delta_base(arg, base, first_part, k, ret, ret_plain);
+}
+
 static void save_start_drain(struct rank_save *save)
 {
     struct run *run = save->run;
@@ -115,8 +121,10 @@ static void save_start_drain(struct rank_save *save)
                               .arg = save,
                               .durable = save_parts_durable,
                               .done = save_drain_done,
-                              .ended = save_drain_ended};
+                              .ended = save_drain_ended,
+                              .base = save_base};
 
+    delta_choose(save, &spec.against);
     int r = drain_start(job->jobs->deps.links, &spec, &save->drain, &err);
     if (r == 0) {
         save->draining = true;

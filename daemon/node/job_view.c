@@ -4,6 +4,8 @@
  */
 #include "daemon/node/job_internal.h"
 
+#include "core/base/cleanup.h"
+
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -209,6 +211,41 @@ bool view_is_resume(const struct view *v, size_t at)
            v->pin.ckpt_incarnation == v->known[at].incarnation;
 }
 
+/* The decision of one that was decided, else its intent: both name the base. */
+void view_items(const struct view *v, struct retention_item *items)
+{
+    for (size_t i = 0; i < v->n; i++) {
+        const struct known *k = &v->known[i];
+        const struct ckpt_base *b = k->fate == KNOWN_COMMITTED ? &v->decisions[i].base : &v->intents[i].base;
+
+        items[i] = (struct retention_item){.step = k->step,
+                                           .incarnation = k->incarnation,
+                                           .created_unix_ms = v->decisions[i].created_unix_ms,
+                                           .committed = k->fate == KNOWN_COMMITTED,
+                                           .held = v->keeping[i].pins || v->keeping[i].readers || view_is_resume(v, i),
+                                           .full = true,
+                                           .lives = k->fate == KNOWN_COMMITTED || k->fate == KNOWN_UNDECIDED,
+                                           .has_base = b->is_set,
+                                           .base_step = b->step,
+                                           .base_incarnation = b->incarnation};
+    }
+}
+
+static int view_check_base(const struct view *v, const char *job, size_t at, struct cairn_error *err)
+{
+    _cleanup_free_ struct retention_item *items = calloc(v->n + 1, sizeof *items);
+    size_t of;
+
+    if (!items)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu checkpoints", v->n);
+    view_items(v, items);
+    if (!retention_is_base(items, v->n, at, &of))
+        return 0;
+    return cairn_fail(err, CAIRN_E_DENIED,
+                      "step %llu of job %s is what step %llu was stored against: that one goes first",
+                      (unsigned long long)v->known[at].step, job, (unsigned long long)v->known[of].step);
+}
+
 int view_check_deletable(const struct view *v, const char *job, size_t at, struct cairn_error *err)
 {
     const struct view_keeping *k = &v->keeping[at];
@@ -226,7 +263,7 @@ int view_check_deletable(const struct view *v, const char *job, size_t at, struc
     if (k->readers)
         return cairn_fail(err, CAIRN_E_BUSY, "step %llu of job %s is held by %s: try again when it has ended", step,
                           job, k->held_by);
-    return 0;
+    return view_check_base(v, job, at, err);
 }
 
 int view_not_found(const struct view *v, const char *job, uint64_t step, struct cairn_error *err)

@@ -64,6 +64,7 @@ struct job *jobs_find_or_add(struct jobs *jobs, const char *name)
     list_init(&job->joins);
     list_init(&job->enlisting);
     list_init(&job->runs);
+    list_init(&job->noted);
     list_init(&job->children);
     list_init(&job->crew);
     list_init(&job->deciders);
@@ -83,6 +84,7 @@ void job_free(struct job *job)
     list_for_each_safe (it, &job->members)
         free(container_of(it, struct member, link));
     list_remove(&job->link);
+    delta_forget(job);
     free(job->others);
     free(job);
 }

@@ -26,6 +26,7 @@ struct jobs_config {
     uint32_t lease_ms;          /* of the coordinator key */
     uint32_t meta_ms;           /* deadline of one metadata request */
     uint32_t checkpoint_ms;     /* from the first begin of a step to its decision */
+    unsigned delta_chain;       /* how many checkpoints are stored one against the other; 0: none */
     bool spread;                /* a flush takes most of the time until the next save */
     struct retention retention; /* of jobs that have no rule of their own */
     uint32_t retention_ms;      /* how often old checkpoints are looked for; 0: only after commits */
@@ -93,6 +94,10 @@ struct save_events {
     /* The pages and the layout are not read any more. After the last state event, exactly once: the save is gone then.
      */
     void (*ended)(void *arg);
+    /* Where the same parts of this rank's snapshot of another checkpoint lie, with the same layout; false: they are not
+     * there. The bytes may change at any time. NULL: never. */
+    bool (*base)(void *arg, uint64_t step, uint64_t incarnation, uint32_t first_part, uint32_t nparts,
+                 const char **ret_plain);
 };
 /* Joins the step's checkpoint or begins it. FENCED, STALE_PIN, EXISTS (saved before, or this step is decided), ABORTED
  * (others gave it up), BUSY (too many checkpoints are on their way), UNAVAILABLE (the coordinator's lease is being

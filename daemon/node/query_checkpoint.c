@@ -45,6 +45,28 @@ static json_t *describe_codecs(const struct manifest *m)
     return o;
 }
 
+/* null when every chunk is whole. */
+static json_t *describe_base(const struct manifest *m)
+{
+    json_t *o;
+
+    if (!m->base.is_set)
+        return json_null();
+    o = json_object();
+    query_set(o, "step", json_integer((json_int_t)m->base.step));
+    query_set(o, "incarnation", json_integer((json_int_t)m->base.incarnation));
+    return o;
+}
+
+static unsigned longest_chain(const struct manifest *m)
+{
+    unsigned most = 0;
+
+    for (uint32_t i = 0; i < m->nchunks; i++)
+        most = m->chunks[i].delta.depth > most ? m->chunks[i].delta.depth : most;
+    return most;
+}
+
 static json_t *describe_shard(const struct shard_ref *ref, const struct manifest *m)
 {
     json_t *o = json_object();
@@ -65,6 +87,8 @@ static json_t *describe_shard(const struct shard_ref *ref, const struct manifest
     query_set(o, "chunks", json_integer(m->nchunks));
     query_set(o, "geometry", json_string(geometry));
     query_set(o, "coding", describe_codecs(m));
+    query_set(o, "base", describe_base(m));
+    query_set(o, "chain", json_integer(longest_chain(m)));
     query_set(o, "peers", describe_fragments(m));
     return o;
 }
@@ -161,6 +185,17 @@ static void verify_end(struct query *q)
     query_answer(q, o);
 }
 
+/* Of this chunk: a shard's table counts the chunks of its own manifest, then of its base's, and so on. */
+static uint8_t *verify_lost(struct query *q, const struct gather_check *g)
+{
+    const struct manifest *m = &q->checkpoint->manifests[g->manifest->rank];
+    uint8_t *lost = q->lost[g->manifest->rank];
+
+    for (; m != g->manifest; m = m->under)
+        lost += m->nchunks;
+    return lost + g->chunk;
+}
+
 static void verify_note_bad(struct query *q, const struct gather_check *g, int code, const struct cairn_error *err)
 {
     const struct chunk_record *c = &g->manifest->chunks[g->chunk];
@@ -169,12 +204,14 @@ static void verify_note_bad(struct query *q, const struct gather_check *g, int c
         q->corrupt++;
     else
         q->missing++;
-    if (++q->lost[g->manifest->rank][g->chunk] > c->m)
+    if (++*verify_lost(q, g) > c->m)
         q->repairable = false;
     if (json_array_size(q->bad) >= VERIFY_MAX_BAD)
         return;
     json_t *o = json_object();
     query_set(o, "rank", json_integer(g->manifest->rank));
+    if (g->manifest->step != q->checkpoint->root.step) /* a base's */
+        query_set(o, "step", json_integer((json_int_t)g->manifest->step));
     query_set(o, "first_part", json_integer(c->first_part));
     query_set(o, "fragment", json_integer(g->fragment));
     query_set(o, "peer", json_string(g->manifest->peers[c->peer[g->fragment]]));
@@ -201,10 +238,17 @@ static void verify_checked(struct gather_check *g, int code, const struct cairn_
 static bool verify_next(struct query *q, struct gather_check *g)
 {
     while (q->shard < q->checkpoint->root.world_size) {
-        const struct manifest *m = &q->checkpoint->manifests[q->shard];
+        const struct manifest *top = &q->checkpoint->manifests[q->shard], *m = top;
+        for (unsigned i = 0; i < q->level; i++)
+            m = m->under;
         if (q->chunk >= m->nchunks) {
-            q->shard++;
+            q->level = m->under ? q->level + 1 : 0;
+            q->shard += !m->under;
             q->chunk = q->fragment = 0;
+            continue;
+        }
+        if (!manifest_needs(top, q->level, &m->chunks[q->chunk])) {
+            q->chunk++;
             continue;
         }
         if (q->fragment >= (uint32_t)m->chunks[q->chunk].k + m->chunks[q->chunk].m) {
@@ -263,7 +307,10 @@ static bool verify_make_tables(struct query *q)
     for (unsigned i = 0; i < VERIFY_AT_ONCE; i++)
         q->checks[i].query = q;
     for (uint32_t r = 0; r < world; r++) {
-        q->lost[r] = calloc(q->checkpoint->manifests[r].nchunks + 1, 1);
+        size_t n = 1;
+        for (const struct manifest *m = &q->checkpoint->manifests[r]; m; m = m->under)
+            n += m->nchunks;
+        q->lost[r] = calloc(n, 1);
         if (!q->lost[r])
             return false;
     }

@@ -34,8 +34,9 @@ struct query {
     struct query_check *checks;
     unsigned nbusy;
     uint32_t shard, chunk, fragment;
+    unsigned level; /* of bases below the shard's manifest */
     uint64_t fragments, ok, missing, corrupt;
-    uint8_t **lost; /* [shard][chunk]: bad fragments */
+    uint8_t **lost; /* [shard][chunk]: bad fragments; behind the shard's chunks its base's */
     bool repairable;
     json_t *bad;
 };

@@ -108,7 +108,8 @@ static int take_record(struct stripe_frag *f, const char *record, struct cairn_e
 
     if (code == 0 &&
         (!fragment_key_equal(&r.key, &f->read.key) || r.k != c->k || r.m != c->m || r.entry.low != c->entry.low ||
-         r.entry.high != c->entry.high || memcmp(r.part, c->part, c->k * sizeof c->part[0]) != 0 ||
+         r.entry.high != c->entry.high || !cairn_delta_equal(&r.delta, &c->delta) ||
+         memcmp(r.part, c->part, c->k * sizeof c->part[0]) != 0 ||
          (f->index < c->k && r.payload_len != c->part[f->index].coded_len)))
         code = cairn_fail(err, CAIRN_E_CORRUPT, "a fragment that is not the manifest's");
     if (code == 0)
@@ -277,7 +278,8 @@ static void put(struct stripe_repair *s, unsigned i)
                                     .dtype = s->remake.decode.dtype,
                                     .payload_len = s->remake.payload_len[i],
                                     .payload_sum = s->remake.payload_sum[i],
-                                    .entry = s->c->entry};
+                                    .entry = s->c->entry,
+                                    .delta = s->c->delta};
     f->fragment.key.index = i;
     memcpy(f->fragment.part, s->c->part, sizeof f->fragment.part);
     f->put = (struct link_put){.done = was_put, .arg = f, .stream = s->stream, .fragment = &f->fragment};

@@ -111,7 +111,15 @@ static void save_on_ended(void *arg)
     save_release(sv);
 }
 
-static const struct save_events save_events = {save_on_state, save_on_durable, save_on_ended};
+static bool save_find_base(void *arg, uint64_t step, uint64_t incarnation, uint32_t first_part, uint32_t nparts,
+                           const char **ret_plain)
+{
+    const struct session_save *sv = arg;
+
+    return sv->snapshot && snapshot_base(sv->snapshot, step, incarnation, first_part, nparts, ret_plain);
+}
+
+static const struct save_events save_events = {save_on_state, save_on_durable, save_on_ended, save_find_base};
 
 /* ---- BEGIN ----------------------------------------------------------------------------------- */
 

@@ -4,6 +4,7 @@
 #include "core/base/bytes.h"
 #include "core/model/units.h"
 #include "daemon/node/decode.h"
+#include "daemon/node/delta.h"
 #include "daemon/node/encode.h"
 
 #include <setjmp.h>
@@ -227,6 +228,130 @@ static void test_the_entry_checksum_has_the_last_word(void **state)
     decode_without(w, &e, 0, 3, CAIRN_E_CORRUPT);
 }
 
+/* The same chunk as XOR with a base, which is scratch's neighbour here: a delta in a part, the other as it is. */
+static void test_a_delta_needs_its_base(void **state)
+{
+    struct world *w = *state;
+    char *plain[2] = {w->plain[0], w->plain[1]}, *base = malloc(2 * CAIRN_PART), *diff = malloc(CAIRN_PART);
+    struct encode e;
+    struct decode d;
+
+    assert_non_null(base);
+    assert_non_null(diff);
+    for (size_t i = 0; i < 2 * CAIRN_PART; i++)
+        base[i] = (char)(i * 7 + i / 4099);
+    memcpy(diff, plain[1], CAIRN_PART);
+    delta_xor(diff, base + CAIRN_PART, 12345);
+    for (size_t i = 0; i < 12345; i++) /* vector and tail */
+        assert_int_equal(diff[i], (char)(plain[1][i] ^ base[CAIRN_PART + i]));
+    w->plain[1] = diff; /* what the codec is given */
+    e = encode(w, 2, 1, 12345, w->record);
+    w->plain[1] = plain[1];
+    struct hash_stream *h = hash_stream_new();
+    hash_stream_add(h, plain[0], CAIRN_PART);
+    hash_stream_add(h, plain[1], 12345);
+    e.entry = hash_stream_end(h);
+    hash_stream_free(h);
+    e.part[1].params = CAIRN_PART_DELTA;
+    for (unsigned lost = 0; lost < 3; lost++) { /* none, the first, the delta */
+        d = (struct decode){.k = 2,
+                            .m = 1,
+                            .dtype = e.dtype,
+                            .entry = e.entry,
+                            .part_mask = 3,
+                            .target = w->target,
+                            .scratch = w->scratch,
+                            .base = base};
+        memcpy(d.part, e.part, sizeof d.part);
+        for (unsigned i = 0; i < 2; i++)
+            d.codecs[i] = e.part[i].codec == CAIRN_CODEC_LZ4 ? w->lz4 : w->raw;
+        char *copies[3];
+        for (unsigned i = 0; i < 3; i++) {
+            copies[i] = calloc(1, CAIRN_PART);
+            memcpy(copies[i], e.record[i] + FRAGMENT_HEADER, e.payload_len[i]);
+            d.payload[i] = lost == i + 1 ? NULL : copies[i];
+        }
+        struct decode bare = d, other = d;
+        decode_chunk(&d);
+        assert_int_equal(d.code, 0);
+        assert_memory_equal(w->target, plain[0], CAIRN_PART);
+        assert_memory_equal(w->target + CAIRN_PART, plain[1], 12345);
+        base[CAIRN_PART] ^= 1; /* not the base that it was made against */
+        decode_chunk(&other);
+        assert_int_equal(other.code, CAIRN_E_CORRUPT);
+        base[CAIRN_PART] ^= 1;
+        bare.base = NULL;
+        decode_chunk(&bare);
+        assert_int_equal(bare.code, CAIRN_E_CORRUPT);
+        for (unsigned i = 0; i < 3; i++)
+            free(copies[i]);
+    }
+    for (uint32_t lost = 1; lost <= 4; lost *= 2) /* fragments are made again without the base */
+        remake_without(w, &e, lost, 0);
+    free(base);
+    free(diff);
+}
+
+static struct encode encode_against(struct world *w, char *const *base, struct hash128 entry,
+                                    const struct cairn_part_code *as)
+{
+    struct encode e = {.k = 2,
+                       .m = 1,
+                       .dtype = CAIRN_U8,
+                       .ncodecs = 2,
+                       .before = CAIRN_CHOICES,
+                       .path = {.k = 2, .m = 1},
+                       .as_recorded = as,
+                       .delta = {.step = 1, .incarnation = 1, .entry = entry, .depth = 1}};
+
+    e.codec[0].speed = e.codec[1].speed = 1ull << 40;
+    e.codec[1].codec = w->lz4;
+    for (unsigned i = 0; i < 2; i++) {
+        e.plain[i] = w->plain[i];
+        e.plain_len[i] = i ? 12345 : CAIRN_PART;
+        e.base[i] = base[i];
+    }
+    for (unsigned i = 0; i < 3; i++)
+        e.record[i] = w->record[i];
+    encode_chunk(&e);
+    return e;
+}
+
+/* Catches: a base that is used although its bytes are not what was committed, a delta that cannot be made again. */
+static void test_a_base_that_changed_is_none(void **state)
+{
+    struct world *w = *state;
+    char *base[2] = {malloc(CAIRN_PART), malloc(CAIRN_PART)};
+    struct hash_stream *h = hash_stream_new();
+
+    for (unsigned i = 0; i < 2; i++) { /* little has changed since: its XOR is nearly all zero */
+        memcpy(base[i], w->plain[i], CAIRN_PART);
+        for (size_t at = 0; at < CAIRN_PART; at += 1000)
+            base[i][at] ^= 0x55;
+        hash_stream_add(h, base[i], i ? 12345 : CAIRN_PART);
+    }
+    struct hash128 entry = hash_stream_end(h);
+    hash_stream_free(h);
+    struct encode e = encode_against(w, base, entry, NULL);
+    assert_int_equal(e.code, 0);
+    assert_int_equal(e.part[0].params, CAIRN_PART_DELTA);
+    assert_int_equal(e.delta.depth, 1);
+    struct encode again = encode_against(w, base, entry, e.part);
+    assert_int_equal(again.code, 0);
+    assert_memory_equal(again.part, e.part, sizeof e.part);
+    assert_memory_equal(again.payload_sum, e.payload_sum, 3 * sizeof e.payload_sum[0]);
+    base[1][77] ^= 1; /* its process wrote to the page */
+    again = encode_against(w, base, entry, e.part);
+    assert_true(again.base_gone && again.code < 0);
+    again = encode_against(w, base, entry, NULL);
+    assert_int_equal(again.code, 0);
+    assert_int_equal(again.delta.depth, 0);
+    assert_int_equal(again.part[0].params | again.part[1].params, 0);
+    assert_memory_equal(&again.entry, &e.entry, sizeof e.entry);
+    free(base[0]);
+    free(base[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -235,6 +360,8 @@ int main(void)
         cmocka_unit_test(test_one_part_of_many),
         cmocka_unit_test(test_encoding_again_gives_the_same),
         cmocka_unit_test(test_the_entry_checksum_has_the_last_word),
+        cmocka_unit_test(test_a_delta_needs_its_base),
+        cmocka_unit_test(test_a_base_that_changed_is_none),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

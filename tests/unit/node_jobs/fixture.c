@@ -353,7 +353,7 @@ static void save_ended(void *arg)
     s->save = NULL;
 }
 
-static const struct save_events events = {save_state, save_durable, save_ended};
+static const struct save_events events = {save_state, save_durable, save_ended, NULL};
 
 int resume(struct fixture *f, struct member *member, uint64_t step, struct save *s)
 {

@@ -186,9 +186,9 @@ static void test_version(void **state)
 
     (void)state;
     fragment_seal(&f, block);
-    block[8] = 2;
+    block[8] = 3;
     assert_int_equal(fragment_parse(block, &out, &err), CAIRN_E_UNSUPPORTED);
-    assert_non_null(strstr(err.message, "version 2"));
+    assert_non_null(strstr(err.message, "version 3"));
     block[8] = 1;
     block[12] = 4; /* a required feature */
     assert_int_equal(fragment_parse(block, &out, &err), CAIRN_E_UNSUPPORTED);
@@ -243,6 +243,76 @@ static void test_forged(void **state)
     assert_int_equal(parse_forged(&root, 42, 1), CAIRN_E_CORRUPT); /* blobs have no parity */
 }
 
+/* ---- bases ----------------------------------------------------------------------------------- */
+
+#define DELTA_SUM_AT 640
+
+static struct fragment delta_fragment(void)
+{
+    struct fragment f = data_fragment();
+
+    f.part[0].params = CAIRN_PART_DELTA;
+    f.delta = (struct cairn_delta){.step = 900, .incarnation = 6, .entry = {0xd1d2, 0xe1e2}, .depth = 4};
+    return f;
+}
+
+static void test_delta_golden(void **state)
+{
+    struct fragment f = delta_fragment(), out;
+    uint8_t block[FRAGMENT_HEADER];
+
+    (void)state;
+    fragment_seal(&f, block);
+    assert_int_equal(le(block + 8, 4), 2); /* a reader of version 1 refuses it */
+    assert_int_equal(le(block + 410, 2), 1);
+    assert_int_equal(le(block + 600, 8), 900);
+    assert_int_equal(le(block + 608, 8), 6);
+    assert_int_equal(le(block + 616, 8), 0xd1d2);
+    assert_int_equal(le(block + 624, 8), 0xe1e2);
+    assert_int_equal(le(block + 632, 4), 4);
+    assert_int_equal(le(block + 636, 4), 0);
+    assert_int_equal(le(block + DELTA_SUM_AT, 8), cairn_hash64(block, DELTA_SUM_AT, 0));
+    assert_int_equal(fragment_parse(block, &out, NULL), 0);
+    assert_same(&f, &out);
+    assert_true(cairn_delta_equal(&f.delta, &out.delta));
+    for (unsigned bit = 0; bit < 8 * sizeof block; bit++) {
+        block[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        int r = fragment_parse(block, &out, NULL);
+        if (r != CAIRN_E_CORRUPT && r != CAIRN_E_UNSUPPORTED)
+            fail_msg("bit %u flipped: %d", bit, r);
+        block[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    }
+}
+
+static int parse_forged_delta(unsigned at, uint8_t value)
+{
+    struct fragment f = delta_fragment(), out;
+    uint8_t block[FRAGMENT_HEADER];
+
+    fragment_seal(&f, block);
+    block[at] = value;
+    uint64_t sum = cairn_hash64(block, DELTA_SUM_AT, 0);
+    for (unsigned i = 0; i < 8; i++)
+        block[DELTA_SUM_AT + i] = (uint8_t)(sum >> (8 * i));
+    return fragment_parse(block, &out, NULL);
+}
+
+static void test_delta_forged(void **state)
+{
+    struct fragment f = data_fragment();
+
+    (void)state;
+    assert_int_equal(parse_forged_delta(632, 1), 0); /* the forger works */
+    assert_int_equal(parse_forged_delta(632, 0), CAIRN_E_CORRUPT);
+    assert_int_equal(parse_forged_delta(632, 5), CAIRN_E_CORRUPT); /* a chain of five */
+    assert_int_equal(parse_forged_delta(634, 1), CAIRN_E_CORRUPT);
+    assert_int_equal(parse_forged_delta(636, 1), CAIRN_E_CORRUPT);
+    assert_int_equal(parse_forged_delta(410, 0), CAIRN_E_CORRUPT); /* no part needs it */
+    assert_int_equal(parse_forged_delta(608, 8), CAIRN_E_CORRUPT); /* the future */
+    assert_int_equal(parse_forged_delta(40, 2), CAIRN_E_CORRUPT);  /* a manifest has no base */
+    assert_int_equal(parse_forged(&f, 410, 1), CAIRN_E_CORRUPT);   /* a delta of version 1 has none */
+}
+
 static void test_longest_names(void **state)
 {
     struct fragment f = data_fragment(), out;
@@ -263,8 +333,10 @@ static void test_longest_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),      cmocka_unit_test(test_golden),  cmocka_unit_test(test_damaged_header),
-        cmocka_unit_test(test_damaged_payload), cmocka_unit_test(test_version), cmocka_unit_test(test_forged),
+        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_damaged_header), cmocka_unit_test(test_damaged_payload),
+        cmocka_unit_test(test_version),        cmocka_unit_test(test_forged),
+        cmocka_unit_test(test_delta_golden),   cmocka_unit_test(test_delta_forged),
         cmocka_unit_test(test_longest_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -226,13 +226,143 @@ static void test_version(void **state)
     root_init(&root);
     assert_int_equal(manifest_encode(&m, &b, NULL), 0);
     assert_int_equal(b.data[0], 0x08); /* the version comes first */
-    b.data[1] = 2;
+    b.data[1] = 3;
     assert_int_equal(manifest_decode(&out, b.data, b.len, &err), CAIRN_E_UNSUPPORTED);
-    assert_non_null(strstr(err.message, "version 2"));
+    assert_non_null(strstr(err.message, "version 3"));
+    b.data[1] = 2; /* says that there is a base */
+    assert_int_equal(manifest_decode(&out, b.data, b.len, &err), CAIRN_E_CORRUPT);
     assert_int_equal(root_decode(&root, "\x08\x03", 2, &err), CAIRN_E_UNSUPPORTED);
     assert_non_null(strstr(err.message, "version 3"));
     bytes_free(&b);
     manifest_free(&m);
+}
+
+/* ---- bases ----------------------------------------------------------------------------------- */
+
+/* Its first chunk is a delta against the same chunk of step 90. */
+static void sample_delta(struct manifest *m)
+{
+    struct chunk_record *c;
+
+    sample(m);
+    c = &m->chunks[0];
+    m->base.is_set = true;
+    m->base.step = 90;
+    m->base.incarnation = 2;
+    strcpy(m->base.node, "n1");
+    m->base.manifest.len = 333;
+    memset(m->base.manifest.sha256, 0x77, SHA256_LEN);
+    m->base.manifest.npeers = CAIRN_MAX_M + 1;
+    for (unsigned i = 0; i <= CAIRN_MAX_M; i++)
+        sprintf(m->base.manifest.peer[i], "p%u", i);
+    c->part[1].params = CAIRN_PART_DELTA;
+    c->delta = (struct cairn_delta){.step = 90, .incarnation = 2, .entry = {0x91, 0x92}, .depth = 2};
+}
+
+static void test_base_round_trip(void **state)
+{
+    struct manifest in, out;
+    struct bytes b = {0};
+
+    (void)state;
+    sample_delta(&in);
+    assert_int_equal(decode_again(&in, &out, NULL), 0);
+    assert_memory_equal(&in.base, &out.base, sizeof in.base);
+    assert_true(cairn_delta_equal(&in.chunks[0].delta, &out.chunks[0].delta));
+    assert_int_equal(out.chunks[0].part[1].params, CAIRN_PART_DELTA);
+    assert_int_equal(out.chunks[1].delta.depth, 0);
+    assert_int_equal(manifest_encode(&in, &b, NULL), 0);
+    assert_int_equal(b.data[1], 2); /* a reader that knows version 1 only refuses it */
+    bytes_free(&b);
+    manifest_free(&in);
+    manifest_free(&out);
+}
+
+#define DELTA_REFUSED(change_)                                           \
+    do {                                                                 \
+        struct manifest m, out;                                          \
+        struct cairn_error err = CAIRN_ERROR_INIT;                       \
+        sample_delta(&m);                                                \
+        change_;                                                         \
+        assert_int_equal(decode_again(&m, &out, &err), CAIRN_E_CORRUPT); \
+        assert_null(out.chunks);                                         \
+        assert_false(out.base.is_set);                                   \
+        manifest_free(&m);                                               \
+    } while (0)
+
+static void test_base_refused(void **state)
+{
+    (void)state;
+    DELTA_REFUSED(m.chunks[0].delta.depth = CAIRN_MAX_CHAIN + 1);
+    DELTA_REFUSED(m.chunks[0].delta.depth = 0);     /* its part says delta */
+    DELTA_REFUSED(m.chunks[0].part[1].params = 0);  /* nothing needs the base */
+    DELTA_REFUSED(m.chunks[1].part[0].params = 1);  /* a delta against nothing */
+    DELTA_REFUSED(m.chunks[1].delta.entry.low = 1); /* a base's checksum and no base */
+    DELTA_REFUSED(m.base.is_set = false);           /* deltas of what is not said */
+    DELTA_REFUSED(m.chunks[0].delta = (struct cairn_delta){.depth = 0}; m.chunks[0].part[1].params = 0);
+    DELTA_REFUSED(m.base.step = 100); /* itself */
+    DELTA_REFUSED(m.base.step = 101); /* the future */
+    DELTA_REFUSED(m.base.incarnation = 3);
+    DELTA_REFUSED(m.base.manifest.len = 0);
+    DELTA_REFUSED(m.base.manifest.len = UINT64_MAX);
+    DELTA_REFUSED(m.base.node[0] = '/');
+    DELTA_REFUSED(m.base.manifest.peer[2][0] = 0);
+}
+
+/* The base of sample_delta, with the chunk's own base in turn. */
+static void sample_base(struct manifest *m)
+{
+    sample(m);
+    m->step = 90;
+    m->chunks[0].entry = (struct hash128){0x91, 0x92};
+    m->chunks[0].delta = (struct cairn_delta){.step = 80, .incarnation = 2, .depth = 1};
+    m->chunks[0].part[0].params = CAIRN_PART_DELTA;
+}
+
+static void test_base_is_found(void **state)
+{
+    struct manifest m, base;
+
+    (void)state;
+    sample_delta(&m);
+    sample_base(&base);
+    assert_null(manifest_base_chunk(&m, &m.chunks[0])); /* nobody has read it yet */
+    assert_int_equal(manifest_put_under(&m, &base, NULL), 0);
+    assert_null(base.chunks); /* taken over */
+    assert_ptr_equal(manifest_base_chunk(&m, &m.chunks[0]), &m.under->chunks[0]);
+    assert_null(manifest_base_chunk(&m, &m.chunks[1])); /* it is full */
+    manifest_free(&base);
+    manifest_free(&m);
+}
+
+#define BASE_REFUSED(change_)                                                   \
+    do {                                                                        \
+        struct manifest m, base;                                                \
+        sample_delta(&m);                                                       \
+        sample_base(&base);                                                     \
+        change_;                                                                \
+        assert_int_equal(manifest_put_under(&m, &base, NULL), CAIRN_E_CORRUPT); \
+        assert_null(m.under);                                                   \
+        manifest_free(&m);                                                      \
+        manifest_free(&base);                                                   \
+    } while (0)
+
+static void test_another_base_is_refused(void **state)
+{
+    (void)state;
+    BASE_REFUSED(base.step = 91);
+    BASE_REFUSED(base.incarnation = 1);
+    BASE_REFUSED(base.rank = 2);
+    BASE_REFUSED(base.job[0] = 'x');
+    BASE_REFUSED(base.node[0] = 'x');
+    BASE_REFUSED(base.layout.slices[0].name[0] = 'x');
+    BASE_REFUSED(base.chunks[0].entry.high++);
+    BASE_REFUSED(base.chunks[0].delta.depth = 0); /* the chain is not as long as was said */
+    BASE_REFUSED(base.chunks[0].delta.depth = 2); /* or does not end */
+    BASE_REFUSED(base.chunks[0].k = 1);
+    BASE_REFUSED(base.chunks[0].part[1].plain_len--);
+    BASE_REFUSED(base.chunks[0].first_part = 1);
+    BASE_REFUSED(base.nchunks = 0);
 }
 
 /* ---- roots ----------------------------------------------------------------------------------- */
@@ -323,6 +453,30 @@ static void test_root_refused(void **state)
     ROOT_REFUSED(r.world_size = 0);
 }
 
+static void test_root_base(void **state)
+{
+    struct root in, out;
+    struct bytes b = {0};
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    (void)state;
+    sample_root(&in);
+    in.base = (struct ckpt_base){.is_set = true, .step = 99, .incarnation = 2};
+    assert_int_equal(root_again(&in, &out, NULL), 0);
+    assert_true(out.base.is_set);
+    assert_int_equal(out.base.step, 99);
+    assert_int_equal(out.base.incarnation, 2);
+    root_free(&out);
+    assert_int_equal(root_encode(&in, &b, NULL), 0);
+    assert_int_equal(b.data[1], 2);
+    bytes_free(&b);
+    in.base.step = 100; /* itself */
+    assert_int_equal(root_again(&in, &out, &err), CAIRN_E_CORRUPT);
+    in.base = (struct ckpt_base){.is_set = true, .step = 1, .incarnation = 3}; /* the future */
+    assert_int_equal(root_again(&in, &out, &err), CAIRN_E_CORRUPT);
+    root_free(&in);
+}
+
 static void test_root_damaged(void **state)
 {
     struct root r, out;
@@ -352,8 +506,10 @@ int main(void)
         cmocka_unit_test(test_round_trip),      cmocka_unit_test(test_golden),
         cmocka_unit_test(test_refused),         cmocka_unit_test(test_impossible_stripe_is_not_written),
         cmocka_unit_test(test_damaged),         cmocka_unit_test(test_version),
+        cmocka_unit_test(test_base_round_trip), cmocka_unit_test(test_base_refused),
+        cmocka_unit_test(test_base_is_found),   cmocka_unit_test(test_another_base_is_refused),
         cmocka_unit_test(test_root_round_trip), cmocka_unit_test(test_root_refused),
-        cmocka_unit_test(test_root_damaged),
+        cmocka_unit_test(test_root_base),       cmocka_unit_test(test_root_damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

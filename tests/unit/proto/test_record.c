@@ -318,6 +318,44 @@ static void test_decision(void **state)
     assert_string_equal(out.reason, "rank 3 died");
 }
 
+/* A reader that does not know bases would delete them: the version says so. */
+static void test_bases(void **state)
+{
+    static const char *const wrong[] = {
+        "{\"v\":2,\"world_size\":1,\"nodes\":1,\"deadline_ms\":1,\"node\":\"n\"}",
+        "{\"v\":1,\"world_size\":1,\"nodes\":1,\"deadline_ms\":1,\"node\":\"n\",\"base\":7}",
+        "{\"v\":2,\"world_size\":1,\"nodes\":1,\"deadline_ms\":1,\"node\":\"n\",\"base\":{\"step\":1}}",
+        "{\"v\":2,\"world_size\":1,\"nodes\":1,\"deadline_ms\":1,\"node\":\"n\",\"base\":{\"step\":-1}}",
+    };
+    struct record_intent intent = {.world_size = 8, .nodes = 2, .deadline_ms = 1, .node = "n0", .base = {true, 90, 2}};
+    struct record_decision d = {
+        .commit = true, .node = "n0", .root = {.len = 5}, .world_size = 8, .base = {true, INT64_MAX, 0}};
+    struct bytes b = {0};
+
+    (void)state;
+    assert_int_equal(record_intent_encode(&intent, &b, NULL), 0);
+    bytes_put(&b, "", 1);
+    assert_non_null(strstr((char *)b.data, "\"v\":2"));
+    b.len--;
+    memset(&intent, 0, sizeof intent);
+    assert_int_equal(record_intent_decode(&intent, b.data, b.len, NULL), 0);
+    assert_true(intent.base.is_set);
+    assert_int_equal(intent.base.step, 90);
+    assert_int_equal(intent.base.incarnation, 2);
+    bytes_free(&b);
+    assert_int_equal(record_decision_encode(&d, &b, NULL), 0);
+    memset(&d, 0, sizeof d);
+    assert_int_equal(record_decision_decode(&d, b.data, b.len, NULL), 0);
+    assert_true(d.base.is_set);
+    assert_true(d.base.step == INT64_MAX);
+    bytes_free(&b);
+    d.base.step++;
+    assert_int_equal(record_decision_encode(&d, &b, NULL), CAIRN_E_INVAL);
+    bytes_free(&b);
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        assert_true(record_intent_decode(&intent, wrong[i], strlen(wrong[i]), NULL) < 0);
+}
+
 /* A reason that was cut within a character must not stop an abort from being recorded. */
 static void test_broken_reason(void **state)
 {
@@ -513,6 +551,7 @@ int main(void)
         cmocka_unit_test(test_small_ones),
         cmocka_unit_test(test_decision),
         cmocka_unit_test(test_broken_reason),
+        cmocka_unit_test(test_bases),
         cmocka_unit_test(test_not_written),
         cmocka_unit_test(test_refused_peers),
         cmocka_unit_test(test_refused_decisions),
