@@ -264,7 +264,7 @@ static int restore_into(struct rank *r, double *ret_s)
 /* What the tensors held goes aside first and they are wiped: what equals afterwards was restored. */
 static int do_restore(struct rank *r)
 {
-    double s, used;
+    double s = 0, used;
 
     if (!r->landing && pieces_make(r) < 0)
         return -1;

@@ -320,7 +320,7 @@ int fragment_parse(const void *block, struct fragment *ret, struct cairn_error *
 {
     struct bytes_reader r = {.data = block, .len = FRAGMENT_HEADER};
     struct fragment f = {.k = 0};
-    bool delta;
+    bool delta = false;
     int code = check_front(&r, block, &delta, err);
 
     if (code < 0)
