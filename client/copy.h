@@ -9,8 +9,9 @@
 
 enum copy_path {
     COPY_PORTABLE,
-    COPY_AVX2,
+    COPY_AVX2, /* four pages side by side */
     COPY_AVX512,
+    COPY_AVX512_LINES, /* one line after the other */
 };
 
 /* The fastest path of this machine. */

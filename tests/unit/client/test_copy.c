@@ -56,7 +56,7 @@ static void check(enum copy_path path, size_t to, size_t from, size_t len)
             fail_msg("byte %zu behind the end was written", i - GUARD - to - len);
 }
 
-static const enum copy_path paths[] = {COPY_PORTABLE, COPY_AVX2, COPY_AVX512};
+static const enum copy_path paths[] = {COPY_PORTABLE, COPY_AVX2, COPY_AVX512, COPY_AVX512_LINES};
 
 /* Catches a head, a tail or a block whose border is off by one: the small threshold, lines, blocks of four pages. */
 static void test_lengths(void **state)
@@ -64,7 +64,7 @@ static void test_lengths(void **state)
     static const size_t near[] = {0, 64, 4096, 16384, 32768, 49152, 65536, 98304};
 
     (void)state;
-    for (size_t p = 0; p < 3; p++) {
+    for (size_t p = 0; p < sizeof(paths) / sizeof(paths[0]); p++) {
         if (!copy_supported(paths[p]))
             continue;
         for (size_t i = 0; i < sizeof(near) / sizeof(near[0]); i++)
@@ -77,7 +77,7 @@ static void test_lengths(void **state)
 static void test_alignments(void **state)
 {
     (void)state;
-    for (size_t p = 0; p < 3; p++) {
+    for (size_t p = 0; p < sizeof(paths) / sizeof(paths[0]); p++) {
         if (!copy_supported(paths[p]))
             continue;
         for (size_t to = 0; to < 65; to += 4)
