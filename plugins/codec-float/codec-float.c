@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* codec-float: the exponents of float state packed to a few bits each; as fast as memory, nearly. */
+/* codec-float: the exponents of float state packed to a few bits each. */
 #include "part.h"
 
 #include <cairn/plugin.h>
