@@ -185,14 +185,15 @@ void codecs_encoded(struct codecs *c, const struct encode *e)
 }
 
 /* In a window in which fragments mostly waited for their peers the path was the bound: that is its rate. In another it
- * carried what came and could carry more: how much is found by supposing more, bit by bit. */
+ * carried what came and could carry more: how much is found by supposing more, bit by bit, but never more than twice
+ * what it did carry. A flush that is paced, or bound by its encoding, says nothing about a faster path. */
 static void window_end(struct codecs *c, uint64_t ns)
 {
     uint64_t rate = (uint64_t)((double)c->window_bytes * 1e9 / (double)ns);
 
     if (c->window_waiting * 2 > c->window_events)
         cairn_rate_add(&c->path, c->window_bytes, ns);
-    else if (c->path.bytes_per_s)
+    else if (c->path.bytes_per_s / 2 < rate)
         c->path.bytes_per_s += c->path.bytes_per_s / 16;
     if (c->path.bytes_per_s && c->path.bytes_per_s < rate)
         c->path.bytes_per_s = rate;

@@ -279,7 +279,8 @@ void link_on_stored(struct link *l, const struct wire_message *m)
         return;
     p->answered = true;
     p->code = status->code;
-    codecs_stored(links_codecs(l->links), p->record_len, link_now_ns(l), !list_empty(&l->queue));
+    if (status->code == 0)
+        codecs_stored(links_codecs(l->links), p->record_len, link_now_ns(l), !list_empty(&l->queue));
     p->epoch = l->epoch;
     struct stream *st = link_find_stream(l, &p->stream);
     if (status->code == 0 && st) {

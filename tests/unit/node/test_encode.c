@@ -3,6 +3,7 @@
  * Catches: a wrong row of the code, parts of different coded lengths in one stripe, padding that is not zero. */
 #include "core/base/bytes.h"
 #include "core/model/units.h"
+#include "daemon/node/codecs.h"
 #include "daemon/node/decode.h"
 #include "daemon/node/delta.h"
 #include "daemon/node/encode.h"
@@ -352,6 +353,44 @@ static void test_a_base_that_changed_is_none(void **state)
     free(base[1]);
 }
 
+static uint64_t path_rate(const struct codecs *c)
+{
+    struct codecs_status st;
+
+    codecs_status(c, &st);
+    return st.path_rate;
+}
+
+/* Stores so many bytes each millisecond for so long. */
+static void feed(struct codecs *c, uint64_t *now_ns, unsigned ms, uint64_t bytes, bool waiting)
+{
+    for (unsigned i = 0; i < ms; i++)
+        codecs_stored(c, bytes, *now_ns += 1000000, waiting);
+}
+
+/* Catches: a rate that grows without end while a flush is paced, one that forgets, one that never finds more. */
+static void test_the_path_has_a_rate(void **state)
+{
+    struct world *w = *state;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct codecs *c;
+    uint64_t now_ns = 1;
+
+    assert_int_equal(codecs_new(w->plugins, "auto", 1, 0, &c, &err), 0);
+    assert_int_equal(path_rate(c), 0);
+    feed(c, &now_ns, 2000, 1000000, true); /* 1 GB/s, and others wait */
+    assert_in_range(path_rate(c), 900000000, 1100000000);
+    feed(c, &now_ns, 60000, 100000, false); /* a minute of a paced flush */
+    assert_in_range(path_rate(c), 900000000, 1100000000);
+    feed(c, &now_ns, 5000, 3000000, false); /* it can carry more than it was asked to */
+    assert_in_range(path_rate(c), 3000000000, 6500000000);
+    feed(c, &now_ns, 2000, 1000000, true);
+    assert_in_range(path_rate(c), 900000000, 1500000000);
+    codecs_free(c);
+    assert_int_equal(codecs_new(w->plugins, "raw zip", 1, 0, &c, &err), CAIRN_E_INVAL);
+    assert_non_null(strstr(err.message, "\"zip\""));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -360,6 +399,7 @@ int main(void)
         cmocka_unit_test(test_one_part_of_many),
         cmocka_unit_test(test_encoding_again_gives_the_same),
         cmocka_unit_test(test_the_entry_checksum_has_the_last_word),
+        cmocka_unit_test(test_the_path_has_a_rate),
         cmocka_unit_test(test_a_delta_needs_its_base),
         cmocka_unit_test(test_a_base_that_changed_is_none),
     };
