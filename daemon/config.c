@@ -64,7 +64,7 @@ static const struct option options[] = {
     {"peer", "max_nodes", NUMBER, AT(max_nodes), "64", 1, 4096, "nodes served at once"},
     {"peer", "read_buffers", NUMBER, AT(read_buffers), "16", 1, 1024, "fragments read at once"},
     {"peer", "reserve_mib", NUMBER, AT(reserve_mib), "64", 0, 1ul << 30, "space left free on the device"},
-    {"peer", "recycle_mib", NUMBER, AT(recycle_mib), "4096", 0, 1ul << 30,
+    {"peer", "recycle_mib", NUMBER, AT(recycle_mib), "0", 0, 1ul << 30,
      "files of deleted checkpoints kept to be written over; 0: none"},
     {"peer", "node_idle_ms", NUMBER, AT(node_idle_ms), "60000", 100, 3600000,
      "a node silent for so long loses its slots"},

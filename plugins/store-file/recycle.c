@@ -11,6 +11,10 @@
  * Why no old write arrives in a new stream: only what this process removed, while it had no stream open on it, is kept.
  * A killed process's writes may still be on their way; so whatever a new one finds here goes.
  *
+ * What is open, and why nothing is kept unless it was asked for: a stream file that a killed process wrote may be
+ * removed by its successor and is kept like any other, though late writes could still reach it; and the first sync of a
+ * stream flushes its job's directory, not this one, so that without a journal a power loss may leave both names.
+ *
  * What is kept counts as free space, and goes as soon as the device is short of it.
  */
 #include "plugins/store-file/store-file.h"
