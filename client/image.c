@@ -12,38 +12,14 @@
 
 /* ---- order ----------------------------------------------------------------------------------- */
 
-static int by_offset(const void *a, const void *b, void *arg)
-{
-    const struct cairn_slice *slices = arg;
-    uint64_t x = slices[*(const uint32_t *)a].image_offset, y = slices[*(const uint32_t *)b].image_offset;
-
-    return x < y ? -1 : x > y;
-}
-
-int image_order(const struct cairn_layout *l, uint32_t **ret_order, uint32_t *ret_norder, struct cairn_error *err)
-{
-    uint32_t *order = malloc((l->nslices ? l->nslices : 1) * sizeof(*order));
-    uint32_t n = 0;
-
-    if (!order)
-        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the order of %u slices", l->nslices);
-    for (uint32_t i = 0; i < l->nslices; i++)
-        if (l->slices[i].bytes)
-            order[n++] = i;
-    qsort_r(order, n, sizeof(*order), by_offset, l->slices);
-    *ret_order = order;
-    *ret_norder = n;
-    return 0;
-}
-
 /* The first in order whose end lies behind begin. */
 static uint32_t first_behind(const struct image_copy *c, uint64_t begin)
 {
-    uint32_t low = 0, high = c->norder;
+    uint32_t low = 0, high = c->plan->norder;
 
     while (low < high) {
         uint32_t mid = low + (high - low) / 2;
-        const struct cairn_slice *s = &c->layout->slices[c->order[mid]];
+        const struct cairn_slice *s = &c->plan->layout.slices[c->plan->order[mid]];
         if (s->image_offset + s->bytes > begin)
             high = mid;
         else
@@ -57,7 +33,7 @@ static uint32_t first_behind(const struct image_copy *c, uint64_t begin)
 /* The bytes [begin, end) of the image, all of this slice, go to dst. */
 static void copy_slice(const struct image_copy *c, uint32_t i, char *dst, uint64_t begin, uint64_t end)
 {
-    const struct cairn_slice *s = &c->layout->slices[i];
+    const struct cairn_slice *s = &c->plan->layout.slices[i];
     const struct image_source *source = &c->sources[i];
 
     if (!source->stride) {
@@ -80,16 +56,16 @@ static void copy_part(const struct image_copy *c, uint32_t part)
 {
     char *dst = arena_page(c->arena, c->pages[part]);
     uint64_t base = part * (uint64_t)CAIRN_PART, at = base;
-    uint64_t end = base + cairn_layout_part_len(c->layout, part);
+    uint64_t end = base + cairn_layout_part_len(&c->plan->layout, part);
 
-    for (uint32_t n = first_behind(c, base); n < c->norder && at < end; n++) {
-        const struct cairn_slice *s = &c->layout->slices[c->order[n]];
+    for (uint32_t n = first_behind(c, base); n < c->plan->norder && at < end; n++) {
+        const struct cairn_slice *s = &c->plan->layout.slices[c->plan->order[n]];
         uint64_t from = s->image_offset > base ? s->image_offset : base;
         uint64_t to = s->image_offset + s->bytes < end ? s->image_offset + s->bytes : end;
         if (from >= end)
             break;
         memset(dst + (at - base), 0, from - at); /* the gap before it */
-        copy_slice(c, c->order[n], dst + (from - base), from, to);
+        copy_slice(c, c->plan->order[n], dst + (from - base), from, to);
         at = to;
     }
     memset(dst + (at - base), 0, end - at);
@@ -108,7 +84,7 @@ static void *crew_work(void *arg)
 
     for (;;) {
         uint32_t part = __atomic_fetch_add(&crew->next_part, 1, __ATOMIC_RELAXED);
-        if (part >= crew->copy->layout->nparts)
+        if (part >= crew->copy->plan->layout.nparts)
             break;
         copy_part(crew->copy, part);
     }
@@ -119,7 +95,7 @@ static void *crew_work(void *arg)
 void image_copy_run(const struct image_copy *c, unsigned threads)
 {
     struct crew crew = {.copy = c};
-    unsigned useful = c->layout->nparts / PARTS_PER_THREAD;
+    unsigned useful = c->plan->layout.nparts / PARTS_PER_THREAD;
 
     crew_run(crew_work, &crew, threads < useful ? threads : useful);
 }

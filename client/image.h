@@ -5,7 +5,7 @@
 
 #include "client/arena.h"
 #include "client/copy.h"
-#include "core/model/layout.h"
+#include "client/plan.h"
 
 /* Where a slice lies in the trainer's memory. */
 struct image_source {
@@ -14,17 +14,13 @@ struct image_source {
 };
 
 struct image_copy {
-    const struct cairn_layout *layout;  /* placed */
+    const struct plan *plan;
     const struct image_source *sources; /* of each slice */
-    const uint32_t *order;              /* the slices that have bytes, by image offset */
-    uint32_t norder;
     const struct arena *arena;
     const uint32_t *pages; /* of each part */
     enum copy_path path;
 };
 
-/* The order that an image_copy needs; free() it. */
-int image_order(const struct cairn_layout *l, uint32_t **ret_order, uint32_t *ret_norder, struct cairn_error *err);
 /* Copies everything, with so many threads at most; on return all bytes are ordered before later stores. Cannot fail: a
  * thread that cannot be made is done without. */
 void image_copy_run(const struct image_copy *c, unsigned threads);

@@ -104,6 +104,47 @@ static void set_arena(struct cairn_session *s, struct arena *arena)
     pthread_mutex_unlock(&s->lock);
 }
 
+/* ---- the plan -------------------------------------------------------------------------------- */
+
+struct plan *session_plan(struct cairn_session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    struct plan *p = s->plan;
+    if (p)
+        p->refs++;
+    pthread_mutex_unlock(&s->lock);
+    return p;
+}
+
+static void plan_unref(struct plan *p)
+{
+    if (p && --p->refs == 0)
+        plan_free(p);
+}
+
+void session_keep_plan(struct cairn_session *s, struct plan *plan)
+{
+    pthread_mutex_lock(&s->lock);
+    plan_unref(s->plan);
+    plan->refs++;
+    plan->serial = ++s->plans;
+    s->plan = plan;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void session_release_plan(struct cairn_session *s, struct plan *plan)
+{
+    bool forked = session_forked(s); /* a child may have inherited the lock held, and shares its copy with nobody */
+
+    if (!forked)
+        pthread_mutex_lock(&s->lock);
+    plan_unref(plan);
+    if (!forked)
+        pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- handing back ---------------------------------------------------------------------------- */
+
 /* Offers the arena of the connection before. True when the daemon wants it; else refusal says why, unless there is
  * nothing to offer. */
 static bool hand_back(struct cairn_session *s, struct attachment *a, int64_t deadline_ns)
@@ -513,6 +554,7 @@ void cairn_session_close(struct cairn_session *session)
     bool forked = session_forked(session);
 
     attachment_free(session->attachment, forked);
+    plan_unref(session->plan);
     arena_unref(session->arena, forked);
     if (!forked) { /* a child may have inherited them in use */
         pthread_cond_destroy(&session->attached);

@@ -48,6 +48,8 @@ void cairn_layout_free(struct cairn_layout *l); /* leaves it as after init */
 /* Checks one tensor (name, dtype, dims, overflow, range) and appends its slice. The tensor's data and strides are
  * ignored. */
 int cairn_layout_add(struct cairn_layout *l, const struct cairn_tensor *t, struct cairn_error *err);
+/* The first n slices of another layout, into an empty one that is not placed yet. */
+int cairn_layout_copy(struct cairn_layout *l, const struct cairn_layout *from, uint32_t n, struct cairn_error *err);
 /* Checks that no two slices of one tensor overlap and that equal names agree in dtype and shape, in O(n log n) for
  * distinct names; gives every slice its image offset and fills groups and nparts. */
 int cairn_layout_place(struct cairn_layout *l, struct cairn_error *err);
