@@ -7,10 +7,9 @@
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 
-static int by_offset(const void *a, const void *b, void *arg)
+static int by_begin(const void *a, const void *b)
 {
-    const struct cairn_slice *slices = arg;
-    uint64_t x = slices[*(const uint32_t *)a].image_offset, y = slices[*(const uint32_t *)b].image_offset;
+    uint64_t x = ((const struct plan_piece *)a)->begin, y = ((const struct plan_piece *)b)->begin;
 
     return x < y ? -1 : x > y;
 }
@@ -19,24 +18,32 @@ static int put_in_order(struct plan *p, struct cairn_error *err)
 {
     const struct cairn_layout *l = &p->layout;
 
-    p->order = malloc((l->nslices ? l->nslices : 1) * sizeof(*p->order));
-    if (!p->order)
+    p->pieces = malloc((l->nslices ? l->nslices : 1) * sizeof(*p->pieces));
+    if (!p->pieces)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate the order of %u slices", l->nslices);
-    for (uint32_t i = 0; i < l->nslices; i++)
-        if (l->slices[i].bytes)
-            p->order[p->norder++] = i;
-    qsort_r(p->order, p->norder, sizeof(*p->order), by_offset, l->slices);
+    for (uint32_t i = 0; i < l->nslices; i++) {
+        const struct cairn_slice *s = &l->slices[i];
+        if (s->bytes)
+            p->pieces[p->npieces++] = (struct plan_piece){s->image_offset, s->image_offset + s->bytes, i};
+    }
+    qsort(p->pieces, p->npieces, sizeof(*p->pieces), by_begin);
     return 0;
 }
 
 static int name_layout(struct plan *p, struct cairn_error *err)
 {
-    CAIRN_CLEANUP(bytes_free) struct bytes encoded = {0};
-    int r = cairn_layout_encode(&p->layout, &encoded, err);
+    int r = cairn_layout_encode(&p->layout, &p->encoded, err);
 
-    if (r == 0)
-        p->digest = cairn_layout_digest(encoded.data, encoded.len);
-    return r;
+    if (r < 0)
+        return r;
+    p->digest = cairn_layout_digest(p->encoded.data, p->encoded.len);
+    p->at = malloc((p->layout.nslices + 1) * sizeof(*p->at));
+    if (!p->at)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the places of %u slices", p->layout.nslices);
+    p->at[0] = CAIRN_LAYOUT_HEADER_LEN; /* CAIRN_MAX_LAYOUT is far below 4 GiB */
+    for (uint32_t i = 0; i < p->layout.nslices; i++)
+        p->at[i + 1] = p->at[i] + (uint32_t)cairn_layout_slice_len(&p->layout.slices[i]);
+    return 0;
 }
 
 int plan_make(struct cairn_layout *l, struct plan **ret_plan, struct cairn_error *err)
@@ -66,20 +73,15 @@ void plan_free(struct plan *p)
     if (!p)
         return;
     cairn_layout_free(&p->layout);
-    free(p->order);
+    bytes_free(&p->encoded);
+    free(p->at);
+    free(p->pieces);
     free(p);
 }
 
 bool plan_has(const struct plan *p, uint32_t i, const struct cairn_tensor *t)
 {
-    if (i >= p->layout.nslices)
+    if (i >= p->layout.nslices || !t->name || (t->ndim && !t->shape))
         return false;
-    const struct cairn_slice *s = &p->layout.slices[i];
-    if (!t->name || t->dtype != s->dtype || t->ndim != s->box.ndim || (t->ndim && !t->shape))
-        return false;
-    for (uint32_t d = 0; d < t->ndim; d++)
-        if (t->shape[d] != s->shape[d] || (t->offset ? t->offset[d] : 0) != s->box.offset[d] ||
-            (t->length ? t->length[d] : t->shape[d]) != s->box.length[d])
-            return false;
-    return strcmp(t->name, s->name) == 0;
+    return cairn_layout_slice_is(p->encoded.data + p->at[i], p->at[i + 1] - p->at[i], t);
 }

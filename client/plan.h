@@ -9,13 +9,22 @@
 
 #include "core/model/layout.h"
 
+/* Where a slice that has bytes lies in the image. */
+struct plan_piece {
+    uint64_t begin; /* bytes */
+    uint64_t end;
+    uint32_t slice;
+};
+
 struct plan {
     unsigned refs;
     uint64_t serial;            /* in the session, from 1: another layout has another */
     struct cairn_layout layout; /* placed */
+    struct bytes encoded;       /* the same: what the daemon is told, and what tensors are compared with */
+    uint32_t *at;               /* where each slice begins in it, and the last one's end */
     struct hash128 digest;
-    uint32_t *order; /* the slices that have bytes, by image offset */
-    uint32_t norder;
+    struct plan_piece *pieces; /* by image offset */
+    uint32_t npieces;
 };
 
 /* Places the layout and takes its contents, also on failure; the caller's is empty then. One reference. */

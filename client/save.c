@@ -53,12 +53,12 @@ static int reserve_source(struct cairn_save *s, struct cairn_error *err)
     return 0;
 }
 
-/* True when these strides are what NULL means. A dimension of one element has no neighbours to be distant from. */
+/* True when the strides are what NULL means. A dimension of one element has no neighbours to be distant from. */
 static bool is_dense(const struct cairn_tensor *t, const struct cairn_box *box)
 {
     uint64_t expect = cairn_dtype_size(t->dtype);
 
-    for (uint32_t d = box->ndim; t->stride_bytes && d-- > 0;) {
+    for (uint32_t d = box->ndim; d-- > 0;) {
         if (box->length[d] > 1 && (t->stride_bytes[d] < 0 || (uint64_t)t->stride_bytes[d] != expect))
             return false;
         expect *= box->length[d];
@@ -73,7 +73,7 @@ static int note_source(struct cairn_save *s, const struct cairn_tensor *t, const
 
     if (!t->data && slice->bytes)
         return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%s\" has no data", t->name);
-    if (slice->bytes && !is_dense(t, &slice->box)) {
+    if (t->stride_bytes && slice->bytes && !is_dense(t, &slice->box)) {
         size_t len = slice->box.ndim * sizeof(*source.stride);
         source.stride = malloc(len);
         if (!source.stride)

@@ -45,21 +45,18 @@ static int64_t exchange_deadline(const struct cairn_save *s)
 
 static int send_layout(struct cairn_save *s, struct cairn_error *err)
 {
-    CAIRN_CLEANUP(bytes_free) struct bytes encoded = {0};
+    const struct plan *p = s->plan;
     _cleanup_close_ int fd = -1;
-    struct local_layout m = {.digest_low = s->plan->digest.low, .digest_high = s->plan->digest.high};
+    struct local_layout m = {.digest_low = p->digest.low, .digest_high = p->digest.high, .len = p->encoded.len};
     struct local_ok ok;
     struct channel_request r = {.expect = LOCAL_OK, .answer = &ok, .room = sizeof(ok)};
-    int code = cairn_layout_encode(&s->plan->layout, &encoded, err);
+    int code = blob_make("cairn-layout", p->encoded.data, p->encoded.len, &fd, err);
 
-    if (code == 0)
-        code = blob_make("cairn-layout", encoded.data, encoded.len, &fd, err);
-    m.len = encoded.len;
     local_header_init(&m.h, LOCAL_LAYOUT, sizeof(m), 0);
     if (code == 0)
         code = channel_call(s->attachment->channel, &m.h, fd, &r, exchange_deadline(s), err);
     if (code == 0)
-        attachment_learn(s->session, s->attachment, s->plan->digest);
+        attachment_learn(s->session, s->attachment, p->digest);
     return code;
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "client/start.h"
@@ -39,9 +40,26 @@ int struct_check(const char *what, const void *given, size_t size, size_t known,
     return 0;
 }
 
+/* Asked for every tensor: without a system call where that is possible. */
 bool session_forked(const struct cairn_session *s)
 {
-    return s->owner != getpid();
+    return s->ours ? !*(const volatile char *)s->ours : s->owner != getpid();
+}
+
+/* A page that holds a 1 here and a 0 in every forked child. */
+static const char *page_of_ours(void)
+{
+    size_t len = (size_t)sysconf(_SC_PAGESIZE);
+    char *page = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (page == MAP_FAILED)
+        return NULL;
+    if (madvise(page, len, MADV_WIPEONFORK) < 0) {
+        munmap(page, len);
+        return NULL;
+    }
+    *page = 1;
+    return page;
 }
 
 int session_check(const struct cairn_session *s, struct cairn_error *err)
@@ -478,6 +496,8 @@ static void session_free(struct cairn_session *s)
         close(s->notifier.event_fd);
     if (s->notifier.epoll_fd >= 0)
         close(s->notifier.epoll_fd);
+    if (s->ours)
+        munmap((void *)s->ours, (size_t)sysconf(_SC_PAGESIZE));
     free(s->socket_path);
     free(s);
 }
@@ -511,6 +531,7 @@ static int session_new(const struct cairn_session_options *o, struct cairn_sessi
     if (!s)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a session");
     s->owner = getpid();
+    s->ours = page_of_ours();
     s->notifier = (struct notifier){.epoll_fd = -1, .event_fd = -1};
     int r = fill_session(s, o, err);
     if (r == 0) {

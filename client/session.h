@@ -39,6 +39,7 @@ struct attachment {
 
 struct cairn_session {
     pid_t owner;            /* the process that opened it */
+    const char *ours;       /* a page that a forked child finds wiped; NULL: the kernel cannot, ask it who we are */
     struct local_open open; /* as sent, again at every attach */
     char *socket_path;
     uint32_t timeout_ms;
