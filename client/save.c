@@ -2,6 +2,7 @@
 /* A save from begin to seal: what is noted; and its end. */
 #include "client/save.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,7 +70,7 @@ static bool is_dense(const struct cairn_tensor *t, const struct cairn_box *box)
 static int note_source(struct cairn_save *s, const struct cairn_tensor *t, const struct cairn_slice *slice,
                        struct cairn_error *err)
 {
-    struct image_source source = {.data = t->data};
+    struct image_source source = {.data = t->data, .by_device = t->flags & CAIRN_TENSOR_DEVICE_WRITES};
 
     if (!t->data && slice->bytes)
         return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%s\" has no data", t->name);
@@ -119,6 +120,8 @@ static int check_add(const struct cairn_save *save, const struct cairn_tensor *t
         return r;
     if (save->phase != SAVE_NOTING)
         return cairn_fail(err, CAIRN_E_INVAL, "step %llu is sealed already", (unsigned long long)save->step);
+    if (tensor->flags & ~(uint32_t)CAIRN_TENSOR_DEVICE_WRITES)
+        return cairn_fail(err, CAIRN_E_INVAL, "a tensor has unknown flags %#x", tensor->flags);
     return 0;
 }
 
@@ -133,6 +136,28 @@ int cairn_save_add(struct cairn_save *save, const struct cairn_tensor *tensor, s
     if (save->plan && plan_has(save->plan, save->nsources, tensor))
         return note_source(save, tensor, &save->plan->layout.slices[save->nsources], err);
     return list_slice(save, tensor, err);
+}
+
+/* ---- info ------------------------------------------------------------------------------------ */
+
+int cairn_save_info(const struct cairn_save *save, struct cairn_save_info *ret_info)
+{
+    if (!save || !ret_info || ret_info->size < sizeof(*ret_info))
+        return CAIRN_E_INVAL;
+    int r = session_check(save->session, NULL);
+    if (r < 0)
+        return r;
+    struct tracker *tracker = save->session->tracker;
+    ret_info->bytes = 0;
+    for (uint32_t i = 0; save->plan && i < save->plan->npieces; i++)
+        ret_info->bytes += save->plan->pieces[i].end - save->plan->pieces[i].begin;
+    ret_info->copied_bytes = save->copied_bytes;
+    ret_info->tracked_bytes = 0;
+    if (tracker)
+        tracker_describe(tracker, ret_info->tracking, &ret_info->tracked_bytes);
+    else
+        (void)snprintf(ret_info->tracking, sizeof(ret_info->tracking), "not asked for");
+    return 0;
 }
 
 /* ---- free ------------------------------------------------------------------------------------ */

@@ -33,6 +33,7 @@ struct cairn_save {
     struct image_source *sources; /* of each slice */
     uint32_t nsources;
     uint32_t sources_room;
+    uint64_t copied_bytes;         /* by seal */
     struct attachment *attachment; /* from seal on */
     struct arena *arena;           /* held while seal may write to it */
     uint64_t arena_serial;         /* of the arena with its pages */

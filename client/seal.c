@@ -114,12 +114,27 @@ static int seal_pages(struct cairn_save *s, struct sealing *g, struct cairn_erro
     return n == s->plan->layout.nparts ? 0 : channel_break(s->attachment->channel, err, "GRANT has too few pages");
 }
 
+/* Only what changed, if the session tracks. The table of what the arena holds is the tracker's to guard. */
+static void copy_tracked(struct cairn_save *s, struct image_copy *copy)
+{
+    struct tracked tracked;
+
+    tracker_begin(s->session->tracker, s->plan, s->sources, &tracked);
+    if (tracked.epoch && arena_keep_held(s->arena))
+        copy->tracked = &tracked;
+    s->copied_bytes = image_copy_run(copy, s->session->copy_threads);
+    tracker_end(&tracked);
+}
+
 static void seal_copy(struct cairn_save *s, struct sealing *g)
 {
     struct image_copy copy = {
         .plan = s->plan, .sources = s->sources, .arena = s->arena, .pages = g->pages, .path = copy_best()};
 
-    image_copy_run(&copy, s->session->copy_threads);
+    if (s->session->tracker)
+        copy_tracked(s, &copy);
+    else
+        s->copied_bytes = image_copy_run(&copy, s->session->copy_threads);
     arena_fill_word(s->arena, g->grant->filled_word, g->grant->save);
 }
 

@@ -435,7 +435,7 @@ static int check_options(const struct cairn_session_options *o, struct cairn_err
 
     if (r < 0)
         return r;
-    if (o->flags & ~(uint32_t)(CAIRN_OBSERVER | CAIRN_TAKE_OVER))
+    if (o->flags & ~(uint32_t)(CAIRN_OBSERVER | CAIRN_TAKE_OVER | CAIRN_TRACK))
         return cairn_fail(err, CAIRN_E_INVAL, "unknown flags %#x", o->flags);
     if (o->copy_threads > MAX_COPY_THREADS)
         return cairn_fail(err, CAIRN_E_INVAL, "copy_threads is %u, at most %d are possible", o->copy_threads,
@@ -453,7 +453,7 @@ static int fill_open(struct cairn_session *s, const struct cairn_session_options
     struct local_open *m = &s->open;
 
     local_header_init(&m->h, LOCAL_OPEN, sizeof(*m), 0);
-    m->flags = o->flags;
+    m->flags = o->flags & ~(uint32_t)CAIRN_TRACK; /* which is between us and the kernel */
     m->timeout_ms = s->timeout_ms;
     if (o->job)
         (void)snprintf(m->job, sizeof(m->job), "%s", o->job); /* checked: it fits */
@@ -487,11 +487,16 @@ static int fill_session(struct cairn_session *s, const struct cairn_session_opti
     s->timeout_ms = o->timeout_ms ? o->timeout_ms : DEFAULT_TIMEOUT_MS;
     s->copy_threads = o->copy_threads ? o->copy_threads : 1;
     int r = fill_open(s, o, err);
-    return r < 0 ? r : fill_notifier(s, err);
+    if (r == 0)
+        r = fill_notifier(s, err);
+    if (r == 0 && o->flags & CAIRN_TRACK && !is_observer(s))
+        r = tracker_new(&s->tracker, err);
+    return r;
 }
 
-static void session_free(struct cairn_session *s)
+static void session_free(struct cairn_session *s, bool forked)
 {
+    tracker_free(s->tracker, forked);
     if (s->notifier.event_fd >= 0)
         close(s->notifier.event_fd);
     if (s->notifier.epoll_fd >= 0)
@@ -539,7 +544,7 @@ static int session_new(const struct cairn_session_options *o, struct cairn_sessi
         r = e ? cairn_fail_errno(err, e, "make a session's locks") : 0;
     }
     if (r < 0) {
-        session_free(s);
+        session_free(s, false);
         return r;
     }
     *ret_session = s;
@@ -581,7 +586,7 @@ void cairn_session_close(struct cairn_session *session)
         pthread_cond_destroy(&session->attached);
         pthread_mutex_destroy(&session->lock);
     }
-    session_free(session);
+    session_free(session, forked);
 }
 
 int cairn_session_fd(const struct cairn_session *session)

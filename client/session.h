@@ -8,6 +8,7 @@
  * snapshots in it. A daemon that does not take it back gives a new one, and saves in the old one have failed.
  *
  * Locks, in the order in which they are taken:
+ *   0. tracker.lock   held by one seal from its scan to the end of its copy (tracker.h)
  *   1. session.lock   session.attachment, session.attaching, session.arena and session.plan with their refs, and of
  * each attachment refs and known
  *   2. channel.lock   requests and watches (channel.h)
@@ -23,6 +24,7 @@
 #include "client/arena.h"
 #include "client/channel.h"
 #include "client/plan.h"
+#include "client/tracker.h"
 #include "core/model/hash.h"
 
 #define SESSION_KNOWN_LAYOUTS 64
@@ -48,6 +50,7 @@ struct cairn_session {
     pthread_mutex_t lock;
     pthread_cond_t attached; /* CLOCK_MONOTONIC */
     bool attaching;
+    struct tracker *tracker;       /* NULL: not asked for */
     struct plan *plan;             /* of the newest save that had one of its own; NULL before */
     uint64_t plans;                /* ever made */
     struct arena *arena;           /* of the newest attachment that had one; NULL before, and for an observer */
