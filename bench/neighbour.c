@@ -7,6 +7,9 @@
  *
  * "mark NAME" on stdout begins each phase; one JSON object ends it. bench/neighbour drives it and the daemons around
  * it. Without --socket nothing is saved; --calibrate prints the work that makes a step of --step-ms. */
+#include "bench/clock.h"
+#include "bench/random.h"
+
 #include <cairn/cairn.h>
 
 #include <arpa/inet.h>
@@ -18,9 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #define SIDE 64                /* of the small matrices */
@@ -70,37 +71,10 @@ struct thread {
     char out[PIECE], in[PIECE];
 };
 
-static double now(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
 static void die(const char *what, const struct cairn_error *err)
 {
     fprintf(stderr, "bench-neighbour: %s: %s\n", what, err ? err->message : "failed");
     exit(1);
-}
-
-/* ---- the state ------------------------------------------------------------------------------- */
-
-static uint64_t mix(uint64_t x)
-{
-    x ^= x >> 30;
-    x *= 0xbf58476d1ce4e5b9ull;
-    x ^= x >> 27;
-    x *= 0x94d049bb133111ebull;
-    return x ^ x >> 31;
-}
-
-/* The sum of four uniform numbers is near enough to a normal one. */
-static float normal(uint64_t r)
-{
-    float s = (float)(r & 0xffff) + (float)(r >> 16 & 0xffff) + (float)(r >> 32 & 0xffff) + (float)(r >> 48);
-
-    return (s - 131070.0f) / 37837.0f;
 }
 
 static void state_make(struct state *s, uint64_t bytes)
@@ -244,14 +218,6 @@ struct saves {
     double cpu_s; /* this process's, within the calls */
 };
 
-static double cpu_time(void)
-{
-    struct rusage r;
-
-    getrusage(RUSAGE_SELF, &r);
-    return (double)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) + (double)(r.ru_utime.tv_usec + r.ru_stime.tv_usec) * 1e-6;
-}
-
 static void open_session(struct saves *v, const struct trainer *t)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -294,7 +260,7 @@ static void begin_save(struct saves *v, struct trainer *t)
     struct cairn_save_options so = {
         .size = sizeof so, .step = ++v->step, .on_busy = CAIRN_BUSY_WAIT, .timeout_ms = 60000};
     struct cairn_save *save;
-    double began = now(), cpu = cpu_time();
+    double began = now(), used = cpu();
 
     look_for_commits(v);
     v->late += v->npending > 0;
@@ -316,7 +282,7 @@ static void begin_save(struct saves *v, struct trainer *t)
         die("seal", &err);
     v->pending[v->npending] = save;
     v->began[v->npending++] = began;
-    v->cpu_s += cpu_time() - cpu;
+    v->cpu_s += cpu() - used;
     v->stall_s[v->n++ % 1024] = now() - began;
 }
 

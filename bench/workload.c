@@ -4,13 +4,15 @@
  *
  *     save       begin, add, seal: {"stall_s", "cpu_s", "step"}
  *     commit     waits for the saves so far: {"commit_s": of each since its begin}
- *     copy K T   the state into mapped memory by the stream, memcpy or read loop of floor_copy.c with T threads: {"s"}
- *     back T     from there to the tensors, by the stream loop: {"s"}
+ *     copy K T   the state into mapped memory by a loop of floor_copy.c (pages, lines, memcpy, read; best: the fastest
+ *                that copies) with T threads: {"s", "loop"}
+ *     back T     from there to the tensors, by the fastest loop: {"s", "loop"}
  *     touch F    changes a byte in the share F of all pages: {"pages", "s"}
  *     restore    the latest checkpoint into the tensors' memory: {"restore_s", "equal": to what it was filled with}
  *     quit
  *
  * Without --socket there is no session: copy and touch only. */
+#include "bench/clock.h"
 #include "bench/floor_copy.h"
 #include "bench/table.h"
 
@@ -22,8 +24,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #define MAX_PENDING 64
@@ -48,26 +48,12 @@ struct rank {
     struct cairn_session *session;
     struct floor_piece *pieces; /* from the tensors to the landing */
     char *landing;
+    signed char best_there[FLOOR_MAX_THREADS + 1]; /* 1 + the fastest loop for so many threads; 0: not known yet */
+    signed char best_back[FLOOR_MAX_THREADS + 1];
     uint64_t step, touches;
     struct pending pending[MAX_PENDING];
     unsigned npending;
 };
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static double cpu(void)
-{
-    struct rusage u;
-
-    getrusage(RUSAGE_SELF, &u);
-    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
-}
 
 static int fail(const char *what, const struct cairn_error *err)
 {
@@ -107,22 +93,32 @@ static int pieces_make(struct rank *r)
     return 0;
 }
 
-static int do_copy(struct rank *r, const char *kind, unsigned threads)
+/* The fastest loop for these pieces and so many threads, found out once. */
+static enum floor_kind best_of(const struct rank *r, signed char *known, const struct floor_piece *pieces,
+                               unsigned threads)
 {
-    static const char *const kinds[] = {[FLOOR_STREAM] = "stream", [FLOOR_MEMCPY] = "memcpy", [FLOOR_READ] = "read"};
+    if (threads > FLOOR_MAX_THREADS)
+        return FLOOR_PAGES; /* floor_run refuses it */
+    if (known[threads] == 0)
+        known[threads] = (signed char)(1 + floor_best(pieces, r->table.n, threads));
+    return (enum floor_kind)(known[threads] - 1);
+}
 
+static int do_copy(struct rank *r, const char *name, unsigned threads)
+{
     if (!r->landing && pieces_make(r) < 0)
         return -1;
-    for (int k = 0; k <= FLOOR_READ; k++) {
-        if (strcmp(kinds[k], kind) != 0)
-            continue;
-        double used = cpu(), s = floor_run(k, r->pieces, r->table.n, threads);
-        if (s < 0)
-            break;
-        printf("{\"s\": %.9f, \"cpu_s\": %.6f}\n", s, cpu() - used);
-        return 0;
-    }
-    return fail("copy stream|memcpy|read THREADS", NULL);
+    enum floor_kind kind = FLOOR_PAGES;
+    if (strcmp(name, "best") == 0)
+        kind = best_of(r, r->best_there, r->pieces, threads);
+    else
+        while (kind < FLOOR_READ && strcmp(floor_name(kind), name) != 0)
+            kind++;
+    double used = cpu(), s = floor_run(kind, r->pieces, r->table.n, threads);
+    if (s < 0)
+        return fail("copy best|pages|lines|memcpy|read THREADS", NULL);
+    printf("{\"s\": %.9f, \"cpu_s\": %.6f, \"loop\": \"%s\"}\n", s, cpu() - used, floor_name(kind));
+    return 0;
 }
 
 /* What a restore from memory cannot beat. The landing first gets what the tensors have. */
@@ -136,11 +132,12 @@ static int do_back(struct rank *r, unsigned threads)
     for (size_t i = 0; i < r->table.n; i++)
         back[i] = (struct floor_piece){r->table.t[i].data, r->pieces[i].to, r->pieces[i].len};
     memcpy(r->landing, r->table.memory, r->table.mapped);
-    double s = floor_run(FLOOR_STREAM, back, r->table.n, threads);
+    enum floor_kind kind = best_of(r, r->best_back, back, threads);
+    double s = floor_run(kind, back, r->table.n, threads);
     free(back);
     if (s < 0)
         return fail("back THREADS", NULL);
-    printf("{\"s\": %.9f}\n", s);
+    printf("{\"s\": %.9f, \"loop\": \"%s\"}\n", s, floor_name(kind));
     return 0;
 }
 

@@ -64,7 +64,7 @@ class Context:
         if codecs:
             options["node__codecs"] = codecs
         options.setdefault("retention__rule", "last=2")
-        common = {"peer__scrub_mib_s": 0, **{k: v for k, v in options.items() if k.startswith("daemon__")}}
+        common = {"peer__scrub_mib_s": 0, **{k: options.pop(k) for k in list(options) if k.startswith(("daemon__", "peer__"))}}
         return Cluster(self.build, peers=peers, directory=self.scratch / f"cluster{self.clusters}", common=common, node__checkpoint_s=600,
                        node__repair_every_s=0, node__arena_max_mib=int(bytes_ * 2.5 * arenas) // MIB + 256, retention__interval_s=1, **options)
 

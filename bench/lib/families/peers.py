@@ -65,7 +65,7 @@ def one_turn(ctx, c, rank, torch, mode, into):
     if mode == "ours":
         one_of_ours(c, rank, into)
     elif mode == "copy":
-        s = rank.ask(f"copy stream {ctx.threads}")["s"]
+        s = rank.ask(f"copy best {ctx.threads}")["s"]
         if into is not None:
             into.floor.append(s)
     else:

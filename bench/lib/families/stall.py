@@ -11,7 +11,7 @@ def pairs(c, rank, threads, n):
     stalls, copies = [], []
     for i in range(n + 2):  # two to warm up
         def copy():
-            copies.append(rank.ask(f"copy stream {threads}")["s"])
+            copies.append(rank.ask(f"copy best {threads}")["s"])
 
         if i % 2:
             copy()
@@ -52,7 +52,7 @@ def draining(ctx):
                     if what == "save":
                         stalls.append(rank.ask("save")["stall_s"])
                     else:
-                        copies.append(rank.ask("copy stream 1")["s"])
+                        copies.append(rank.ask("copy best 1")["s"])
                     rank.ask("commit")
             note = f"{rank.hello['bytes'] / MIB:.0f} MiB; the save before is on its way to one peer"
     few = "" if n >= 100 else "; too few for a p99"
@@ -83,7 +83,7 @@ def changed(ctx):
                 for _ in range(ctx.sizes.pairs if percent == 1 else max(6, ctx.sizes.pairs // 2)):
                     rank.ask(f"touch {percent / 100}")
                     settle(c)
-                    copies.append(rank.ask("copy stream 1")["s"])
+                    copies.append(rank.ask("copy best 1")["s"])
                     stalls.append(saved(rank)[0])
                 ctx.report.add(f"stall_{percent}_changed_over_copy", "ratio", stats.ratios(stalls, copies), group=GROUP,
                                target=("<=", 0.10) if percent == 1 else None, note=f"{percent}% of pages changed since the save before, any place")
