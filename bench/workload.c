@@ -2,7 +2,7 @@
 /* bench-workload: one rank with a workload's tensors (bench/table.h), which does what it is told line by line and
  * answers each line with one JSON object, so that bench/run can take turns between it and other programs.
  *
- *     save       begin, add, seal: {"stall_s", "cpu_s", "step"}
+ *     save       begin, add, seal: {"stall_s", "cpu_s", "copied": the share of the bytes that were copied, "step"}
  *     commit     waits for the saves so far: {"commit_s": of each since its begin}
  *     copy K T   the state into mapped memory by a loop of floor_copy.c (pages, lines, memcpy, read; best: the fastest
  *                that copies) with T threads: {"s", "loop"}
@@ -15,6 +15,7 @@
 #include "bench/clock.h"
 #include "bench/floor_copy.h"
 #include "bench/table.h"
+#include "bench/track.h"
 
 #include <cairn/cairn.h>
 
@@ -34,7 +35,7 @@ struct options {
     uint64_t max_bytes;
     double snapshots; /* that the arena holds, besides a quarter of one */
     unsigned threads, rank, world;
-    bool observer;
+    bool observer, track;
 };
 
 struct pending {
@@ -165,7 +166,8 @@ static int open_session(struct rank *r)
                                        .socket_path = r->o.socket,
                                        .timeout_ms = 120000,
                                        .copy_threads = r->o.threads,
-                                       .flags = r->o.observer ? CAIRN_OBSERVER : 0};
+                                       .flags =
+                                           (r->o.observer ? CAIRN_OBSERVER : 0) | (r->o.track ? BENCH_TRACK_FLAG : 0)};
 
     return cairn_session_open(&so, &r->session, &err) < 0 ? fail("open a session", &err) : 0;
 }
@@ -178,6 +180,19 @@ static struct cairn_tensor describe(const struct table_tensor *t)
                                  .ndim = t->ndim,
                                  .shape = t->shape,
                                  .data = t->data};
+}
+
+/* What seal copied, of what was to be saved; all of it where nothing is tracked. */
+static double copied_share(const struct cairn_save *save)
+{
+#if BENCH_TRACKS
+    struct cairn_save_info info = {.size = sizeof info};
+
+    if (cairn_save_info(save, &info) == 0 && info.bytes > 0)
+        return (double)info.copied_bytes / (double)info.bytes;
+#endif
+    (void)save;
+    return 1;
 }
 
 static int do_save(struct rank *r)
@@ -202,8 +217,9 @@ static int do_save(struct rank *r)
     if (cairn_save_seal(p->save, &err) < 0)
         return fail("seal", &err);
     double stall = now() - p->begin;
-    printf("{\"stall_s\": %.9f, \"cpu_s\": %.6f, \"step\": %llu}\n", stall, cpu() - used,
-           (unsigned long long)++r->step);
+    used = cpu() - used;
+    printf("{\"stall_s\": %.9f, \"cpu_s\": %.6f, \"copied\": %.6f, \"step\": %llu}\n", stall, used,
+           copied_share(p->save), (unsigned long long)++r->step);
     return 0;
 }
 
@@ -311,8 +327,9 @@ static int serve(struct rank *r)
     double filled = now();
     if (r->o.socket && open_session(r) < 0)
         return -1;
-    printf("{\"bytes\": %llu, \"tensors\": %zu, \"fill_s\": %.6f, \"open_s\": %.6f}\n",
-           (unsigned long long)r->table.bytes, r->table.n, filled - begin, now() - filled);
+    printf("{\"bytes\": %llu, \"tensors\": %zu, \"fill_s\": %.6f, \"open_s\": %.6f, \"tracks\": %s}\n",
+           (unsigned long long)r->table.bytes, r->table.n, filled - begin, now() - filled,
+           r->o.track && BENCH_TRACKS ? "true" : "false");
     while (code == 0 && fgets(line, sizeof line, stdin) && strcmp(line, "quit\n") != 0)
         code = obey(r, line);
     return code;
@@ -331,13 +348,19 @@ static void rank_free(struct rank *r)
 
 static int parse(struct options *o, int argc, char **argv)
 {
-    static const struct option long_options[] = {
-        {"socket", required_argument, NULL, 's'},  {"job", required_argument, NULL, 'j'},
-        {"table", required_argument, NULL, 't'},   {"data", required_argument, NULL, 'd'},
-        {"bytes", required_argument, NULL, 'b'},   {"snapshots", required_argument, NULL, 'n'},
-        {"threads", required_argument, NULL, 'c'}, {"rank", required_argument, NULL, 'r'},
-        {"world", required_argument, NULL, 'w'},   {"start-id", required_argument, NULL, 'i'},
-        {"observer", no_argument, NULL, 'o'},      {NULL, 0, NULL, 0}};
+    static const struct option long_options[] = {{"socket", required_argument, NULL, 's'},
+                                                 {"job", required_argument, NULL, 'j'},
+                                                 {"table", required_argument, NULL, 't'},
+                                                 {"data", required_argument, NULL, 'd'},
+                                                 {"bytes", required_argument, NULL, 'b'},
+                                                 {"snapshots", required_argument, NULL, 'n'},
+                                                 {"threads", required_argument, NULL, 'c'},
+                                                 {"rank", required_argument, NULL, 'r'},
+                                                 {"world", required_argument, NULL, 'w'},
+                                                 {"start-id", required_argument, NULL, 'i'},
+                                                 {"observer", no_argument, NULL, 'o'},
+                                                 {"track", no_argument, NULL, 'k'},
+                                                 {NULL, 0, NULL, 0}};
     int c;
 
     while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
@@ -358,6 +381,8 @@ static int parse(struct options *o, int argc, char **argv)
             o->snapshots = strtod(optarg, NULL);
         else if (c == 'o')
             o->observer = true;
+        else if (c == 'k')
+            o->track = true;
         else
             return -1;
     }
@@ -369,8 +394,9 @@ int main(int argc, char **argv)
     struct rank r = {.o = {.job = "bench", .snapshots = 1, .threads = 1, .world = 1}};
 
     if (parse(&r.o, argc, argv) < 0) {
-        fprintf(stderr, "usage: bench-workload --table FILE [--data FILE] [--bytes N] [--socket PATH] [--job NAME]\n"
-                        "           [--snapshots N] [--threads N] [--rank N --world N --start-id ID] [--observer]\n");
+        fprintf(stderr,
+                "usage: bench-workload --table FILE [--data FILE] [--bytes N] [--socket PATH] [--job NAME]\n"
+                "           [--snapshots N] [--threads N] [--rank N --world N --start-id ID] [--observer] [--track]\n");
         return 2;
     }
     int code = serve(&r);

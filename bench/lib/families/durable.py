@@ -14,6 +14,7 @@ import stats
 from context import GB, MIB, json_of, saved, settle
 
 GROUP = "durable"
+LOOPS = 5
 SECTIONS = {"model": 2 / 14, "master": 4 / 14, "exp_avg": 4 / 14, "exp_avg_sq": 4 / 14}
 
 
@@ -48,7 +49,7 @@ class Limit:
     def measure(self, size, keep):
         """Into `best`, and `new` for files that are not there yet."""
         if self.program:
-            r = json_of([self.program, "--directory", self.ctx.scratch, "--mib", size // MIB, "--runs", 1, "--receivers", self.k + self.m,
+            r = json_of([self.program, "--directory", self.ctx.scratch, "--mib", min(size // MIB, self.ctx.sizes.probe_mib), "--runs", 1, "--receivers", self.k + self.m,
                          "--stored", (self.k + self.m) / self.k, "--keep", "--json"], 120)
             if keep:
                 self.best.append(r["bytes_per_s"])
@@ -83,11 +84,11 @@ def one(ctx, codec, k, m, warm=2, **options):
             c.start_all()
             with ctx.rank(c) as rank:
                 size = rank.hello["bytes"]
-                for i in range(ctx.sizes.durable + warm):
-                    limit.measure(size, i >= warm)
+                for counts in ctx.turns(warm=warm):
+                    limit.measure(size, counts)
                     commit = saved(rank)[1]
                     settle(c)
-                    if i >= warm:
+                    if counts:
                         rates.append(size / commit)
     finally:
         limit.clean()
