@@ -16,6 +16,8 @@
  *     --rounds N  waits so many times for a commit before it gives up
  *
  *     --lingers   waits for its last save only, once it reads a byte */
+#include "bench/random.h"
+
 #include <cairn/cairn.h>
 
 #include <getopt.h>
@@ -71,15 +73,6 @@ static char *trap_alloc(size_t len)
     if (trap.memory == MAP_FAILED || sigaction(SIGSEGV, &action, NULL) < 0)
         exit(3);
     return trap.memory;
-}
-
-static uint64_t mix(uint64_t x)
-{
-    x ^= x >> 30;
-    x *= 0xbf58476d1ce4e5b9ull;
-    x ^= x >> 27;
-    x *= 0x94d049bb133111ebull;
-    return x ^ x >> 31;
 }
 
 static const int dtypes[] = {CAIRN_BF16, CAIRN_F32, CAIRN_I64, CAIRN_BOOL, CAIRN_F8_E4M3, CAIRN_C64, CAIRN_BYTES};
