@@ -154,6 +154,9 @@ static uint64_t word(const struct options *o, uint64_t step, const struct tensor
         step = last_write(step, i + (base + at) / 4096);
     if (i % 3 == 2) /* repeats, so that a codec pays */
         return (base + at) / 512;
+    if (i % 3 == 1) /* a bit of each byte changes from step to step, so that a delta pays */
+        return mix(o->seed ^ (uint64_t)i << 56 ^ (base + at)) ^
+               (mix(o->seed ^ step << 32 ^ (base + at)) & 0x0101010101010101ull);
     return mix(o->seed ^ step << 32 ^ (uint64_t)i << 56 ^ (base + at) ^ (t->ndim ? 0 : o->rank));
 }
 
