@@ -330,7 +330,7 @@ static bool is_named(struct world *w, const char *name)
 
 static void in_store(struct world *w, const char *command)
 {
-    char line[512];
+    char line[1024];
 
     snprintf(line, sizeof line, "cd %s && %s", w->dir, command);
     assert_int_equal(system(line), 0);
