@@ -7,11 +7,15 @@
  *
  *     verify    restores --step (or latest) as --world ranks saved it and compares: "verified STEP BYTES"
  *
+ *     hot       saves one step as a rank, "committed STEP", and once it reads a byte restores it from its own arena
+ *
  *     status, list, check    the daemon's JSON
  *
  *     bad       sends the tensor table of --case and expects its refusal: "refused MESSAGE"
  *
- *     --stops     stops in the middle of each copy, prints "copying STEP" and goes on when it reads a byte
+ *     --stops     stops in the middle of each copy or restore, prints "copying STEP" and goes on when it reads a byte
+ *
+ *     --waits     a restore prints "ready STEP" before it begins, and begins when it reads a byte
  *
  *     --rounds N  waits so many times for a commit before it gives up
  *
@@ -34,7 +38,7 @@ struct options {
     const char *job, *start_id, *bad_case;
     uint32_t rank, world;
     uint64_t bytes, first, last, seed, step, arena_mib;
-    bool no_wait, take_over, stops, lingers;
+    bool no_wait, take_over, stops, lingers, waits;
     unsigned rounds;               /* waits for a commit */
     uint32_t timeout_ms, pause_ms; /* pause_ms: between two saves */
     unsigned tiny;                 /* so many tensors of a few bytes instead */
@@ -328,6 +332,10 @@ static int restore_state(struct cairn_restore *restore, struct state *got, const
         memset(got->t[i].data, 0x5a, got->t[i].bytes);
         r = cairn_restore_add(restore, &t, err);
     }
+    if (o->stops) {
+        trap.step = o->step;
+        mprotect(trap.memory, trap.len, PROT_NONE);
+    }
     return r < 0 ? r : cairn_restore_run(restore, o->timeout_ms, NULL, NULL, err);
 }
 
@@ -342,8 +350,16 @@ static int compare(const struct state *want, const struct state *got, uint64_t s
     return 0;
 }
 
+static bool read_byte(void)
+{
+    char byte;
+
+    return read(STDIN_FILENO, &byte, 1) == 1;
+}
+
 static int verify_rank(struct cairn_session *session, const struct options *o, uint64_t *ret_step)
 {
+    struct options untrapped = *o;
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct cairn_restore *restore = NULL;
     struct cairn_checkpoint_info info = {.size = sizeof info};
@@ -352,9 +368,15 @@ static int verify_rank(struct cairn_session *session, const struct options *o, u
 
     if (r < 0)
         return fail("restore_open", &err);
-    state_make(&want, o);
+    untrapped.stops = false;
+    state_make(&want, &untrapped);
     state_make(&got, o);
     cairn_restore_info(restore, &info);
+    if (o->waits) {
+        printf("ready %llu\n", (unsigned long long)info.step);
+        if (!read_byte())
+            exit(3);
+    }
     r = restore_state(restore, &got, o, &err);
     cairn_restore_free(restore);
     if (r < 0) {
@@ -385,6 +407,30 @@ static int cmd_verify(const struct options *o)
     if (r == 0)
         printf("verified %llu\n", (unsigned long long)step);
     cairn_session_close(session);
+    return r;
+}
+
+static int cmd_hot(const struct options *o)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct options saver = *o;
+    struct cairn_session *session;
+    struct state s;
+    uint64_t step;
+    int r;
+
+    saver.stops = false;
+    state_make(&s, &saver);
+    if (open_session(o, 0, &s, &session, &err) < 0) {
+        state_free(&s);
+        return fail("open", &err);
+    }
+    save_step(session, &s, &saver, o->first, false);
+    r = read_byte() ? verify_rank(session, o, &step) : 3;
+    if (r == 0)
+        printf("verified %llu\n", (unsigned long long)step);
+    cairn_session_close(session);
+    state_free(&s);
     return r;
 }
 
@@ -492,7 +538,7 @@ int main(int argc, char **argv)
         {"step", 1, NULL, 'p'},  {"no-wait", 0, NULL, 'N'},  {"timeout", 1, NULL, 't'},   {"arena-mib", 1, NULL, 'a'},
         {"case", 1, NULL, 'c'},  {"tiny", 1, NULL, 'y'},     {"take-over", 0, NULL, 'o'}, {"empty", 0, NULL, 'e'},
         {"pause", 1, NULL, 'P'}, {"stops", 0, NULL, 'S'},    {"rounds", 1, NULL, 'R'},    {"lingers", 0, NULL, 'L'},
-        {NULL, 0, NULL, 0}};
+        {"waits", 0, NULL, 'W'}, {NULL, 0, NULL, 0}};
     struct options o = {.job = "test",
                         .start_id = "first",
                         .bad_case = "",
@@ -512,6 +558,8 @@ int main(int argc, char **argv)
             o.job = optarg;
         else if (c == 'L')
             o.lingers = o.no_wait = true;
+        else if (c == 'W')
+            o.waits = true;
         else if (c == 'i')
             o.start_id = optarg;
         else if (c == 'r')
@@ -557,6 +605,8 @@ int main(int argc, char **argv)
         return cmd_save(&o);
     if (strcmp(argv[optind], "verify") == 0)
         return cmd_verify(&o);
+    if (strcmp(argv[optind], "hot") == 0)
+        return cmd_hot(&o);
     if (strcmp(argv[optind], "hold") == 0)
         return cmd_hold(&o);
     if (strcmp(argv[optind], "status") == 0)
