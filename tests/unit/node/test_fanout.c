@@ -340,7 +340,7 @@ static void deadlines_are_each_ones(void **state)
 
     (void)state;
     setup_with(&f, 64 << 20);
-    ask(&f, 0, 0, 0xf, 20);
+    ask(&f, 0, 0, 0xf, 500);
     ask(&f, 1, 0, 0xf, 20000);
     until_done(&f, &f.readers[0]);
     assert_int_equal(f.readers[0].code, CAIRN_E_TIMEOUT);
