@@ -1,19 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cluster-client: one rank whose state is a function of (seed, step, rank), so that whoever restores a step can say
- * whether every byte is right. Prints one line for each thing that happened; the tests read them.
+ * whether every byte is right. With an even seed a step changes one page in 29, a tensor moves now and then, and the
+ * session tracks writes. Prints one line for each thing that happened; the tests read them.
  *
- *     save    saves steps first..last, waits for each commit unless --no-wait, prints "committed STEP" or "failed STEP
- * CODE MESSAGE" verify  restores --step (or latest) as --world ranks saved it and compares: "verified STEP BYTES"
- *     status, list, check   prints the daemon's JSON
- *     save --stops stops in the middle of each copy, prints "copying STEP" and goes on when it reads a byte; --rounds N
- *             waits so many times for a commit before it gives up; --lingers waits for its last save only, once it
- * reads a byte
- *     verify --stops stops in the middle of each rank's restore in the same way; --waits prints "ready STEP" before it
- *             and begins when it reads a byte
- *     hot     saves one step as a rank, prints "committed STEP", and once it reads a byte restores that from its own
- *             arena: "verified STEP", or "error ..."; with --stops as above
- *     bad     sends the tensor table of --case and expects its refusal: "refused MESSAGE"
- */
+ *     save      saves steps first..last: "committed STEP" (unless --no-wait), "failed STEP CODE WHY"
+ *
+ *     verify    restores --step (or latest) as --world ranks saved it and compares: "verified STEP BYTES"
+ *
+ *     hot       saves one step as a rank, "committed STEP", and once it reads a byte restores it from its own arena
+ *
+ *     status, list, check    the daemon's JSON
+ *
+ *     bad       sends the tensor table of --case and expects its refusal: "refused MESSAGE"
+ *
+ *     --stops     stops in the middle of each copy or restore, prints "copying STEP" and goes on when it reads a byte
+ *
+ *     --waits     a restore prints "ready STEP" before it begins, and begins when it reads a byte
+ *
+ *     --rounds N  waits so many times for a commit before it gives up
+ *
+ *     --lingers   waits for its last save only, once it reads a byte */
+#include "bench/random.h"
+
 #include <cairn/cairn.h>
 
 #include <getopt.h>
@@ -71,15 +79,6 @@ static char *trap_alloc(size_t len)
     return trap.memory;
 }
 
-static uint64_t mix(uint64_t x)
-{
-    x ^= x >> 30;
-    x *= 0xbf58476d1ce4e5b9ull;
-    x ^= x >> 27;
-    x *= 0x94d049bb133111ebull;
-    return x ^ x >> 31;
-}
-
 static const int dtypes[] = {CAIRN_BF16, CAIRN_F32, CAIRN_I64, CAIRN_BOOL, CAIRN_F8_E4M3, CAIRN_C64, CAIRN_BYTES};
 #define NTENSORS (sizeof dtypes / sizeof dtypes[0])
 
@@ -125,7 +124,7 @@ static void state_make(struct state *s, const struct options *o)
         t->bytes = size;
         for (unsigned d = 0; d < t->ndim; d++)
             t->bytes *= t->length[d];
-        t->data = i == 0 && o->stops ? trap_alloc(t->bytes) : malloc(t->bytes + 8);
+        t->data = i == 0 && o->stops ? trap_alloc(t->bytes) : calloc(1, t->bytes + 8);
         s->bytes += t->bytes;
     }
 }
@@ -138,20 +137,58 @@ static void state_free(struct state *s)
     free(s->t);
 }
 
+static bool is_sparse(const struct options *o)
+{
+    return o->seed % 2 == 0;
+}
+
+/* The step that wrote a page of the tensor last. */
+static uint64_t last_write(uint64_t step, uint64_t page)
+{
+    uint64_t ago = (step + 29 - page % 29) % 29;
+
+    return step > ago ? step - ago : 0;
+}
+
 static uint64_t word(const struct options *o, uint64_t step, const struct tensor *t, unsigned i, uint64_t at)
 {
     uint64_t base = t->ndim ? t->offset[0] * t->length[1] * cairn_dtype_size(t->dtype) : 0;
 
+    if (is_sparse(o))
+        step = last_write(step, i + (base + at) / 4096);
     if (i % 3 == 2) /* repeats, so that a codec pays */
         return (base + at) / 512;
+    if (i % 3 == 1) /* a bit of each byte changes from step to step, so that a delta pays */
+        return mix(o->seed ^ (uint64_t)i << 56 ^ (base + at)) ^
+               (mix(o->seed ^ step << 32 ^ (base + at)) & 0x0101010101010101ull);
     return mix(o->seed ^ step << 32 ^ (uint64_t)i << 56 ^ (base + at) ^ (t->ndim ? 0 : o->rank));
 }
 
+/* The tensor's memory is another one from now on. */
+static void move(struct tensor *t)
+{
+    char *to = malloc(t->bytes + 8);
+
+    if (!to)
+        exit(3);
+    memcpy(to, t->data, t->bytes);
+    free(t->data);
+    t->data = to;
+}
+
+/* Writes only what changes. */
 static void state_fill(struct state *s, const struct options *o, uint64_t step)
 {
-    for (unsigned i = 0; i < s->n; i++)
-        for (uint64_t at = 0; at < s->t[i].bytes; at++)
-            s->t[i].data[at] = (char)(word(o, step, &s->t[i], i, at & ~7ull) >> (at & 7) * 8);
+    if (s->n && is_sparse(o) && step % 37 == 0)
+        move(&s->t[step % s->n]);
+    for (unsigned i = 0; i < s->n; i++) {
+        char *data = s->t[i].data;
+        for (uint64_t at = 0; at < s->t[i].bytes; at++) {
+            char b = (char)(word(o, step, &s->t[i], i, at & ~7ull) >> (at & 7) * 8);
+            if (data[at] != b)
+                data[at] = b;
+        }
+    }
 }
 
 static struct cairn_tensor describe(struct tensor *t)
@@ -175,15 +212,15 @@ static int fail(const char *what, const struct cairn_error *err)
 static int open_session(const struct options *o, uint32_t flags, const struct state *s, struct cairn_session **ret,
                         struct cairn_error *err)
 {
-    struct cairn_session_options so = {.size = sizeof so,
-                                       .job = o->job,
-                                       .rank = o->rank,
-                                       .world_size = o->world,
-                                       .start_id = o->start_id,
-                                       .arena_bytes =
-                                           o->arena_mib ? o->arena_mib << 20 : s->bytes * 5 / 2 + (24u << 20),
-                                       .timeout_ms = o->timeout_ms,
-                                       .flags = flags | (o->take_over ? CAIRN_TAKE_OVER : 0u)};
+    struct cairn_session_options so = {
+        .size = sizeof so,
+        .job = o->job,
+        .rank = o->rank,
+        .world_size = o->world,
+        .start_id = o->start_id,
+        .arena_bytes = o->arena_mib ? o->arena_mib << 20 : s->bytes * 5 / 2 + (24u << 20),
+        .timeout_ms = o->timeout_ms,
+        .flags = flags | (o->take_over ? CAIRN_TAKE_OVER : 0u) | (is_sparse(o) ? CAIRN_TRACK : 0u)};
 
     return cairn_session_open(&so, ret, err);
 }

@@ -341,7 +341,7 @@ static void deadlines_are_each_ones(void **state)
     (void)state;
     setup_with(&f, 64 << 20);
     turns(&f, 1); /* the loop reads its clock once a turn */
-    ask(&f, 0, 0, 0xf, 50);
+    ask(&f, 0, 0, 0xf, 500);
     ask(&f, 1, 0, 0xf, 20000);
     turns(&f, 2);
     assert_int_equal(f.links.started, 1);
