@@ -116,6 +116,10 @@ static void run_send(struct sim *s, unsigned actor, struct run *r, int what)
         return;
     if (what == COMMIT_WRITE_INTENT && !r->base && !r->no_base)
         r->base = (uint8_t)base_choose(s, actor, r->ckpt);
+#ifndef CAIRN_BUG_BASE_CHOSEN_AGAIN
+    if (what == COMMIT_WRITE_INTENT) /* once: an earlier intent that is applied late has to name the same */
+        r->no_base = true;
+#endif
     if (what == COMMIT_WRITE_INTENT)
         run_intent_txn(n, r, &m);
     else if (what == COMMIT_PUT_COMMIT)
