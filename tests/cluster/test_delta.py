@@ -14,6 +14,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 from cluster import Cluster, wait_until  # noqa: E402
+from trainer import Book, Trainer  # noqa: E402
 
 STEPS, EVERY = 40, 4
 SIZE = ["--bytes", str(6 << 20)]
@@ -196,15 +197,37 @@ def trained(c):
     print("a training run's bases:", {step: base for step, (base, _) in bases(c, "run").items()})
 
 
+def across(build):
+    """Ranks on every node have bases, not only those beside the coordinator."""
+    with Cluster(build, peers=4, nodes=2, common={}, node__delta_chain=2, node__codecs="lz4 float dense") as c:
+        c.start_all()
+        t = Trainer(c, 1, Book(), per_node=1, size=3 << 20, job="wide", count=4)
+        t.wait(90)
+        shards = {s: c.tool("show", "wide", str(s))["shards"] for s in committed(c, "wide")}
+        assert len(shards) == 4 and {s["node"] for s in shards[1]} == {"n1", "n2"}, shards
+        found = {s: [shard["base"] and shard["base"]["step"] for shard in k] for s, k in shards.items()}
+        assert found == {1: [None, None], 2: [1, 1], 3: [2, 2], 4: [None, None]}, found
+        for n in c.nodes:
+            n.kill()
+        c.node.start()
+        c.wait_peers_up(len(c.peers))
+        args = ["--bytes", str(3 << 20), "--world", "2", "--job", "wide", "--seed", "1"]
+        for step in shards:
+            assert f"verified {step}" in c.client("verify", *args, "--step", step)[1]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--build", required=True)
     # without raw: on a fast path a part may be sooner there as it is than as a delta
-    with Cluster(parser.parse_args().build, peers=4, node__delta_chain=2, node__codecs="lz4 float dense", retention__interval_s=1) as c:
+    build = parser.parse_args().build
+    with Cluster(build, peers=4, node__delta_chain=2, node__codecs="lz4 float dense", retention__interval_s=1) as c:
         c.start_all()
         for test in (chained, covered, resumed, kept, away, trained):
             print(test.__name__, flush=True)
             test(c)
+    print(across.__name__, flush=True)
+    across(build)
 
 
 main()

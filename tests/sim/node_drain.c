@@ -18,7 +18,7 @@ void drain_start(struct sim *s, unsigned actor, unsigned save)
 
     if (v->draining)
         return;
-    const struct noted *base = base_of(s, actor, v->ckpt, v->rank);
+    const struct noted *base = base_of(s, actor, v);
 
     if (base)
         SAY(s, actor, "rank %u of %u.%u is stored against step %u", v->rank, s->ckpt[v->ckpt].step,
