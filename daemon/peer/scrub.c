@@ -40,6 +40,7 @@ struct pass {
     uint64_t known_end; /* up to here there are records, or were */
     unsigned lost;      /* blocks in a row that are no header */
     bool lost_zero;     /* the first of them was never written, it seems */
+    bool lost_old;      /* one of them is of the removed stream whose file it was */
     uint64_t lost_at;
 };
 
@@ -143,12 +144,13 @@ static void go_on(struct scrub *s)
 /* ---- one record ------------------------------------------------------------------------------ */
 
 /* What was jumped over was a record when another one follows, when something was written there, or when this peer has
- * known one behind it: zeros that it knows nothing of are room that nobody wrote to before a crash. */
+ * known one behind it. Behind the last one there may be room that its writer, who was killed, did not come to: zeros,
+ * or a removed stream's records. */
 static void lost_end(struct scrub *s, struct pass *x, bool found_next)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
 
-    if (x->lost && (found_next || !x->lost_zero || x->lost_at < x->known_end)) {
+    if (x->lost && (found_next || x->lost_at < x->known_end || (!x->lost_zero && !x->lost_old))) {
         unsigned n = keep_mark_lost(s->peer->keep, x->generation, x->lost_at, x->at);
         cairn_fail(&err, CAIRN_E_CORRUPT, "the block at %llu is no fragment's header", (unsigned long long)x->lost_at);
         for (unsigned i = 0; i < (n ? n : 1); i++) {
@@ -219,6 +221,15 @@ static bool is_ours(const struct pass *x, const struct fragment *f)
            strcmp(f->key.job, x->id.job) == 0 && strcmp(f->key.node, x->id.node) == 0;
 }
 
+/* Only another stream's record has another generation and a checksum that fits. */
+static bool is_old(const struct scrub *s, const struct pass *x)
+{
+    struct fragment f;
+
+    return memcmp(s->record, CAIRN_STORE_BLANK, strlen(CAIRN_STORE_BLANK)) == 0 ||
+           (fragment_parse(s->record, &f, NULL) == 0 && f.generation != x->generation);
+}
+
 static void header_read(struct cairn_store_req *req, int code)
 {
     struct scrub *s = req->arg;
@@ -231,6 +242,9 @@ static void header_read(struct cairn_store_req *req, int code)
         store_read(x->file, x->at, s->record, len, &s->req);
         return;
     }
+    if (x->lost == 0)
+        x->lost_old = false;
+    x->lost_old |= code == 0 && is_old(s, x);
     if (x->lost++ == 0) {
         x->lost_zero = code == 0 && is_zero(s->record);
         x->lost_at = x->at;

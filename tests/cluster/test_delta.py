@@ -123,8 +123,8 @@ def covered(c):
         assert len(found["bad"]) == found["missing"] + found["corrupt"] == found["fragments"] - found["ok"] <= holds, found
         assert c.tool("repair", "cover", str(base))["repaired"] == holds
         assert verify(c, "cover", 3)["bad"] == [] == verify(c, "cover", base)["bad"]
-    for p in c.peers[1:]:
-        zero(p, "cover", 1)
+    for p in c.peers:
+        damage(p, "cover", 1)
     assert not verify(c, "cover", 3, 5)["repairable"]
     c.node.kill()  # the arena would help
     c.node.start()
