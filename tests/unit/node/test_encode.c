@@ -210,6 +210,7 @@ static void test_encoding_again_gives_the_same(void **state)
     assert_memory_equal(a.part, b.part, 4 * sizeof a.part[0]);
     assert_int_equal(a.part[0].codec, CAIRN_CODEC_RAW);
     assert_int_equal(a.part[1].codec, CAIRN_CODEC_LZ4);
+    assert_int_equal(a.copied, 3 * CAIRN_PART + 5000); /* raw parts to be sent, the others to be encoded */
     for (unsigned i = 0; i < 6; i++) {
         size_t padded = round_up_u64(a.payload_len[i], CAIRN_BLOCK);
         assert_int_equal(a.payload_len[i], b.payload_len[i]);
