@@ -70,7 +70,7 @@ struct gather_run {
     struct cairn_error end_err;
     struct link *all[LINKS_MAX];
     unsigned nall;
-    char errors[400];
+    char errors[GATHER_WHY];
 };
 
 static void step_soon(struct gather_run *r);
@@ -156,10 +156,12 @@ static void was_read(struct link_read *read, int code, const struct cairn_error 
         code = check_record(w, record, &f, &own);
     if (code == 0 && !w->payload && !(w->payload = calloc(1, CAIRN_PART)))
         code = cairn_fail(&own, CAIRN_E_NOMEM, "allocate a payload");
-    if (code == 0)
+    if (code == 0) {
         memcpy(w->payload, record + FRAGMENT_HEADER, f.payload_len);
-    else
+        links_counts(r->links)->read_bytes += fragment_record_len(f.payload_len);
+    } else {
         note_error(r, link_id(w->link), &own);
+    }
     w->state = code == 0 ? GOT : FAILED;
     step_soon(r);
 }
@@ -339,17 +341,33 @@ static void hedge(struct loop_timer *t)
     loop_timer_after(links_loop(r->links), t, HEDGE_EVERY_MS);
 }
 
+void gather_why(const struct gather *g, char ret[GATHER_WHY])
+{
+    const struct gather_run *r = g->state;
+    size_t at = 0;
+
+    snprintf(ret, GATHER_WHY, "%s", r && r->errors[0] ? r->errors : "peers are slow");
+    if (!r || r->errors[0])
+        return;
+    for (unsigned i = 0; i < r->n && at < GATHER_WHY; i++)
+        if (r->want[i].state == READING)
+            at += (size_t)snprintf(ret + at, GATHER_WHY - at, "%s%s", at ? ", " : "no answer from ",
+                                   link_id(r->want[i].link));
+}
+
 static void too_late(struct loop_timer *t)
 {
     struct gather_run *r = t->arg;
     struct cairn_error err = CAIRN_ERROR_INIT;
+    char why[GATHER_WHY];
 
     if (r->stepping || r->decoding) {
         loop_timer_after(links_loop(r->links), t, 1);
         return;
     }
+    gather_why(r->g, why);
     cairn_fail(&err, CAIRN_E_TIMEOUT, "the chunk at part %u of rank %u was not read within %u ms: %s",
-               r->chunk->first_part, r->key.rank, r->g->timeout_ms, r->errors[0] ? r->errors : "peers are slow");
+               r->chunk->first_part, r->key.rank, r->g->timeout_ms, why);
     finish(r, CAIRN_E_TIMEOUT, &err);
 }
 
@@ -360,6 +378,16 @@ static void decode_run(struct worker_job *job)
     struct gather_run *r = job->arg;
 
     decode_chunk(&r->decode);
+}
+
+static void count_decoded(struct gather_run *r)
+{
+    struct links_counts *counts = links_counts(r->links);
+
+    for (unsigned i = 0; i < r->chunk->k; i++)
+        if (r->g->part_mask & 1u << i)
+            counts->decoded_bytes += r->chunk->part[i].plain_len;
+    counts->parts_rebuilt += r->g->rebuilt;
 }
 
 static void decoded(struct worker_job *job)
@@ -374,6 +402,8 @@ static void decoded(struct worker_job *job)
         code = cairn_fail(&err, CAIRN_E_ABORTED, "the read was cancelled");
     else if (code < 0)
         cairn_wrap(&err, code, "chunk at part %u of rank %u", r->chunk->first_part, r->key.rank);
+    if (code == 0)
+        count_decoded(r);
     finish(r, code, &err);
 }
 

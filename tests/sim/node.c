@@ -50,6 +50,8 @@ static void node_answered(struct sim *s, const struct msg *m)
         opening_answer(s, m->to, m->slot - ASK_OPEN, &a);
     else if (m->slot >= ASK_RUN)
         run_answer(s, m->to, m->slot - ASK_RUN, &a);
+    else if (m->slot == ASK_RETAIN)
+        retain_answer(s, m->to, &a);
     else
         job_answer(s, m->to, m->slot, &a);
 }

@@ -29,6 +29,18 @@ bool run_works_on(const struct node *n, unsigned ckpt)
 
 /* ---- transactions ---------------------------------------------------------------------------- */
 
+/* The base is committed, and neither deleted nor being deleted while the intent is put: its holds change with it. */
+static void run_compare_base(const struct node *n, const struct run *r, struct txn *t)
+{
+    unsigned base = r->base - 1u;
+
+    t->intent.intent_base = r->base;
+#ifndef CAIRN_BUG_BASE_UNCHECKED
+    t->compare[t->ncompares++] = (struct compare){KEY_DECISION, (uint8_t)base, n->bases.ckpt[base].decided};
+    t->compare[t->ncompares++] = (struct compare){KEY_TOMBSTONE, (uint8_t)base, 0};
+#endif
+}
+
 static void run_intent_txn(const struct node *n, const struct run *r, struct msg *m)
 {
     m->type = M_TXN;
@@ -46,20 +58,24 @@ static void run_intent_txn(const struct node *n, const struct run *r, struct msg
 #ifdef CAIRN_BUG_LEASE_UNCHECKED
     m->txn.ncompares = 3;
 #endif
+    if (r->base)
+        run_compare_base(n, r, &m->txn);
 }
 
 static void run_commit_txn(const struct node *n, const struct run *r, struct msg *m)
 {
     m->type = M_TXN;
-    m->txn = (struct txn){
-        .put = KEY_DECISION,
-        .ckpt = r->ckpt,
-        .ncompares = 4,
-        .compare = {{KEY_DECISION, r->ckpt, 0},
-                    {KEY_INC, 0, n->inc.revision},
-                    {KEY_PIN, 0, n->pin.revision},
-                    {KEY_COORDINATOR, 0, n->coordinator_revision}},
-        .decision = {.decision = FATE_COMMIT, .root = (uint8_t)r->root, .world = (uint8_t)r->machine.world_size}};
+    m->txn = (struct txn){.put = KEY_DECISION,
+                          .ckpt = r->ckpt,
+                          .ncompares = 4,
+                          .compare = {{KEY_DECISION, r->ckpt, 0},
+                                      {KEY_INC, 0, n->inc.revision},
+                                      {KEY_PIN, 0, n->pin.revision},
+                                      {KEY_COORDINATOR, 0, n->coordinator_revision}},
+                          .decision = {.decision = FATE_COMMIT,
+                                       .root = (uint8_t)r->root,
+                                       .world = (uint8_t)r->machine.world_size,
+                                       .base = r->base}};
 #ifdef CAIRN_BUG_DECIDES_WITHOUT_COMPARE
     m->txn.compare[0] = m->txn.compare[1];
 #endif
@@ -98,6 +114,8 @@ static void run_send(struct sim *s, unsigned actor, struct run *r, int what)
 
     if (run_outdated(s, actor, r, what))
         return;
+    if (what == COMMIT_WRITE_INTENT && !r->base && !r->no_base)
+        r->base = (uint8_t)base_choose(s, actor, r->ckpt);
     if (what == COMMIT_WRITE_INTENT)
         run_intent_txn(n, r, &m);
     else if (what == COMMIT_PUT_COMMIT)
@@ -189,7 +207,8 @@ void run_answer(struct sim *s, unsigned actor, unsigned run, const struct msg *m
     if (sent == COMMIT_READ) {
         run_read_done(s, actor, r, m);
     } else if (sent == COMMIT_WRITE_INTENT && m->code == 0 && !m->flag) {
-        r->refused = true;
+        r->refused = r->no_base = true; /* the base may be what refused it, and no drain has begun */
+        r->base = 0;
         run_send(s, actor, r, COMMIT_READ);
     } else if (sent == COMMIT_WRITE_INTENT) {
         run_event(s, actor, r, m->code < 0 ? COMMIT_ON_INTENT_UNKNOWN : COMMIT_ON_INTENT_WRITTEN);
@@ -259,6 +278,8 @@ static void run_end(struct sim *s, unsigned actor, struct run *r)
         store_drop(s, actor, r->ckpt, STORE_ROOT);
     if (state == COMMIT_ABORTED && r->known)
         n->aborted |= 1ull << r->ckpt;
+    if (state == COMMIT_COMMITTED)
+        retain_tick(s, actor);
     if (state != COMMIT_COMMITTED)
         store_end_ckpt(s, actor, r->ckpt);
     if (!r->known) { /* the engine was silent: what it may hold is found when it answers */
@@ -378,6 +399,8 @@ bool run_adopt(struct sim *s, unsigned actor, unsigned ckpt)
         return false;
     SAY(s, actor, "adopts the intent of %u.%u", s->ckpt[ckpt].step, r->incarnation);
     commit_adopt(&r->machine, s->ckpt[ckpt].step, s->meta.now.ckpt[ckpt].world, run_deadline_ms(s), r->ranks);
+    r->base = s->meta.now.ckpt[ckpt].intent_base;
+    r->no_base = true;
     r->unheard = true;
     r->grace_token = net_timer_ms(s, actor, T_RUN_UNHEARD, run_index(s, actor, r), LEASE_MS + 100);
     return true;

@@ -74,6 +74,7 @@ struct fake {
     char dir[64], path[96];
     int listener, wake;
     bool stop, restart, away, event_now, take_back, places;
+    unsigned wander;
     uint64_t next_arena;
     int event_state, event_code, last_state, last_code;
     enum fake_fault fault[MAX_TYPES];
@@ -309,6 +310,8 @@ static void on_begin(struct fake *f, struct connection *c, enum fake_fault fault
         free(g);
         return;
     }
+    uint64_t ahead = (uint64_t)nparts * (f->wander ? c->next_save % f->wander : 0);
+    at -= ahead + nparts <= at ? (uint32_t)ahead : 0;
     free(c->pages);
     c->pages = malloc((nparts + 1) * sizeof(*c->pages));
     must(c->pages != NULL, "pages");
@@ -947,6 +950,13 @@ void fake_places(struct fake *f, int on)
 {
     pthread_mutex_lock(&f->lock);
     f->places = on;
+    pthread_mutex_unlock(&f->lock);
+}
+
+void fake_wander(struct fake *f, unsigned places)
+{
+    pthread_mutex_lock(&f->lock);
+    f->wander = places;
     pthread_mutex_unlock(&f->lock);
 }
 
