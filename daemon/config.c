@@ -74,13 +74,9 @@ static const struct option options[] = {
     {"node", "arena_keep_s", NUMBER, AT(arena_keep_s), "3600", 0, 1ul << 30, "how long a dead rank's snapshot is kept"},
     {"node", "window_mib", NUMBER, AT(window_mib), "32", 1, 4096, "memory of one restore"},
     {"node", "windows_max_mib", NUMBER, AT(windows_max_mib), "128", 4, 1ul << 20, "memory of all restores"},
-<<<<<<< HEAD
-    {"node", "slots", NUMBER, AT(slots), "16", 1, 256, "fragments on their way to one peer"},
-=======
     {"node", "fanout_mib", NUMBER, AT(fanout_mib), "256", 0, 1ul << 20,
      "memory for what several restores read; 0: each reads for itself"},
-    {"node", "slots", NUMBER, AT(slots), "8", 1, 256, "fragments on their way to one peer"},
->>>>>>> main
+    {"node", "slots", NUMBER, AT(slots), "16", 1, 256, "fragments on their way to one peer"},
     {"node", "fragment_buffers_mib", NUMBER, AT(fragment_buffers_mib), "64", 32, 1ul << 20, "memory for encoding"},
     {"node", "codecs", TEXT, AT(codecs), "auto", 0, 0, "that may be used: auto, or of raw lz4 float dense"},
     {"node", "delta_chain", NUMBER, AT(delta_chain), "0", 0, CAIRN_MAX_CHAIN,
