@@ -193,28 +193,13 @@ INLINE void vec_merge(unsigned width, const vec *planes, uint8_t *dst)
         merge8(planes, dst);
 }
 
-/* ---- packing --------------------------------------------------------------------------------- */
+/* ---- bits and codes -------------------------------------------------------------------------- */
 
-INLINE uint8_t *vec_pack(vec v, unsigned bits, uint8_t base, uint8_t *to)
+INLINE uint64_t vec_word(vec v, unsigned bit)
 {
-    __m256i limit = _mm256_set1_epi8((char)((1u << bits) - 1)), less = _mm256_set1_epi8((char)base);
-    uint8_t byte[BLOCK];
-    vec x;
+    __m128i up = _mm_cvtsi32_si128((int)(7 - bit));
 
-    for (unsigned h = 0; h < 2; h++)
-        x.half[h] = _mm256_min_epu8(_mm256_sub_epi8(v.half[h], less), limit);
-    for (unsigned k = 0; k < bits; k++) {
-        __m128i up = _mm_cvtsi32_si128((int)(7 - k));
-        uint64_t plane = mask_of(_mm256_sll_epi16(x.half[0], up), _mm256_sll_epi16(x.half[1], up));
-        memcpy(to + 8 * k, &plane, sizeof plane);
-    }
-    to += 8 * bits;
-    uint64_t escapes = equal_mask(x, limit);
-    if (escapes)
-        vec_store(byte, v);
-    for (; escapes; escapes &= escapes - 1)
-        *to++ = byte[__builtin_ctzll(escapes)];
-    return to;
+    return mask_of(_mm256_sll_epi16(v.half[0], up), _mm256_sll_epi16(v.half[1], up));
 }
 
 /* 32 bits become 32 bytes, 0 or this. */
@@ -228,41 +213,92 @@ INLINE __m256i spread(uint32_t bits, __m256i value)
     return _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), value);
 }
 
-INLINE const uint8_t *vec_unpack(vec *ret, unsigned bits, uint8_t base, const uint8_t *from, const uint8_t *end)
+INLINE vec vec_add_bit(vec v, uint64_t word, unsigned bit)
 {
-    __m256i limit = _mm256_set1_epi8((char)((1u << bits) - 1)), more = _mm256_set1_epi8((char)base);
-    vec x = vec_fill(0);
+    __m256i value = _mm256_set1_epi8((char)(1u << bit));
+
+    v.half[0] = _mm256_or_si256(v.half[0], spread((uint32_t)word, value));
+    v.half[1] = _mm256_or_si256(v.half[1], spread((uint32_t)(word >> 32), value));
+    return v;
+}
+
+INLINE vec vec_clear(vec v, uint8_t mask)
+{
+    __m256i m = _mm256_set1_epi8((char)mask);
+
+    return (vec){{_mm256_andnot_si256(m, v.half[0]), _mm256_andnot_si256(m, v.half[1])}};
+}
+
+struct coder {
+    __m256i value[MAX_VALUES]; /* to compare with; the way back: the first is a table of them */
+};
+
+INLINE struct coder coder_init(unsigned bits, const struct level *l)
+{
+    struct coder c;
+
+    for (unsigned i = 0; i < (1u << bits) - 1; i++)
+        c.value[i] = _mm256_set1_epi8((char)l->value[i]);
+    return c;
+}
+
+INLINE struct coder decoder_init(unsigned bits, const struct level *l)
+{
+    uint8_t value[16] = {0};
+    struct coder c;
+
+    memcpy(value, l->value, (1u << bits) - 1);
+    c.value[0] = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)value));
+    return c;
+}
+
+/* A byte that is not among the values stays all ones; each value clears the bits that its code has not. From the last
+ * to the first, in case that a value is there twice. */
+INLINE uint64_t vec_code(const struct coder *c, unsigned bits, vec v, uint64_t *words)
+{
+    uint64_t none = UINT64_MAX;
+    vec code = vec_fill((uint8_t)((1u << bits) - 1));
+
+    for (unsigned i = (1u << bits) - 1; i-- > 0;)
+        for (unsigned h = 0; h < 2; h++)
+            code.half[h] =
+                _mm256_blendv_epi8(code.half[h], _mm256_set1_epi8((char)i), _mm256_cmpeq_epi8(v.half[h], c->value[i]));
+    for (unsigned k = 0; k < bits; k++) {
+        words[k] = vec_word(code, k);
+        none &= words[k];
+    }
+    return none;
+}
+
+INLINE vec vec_value(const struct coder *c, unsigned bits, const uint64_t *words)
+{
+    vec code = vec_fill(0);
+
+    for (unsigned k = 0; k < bits; k++)
+        code = vec_add_bit(code, words[k], k);
+    return (vec){{_mm256_shuffle_epi8(c->value[0], code.half[0]), _mm256_shuffle_epi8(c->value[0], code.half[1])}};
+}
+
+INLINE uint8_t *vec_compress(vec v, uint64_t which, uint8_t *to)
+{
     uint8_t byte[BLOCK];
 
-    if ((size_t)(end - from) < 8 * bits)
-        return NULL;
-    for (unsigned k = 0; k < bits; k++) {
-        uint64_t plane;
-        memcpy(&plane, from + 8 * k, sizeof plane);
-        __m256i value = _mm256_set1_epi8((char)(1u << k));
-        x.half[0] = _mm256_or_si256(x.half[0], spread((uint32_t)plane, value));
-        x.half[1] = _mm256_or_si256(x.half[1], spread((uint32_t)(plane >> 32), value));
-    }
-    from += 8 * bits;
-    uint64_t escapes = equal_mask(x, limit);
-    size_t n = (size_t)__builtin_popcountll(escapes);
-    if (n > (size_t)(end - from))
-        return NULL;
-    *ret = (vec){{_mm256_add_epi8(x.half[0], more), _mm256_add_epi8(x.half[1], more)}};
-    if (n == 0)
-        return from;
-    vec_store(byte, *ret);
-    for (; escapes; escapes &= escapes - 1)
-        byte[__builtin_ctzll(escapes)] = *from++;
-    *ret = vec_load(byte);
-    return from;
+    vec_store(byte, v);
+    for (; which; which &= which - 1)
+        *to++ = byte[__builtin_ctzll(which)];
+    return to;
+}
+
+INLINE vec vec_expand(vec v, uint64_t which, const uint8_t *from)
+{
+    uint8_t byte[BLOCK];
+
+    vec_store(byte, v);
+    for (; which; which &= which - 1)
+        byte[__builtin_ctzll(which)] = *from++;
+    return vec_load(byte);
 }
 
 #include "kernel_body.h"
 
-const struct kernel kernel_avx2 = {.name = "avx2",
-                                   .split = kernel_split,
-                                   .encode = kernel_encode,
-                                   .decode = kernel_decode,
-                                   .code_bits = kernel_code_bits,
-                                   .code_quads = kernel_code_quads};
+const struct kernel kernel_avx2 = KERNEL("avx2");
