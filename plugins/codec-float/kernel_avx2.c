@@ -252,21 +252,24 @@ INLINE struct coder decoder_init(unsigned bits, const struct level *l)
     return c;
 }
 
-/* A byte that is not among the values stays all ones; each value clears the bits that its code has not. From the last
- * to the first, in case that a value is there twice. */
+/* Each value of a byte sets the bits of its code, or it has none. */
 INLINE uint64_t vec_code(const struct coder *c, unsigned bits, vec v, uint64_t *words)
 {
-    uint64_t none = UINT64_MAX;
-    vec code = vec_fill((uint8_t)((1u << bits) - 1));
+    vec code[MAX_BITS], some = vec_fill(0);
 
-    for (unsigned i = (1u << bits) - 1; i-- > 0;)
-        for (unsigned h = 0; h < 2; h++)
-            code.half[h] =
-                _mm256_blendv_epi8(code.half[h], _mm256_set1_epi8((char)i), _mm256_cmpeq_epi8(v.half[h], c->value[i]));
-    for (unsigned k = 0; k < bits; k++) {
-        words[k] = vec_word(code, k);
-        none &= words[k];
-    }
+    for (unsigned k = 0; k < bits; k++)
+        code[k] = some;
+    for (unsigned i = 0; i < (1u << bits) - 1; i++)
+        for (unsigned h = 0; h < 2; h++) {
+            __m256i is = _mm256_cmpeq_epi8(v.half[h], c->value[i]);
+            some.half[h] = _mm256_or_si256(some.half[h], is);
+            for (unsigned k = 0; k < bits; k++)
+                if (i >> k & 1)
+                    code[k].half[h] = _mm256_or_si256(code[k].half[h], is);
+        }
+    uint64_t none = ~mask_of(some.half[0], some.half[1]);
+    for (unsigned k = 0; k < bits; k++)
+        words[k] = none | mask_of(code[k].half[0], code[k].half[1]);
     return none;
 }
 
@@ -279,24 +282,64 @@ INLINE vec vec_value(const struct coder *c, unsigned bits, const uint64_t *words
     return (vec){{_mm256_shuffle_epi8(c->value[0], code.half[0]), _mm256_shuffle_epi8(c->value[0], code.half[1])}};
 }
 
+/* For eight bytes, by the eight bits that say which: where the chosen ones are, and where among them each is. */
+#define WITHOUT_LOWEST(m) ((m) & ((m)-1))
+#define CHOSEN0(m) __builtin_ctz((m) | 256)
+#define CHOSEN1(m) CHOSEN0(WITHOUT_LOWEST(m))
+#define CHOSEN2(m) CHOSEN1(WITHOUT_LOWEST(m))
+#define CHOSEN3(m) CHOSEN2(WITHOUT_LOWEST(m))
+#define CHOSEN4(m) CHOSEN3(WITHOUT_LOWEST(m))
+#define CHOSEN5(m) CHOSEN4(WITHOUT_LOWEST(m))
+#define CHOSEN6(m) CHOSEN5(WITHOUT_LOWEST(m))
+#define CHOSEN7(m) CHOSEN6(WITHOUT_LOWEST(m))
+#define COMPRESS(m)                                                                                    \
+    {                                                                                                  \
+        CHOSEN0(m), CHOSEN1(m), CHOSEN2(m), CHOSEN3(m), CHOSEN4(m), CHOSEN5(m), CHOSEN6(m), CHOSEN7(m) \
+    }
+#define AMONG(m, i) (((m) >> (i)&1) ? __builtin_popcount((m) & ((1 << (i)) - 1)) : 0x80)
+#define EXPAND(m)                                                                                              \
+    {                                                                                                          \
+        AMONG(m, 0), AMONG(m, 1), AMONG(m, 2), AMONG(m, 3), AMONG(m, 4), AMONG(m, 5), AMONG(m, 6), AMONG(m, 7) \
+    }
+#define FOUR(f, m) f(m), f(m + 1), f(m + 2), f(m + 3)
+#define SIXTEEN(f, m) FOUR(f, m), FOUR(f, m + 4), FOUR(f, m + 8), FOUR(f, m + 12)
+#define SIXTY_FOUR(f, m) SIXTEEN(f, m), SIXTEEN(f, m + 16), SIXTEEN(f, m + 32), SIXTEEN(f, m + 48)
+#define ALL(f) SIXTY_FOUR(f, 0), SIXTY_FOUR(f, 64), SIXTY_FOUR(f, 128), SIXTY_FOUR(f, 192)
+static const uint8_t compress[256][8] = {ALL(COMPRESS)}, expand[256][8] = {ALL(EXPAND)};
+
+INLINE __m128i load8(const uint8_t *p)
+{
+    return _mm_loadl_epi64((const void *)p);
+}
+
 INLINE uint8_t *vec_compress(vec v, uint64_t which, uint8_t *to)
 {
     uint8_t byte[BLOCK];
 
     vec_store(byte, v);
-    for (; which; which &= which - 1)
-        *to++ = byte[__builtin_ctzll(which)];
+    for (unsigned at = 0; at < BLOCK; at += 8) {
+        unsigned m = which >> at & 255;
+        _mm_storel_epi64((void *)to, _mm_shuffle_epi8(load8(byte + at), load8(compress[m])));
+        to += _mm_popcnt_u32(m);
+    }
     return to;
 }
 
 INLINE vec vec_expand(vec v, uint64_t which, const uint8_t *from)
 {
-    uint8_t byte[BLOCK];
+    __m128i eight[8];
 
-    vec_store(byte, v);
-    for (; which; which &= which - 1)
-        byte[__builtin_ctzll(which)] = *from++;
-    return vec_load(byte);
+    for (unsigned i = 0; i < 8; i++) {
+        unsigned m = which >> 8 * i & 255;
+        eight[i] = _mm_shuffle_epi8(load8(from), load8(expand[m]));
+        from += _mm_popcnt_u32(m);
+    }
+    for (unsigned h = 0; h < 2; h++) {
+        __m128i low = _mm_unpacklo_epi64(eight[4 * h], eight[4 * h + 1]);
+        __m128i high = _mm_unpacklo_epi64(eight[4 * h + 2], eight[4 * h + 3]);
+        v.half[h] = _mm256_or_si256(v.half[h], _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1));
+    }
+    return v;
 }
 
 #include "kernel_body.h"

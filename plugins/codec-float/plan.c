@@ -3,10 +3,11 @@
 
 #include <string.h>
 
-#define SAMPLES ((size_t)64)       /* blocks looked at */
-#define EVEN_OF 4                  /* one of so many is enough to see that nothing can be had */
-#define FLOAT_LEVELS 3             /* of codec-float */
-#define LADDER_VALUES 64           /* values that levels may have codes for, and those of the last level */
+#define SAMPLES ((size_t)64) /* blocks looked at */
+#define EVEN_OF 4            /* one of so many is enough to see that nothing can be had */
+#define FLOAT_LEVELS 3       /* of codec-float */
+#define LADDER_VALUES 64     /* values that levels may have codes for, and those of the last level */
+#define RANKS (LADDER_VALUES + MAX_VALUES)
 #define LEVEL_COST 8               /* bits: about what the count of a level takes */
 #define PEAKED(n) ((n)*9 / 2)      /* bits: planes that cost less are not looked at bit by bit */
 #define WORTH(n) ((n)*8 - (n) / 4) /* bits: a plane that does not come below 7.75 a byte stays raw */
@@ -67,46 +68,47 @@ static int is_even(const uint8_t *plane, unsigned nblocks)
 /* ---- the ladder ------------------------------------------------------------------------------ */
 
 struct ranked {
-    uint8_t value[256];
-    uint32_t rest[257]; /* rest[i]: how many bytes are none of the first i */
+    uint8_t value[RANKS];
+    uint32_t rest[RANKS + 1]; /* rest[i]: how many bytes are none of the first i */
 };
 
 /* By count, then by value: an order that does not depend on the sort. Values that do not occur come last. */
 static void rank(const uint32_t count[256], struct ranked *r)
 {
-    uint32_t key[256];
-    unsigned n = 0, unseen = 256;
+    uint32_t key[RANKS + 1], all = 0;
+    unsigned n = 0;
 
     for (unsigned v = 0; v < 256; v++) {
         uint32_t x = count[v] << 8 | (255 - v);
-        if (!count[v])
+        all += count[v];
+        if (!count[v] || (n == RANKS && x < key[n - 1]))
             continue;
-        unsigned i = n++;
+        unsigned i = n < RANKS ? n++ : n - 1;
         for (; i > 0 && key[i - 1] < x; i--)
             key[i] = key[i - 1];
         key[i] = x;
     }
-    for (unsigned v = 256; v-- > 0;)
+    for (unsigned v = 0; n < RANKS; v++)
         if (!count[v])
-            r->value[--unseen] = (uint8_t)v;
-    memset(r->rest + n, 0, (257 - n) * sizeof *r->rest);
-    for (unsigned i = n; i-- > 0;) {
+            key[n++] = 255 - v;
+    r->rest[0] = all;
+    for (unsigned i = 0; i < RANKS; i++) {
         r->value[i] = (uint8_t)(255 - (key[i] & 255));
-        r->rest[i] = r->rest[i + 1] + (key[i] >> 8);
+        r->rest[i + 1] = r->rest[i] - (key[i] >> 8);
     }
 }
 
 /* The cheapest levels, by the costs of what each may leave to the next. Returns the bits of all, the rest's, too. */
 static uint32_t best_ladder(const struct ranked *r, unsigned nlevels, struct plane *ret)
 {
-    uint32_t cost[MAX_LEVELS + 1][LADDER_VALUES + MAX_VALUES + 1];
-    uint8_t bits[MAX_LEVELS + 1][LADDER_VALUES + MAX_VALUES + 1]; /* of the next level; 0: none */
-    unsigned last = LADDER_VALUES + MAX_VALUES, at = 0;
+    uint32_t cost[MAX_LEVELS + 1][RANKS + 1];
+    uint8_t bits[MAX_LEVELS + 1][RANKS + 1]; /* of the next level; 0: none */
+    unsigned at = 0;
 
-    for (unsigned i = 0; i <= last; i++)
+    for (unsigned i = 0; i <= RANKS; i++)
         cost[0][i] = 8 * r->rest[i];
     for (unsigned l = 1; l <= nlevels; l++)
-        for (unsigned i = 0; i <= last; i++) {
+        for (unsigned i = 0; i <= RANKS; i++) {
             cost[l][i] = 8 * r->rest[i];
             bits[l][i] = 0;
             for (unsigned b = 1; b <= MAX_BITS && i < LADDER_VALUES && r->rest[i]; b++) {
@@ -186,7 +188,7 @@ static uint32_t plan_plane(struct plane *pl, const struct sample *s, unsigned pl
             best = cost;
             *pl = tried;
         }
-        if (i == sizeof masks || best < PEAKED(n))
+        if (i == sizeof masks || best < PEAKED(n) || pl->keep == masks[0])
             break;
         cost = plane_cost(s, plane, count, masks[i], nlevels, &tried);
     }
