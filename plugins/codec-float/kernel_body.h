@@ -93,29 +93,53 @@ static TARGET void kernel_merge(unsigned width, const uint8_t *const *planes, si
 
 /* ---- bits that are kept, blocks that are not -------------------------------------------------- */
 
-static TARGET void kernel_keep(uint8_t mask, uint8_t *plane, size_t nblocks, uint8_t *words)
+#define ALL_BUT_SIGN 0xfe /* second moments: by far the commonest mask, so its loops are unrolled */
+
+INLINE void keep_mask(uint8_t mask, uint8_t *plane, size_t nblocks, uint8_t *words)
 {
     for (size_t b = 0; b < nblocks; b++) {
         vec v = vec_load(plane + b * BLOCK);
-        for (unsigned m = mask; m; m &= m - 1, words += 8) {
-            uint64_t word = vec_word(v, (unsigned)__builtin_ctz(m));
+        for (unsigned bit = 0; bit < 8; bit++) {
+            if (!(mask >> bit & 1))
+                continue;
+            uint64_t word = vec_word(v, bit);
             memcpy(words, &word, sizeof word);
+            words += sizeof word;
         }
         vec_store(plane + b * BLOCK, vec_clear(v, mask));
     }
 }
 
-static TARGET void kernel_give_back(uint8_t mask, uint8_t *plane, size_t nblocks, const uint8_t *words)
+static TARGET void kernel_keep(uint8_t mask, uint8_t *plane, size_t nblocks, uint8_t *words)
+{
+    if (mask == ALL_BUT_SIGN)
+        keep_mask(ALL_BUT_SIGN, plane, nblocks, words);
+    else
+        keep_mask(mask, plane, nblocks, words);
+}
+
+INLINE void give_back_mask(uint8_t mask, uint8_t *plane, size_t nblocks, const uint8_t *words)
 {
     for (size_t b = 0; b < nblocks; b++) {
         vec v = vec_load(plane + b * BLOCK);
-        for (unsigned m = mask; m; m &= m - 1, words += 8) {
+        for (unsigned bit = 0; bit < 8; bit++) {
+            if (!(mask >> bit & 1))
+                continue;
             uint64_t word;
             memcpy(&word, words, sizeof word);
-            v = vec_add_bit(v, word, (unsigned)__builtin_ctz(m));
+            words += sizeof word;
+            v = vec_add_bit(v, word, bit);
         }
         vec_store(plane + b * BLOCK, v);
     }
+}
+
+static TARGET void kernel_give_back(uint8_t mask, uint8_t *plane, size_t nblocks, const uint8_t *words)
+{
+    if (mask == ALL_BUT_SIGN)
+        give_back_mask(ALL_BUT_SIGN, plane, nblocks, words);
+    else
+        give_back_mask(mask, plane, nblocks, words);
 }
 
 static TARGET size_t kernel_close_up(uint8_t base, uint8_t *plane, size_t nblocks, uint8_t *bitmap)

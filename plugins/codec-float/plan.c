@@ -98,21 +98,29 @@ static void rank(const uint32_t count[256], struct ranked *r)
     }
 }
 
+static unsigned after(unsigned i, unsigned bits, unsigned last)
+{
+    i += (1u << bits) - 1;
+    return i < last ? i : last;
+}
+
 /* The cheapest levels, by the costs of what each may leave to the next. Returns the bits of all, the rest's, too. */
 static uint32_t best_ladder(const struct ranked *r, unsigned nlevels, struct plane *ret)
 {
     uint32_t cost[MAX_LEVELS + 1][RANKS + 1];
     uint8_t bits[MAX_LEVELS + 1][RANKS + 1]; /* of the next level; 0: none */
-    unsigned at = 0;
+    unsigned at = 0, last = 0;
 
-    for (unsigned i = 0; i <= RANKS; i++)
+    while (last < RANKS && r->rest[last]) /* behind it nothing is left */
+        last++;
+    for (unsigned i = 0; i <= last; i++)
         cost[0][i] = 8 * r->rest[i];
     for (unsigned l = 1; l <= nlevels; l++)
-        for (unsigned i = 0; i <= RANKS; i++) {
+        for (unsigned i = 0; i <= last; i++) {
             cost[l][i] = 8 * r->rest[i];
             bits[l][i] = 0;
             for (unsigned b = 1; b <= MAX_BITS && i < LADDER_VALUES && r->rest[i]; b++) {
-                uint32_t c = b * r->rest[i] + LEVEL_COST + cost[l - 1][i + (1u << b) - 1];
+                uint32_t c = b * r->rest[i] + LEVEL_COST + cost[l - 1][after(i, b, last)];
                 if (c < cost[l][i]) {
                     cost[l][i] = c;
                     bits[l][i] = (uint8_t)b;
@@ -124,7 +132,7 @@ static uint32_t best_ladder(const struct ranked *r, unsigned nlevels, struct pla
         struct level *to = &ret->level[ret->nlevels++];
         to->bits = bits[l][at];
         memcpy(to->value, r->value + at, level_values(to));
-        at += level_values(to);
+        at = after(at, to->bits, last);
     }
     return cost[nlevels][0];
 }
