@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Blocks of four pages, walked side by side with stores that go past the cache: as many open DRAM rows as four pages
- * give, and no read of what is overwritten. What is shorter than a block goes through memcpy. */
+/* Stores that go past the cache, so that nothing is read of what is overwritten. Either in blocks of four pages, walked
+ * side by side: as many open DRAM rows as four pages give; or line by line, as the hardware's own prefetch likes it.
+ * What is shorter than a block, or than a line, goes through memcpy. */
 #include "bench/floor_copy.h"
 
+#include "bench/clock.h"
+
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
-#include <time.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -14,6 +17,8 @@
 
 #define PAGE ((size_t)4096)
 #define BLOCK (4 * PAGE)
+#define LINE ((size_t)64)
+#define ROUNDS 4
 
 struct task {
     enum floor_kind kind;
@@ -22,14 +27,6 @@ struct task {
     size_t begin, end; /* of all pieces' bytes, one after the other */
     uint64_t sum;      /* of what was read, so that the reads are not left out */
 };
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 #if defined(__x86_64__)
 __attribute__((target("avx512f"))) static void blocks_avx512(char *to, const char *from, size_t len)
@@ -62,19 +59,42 @@ __attribute__((target("avx2"))) static void blocks_avx2(char *to, const char *fr
             }
     _mm_sfence();
 }
+
+__attribute__((target("avx512f"))) static void lines_avx512(char *to, const char *from, size_t len)
+{
+    for (size_t i = 0; i < len; i += LINE)
+        _mm512_stream_si512((void *)(to + i), _mm512_loadu_si512(from + i));
+    _mm_sfence();
+}
+
+__attribute__((target("avx2"))) static void lines_avx2(char *to, const char *from, size_t len)
+{
+    for (size_t i = 0; i < len; i += LINE) {
+        __m256i x = _mm256_loadu_si256((const void *)(from + i));
+        __m256i y = _mm256_loadu_si256((const void *)(from + i + 32));
+        _mm256_stream_si256((void *)(to + i), x);
+        _mm256_stream_si256((void *)(to + i + 32), y);
+    }
+    _mm_sfence();
+}
 #endif
 
-static void stream(char *to, const char *from, size_t len)
+static void stream(enum floor_kind kind, char *to, const char *from, size_t len)
 {
     size_t whole = 0;
 #if defined(__x86_64__)
-    if (((uintptr_t)to & 63) == 0 && __builtin_cpu_supports("avx512f")) {
-        whole = len / BLOCK * BLOCK;
-        blocks_avx512(to, from, whole);
-    } else if (((uintptr_t)to & 63) == 0 && __builtin_cpu_supports("avx2")) {
-        whole = len / BLOCK * BLOCK;
-        blocks_avx2(to, from, whole);
+    bool wide = __builtin_cpu_supports("avx512f"), lines = kind == FLOOR_LINES;
+    size_t unit = lines ? LINE : BLOCK;
+
+    if (((uintptr_t)to & (LINE - 1)) == 0 && (wide || __builtin_cpu_supports("avx2"))) {
+        whole = len / unit * unit;
+        if (lines)
+            (wide ? lines_avx512 : lines_avx2)(to, from, whole);
+        else
+            (wide ? blocks_avx512 : blocks_avx2)(to, from, whole);
     }
+#else
+    (void)kind;
 #endif
     memcpy(to + whole, from + whole, len - whole);
 }
@@ -116,7 +136,7 @@ static void *work(void *arg)
         else if (t->kind == FLOOR_MEMCPY)
             memcpy(p->to + from, p->from + from, to - from);
         else
-            stream(p->to + from, p->from + from, to - from);
+            stream(t->kind, p->to + from, p->from + from, to - from);
     }
     return NULL;
 }
@@ -147,4 +167,29 @@ double floor_run(enum floor_kind kind, const struct floor_piece *pieces, size_t 
         sum += tasks[i].sum;
     (void)sum; /* the reads must not be left out */
     return made == threads ? took : -1;
+}
+
+enum floor_kind floor_best(const struct floor_piece *pieces, size_t n, unsigned threads)
+{
+    double least[FLOOR_COPIES] = {0};
+    unsigned best = 0;
+
+    for (unsigned i = 0; i < ROUNDS * FLOOR_COPIES; i++) {
+        unsigned kind = i % FLOOR_COPIES;
+        double s = floor_run(kind, pieces, n, threads);
+        if (i >= FLOOR_COPIES && s > 0 && (least[kind] == 0 || s < least[kind])) /* the first round warms up */
+            least[kind] = s;
+    }
+    for (unsigned kind = 1; kind < FLOOR_COPIES; kind++)
+        if (least[kind] > 0 && (least[best] == 0 || least[kind] < least[best]))
+            best = kind;
+    return best;
+}
+
+const char *floor_name(enum floor_kind kind)
+{
+    static const char *const names[] = {
+        [FLOOR_PAGES] = "pages", [FLOOR_LINES] = "lines", [FLOOR_MEMCPY] = "memcpy", [FLOOR_READ] = "read"};
+
+    return names[kind];
 }

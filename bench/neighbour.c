@@ -2,11 +2,15 @@
 /* bench-neighbour: a training loop that takes every processor it is given, and saves its state as it goes. Each step is
  * a fixed amount of work (small matrix products in cache, then an optimizer's pass over a part of the state in memory),
  * about 20 ms; with --traffic its threads also exchange bytes over loopback TCP, as an all-reduce over the link that
- * saves take too. Steps are timed in three phases of one process, so that what is compared was measured in the same
- * minute: alone, with a save every --every steps, alone again.
+ * saves take too. Blocks of steps alone and blocks with a save every --every steps take turns in one process, so that
+ * what is compared was measured within seconds; each block with saves has two, and lies between two without.
  *
- * "mark NAME" on stdout begins each phase; one JSON object ends it. bench/neighbour drives it and the daemons around
+ * "mark NAME" on stdout begins each block; one JSON object ends it. bench/neighbour drives it and the daemons around
  * it. Without --socket nothing is saved; --calibrate prints the work that makes a step of --step-ms. */
+#include "bench/clock.h"
+#include "bench/random.h"
+#include "bench/track.h"
+
 #include <cairn/cairn.h>
 
 #include <arpa/inet.h>
@@ -18,9 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #define SIDE 64                /* of the small matrices */
@@ -28,16 +30,18 @@
 #define MAX_THREADS 64
 #define MAX_PENDING 64
 #define PIECE ((size_t)64 << 10)
+#define BLOCK_SAVES 2
 #define WARM_SAVES 2 /* the daemon learns the cadence: the third save is the first that is paced. Not counted */
 
 struct options {
     const char *socket;
     unsigned threads, copy_threads;
-    unsigned steps, alone, every; /* with saves; without, before and after; from one save to the next */
+    unsigned cycles, every; /* blocks with saves; steps from one save to the next */
     uint64_t state_bytes, traffic;
     uint64_t work;
     double step_ms;
-    bool calibrate;
+    double changed; /* the share of the state that steps change: the rest is frozen */
+    bool calibrate, track;
 };
 
 enum { WEIGHT, MASTER, AVG, AVG_SQ, NTENSORS };
@@ -70,37 +74,10 @@ struct thread {
     char out[PIECE], in[PIECE];
 };
 
-static double now(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
 static void die(const char *what, const struct cairn_error *err)
 {
     fprintf(stderr, "bench-neighbour: %s: %s\n", what, err ? err->message : "failed");
     exit(1);
-}
-
-/* ---- the state ------------------------------------------------------------------------------- */
-
-static uint64_t mix(uint64_t x)
-{
-    x ^= x >> 30;
-    x *= 0xbf58476d1ce4e5b9ull;
-    x ^= x >> 27;
-    x *= 0x94d049bb133111ebull;
-    return x ^ x >> 31;
-}
-
-/* The sum of four uniform numbers is near enough to a normal one. */
-static float normal(uint64_t r)
-{
-    float s = (float)(r & 0xffff) + (float)(r >> 16 & 0xffff) + (float)(r >> 32 & 0xffff) + (float)(r >> 48);
-
-    return (s - 131070.0f) / 37837.0f;
 }
 
 static void state_make(struct state *s, uint64_t bytes)
@@ -147,11 +124,13 @@ static void optimize(struct thread *th)
     const struct state *s = &th->t->state;
     float *w = s->data[MASTER], *m = s->data[AVG], *v = s->data[AVG_SQ];
     uint64_t n = s->n[AVG_SQ] < s->n[AVG] ? s->n[AVG_SQ] : s->n[AVG];
-    uint64_t share = PASS / th->t->o->threads;
-    uint64_t parts = n / share;
+    uint64_t changed = (uint64_t)((double)n * th->t->o->changed), share = PASS / th->t->o->threads;
 
-    if (parts == 0)
+    if (share > changed / th->t->o->threads)
+        share = changed / th->t->o->threads;
+    if (share == 0)
         return;
+    uint64_t parts = changed / share;
     uint64_t first = (th->t->step * th->t->o->threads + th->index) % parts * share;
     for (uint64_t i = first; i < first + share; i++) {
         float g = w[i] * 0.01f + m[i] * 0.1f;
@@ -244,14 +223,6 @@ struct saves {
     double cpu_s; /* this process's, within the calls */
 };
 
-static double cpu_time(void)
-{
-    struct rusage r;
-
-    getrusage(RUSAGE_SELF, &r);
-    return (double)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) + (double)(r.ru_utime.tv_usec + r.ru_stime.tv_usec) * 1e-6;
-}
-
 static void open_session(struct saves *v, const struct trainer *t)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -261,7 +232,8 @@ static void open_session(struct saves *v, const struct trainer *t)
                                        .arena_bytes = t->state.bytes + t->state.bytes / 4 + ((uint64_t)16 << 20),
                                        .socket_path = t->o->socket,
                                        .timeout_ms = 120000,
-                                       .copy_threads = t->o->copy_threads};
+                                       .copy_threads = t->o->copy_threads,
+                                       .flags = t->o->track ? BENCH_TRACK_FLAG : 0};
 
     if (cairn_session_open(&so, &v->session, &err) < 0)
         die("open a session", &err);
@@ -294,7 +266,7 @@ static void begin_save(struct saves *v, struct trainer *t)
     struct cairn_save_options so = {
         .size = sizeof so, .step = ++v->step, .on_busy = CAIRN_BUSY_WAIT, .timeout_ms = 60000};
     struct cairn_save *save;
-    double began = now(), cpu = cpu_time();
+    double began = now(), used = cpu();
 
     look_for_commits(v);
     v->late += v->npending > 0;
@@ -316,7 +288,7 @@ static void begin_save(struct saves *v, struct trainer *t)
         die("seal", &err);
     v->pending[v->npending] = save;
     v->began[v->npending++] = began;
-    v->cpu_s += cpu_time() - cpu;
+    v->cpu_s += cpu() - used;
     v->stall_s[v->n++ % 1024] = now() - began;
 }
 
@@ -332,14 +304,43 @@ static void end_saves(struct saves *v)
         die("a save was not committed within two minutes", NULL);
 }
 
-/* ---- phases ---------------------------------------------------------------------------------- */
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
-struct phase {
-    double *step_s;   /* of the whole step, the stall of a save included */
-    double *within_s; /* of its work alone */
-    unsigned n;
-    double took_s;
+/* Times of steps and of whole blocks, alone and with saves. */
+struct times {
+    double *alone_s, *saving_s; /* of each step, the stall of a save included */
+    double *within_s;           /* of the work of those with saves */
+    double *alone_block_s, *saving_block_s;
+    unsigned per_block; /* steps */
 };
+
+static double *doubles(unsigned n)
+{
+    double *d = calloc(n, sizeof *d);
+
+    if (!d)
+        die("no memory for times", NULL);
+    return d;
+}
+
+static void times_make(struct times *m, const struct options *o)
+{
+    m->per_block = BLOCK_SAVES * o->every;
+    m->alone_s = doubles((o->cycles + 1) * m->per_block);
+    m->saving_s = doubles(o->cycles * m->per_block);
+    m->within_s = doubles(o->cycles * m->per_block);
+    m->alone_block_s = doubles(o->cycles + 1);
+    m->saving_block_s = doubles(o->cycles);
+}
+
+static void times_free(struct times *m)
+{
+    free(m->alone_s);
+    free(m->saving_s);
+    free(m->within_s);
+    free(m->alone_block_s);
+    free(m->saving_block_s);
+}
 
 static void mark(const char *name)
 {
@@ -347,25 +348,25 @@ static void mark(const char *name)
     fflush(stdout);
 }
 
-static struct phase run_phase(struct trainer *t, struct thread *self, unsigned steps, struct saves *v)
+/* So many steps, with saves where there are any: the seconds that all took. */
+static double run_block(struct trainer *t, struct thread *self, unsigned steps, struct saves *v, double *step_s,
+                        double *within_s)
 {
-    struct phase p = {
-        .step_s = calloc(steps + 1, sizeof(double)), .within_s = calloc(steps + 1, sizeof(double)), .n = steps};
     double began = now();
 
-    if (!p.step_s || !p.within_s)
-        die("no memory for times", NULL);
     for (unsigned i = 0; i < steps; i++) {
-        double at = now();
+        double at = now(), took;
         if (v && i % t->o->every == 0)
             begin_save(v, t);
         else if (v)
             look_for_commits(v);
-        p.within_s[i] = timed_step(t, self);
-        p.step_s[i] = now() - at;
+        took = timed_step(t, self);
+        if (within_s)
+            within_s[i] = took;
+        if (step_s)
+            step_s[i] = now() - at;
     }
-    p.took_s = now() - began;
-    return p;
+    return now() - began;
 }
 
 static int compare(const void *a, const void *b)
@@ -386,55 +387,67 @@ static void print_times(const char *name, double *s, unsigned n)
            n ? s[(n - 1) / 2] : 0, n ? s[(n * 99 + 99) / 100 - 1] : 0, n ? s[n - 1] : 0);
 }
 
-static void print_result(const struct trainer *t, const struct phase *alone, struct phase *p, struct saves *v,
-                         const struct saves *warm)
+/* A save costs what its block took longer than the two around it, on average, shared by its saves. */
+static void print_pairs(const struct times *m, unsigned cycles)
 {
-    double *both = calloc(alone[0].n + alone[1].n + 1, sizeof *both);
+    for (int ratio = 0; ratio < 2; ratio++) {
+        printf("\"%s\": [", ratio ? "mean_ratios" : "costs_s");
+        for (unsigned i = 0; i < cycles; i++) {
+            double alone = (m->alone_block_s[i] + m->alone_block_s[i + 1]) / 2, saving = m->saving_block_s[i];
+            printf("%s%.6f", i ? ", " : "", ratio ? saving / alone : (saving - alone) / BLOCK_SAVES);
+        }
+        printf("], ");
+    }
+}
 
-    if (!both)
-        die("no memory for times", NULL);
-    memcpy(both, alone[0].step_s, alone[0].n * sizeof *both);
-    memcpy(both + alone[0].n, alone[1].step_s, alone[1].n * sizeof *both);
-    printf("{\"work\": %llu, \"state_bytes\": %llu, \"every\": %u, \"saves\": %u, \"late\": %u, \"took_s\": %.4f, "
+static void print_result(const struct trainer *t, struct times *m, struct saves *v, const struct saves *warm)
+{
+    unsigned cycles = t->o->cycles, steps = cycles * m->per_block;
+
+    printf("{\"work\": %llu, \"state_bytes\": %llu, \"every\": %u, \"saves\": %u, \"late\": %u, \"tracks\": %s, "
            "\"trainer_cpu_s\": %.4f, ",
            (unsigned long long)t->work, (unsigned long long)t->state.bytes, t->o->every, v->n - warm->n,
-           v->late - warm->late, p->took_s, v->cpu_s - warm->cpu_s);
-    print_times("alone", both, alone[0].n + alone[1].n);
+           v->late - warm->late, t->o->track && BENCH_TRACKS ? "true" : "false", v->cpu_s - warm->cpu_s);
+    print_pairs(m, cycles);
+    print_times("alone", m->alone_s, steps + m->per_block);
     printf(", ");
-    print_times("step", p->step_s, p->n);
+    print_times("step", m->saving_s, steps);
     printf(", ");
-    print_times("work_only", p->within_s, p->n);
+    print_times("work_only", m->within_s, steps);
     printf(", ");
     print_times("stall", v->stall_s + warm->n, v->n - warm->n);
     printf(", ");
     print_times("commit", v->commit_s + warm->ncommits, v->ncommits - warm->ncommits);
     printf("}\n");
-    free(both);
 }
 
 static void train(struct trainer *t, struct thread *self)
 {
-    struct saves v = {0}, warm;
-    struct phase alone[2], p, learning;
+    struct saves v = {0}, warm, *saves = t->o->socket ? &v : NULL;
+    struct times m;
 
-    if (t->o->socket)
+    times_make(&m, t->o);
+    if (saves)
         open_session(&v, t);
-    free(run_phase(t, self, 20, NULL).step_s);
-    mark("alone");
-    alone[0] = run_phase(t, self, t->o->alone / 2, NULL);
+    run_block(t, self, 20, NULL, NULL, NULL);
     mark("learning");
-    learning = run_phase(t, self, v.session ? t->o->every * WARM_SAVES : 0, &v);
-    warm = v;
-    warm.ncommits += v.npending; /* the last of them is committed in the next phase */
-    mark("saving");
-    p = run_phase(t, self, t->o->steps, v.session ? &v : NULL);
+    run_block(t, self, saves ? t->o->every * WARM_SAVES : 0, saves, NULL, NULL);
     end_saves(&v);
-    mark("alone");
-    alone[1] = run_phase(t, self, t->o->alone - t->o->alone / 2, NULL);
-    mark("end");
-    print_result(t, alone, &p, &v, &warm);
-    free(learning.step_s);
-    if (v.session)
+    warm = v;
+    for (unsigned i = 0; i <= t->o->cycles; i++) {
+        unsigned at = i * m.per_block;
+        mark("alone");
+        m.alone_block_s[i] = run_block(t, self, m.per_block, NULL, m.alone_s + at, NULL);
+        mark(i < t->o->cycles ? "saving" : "end");
+        if (i == t->o->cycles)
+            break;
+        m.saving_block_s[i] = run_block(t, self, m.per_block, saves, m.saving_s + at, m.within_s + at);
+        v.late += v.npending > 0; /* what it still costs is not in its block */
+        end_saves(&v);
+    }
+    print_result(t, &m, &v, &warm);
+    times_free(&m);
+    if (saves)
         cairn_session_close(v.session);
 }
 
@@ -493,17 +506,23 @@ static void start(const struct options *o)
 
 int main(int argc, char **argv)
 {
-    static const struct option long_options[] = {
-        {"socket", required_argument, NULL, 's'},  {"mib", required_argument, NULL, 'm'},
-        {"steps", required_argument, NULL, 'n'},   {"alone", required_argument, NULL, 'a'},
-        {"every", required_argument, NULL, 'e'},   {"threads", required_argument, NULL, 't'},
-        {"work", required_argument, NULL, 'w'},    {"step-ms", required_argument, NULL, 'l'},
-        {"traffic", required_argument, NULL, 'x'}, {"copy-threads", required_argument, NULL, 'c'},
-        {"calibrate", no_argument, NULL, 'k'},     {NULL, 0, NULL, 0}};
+    static const struct option long_options[] = {{"socket", required_argument, NULL, 's'},
+                                                 {"mib", required_argument, NULL, 'm'},
+                                                 {"cycles", required_argument, NULL, 'n'},
+                                                 {"changed", required_argument, NULL, 'f'},
+                                                 {"every", required_argument, NULL, 'e'},
+                                                 {"threads", required_argument, NULL, 't'},
+                                                 {"work", required_argument, NULL, 'w'},
+                                                 {"step-ms", required_argument, NULL, 'l'},
+                                                 {"traffic", required_argument, NULL, 'x'},
+                                                 {"copy-threads", required_argument, NULL, 'c'},
+                                                 {"calibrate", no_argument, NULL, 'k'},
+                                                 {"track", no_argument, NULL, 'r'},
+                                                 {NULL, 0, NULL, 0}};
     struct options o = {.state_bytes = (uint64_t)256 << 20,
-                        .steps = 1000,
-                        .alone = 500,
-                        .every = 200,
+                        .cycles = 15,
+                        .every = 40,
+                        .changed = 1,
                         .threads = 2,
                         .copy_threads = 2,
                         .work = 300,
@@ -516,8 +535,8 @@ int main(int argc, char **argv)
             return 2;
         o.socket = c == 's' ? optarg : o.socket;
         o.state_bytes = c == 'm' ? v << 20 : o.state_bytes;
-        o.steps = c == 'n' ? (unsigned)v : o.steps;
-        o.alone = c == 'a' ? (unsigned)v : o.alone;
+        o.cycles = c == 'n' ? (unsigned)v : o.cycles;
+        o.changed = c == 'f' ? strtod(optarg, NULL) : o.changed;
         o.every = c == 'e' ? (unsigned)v : o.every;
         o.threads = c == 't' ? (unsigned)v : o.threads;
         o.copy_threads = c == 'c' ? (unsigned)v : o.copy_threads;
@@ -525,12 +544,14 @@ int main(int argc, char **argv)
         o.step_ms = c == 'l' ? strtod(optarg, NULL) : o.step_ms;
         o.traffic = c == 'x' ? v << 10 : o.traffic;
         o.calibrate |= c == 'k';
+        o.track |= c == 'r';
     }
     if (optind != argc || o.threads < 1 || o.threads > MAX_THREADS || o.every < 1 || o.state_bytes < (1u << 20) ||
-        o.steps / o.every > 1000) {
+        o.cycles < 1 || o.cycles > 500 || o.every > 10000 || !(o.changed > 0 && o.changed <= 1)) {
         fprintf(stderr,
-                "usage: bench-neighbour [--socket PATH] [--mib N] [--steps N] [--alone N] [--every N] [--threads N] "
-                "[--work N] [--traffic KIB] [--copy-threads N] | --calibrate [--step-ms MS]\n");
+                "usage: bench-neighbour [--socket PATH] [--mib N] [--cycles N] [--every N] [--threads N] [--work N] "
+                "[--traffic KIB]\n           [--copy-threads N] [--changed SHARE] [--track] | --calibrate [--step-ms "
+                "MS]\n");
         return 2;
     }
     start(&o);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bench-stages: what checksums and parity cost on a part that is in cache, one thread. Bytes of data a second, as one
  * JSON object; bench/run computes from them what a perfect pipeline would reach. */
+#include "bench/clock.h"
+
 #include "core/model/hash.h"
 
 #include <isa-l/erasure_code.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define PART ((size_t)256 << 10) /* in the second level of cache; parity of it reads a quarter from each of four */
 #define K 4
@@ -19,14 +20,6 @@ struct bench {
     unsigned char tables[32 * K * M];
     uint64_t sum; /* so that no checksum is left out */
 };
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static void hash_wide(struct bench *b)
 {

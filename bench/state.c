@@ -4,6 +4,9 @@
  * "save" made. One JSON object on stdout; bench/save-restore drives it and the daemons around it. "hot" restores from
  * the arena beside a plain copy, --saves times. "step" saves once for each line on stdin and prints "sealed" and
  * "committed SECONDS", for bench/hung-peer. */
+#include "bench/clock.h"
+#include "bench/random.h"
+
 #include <cairn/cairn.h>
 
 #include <getopt.h>
@@ -14,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 struct options {
     const char *socket;
@@ -48,35 +50,10 @@ struct state {
     uint64_t bytes;
 };
 
-static double now(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
-static uint64_t mix(uint64_t x)
-{
-    x ^= x >> 30;
-    x *= 0xbf58476d1ce4e5b9ull;
-    x ^= x >> 27;
-    x *= 0x94d049bb133111ebull;
-    return x ^ x >> 31;
-}
-
 static void die(const char *what, const struct cairn_error *err)
 {
     fprintf(stderr, "bench-state: %s: %s\n", what, err ? err->message : "failed");
     exit(1);
-}
-
-/* The sum of four uniform numbers is near enough to a normal one for the statistics of exponents. */
-static float normal(uint64_t r)
-{
-    float s = (float)(r & 0xffff) + (float)(r >> 16 & 0xffff) + (float)(r >> 32 & 0xffff) + (float)(r >> 48);
-
-    return (s - 131070.0f) / 37837.0f;
 }
 
 static void fill_floats(struct tensor *t, uint64_t seed, float scale, bool square)

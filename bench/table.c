@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "bench/table.h"
 
+#include "bench/random.h"
+
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -178,13 +180,6 @@ int table_fill(struct table *table, const char *path)
         return -1;
     }
     return 0;
-}
-
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-    return x ^ x >> 31;
 }
 
 size_t table_touch(struct table *table, double share, uint64_t seed)

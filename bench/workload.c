@@ -2,17 +2,20 @@
 /* bench-workload: one rank with a workload's tensors (bench/table.h), which does what it is told line by line and
  * answers each line with one JSON object, so that bench/run can take turns between it and other programs.
  *
- *     save       begin, add, seal: {"stall_s", "cpu_s", "step"}
+ *     save       begin, add, seal: {"stall_s", "cpu_s", "copied": the share of the bytes that were copied, "step"}
  *     commit     waits for the saves so far: {"commit_s": of each since its begin}
- *     copy K T   the state into mapped memory by the stream, memcpy or read loop of floor_copy.c with T threads: {"s"}
- *     back T     from there to the tensors, by the stream loop: {"s"}
+ *     copy K T   the state into mapped memory by a loop of floor_copy.c (pages, lines, memcpy, read; best: the fastest
+ *                that copies) with T threads: {"s", "loop"}
+ *     back T     from there to the tensors, by the fastest loop: {"s", "loop"}
  *     touch F    changes a byte in the share F of all pages: {"pages", "s"}
  *     restore    the latest checkpoint into the tensors' memory: {"restore_s", "equal": to what it was filled with}
  *     quit
  *
  * Without --socket there is no session: copy and touch only. */
+#include "bench/clock.h"
 #include "bench/floor_copy.h"
 #include "bench/table.h"
+#include "bench/track.h"
 
 #include <cairn/cairn.h>
 
@@ -22,8 +25,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #define MAX_PENDING 64
@@ -34,7 +35,7 @@ struct options {
     uint64_t max_bytes;
     double snapshots; /* that the arena holds, besides a quarter of one */
     unsigned threads, rank, world;
-    bool observer;
+    bool observer, track;
 };
 
 struct pending {
@@ -48,26 +49,12 @@ struct rank {
     struct cairn_session *session;
     struct floor_piece *pieces; /* from the tensors to the landing */
     char *landing;
+    signed char best_there[FLOOR_MAX_THREADS + 1]; /* 1 + the fastest loop for so many threads; 0: not known yet */
+    signed char best_back[FLOOR_MAX_THREADS + 1];
     uint64_t step, touches;
     struct pending pending[MAX_PENDING];
     unsigned npending;
 };
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static double cpu(void)
-{
-    struct rusage u;
-
-    getrusage(RUSAGE_SELF, &u);
-    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
-}
 
 static int fail(const char *what, const struct cairn_error *err)
 {
@@ -107,22 +94,32 @@ static int pieces_make(struct rank *r)
     return 0;
 }
 
-static int do_copy(struct rank *r, const char *kind, unsigned threads)
+/* The fastest loop for these pieces and so many threads, found out once. */
+static enum floor_kind best_of(const struct rank *r, signed char *known, const struct floor_piece *pieces,
+                               unsigned threads)
 {
-    static const char *const kinds[] = {[FLOOR_STREAM] = "stream", [FLOOR_MEMCPY] = "memcpy", [FLOOR_READ] = "read"};
+    if (threads > FLOOR_MAX_THREADS)
+        return FLOOR_PAGES; /* floor_run refuses it */
+    if (known[threads] == 0)
+        known[threads] = (signed char)(1 + floor_best(pieces, r->table.n, threads));
+    return (enum floor_kind)(known[threads] - 1);
+}
 
+static int do_copy(struct rank *r, const char *name, unsigned threads)
+{
     if (!r->landing && pieces_make(r) < 0)
         return -1;
-    for (int k = 0; k <= FLOOR_READ; k++) {
-        if (strcmp(kinds[k], kind) != 0)
-            continue;
-        double used = cpu(), s = floor_run(k, r->pieces, r->table.n, threads);
-        if (s < 0)
-            break;
-        printf("{\"s\": %.9f, \"cpu_s\": %.6f}\n", s, cpu() - used);
-        return 0;
-    }
-    return fail("copy stream|memcpy|read THREADS", NULL);
+    enum floor_kind kind = FLOOR_PAGES;
+    if (strcmp(name, "best") == 0)
+        kind = best_of(r, r->best_there, r->pieces, threads);
+    else
+        while (kind < FLOOR_READ && strcmp(floor_name(kind), name) != 0)
+            kind++;
+    double used = cpu(), s = floor_run(kind, r->pieces, r->table.n, threads);
+    if (s < 0)
+        return fail("copy best|pages|lines|memcpy|read THREADS", NULL);
+    printf("{\"s\": %.9f, \"cpu_s\": %.6f, \"loop\": \"%s\"}\n", s, cpu() - used, floor_name(kind));
+    return 0;
 }
 
 /* What a restore from memory cannot beat. The landing first gets what the tensors have. */
@@ -136,11 +133,12 @@ static int do_back(struct rank *r, unsigned threads)
     for (size_t i = 0; i < r->table.n; i++)
         back[i] = (struct floor_piece){r->table.t[i].data, r->pieces[i].to, r->pieces[i].len};
     memcpy(r->landing, r->table.memory, r->table.mapped);
-    double s = floor_run(FLOOR_STREAM, back, r->table.n, threads);
+    enum floor_kind kind = best_of(r, r->best_back, back, threads);
+    double s = floor_run(kind, back, r->table.n, threads);
     free(back);
     if (s < 0)
         return fail("back THREADS", NULL);
-    printf("{\"s\": %.9f}\n", s);
+    printf("{\"s\": %.9f, \"loop\": \"%s\"}\n", s, floor_name(kind));
     return 0;
 }
 
@@ -168,7 +166,8 @@ static int open_session(struct rank *r)
                                        .socket_path = r->o.socket,
                                        .timeout_ms = 120000,
                                        .copy_threads = r->o.threads,
-                                       .flags = r->o.observer ? CAIRN_OBSERVER : 0};
+                                       .flags =
+                                           (r->o.observer ? CAIRN_OBSERVER : 0) | (r->o.track ? BENCH_TRACK_FLAG : 0)};
 
     return cairn_session_open(&so, &r->session, &err) < 0 ? fail("open a session", &err) : 0;
 }
@@ -181,6 +180,19 @@ static struct cairn_tensor describe(const struct table_tensor *t)
                                  .ndim = t->ndim,
                                  .shape = t->shape,
                                  .data = t->data};
+}
+
+/* What seal copied, of what was to be saved; all of it where nothing is tracked. */
+static double copied_share(const struct cairn_save *save)
+{
+#if BENCH_TRACKS
+    struct cairn_save_info info = {.size = sizeof info};
+
+    if (cairn_save_info(save, &info) == 0 && info.bytes > 0)
+        return (double)info.copied_bytes / (double)info.bytes;
+#endif
+    (void)save;
+    return 1;
 }
 
 static int do_save(struct rank *r)
@@ -205,8 +217,9 @@ static int do_save(struct rank *r)
     if (cairn_save_seal(p->save, &err) < 0)
         return fail("seal", &err);
     double stall = now() - p->begin;
-    printf("{\"stall_s\": %.9f, \"cpu_s\": %.6f, \"step\": %llu}\n", stall, cpu() - used,
-           (unsigned long long)++r->step);
+    used = cpu() - used;
+    printf("{\"stall_s\": %.9f, \"cpu_s\": %.6f, \"copied\": %.6f, \"step\": %llu}\n", stall, used,
+           copied_share(p->save), (unsigned long long)++r->step);
     return 0;
 }
 
@@ -314,8 +327,9 @@ static int serve(struct rank *r)
     double filled = now();
     if (r->o.socket && open_session(r) < 0)
         return -1;
-    printf("{\"bytes\": %llu, \"tensors\": %zu, \"fill_s\": %.6f, \"open_s\": %.6f}\n",
-           (unsigned long long)r->table.bytes, r->table.n, filled - begin, now() - filled);
+    printf("{\"bytes\": %llu, \"tensors\": %zu, \"fill_s\": %.6f, \"open_s\": %.6f, \"tracks\": %s}\n",
+           (unsigned long long)r->table.bytes, r->table.n, filled - begin, now() - filled,
+           r->o.track && BENCH_TRACKS ? "true" : "false");
     while (code == 0 && fgets(line, sizeof line, stdin) && strcmp(line, "quit\n") != 0)
         code = obey(r, line);
     return code;
@@ -334,13 +348,19 @@ static void rank_free(struct rank *r)
 
 static int parse(struct options *o, int argc, char **argv)
 {
-    static const struct option long_options[] = {
-        {"socket", required_argument, NULL, 's'},  {"job", required_argument, NULL, 'j'},
-        {"table", required_argument, NULL, 't'},   {"data", required_argument, NULL, 'd'},
-        {"bytes", required_argument, NULL, 'b'},   {"snapshots", required_argument, NULL, 'n'},
-        {"threads", required_argument, NULL, 'c'}, {"rank", required_argument, NULL, 'r'},
-        {"world", required_argument, NULL, 'w'},   {"start-id", required_argument, NULL, 'i'},
-        {"observer", no_argument, NULL, 'o'},      {NULL, 0, NULL, 0}};
+    static const struct option long_options[] = {{"socket", required_argument, NULL, 's'},
+                                                 {"job", required_argument, NULL, 'j'},
+                                                 {"table", required_argument, NULL, 't'},
+                                                 {"data", required_argument, NULL, 'd'},
+                                                 {"bytes", required_argument, NULL, 'b'},
+                                                 {"snapshots", required_argument, NULL, 'n'},
+                                                 {"threads", required_argument, NULL, 'c'},
+                                                 {"rank", required_argument, NULL, 'r'},
+                                                 {"world", required_argument, NULL, 'w'},
+                                                 {"start-id", required_argument, NULL, 'i'},
+                                                 {"observer", no_argument, NULL, 'o'},
+                                                 {"track", no_argument, NULL, 'k'},
+                                                 {NULL, 0, NULL, 0}};
     int c;
 
     while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
@@ -361,6 +381,8 @@ static int parse(struct options *o, int argc, char **argv)
             o->snapshots = strtod(optarg, NULL);
         else if (c == 'o')
             o->observer = true;
+        else if (c == 'k')
+            o->track = true;
         else
             return -1;
     }
@@ -372,8 +394,9 @@ int main(int argc, char **argv)
     struct rank r = {.o = {.job = "bench", .snapshots = 1, .threads = 1, .world = 1}};
 
     if (parse(&r.o, argc, argv) < 0) {
-        fprintf(stderr, "usage: bench-workload --table FILE [--data FILE] [--bytes N] [--socket PATH] [--job NAME]\n"
-                        "           [--snapshots N] [--threads N] [--rank N --world N --start-id ID] [--observer]\n");
+        fprintf(stderr,
+                "usage: bench-workload --table FILE [--data FILE] [--bytes N] [--socket PATH] [--job NAME]\n"
+                "           [--snapshots N] [--threads N] [--rank N --world N --start-id ID] [--observer] [--track]\n");
         return 2;
     }
     int code = serve(&r);

@@ -126,7 +126,15 @@ void arena_unref(struct arena *a, bool forked)
         munmap(a->base, a->control_bytes + a->page_bytes);
     close(a->fd);
     close(a->ledger_fd);
+    free(a->held);
     free(a);
+}
+
+bool arena_keep_held(struct arena *a)
+{
+    if (!a->held)
+        a->held = calloc(a->page_bytes / CAIRN_PART, sizeof(*a->held));
+    return a->held;
 }
 
 char *arena_page(const struct arena *a, uint32_t page)

@@ -7,18 +7,20 @@
 
 #include <stdbool.h>
 
+#include "core/model/track.h"
 #include "core/proto/local.h"
 
 /* Its descriptors are kept: a daemon that was restarted gets them back. */
 struct arena {
-    unsigned refs;          /* the session's, and one for each save that copies; under session.lock */
-    uint64_t serial;        /* in the session: an id is the daemon's word */
-    uint64_t id;            /* the daemon's */
-    int fd;                 /* owned */
-    int ledger_fd;          /* owned; only the daemon reads and writes it */
-    char *base;             /* of the mapping */
-    uint64_t control_bytes; /* before the first page */
-    uint64_t page_bytes;    /* of all pages */
+    unsigned refs;           /* the session's, and one for each save that copies; under session.lock */
+    uint64_t serial;         /* in the session: an id is the daemon's word */
+    uint64_t id;             /* the daemon's */
+    int fd;                  /* owned */
+    int ledger_fd;           /* owned; only the daemon reads and writes it */
+    char *base;              /* of the mapping */
+    uint64_t control_bytes;  /* before the first page */
+    uint64_t page_bytes;     /* of all pages */
+    struct cairn_held *held; /* what each page holds, of saves that tracked; NULL: none did. Under the tracker's lock */
 };
 
 /* Maps and faults in the whole arena, with one reference. Takes both descriptors on success. */
@@ -26,6 +28,8 @@ int arena_map(int fd, int ledger_fd, uint64_t control_bytes, uint64_t page_bytes
               struct cairn_error *err);
 /* NULL is allowed. A forked child has no mapping: it only forgets. */
 void arena_unref(struct arena *a, bool forked);
+/* Makes the table of what its pages hold, if it is not there; false: no memory. */
+bool arena_keep_held(struct arena *a);
 /* The page's first byte. */
 char *arena_page(const struct arena *a, uint32_t page);
 /* Tells the daemon, which reads it with acquire, that every byte of the save is in place. */

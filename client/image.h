@@ -5,28 +5,19 @@
 
 #include "client/arena.h"
 #include "client/copy.h"
-#include "core/model/layout.h"
-
-/* Where a slice lies in the trainer's memory. */
-struct image_source {
-    const char *data;
-    int64_t *stride; /* owned; NULL when dense and row-major */
-};
+#include "client/tracker.h"
 
 struct image_copy {
-    const struct cairn_layout *layout;  /* placed */
+    const struct plan *plan;
     const struct image_source *sources; /* of each slice */
-    const uint32_t *order;              /* the slices that have bytes, by image offset */
-    uint32_t norder;
     const struct arena *arena;
     const uint32_t *pages; /* of each part */
     enum copy_path path;
+    struct tracked *tracked; /* NULL: copy all */
 };
 
-/* The order that an image_copy needs; free() it. */
-int image_order(const struct cairn_layout *l, uint32_t **ret_order, uint32_t *ret_norder, struct cairn_error *err);
-/* Copies everything, with so many threads at most; on return all bytes are ordered before later stores. Cannot fail: a
- * thread that cannot be made is done without. */
-void image_copy_run(const struct image_copy *c, unsigned threads);
+/* Copies what the pages do not hold already, with so many threads at most; on return all bytes are ordered before later
+ * stores. Returns how many bytes of tensors were copied. Cannot fail: a thread that cannot be made is done without. */
+uint64_t image_copy_run(const struct image_copy *c, unsigned threads);
 
 #endif

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "client/start.h"
@@ -39,9 +40,26 @@ int struct_check(const char *what, const void *given, size_t size, size_t known,
     return 0;
 }
 
+/* Asked for every tensor: without a system call where that is possible. */
 bool session_forked(const struct cairn_session *s)
 {
-    return s->owner != getpid();
+    return s->ours ? !*(const volatile char *)s->ours : s->owner != getpid();
+}
+
+/* A page that holds a 1 here and a 0 in every forked child. */
+static const char *page_of_ours(void)
+{
+    size_t len = (size_t)sysconf(_SC_PAGESIZE);
+    char *page = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (page == MAP_FAILED)
+        return NULL;
+    if (madvise(page, len, MADV_WIPEONFORK) < 0) {
+        munmap(page, len);
+        return NULL;
+    }
+    *page = 1;
+    return page;
 }
 
 int session_check(const struct cairn_session *s, struct cairn_error *err)
@@ -103,6 +121,47 @@ static void set_arena(struct cairn_session *s, struct arena *arena)
         arena->serial = ++s->arenas;
     pthread_mutex_unlock(&s->lock);
 }
+
+/* ---- the plan -------------------------------------------------------------------------------- */
+
+struct plan *session_plan(struct cairn_session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    struct plan *p = s->plan;
+    if (p)
+        p->refs++;
+    pthread_mutex_unlock(&s->lock);
+    return p;
+}
+
+static void plan_unref(struct plan *p)
+{
+    if (p && --p->refs == 0)
+        plan_free(p);
+}
+
+void session_keep_plan(struct cairn_session *s, struct plan *plan)
+{
+    pthread_mutex_lock(&s->lock);
+    plan_unref(s->plan);
+    plan->refs++;
+    plan->serial = ++s->plans;
+    s->plan = plan;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void session_release_plan(struct cairn_session *s, struct plan *plan)
+{
+    bool forked = session_forked(s); /* a child may have inherited the lock held, and shares its copy with nobody */
+
+    if (!forked)
+        pthread_mutex_lock(&s->lock);
+    plan_unref(plan);
+    if (!forked)
+        pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- handing back ---------------------------------------------------------------------------- */
 
 /* Offers the arena of the connection before. True when the daemon wants it; else refusal says why, unless there is
  * nothing to offer. */
@@ -193,6 +252,7 @@ static int attachment_open(struct cairn_session *s, struct attachment *a, int64_
         code = attachment_map(s, a, &opened, &r, handed, err);
     channel_request_close(&r);
     a->incarnation = opened.incarnation;
+    a->knows = opened.session & ~LOCAL_SESSION_MAX;
     return code;
 }
 
@@ -376,7 +436,7 @@ static int check_options(const struct cairn_session_options *o, struct cairn_err
 
     if (r < 0)
         return r;
-    if (o->flags & ~(uint32_t)(CAIRN_OBSERVER | CAIRN_TAKE_OVER))
+    if (o->flags & ~(uint32_t)(CAIRN_OBSERVER | CAIRN_TAKE_OVER | CAIRN_TRACK))
         return cairn_fail(err, CAIRN_E_INVAL, "unknown flags %#x", o->flags);
     if (o->copy_threads > MAX_COPY_THREADS)
         return cairn_fail(err, CAIRN_E_INVAL, "copy_threads is %u, at most %d are possible", o->copy_threads,
@@ -394,7 +454,7 @@ static int fill_open(struct cairn_session *s, const struct cairn_session_options
     struct local_open *m = &s->open;
 
     local_header_init(&m->h, LOCAL_OPEN, sizeof(*m), 0);
-    m->flags = o->flags;
+    m->flags = o->flags & ~(uint32_t)CAIRN_TRACK; /* which is between us and the kernel */
     m->timeout_ms = s->timeout_ms;
     if (o->job)
         (void)snprintf(m->job, sizeof(m->job), "%s", o->job); /* checked: it fits */
@@ -428,15 +488,22 @@ static int fill_session(struct cairn_session *s, const struct cairn_session_opti
     s->timeout_ms = o->timeout_ms ? o->timeout_ms : DEFAULT_TIMEOUT_MS;
     s->copy_threads = o->copy_threads ? o->copy_threads : 1;
     int r = fill_open(s, o, err);
-    return r < 0 ? r : fill_notifier(s, err);
+    if (r == 0)
+        r = fill_notifier(s, err);
+    if (r == 0 && o->flags & CAIRN_TRACK && !is_observer(s))
+        r = tracker_new(&s->tracker, err);
+    return r;
 }
 
-static void session_free(struct cairn_session *s)
+static void session_free(struct cairn_session *s, bool forked)
 {
+    tracker_free(s->tracker, forked);
     if (s->notifier.event_fd >= 0)
         close(s->notifier.event_fd);
     if (s->notifier.epoll_fd >= 0)
         close(s->notifier.epoll_fd);
+    if (s->ours)
+        munmap((void *)s->ours, (size_t)sysconf(_SC_PAGESIZE));
     free(s->socket_path);
     free(s);
 }
@@ -470,6 +537,7 @@ static int session_new(const struct cairn_session_options *o, struct cairn_sessi
     if (!s)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a session");
     s->owner = getpid();
+    s->ours = page_of_ours();
     s->notifier = (struct notifier){.epoll_fd = -1, .event_fd = -1};
     int r = fill_session(s, o, err);
     if (r == 0) {
@@ -477,7 +545,7 @@ static int session_new(const struct cairn_session_options *o, struct cairn_sessi
         r = e ? cairn_fail_errno(err, e, "make a session's locks") : 0;
     }
     if (r < 0) {
-        session_free(s);
+        session_free(s, false);
         return r;
     }
     *ret_session = s;
@@ -513,12 +581,13 @@ void cairn_session_close(struct cairn_session *session)
     bool forked = session_forked(session);
 
     attachment_free(session->attachment, forked);
+    plan_unref(session->plan);
     arena_unref(session->arena, forked);
     if (!forked) { /* a child may have inherited them in use */
         pthread_cond_destroy(&session->attached);
         pthread_mutex_destroy(&session->lock);
     }
-    session_free(session);
+    session_free(session, forked);
 }
 
 int cairn_session_fd(const struct cairn_session *session)

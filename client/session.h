@@ -8,8 +8,9 @@
  * snapshots in it. A daemon that does not take it back gives a new one, and saves in the old one have failed.
  *
  * Locks, in the order in which they are taken:
- *   1. session.lock   session.attachment, session.attaching, session.arena with its refs, and of each attachment refs
- *                     and known
+ *   0. tracker.lock   held by one seal from its scan to the end of its copy (tracker.h)
+ *   1. session.lock   session.attachment, session.attaching, session.arena and session.plan with their refs, and of
+ * each attachment refs and known
  *   2. channel.lock   requests and watches (channel.h)
  * Neither is held while a system call waits. attaching is a flag, not a lock, so that those who wait for the thread
  * that attaches keep their deadlines; they sleep on session.attached. Everything else in a session does not change
@@ -22,6 +23,8 @@
 
 #include "client/arena.h"
 #include "client/channel.h"
+#include "client/plan.h"
+#include "client/tracker.h"
 #include "core/model/hash.h"
 
 #define SESSION_KNOWN_LAYOUTS 64
@@ -32,12 +35,14 @@ struct attachment {
     uint64_t arena_serial; /* which arena it is for; 0: none */
     char refusal[256];     /* why the arena before was not taken back; empty: it was, or there was none */
     uint64_t incarnation;
+    uint64_t knows;                              /* LOCAL_KNOWS_...: requests that this daemon understands */
     struct hash128 known[SESSION_KNOWN_LAYOUTS]; /* digests that the daemon has, a ring */
     unsigned nknown;                             /* ever added */
 };
 
 struct cairn_session {
     pid_t owner;            /* the process that opened it */
+    const char *ours;       /* a page that a forked child finds wiped; NULL: the kernel cannot, ask it who we are */
     struct local_open open; /* as sent, again at every attach */
     char *socket_path;
     uint32_t timeout_ms;
@@ -46,6 +51,9 @@ struct cairn_session {
     pthread_mutex_t lock;
     pthread_cond_t attached; /* CLOCK_MONOTONIC */
     bool attaching;
+    struct tracker *tracker;       /* NULL: not asked for */
+    struct plan *plan;             /* of the newest save that had one of its own; NULL before */
+    uint64_t plans;                /* ever made */
     struct arena *arena;           /* of the newest attachment that had one; NULL before, and for an observer */
     uint64_t arenas;               /* ever mapped */
     struct attachment *attachment; /* NULL when the connection was lost and not replaced yet */
@@ -72,6 +80,12 @@ void session_detach(struct cairn_session *s, struct attachment *a); /* NULL is a
 int session_hold_arena(struct cairn_session *s, const struct attachment *a, struct arena **ret_arena,
                        struct cairn_error *err);
 void session_release_arena(struct cairn_session *s, struct arena *arena); /* NULL is allowed */
+
+/* A reference to the newest plan; NULL: there is none yet. */
+struct plan *session_plan(struct cairn_session *s);
+/* It becomes the session's newest, with a reference and a serial of its own. */
+void session_keep_plan(struct cairn_session *s, struct plan *plan);
+void session_release_plan(struct cairn_session *s, struct plan *plan); /* NULL is allowed */
 
 bool attachment_knows(struct cairn_session *s, struct attachment *a, struct hash128 digest);
 void attachment_learn(struct cairn_session *s, struct attachment *a, struct hash128 digest);

@@ -52,6 +52,7 @@ struct config {
     unsigned arena_keep_s;
     unsigned window_mib;
     unsigned windows_max_mib;
+    unsigned fanout_mib;
     unsigned slots;
     unsigned fragment_buffers_mib;
     unsigned margin;

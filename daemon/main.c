@@ -355,6 +355,7 @@ static int daemon_start_node(struct daemon *d, struct cairn_error *err)
                              .arena_keep_s = c->arena_keep_s,
                              .window_bytes = (uint64_t)c->window_mib << 20,
                              .windows_max_bytes = (uint64_t)c->windows_max_mib << 20,
+                             .fanout_max_bytes = (uint64_t)c->fanout_mib << 20,
                              .slots = c->slots,
                              .fragment_buffers =
                                  (unsigned)(((uint64_t)c->fragment_buffers_mib << 20) / FRAGMENT_MAX_RECORD),

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all families of measurements share: sizes, places, daemons, the rank and the limits of the machine."""
+import functools
 import json
 import os
 import pathlib
@@ -19,33 +20,38 @@ class Sizes:
     """A full run, a quick one."""
 
     def __init__(self, quick):
-        self.pairs = 9 if quick else 20  # interleaved, for ratios that are judged
-        self.peer_pairs = 6 if quick else 15  # each is a save by every program
-        self.durable = 6 if quick else 15
-        self.restores = 6 if quick else 15
-        self.tail = 0 if quick else 100  # saves for a 99th percentile; 0: none
-        self.tail_bytes = 512 * MIB
+        self.pairs = 6 if quick else 15  # interleaved: what is judged has so many
+        self.tail = 100  # saves for a 99th percentile
+        self.tail_bytes = (64 if quick else 256) * MIB
+        self.touched_bytes = (128 if quick else 512) * MIB
         self.llama_bytes = 256 * MIB if quick else 0  # of one layer of Llama-3-8B; 0: all of it
-        self.probe_mib = 128 if quick else 512  # of the disk, between saves
-        self.disk_mib = 512 if quick else 2048
+        self.probe_mib = 256 if quick else 1024  # most that a probe of the disk writes between two saves
+        self.disk_mib = 256 if quick else 1024
         self.codec_mib = 32 if quick else 256
-        self.growth = [64, 128, 256] if quick else [64, 256, 1024, 4096]
-        self.growth_saves = 4 if quick else 5
-        self.ranks, self.rank_mib = ([1, 2, 4], 32) if quick else ([1, 2, 4, 8], 256)
-        self.neighbour_s = 10 if quick else 60
-        self.neighbour_mib = 64 if quick else 256
-        self.disk_gib = 3 if quick else 14  # that must be free
+        self.growth = [64, 256, 512] if quick else [64, 1024, 4096]
+        self.ranks, self.rank_mib = ([1, 4], 32) if quick else ([1, 8], 128)
+        self.cycles, self.every, self.neighbour_mib = (3, 30, 64) if quick else (15, 40, 256)  # 1,200 steps with saves
+        self.disk_gib = 4 if quick else 16  # that must be free
         self.model = ["--layers", "2", "--vocab", "8192", "--seconds", "12", "--small-mib", "64"] if quick else \
                      ["--layers", "12", "--vocab", "50257", "--seconds", "60", "--small-mib", "256"]
 
 
 class Context:
-    def __init__(self, build, venv, scratch, report, quick, threads):
+    def __init__(self, build, venv, scratch, report, quick, threads, budget):
+        self.budget = budget
         self.build, self.venv, self.scratch, self.report, self.quick = build, venv, scratch, report, quick
         self.sizes, self.threads = Sizes(quick), threads
         self.data = ROOT / "build" / "bench-data" / ("quick" if quick else "full")
         self.floors = {}  # measured in this run, for formulas
         self.clusters = 0
+
+    def turns(self, n=0, warm=0, least=None, weight=1):
+        """So many turns (as many as judged pairs need), after some to warm up, fewer when the time is over: see budget.py. Yields whether the turn counts."""
+        n = n or self.sizes.pairs
+        least = min(n, self.sizes.pairs) if least is None else least
+        bare = min(n, 3 if self.quick else 6)
+        for i in self.budget.turns(n + warm, least + warm, bare + warm, weight, self.report.say):
+            yield i >= warm
 
     def table(self, name):
         return self.data / f"{name}.table"
@@ -53,6 +59,12 @@ class Context:
     @property
     def state(self):
         return self.data / "state.bin"
+
+    @functools.cached_property
+    def tracks(self):
+        """Whether this build copies changed pages only when it is asked to."""
+        with self.rank(bytes_=MIB, track=True) as rank:
+            return rank.hello["tracks"]
 
     def program(self, name):
         path = self.build / "bench" / name
@@ -64,19 +76,19 @@ class Context:
         if codecs:
             options["node__codecs"] = codecs
         options.setdefault("retention__rule", "last=2")
-        common = {"peer__scrub_mib_s": 0, **{k: v for k, v in options.items() if k.startswith("daemon__")}}
+        common = {"peer__scrub_mib_s": 0, **{k: options.pop(k) for k in list(options) if k.startswith(("daemon__", "peer__"))}}
         return Cluster(self.build, peers=peers, directory=self.scratch / f"cluster{self.clusters}", common=common, node__checkpoint_s=600,
                        node__repair_every_s=0, node__arena_max_mib=int(bytes_ * 2.5 * arenas) // MIB + 256, retention__interval_s=1, **options)
 
     def rank(self, cluster=None, table="gpt2", bytes_=0, threads=None, snapshots=1, job="bench", rank=0, world=1, start_id=None,
-             observer=False):
+             observer=False, track=False):
         command = [self.build / "bench" / "bench-workload", "--table", self.table(table), "--data", self.state, "--bytes", bytes_,
                    "--threads", threads or self.threads, "--snapshots", snapshots, "--job", job]
         if cluster:
             command += ["--socket", cluster.node.socket]
         if world > 1:
             command += ["--rank", rank, "--world", world, "--start-id", start_id]
-        return Worker(command + (["--observer"] if observer else []))
+        return Worker(command + (["--observer"] if observer else []) + (["--track"] if track else []))
 
     def torch(self, table="gpt2"):
         where = self.scratch / "torch"

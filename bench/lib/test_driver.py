@@ -8,6 +8,7 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import budget  # noqa: E402
 import report  # noqa: E402
 import stats  # noqa: E402
 
@@ -48,6 +49,51 @@ class Statistics(unittest.TestCase):
     def test_a_large_value_does_not_decide_the_fixed_part(self):
         fixed, _ = stats.line([1, 2, 4, 1000], [1.1, 2.1, 4.1, 2000])
         self.assertLess(abs(fixed), 1)
+
+
+class Time(unittest.TestCase):
+    """A clock that a turn moves on by ten seconds."""
+
+    def setUp(self):
+        self.now = 0.0
+        self.budget = budget.Budget(1000, lambda: self.now)
+
+    def count(self, n, least, bare):
+        turns = 0
+        for _ in self.budget.turns(n, least, bare):
+            turns, self.now = turns + 1, self.now + 10
+        return turns
+
+    def test_what_there_is_time_for_is_done(self):
+        self.budget.family("growth", ["growth"], 1)
+        self.assertEqual(self.count(20, 15, 6), 20)
+
+    def test_a_loop_ends_with_its_share_but_not_below_what_is_judged(self):
+        self.budget.family("growth", ["growth"], 20)  # 50 seconds each
+        self.assertEqual(self.count(100, 6, 3), 6)
+        self.assertEqual(self.count(100, 2, 2), 5)
+
+    def test_a_loop_may_weigh_more(self):
+        self.budget.family("growth", ["growth"], 10)
+        self.assertEqual(sum(1 for _ in self.turning(self.budget.turns(100, 2, 2, 5))), 50)
+        self.assertEqual(self.count(100, 2, 2), 10)
+
+    def turning(self, turns):
+        for i in turns:
+            self.now += 10
+            yield i
+
+    def test_behind_the_end_there_is_the_bare_number(self):
+        self.budget.family("growth", ["growth"], 1)
+        self.now = 2000
+        self.assertEqual(self.count(100, 15, 6), 6)
+
+    def test_families_share_by_weight_and_get_what_is_left_over(self):
+        self.budget.family("floors", ["floors", "stall"], 1)
+        first = self.budget.left_s()
+        self.assertAlmostEqual(first, 1000 * budget.WEIGHTS["floors"] / (budget.WEIGHTS["floors"] + budget.WEIGHTS["stall"]))
+        self.budget.family("stall", ["stall"], 1)
+        self.assertAlmostEqual(self.budget.left_s(), 1000)
 
 
 class Rows(unittest.TestCase):

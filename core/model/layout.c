@@ -147,6 +147,25 @@ int cairn_layout_add(struct cairn_layout *l, const struct cairn_tensor *t, struc
     return 0;
 }
 
+int cairn_layout_copy(struct cairn_layout *l, const struct cairn_layout *from, uint32_t n, struct cairn_error *err)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        struct cairn_slice s = from->slices[i];
+        int r = make_room(l, err);
+
+        if (r == 0) {
+            s.name = strndup(s.name, s.name_len);
+            r = s.name ? 0 : cairn_fail(err, CAIRN_E_NOMEM, "allocate a tensor's name");
+        }
+        if (r < 0) {
+            cairn_layout_free(l);
+            return r;
+        }
+        l->slices[l->nslices++] = s;
+    }
+    return 0;
+}
+
 /* ---- place: the slices of one name ----------------------------------------------------------- */
 
 static int fail_slices(const struct cairn_slice *s, const char *what, uint32_t a, uint32_t b, struct cairn_error *err)

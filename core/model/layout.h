@@ -48,6 +48,8 @@ void cairn_layout_free(struct cairn_layout *l); /* leaves it as after init */
 /* Checks one tensor (name, dtype, dims, overflow, range) and appends its slice. The tensor's data and strides are
  * ignored. */
 int cairn_layout_add(struct cairn_layout *l, const struct cairn_tensor *t, struct cairn_error *err);
+/* The first n slices of another layout, into an empty one that is not placed yet. */
+int cairn_layout_copy(struct cairn_layout *l, const struct cairn_layout *from, uint32_t n, struct cairn_error *err);
 /* Checks that no two slices of one tensor overlap and that equal names agree in dtype and shape, in O(n log n) for
  * distinct names; gives every slice its image offset and fills groups and nparts. */
 int cairn_layout_place(struct cairn_layout *l, struct cairn_error *err);
@@ -59,6 +61,12 @@ int cairn_layout_part_dtype(const struct cairn_layout *l, uint32_t part);
 /* The layout's bytes: magic "CRNLAYT1", version, counts, then slices with image offsets (layout_codec.c has the
  * table). Appends to out. */
 int cairn_layout_encode(const struct cairn_layout *l, struct bytes *out, struct cairn_error *err);
+/* The encoded slices follow the header one after the other. */
+#define CAIRN_LAYOUT_HEADER_LEN 24
+size_t cairn_layout_slice_len(const struct cairn_slice *s);
+/* Whether the tensor is the one of an encoded slice, whose bytes are trusted. The tensor has a name and, with
+ * dimensions, a shape. */
+bool cairn_layout_slice_is(const void *encoded_slice, size_t len, const struct cairn_tensor *t);
 /* Reads untrusted bytes into an initialised layout, checks everything add and place check, places it, and refuses
  * stored image offsets that differ. On failure l is as after init. */
 int cairn_layout_decode(struct cairn_layout *l, const void *data, size_t len, struct cairn_error *err);

@@ -28,11 +28,10 @@
 #define MAGIC "CRNLAYT1"
 #define MAGIC_LEN 8
 #define VERSION 1
-#define HEADER_LEN 24
 #define SLICE_LEN 12 /* without name and dimensions */
 #define DIM_LEN 24
 
-static size_t slice_len(const struct cairn_slice *s)
+size_t cairn_layout_slice_len(const struct cairn_slice *s)
 {
     return SLICE_LEN + s->name_len + (size_t)DIM_LEN * s->box.ndim;
 }
@@ -54,10 +53,10 @@ static void put_slice(struct bytes *out, const struct cairn_slice *s)
 int cairn_layout_encode(const struct cairn_layout *l, struct bytes *out, struct cairn_error *err)
 {
     size_t before = out->len;
-    size_t len = HEADER_LEN;
+    size_t len = CAIRN_LAYOUT_HEADER_LEN;
 
     for (uint32_t i = 0; i < l->nslices; i++)
-        len += slice_len(&l->slices[i]);
+        len += cairn_layout_slice_len(&l->slices[i]);
     if (len > CAIRN_MAX_LAYOUT)
         return cairn_fail(err, CAIRN_E_TOO_LARGE, "the table of %u tensors takes %zu bytes, more than %zu", l->nslices,
                           len, CAIRN_MAX_LAYOUT);
@@ -72,6 +71,30 @@ int cairn_layout_encode(const struct cairn_layout *l, struct bytes *out, struct 
         return 0;
     out->len = before;
     return cairn_fail(err, CAIRN_E_NOMEM, "allocate %zu bytes for a layout", len);
+}
+
+bool cairn_layout_slice_is(const void *encoded_slice, size_t len, const struct cairn_tensor *t)
+{
+    struct bytes_reader r = {.data = encoded_slice, .len = len};
+    uint16_t name_len = bytes_get_u16(&r);
+    uint8_t dtype = bytes_get_u8(&r);
+    uint8_t ndim = bytes_get_u8(&r);
+
+    if (t->dtype != dtype || t->ndim != ndim)
+        return false;
+    (void)bytes_get_u64(&r); /* the image offset */
+    const char *name = bytes_get(&r, name_len);
+    if (strncmp(t->name, name, name_len) != 0 || t->name[name_len])
+        return false;
+    for (uint32_t d = 0; d < ndim; d++) {
+        uint64_t shape = bytes_get_u64(&r);
+        uint64_t offset = bytes_get_u64(&r);
+        uint64_t length = bytes_get_u64(&r);
+        if (t->shape[d] != shape || (t->offset ? t->offset[d] : 0) != offset ||
+            (t->length ? t->length[d] : t->shape[d]) != length)
+            return false;
+    }
+    return true;
 }
 
 static int get_slice(struct cairn_layout *l, struct bytes_reader *r, uint64_t *ret_offset, struct cairn_error *err)

@@ -88,6 +88,7 @@ void arena_destroy(struct arena *a)
         close(a->last_pidfd);
     arena_ledger_close(a);
     free(a->page_state);
+    free(a->last);
     free(a);
 }
 
@@ -168,8 +169,11 @@ struct arena *arena_alloc(uint64_t bytes)
     a->next_save = 1;
     a->expire = (struct loop_timer){.fire = arena_expired, .arg = a};
     a->page_state = calloc(a->npages ? a->npages : 1, 1);
-    if (a->page_state)
+    a->last = calloc(a->npages ? a->npages : 1, sizeof *a->last);
+    if (a->page_state && a->last)
         return a;
+    free(a->page_state);
+    free(a->last);
     free(a);
     return NULL;
 }

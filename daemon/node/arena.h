@@ -33,6 +33,12 @@ struct shared_layout {
 struct shared_layout *shared_layout_ref(struct shared_layout *l);
 void shared_layout_unref(struct shared_layout *l); /* NULL allowed */
 
+/* A client that tracks writes copies less into a page that held the same part before. */
+struct page_memory {
+    uint64_t layout; /* half of its digest; 0: none */
+    uint32_t part;
+};
+
 struct arenas; /* all of this node, and the bound on their memory */
 
 /* Where descriptors are kept that the next daemon gets back; either may do nothing. */
@@ -70,7 +76,8 @@ struct arena {
     uint32_t nfree;
     uint32_t nkept;
     uint8_t *page_state;
-    uint64_t next_save; /* ids of saves are never used twice in an arena */
+    struct page_memory *last; /* of each page: what it held last */
+    uint64_t next_save;       /* ids of saves are never used twice in an arena */
     uint64_t words_busy[LOCAL_FILLED_WORDS / 64];
     bool attached;            /* a session uses it */
     bool unsure;              /* its process lived when pages that it may still be writing to were freed */

@@ -79,10 +79,66 @@ struct snapshot *snapshot_new(struct shared_layout *layout)
     return NULL;
 }
 
+static void take_page(struct arena *a, struct snapshot *s, uint32_t page, uint32_t part)
+{
+    page_set(a, page, PAGE_TAKEN, s, part);
+    s->pages[part] = page;
+    a->last[page] = (struct page_memory){s->layout->digest.low, part};
+}
+
+static void take_in_order(struct arena *a, struct snapshot *s)
+{
+    for (uint32_t page = 0, part = 0; part < s->layout->layout.nparts; page++)
+        if (a->page_state[page] == PAGE_FREE)
+            take_page(a, s, page, part++);
+}
+
+/* Each part gets a free page that held the same part of the same layout before, where there is one; then the rest. */
+static void take_as_before(struct arena *a, struct snapshot *s)
+{
+    uint32_t n = s->layout->layout.nparts, part = 0;
+
+    for (uint32_t p = 0; p < n; p++)
+        s->pages[p] = ARENA_NO_PAGE;
+    for (uint32_t page = 0; page < a->npages; page++) {
+        const struct page_memory *m = &a->last[page];
+        if (a->page_state[page] == PAGE_FREE && m->layout == s->layout->digest.low && m->part < n &&
+            s->pages[m->part] == ARENA_NO_PAGE)
+            take_page(a, s, page, m->part);
+    }
+    for (uint32_t page = 0; page < a->npages && part < n; page++) {
+        if (a->page_state[page] != PAGE_FREE)
+            continue;
+        while (part < n && s->pages[part] != ARENA_NO_PAGE)
+            part++;
+        if (part < n)
+            take_page(a, s, page, part);
+    }
+}
+
+static bool fits_in_runs(const struct snapshot *s)
+{
+    uint32_t runs = 0;
+
+    for (uint32_t p = 0; p < s->layout->layout.nparts; p++)
+        runs += p == 0 || s->pages[p] != s->pages[p - 1] + 1;
+    return runs <= LOCAL_MAX_RUNS;
+}
+
+static void take_pages(struct arena *a, struct snapshot *s)
+{
+    take_as_before(a, s);
+    if (fits_in_runs(s))
+        return;
+    for (uint32_t p = 0; p < s->layout->layout.nparts; p++)
+        page_set(a, s->pages[p], PAGE_FREE, NULL, 0);
+    take_in_order(a, s);
+}
+
 int arena_grant(struct arena *a, struct shared_layout *layout, uint64_t step, uint64_t incarnation,
                 struct snapshot **ret_snapshot, struct cairn_error *err)
 {
-    uint32_t n = layout->layout.nparts, got = 0;
+    uint32_t n = layout->layout.nparts;
 
     if (n > a->npages)
         return cairn_fail(err, CAIRN_E_TOO_LARGE,
@@ -106,12 +162,7 @@ int arena_grant(struct arena *a, struct shared_layout *layout, uint64_t step, ui
     s->incarnation = incarnation;
     s->word = (uint32_t)word;
     s->slot = arena_ledger_slot(a);
-    for (uint32_t page = 0; got < n; page++) {
-        if (a->page_state[page] != PAGE_FREE)
-            continue;
-        page_set(a, page, PAGE_TAKEN, s, got);
-        s->pages[got++] = page;
-    }
+    take_pages(a, s);
     list_push_back(&a->snapshots, &s->link);
     arena_ledger_put(s, LEDGER_BEGUN);
     *ret_snapshot = s;

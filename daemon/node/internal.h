@@ -6,6 +6,7 @@
 
 #include "daemon/node/arena.h"
 #include "daemon/node/arena_offer.h"
+#include "daemon/node/fanout.h"
 #include "daemon/node/jobs.h"
 #include "daemon/node/node.h"
 
@@ -18,6 +19,13 @@
 struct node_work {
     struct list link;                  /* in node.work */
     void (*stop)(struct node_work *w); /* may be called more than once; may end the work at once */
+};
+
+struct restore_counts {       /* since the start */
+    uint64_t reads;           /* chunks, or parts of one, that clients asked for */
+    uint64_t delivered_bytes; /* into windows, wherever from */
+    uint64_t hot_bytes;       /* of them from an arena */
+    uint64_t in_place_bytes;  /* whose place in its own arena a client was told: it copies them itself */
 };
 
 struct node {
@@ -39,6 +47,9 @@ struct node {
     struct list recoveries; /* of struct recovery: arenas whose saves wait for their job */
     uint64_t next_id;       /* of sessions and restores */
     uint64_t windows_used_bytes;
+    unsigned nrestores; /* of all sessions */
+    struct fanout *fanout;
+    struct restore_counts restored;
     bool stopping;
     void (*stopped)(void *arg);
     void *stopped_arg;
@@ -90,8 +101,9 @@ struct session {
     bool copying;              /* its process was writing to it then */
     struct list layouts;       /* of struct shared_layout, newest first */
     unsigned nlayouts;
-    struct list saves;    /* of struct session_save */
-    struct list restores; /* of struct restore */
+    struct list saves;                  /* of struct session_save */
+    struct list restores;               /* of struct restore */
+    char reads_job[CAIRN_MAX_NAME + 1]; /* whose checkpoint it opened last; "" */
     unsigned nrestores;
     unsigned nqueries;
 };

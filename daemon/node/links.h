@@ -80,6 +80,9 @@ struct links_counts {           /* since the start */
     uint64_t fragments_dropped; /* from their buffers, to be encoded again or left */
     uint64_t reads_hedged;      /* fragments read because others were late */
     unsigned hedging;           /* of them, now */
+    uint64_t read_bytes;        /* of fragments' records that gathers read, whole and verified */
+    uint64_t decoded_bytes;     /* plain bytes that gathers made of them */
+    uint64_t parts_rebuilt;     /* of these, parts that came from parity */
 };
 /* Counted by drains, blobs and gathers. */
 struct links_counts *links_counts(struct links *links);

@@ -103,6 +103,7 @@ static void node_accept(struct node *n)
 
 static void node_free(struct node *n)
 {
+    fanout_free(n->fanout);
     arenas_free(n->arenas);
     mesh_free(n->mesh);
     if (n->listen_fd >= 0) {
@@ -152,6 +153,8 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
         r = node_listen(n, err);
     if (r == 0)
         r = links_new(&ld, &lc, &n->links, err);
+    if (r == 0)
+        r = fanout_new(n->links, c->fanout_max_bytes, &n->fanout, err);
     if (r < 0)
         return r;
     struct mesh_config mc = {n->id, c->start, n->deps.keyring};
@@ -213,12 +216,13 @@ static void node_links_stopped(void *arg)
     stopped(stopped_arg);
 }
 
-/* Sessions end when the last of their worker jobs and reads does: links must outlive them. */
+/* Sessions end when the last of their worker jobs and reads does, and so do gathers that nobody waits for any more:
+ * links must outlive them. */
 static void node_sessions_ended(struct loop_timer *t)
 {
     struct node *n = t->arg;
 
-    if (n->nsessions > 0 || !list_empty(&n->work))
+    if (n->nsessions > 0 || !list_empty(&n->work) || fanout_busy(n->fanout))
         loop_timer_after(n->deps.loop, t, 10);
     else
         links_stop(n->links, node_links_stopped, n);

@@ -25,6 +25,7 @@ struct node_config {
     uint32_t arena_keep_s;
     uint64_t window_bytes;      /* of one restore */
     uint64_t windows_max_bytes; /* of all restores together */
+    uint64_t fanout_max_bytes;  /* for chunks that several restores read; 0: each reads for itself */
     unsigned slots;             /* asked of each peer */
     unsigned fragment_buffers;
     unsigned delta_chain; /* checkpoints stored one against the other; 0: none */

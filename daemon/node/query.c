@@ -114,6 +114,30 @@ static json_t *status_transfer(struct links *links)
     return o;
 }
 
+static json_t *status_restore(struct node *node)
+{
+    const struct links_counts *l = links_counts(node->links);
+    const struct fanout_counts *f = fanout_counts(node->fanout);
+    const struct restore_counts *r = &node->restored;
+    uint64_t bytes, limit;
+    json_t *o = json_object();
+
+    fanout_usage(node->fanout, &bytes, &limit);
+    query_set(o, "open", json_integer(node->nrestores));
+    query_set(o, "reads", json_integer((json_int_t)r->reads));
+    query_set(o, "read_bytes", json_integer((json_int_t)l->read_bytes));
+    query_set(o, "decoded_bytes", json_integer((json_int_t)l->decoded_bytes));
+    query_set(o, "parts_rebuilt", json_integer((json_int_t)l->parts_rebuilt));
+    query_set(o, "delivered_bytes", json_integer((json_int_t)r->delivered_bytes));
+    query_set(o, "shared_chunks", json_integer((json_int_t)f->shared_chunks));
+    query_set(o, "shared_bytes", json_integer((json_int_t)f->shared_bytes));
+    query_set(o, "hot_bytes", json_integer((json_int_t)r->hot_bytes));
+    query_set(o, "in_place_bytes", json_integer((json_int_t)r->in_place_bytes));
+    query_set(o, "fanout_bytes", json_integer((json_int_t)bytes));
+    query_set(o, "fanout_limit_bytes", json_integer((json_int_t)limit));
+    return o;
+}
+
 static json_t *status_codec(const struct codec_status *c)
 {
     json_t *o = json_object();
@@ -267,6 +291,7 @@ static void query_status(struct query *q)
     query_set(o, "flushes", status_flushes(node->jobs));
     query_set(o, "peers", status_peers(node->links));
     query_set(o, "transfer", status_transfer(node->links));
+    query_set(o, "restore", status_restore(node));
     query_set(o, "encode", status_encode(links_codecs(node->links)));
     query_answer(q, o);
 }

@@ -3,7 +3,8 @@
  * chunks are put into.
  *
  *     READ --the arena still has the chunk--> copied by a worker, entry checksum over the copy --ok--> READ_DONE
- *                  \--no, or damaged--> gather from the peers ----------------------------------ok--> READ_DONE
+ *                  \--no, or damaged--> gather from the peers, straight into the slot ----------ok--> READ_DONE
+ *                                  \--others of this node may want it too: fan-out, and copied --ok--> READ_DONE
  */
 #include "daemon/node/gather.h"
 #include "daemon/node/internal.h"
@@ -32,7 +33,8 @@ struct restore_read { /* one slot */
     uint32_t chunk;
     char *target;
     struct gather gather;
-    bool gathering;
+    struct fanout_read fanned;
+    bool gathering, fanning;
     struct worker_job job; /* the copy from the arena */
     struct arena *arena;   /* referenced during it */
     uint32_t pages[CAIRN_MAX_K];
@@ -50,6 +52,7 @@ struct restore {
     size_t window_bytes;
     uint32_t slots, slot_parts;
     unsigned nreading;
+    bool places_told; /* of its rank's own shard */
     bool closed;
     struct restore_read reads[];
 };
@@ -171,14 +174,18 @@ int sealed_memfd(const char *name, const void *data, size_t len, int *ret_fd, st
 
 static void restore_free(struct restore *rs)
 {
+    struct node *node = rs->session->node;
+
     if (rs->window)
         munmap(rs->window, rs->window_bytes);
     if (rs->window_fd >= 0)
         close(rs->window_fd);
-    rs->session->node->windows_used_bytes -= rs->window_bytes;
+    node->windows_used_bytes -= rs->window_bytes;
     checkpoint_unref(rs->checkpoint);
     hold_release(rs->hold);
     free(rs);
+    if (--node->nrestores == 0)
+        fanout_forget(node->fanout);
 }
 
 /* The client only reads: the daemon's mapping stays the one writable. */
@@ -231,6 +238,7 @@ static int restore_new(struct session *s, struct checkpoint *c, struct restore *
     rs->slot_parts = slot_parts;
     rs->window_bytes = (size_t)slots * slot_parts * CAIRN_PART;
     node->windows_used_bytes += rs->window_bytes;
+    node->nrestores++;
     rs->checkpoint = c;
     c->refs++;
     int r = restore_make_window(rs, err);
@@ -239,6 +247,7 @@ static int restore_new(struct session *s, struct checkpoint *c, struct restore *
         return r;
     }
     rs->id = node->next_id++;
+    snprintf(s->reads_job, sizeof s->reads_job, "%s", c->root.job);
     list_push_back(&s->restores, &rs->link);
     s->nrestores++;
     s->pending++;
@@ -261,9 +270,12 @@ static void restore_close(struct restore *rs)
     rs->closed = true;
     list_remove(&rs->link);
     rs->session->nrestores--;
-    for (uint32_t i = 0; i < rs->slots; i++)
+    for (uint32_t i = 0; i < rs->slots; i++) {
         if (rs->reads[i].gathering)
             gather_cancel(rs->session->node->links, &rs->reads[i].gather);
+        if (rs->reads[i].fanning)
+            fanout_cancel(&rs->reads[i].fanned);
+    }
     restore_end_if_idle(rs);
 }
 
@@ -340,11 +352,23 @@ void session_on_restore_open(struct session *s, const struct local_restore_open 
 
 /* ---- READ ------------------------------------------------------------------------------------ */
 
+static uint64_t read_bytes(const struct restore_read *rd)
+{
+    const struct chunk_record *c = &rd->manifest->chunks[rd->chunk];
+    uint64_t bytes = 0;
+
+    for (unsigned i = 0; i < c->k; i++)
+        bytes += rd->part_mask & 1u << i ? c->part[i].plain_len : 0;
+    return bytes;
+}
+
 static void read_end(struct restore_read *rd, int code, const struct cairn_error *err)
 {
     struct restore *rs = rd->restore;
     struct local_read_done m = {.slot = rd->slot};
 
+    if (code == 0)
+        rs->session->node->restored.delivered_bytes += read_bytes(rd);
     rd->busy = false;
     rs->nreading--;
     local_header_init(&m.h, LOCAL_READ_DONE, sizeof m, rd->id);
@@ -363,8 +387,51 @@ static void read_gathered(struct gather *g, int code, const struct cairn_error *
     read_end(rd, code, err);
 }
 
+static void read_fanned(struct fanout_read *r, int code, const struct cairn_error *err)
+{
+    struct restore_read *rd = r->arg;
+
+    rd->fanning = false;
+    read_end(rd, code, err);
+}
+
+/* Whether somebody else of this node may read the same: another rank of the job, or who has read checkpoints of it. */
+static bool others_may_read(const struct restore *rs)
+{
+    const char *job = rs->checkpoint->root.job;
+
+    list_for_each (it, &rs->session->node->sessions) {
+        const struct session *s = container_of(it, struct session, link);
+        if (s != rs->session && !s->closed &&
+            ((s->member && strcmp(s->job, job) == 0) || strcmp(s->reads_job, job) == 0))
+            return true;
+    }
+    return false;
+}
+
+static void read_fan_out(struct restore_read *rd)
+{
+    rd->fanned = (struct fanout_read){.checkpoint = rd->restore->checkpoint,
+                                      .manifest = rd->manifest,
+                                      .chunk = rd->chunk,
+                                      .part_mask = rd->part_mask,
+                                      .target = rd->target,
+                                      .timeout_ms = rd->timeout_ms,
+                                      .done = read_fanned,
+                                      .arg = rd};
+    rd->fanning = true;
+    fanout_start(rd->restore->session->node->fanout, &rd->fanned);
+}
+
 static void read_gather(struct restore_read *rd)
 {
+    struct fanout *f = rd->restore->session->node->fanout;
+    bool shared = others_may_read(rd->restore) && fanout_has_room(f, rd->manifest->chunks[rd->chunk].k);
+
+    if (shared || fanout_knows(f, rd->manifest, rd->chunk)) {
+        read_fan_out(rd);
+        return;
+    }
     rd->gather = (struct gather){.manifest = rd->manifest,
                                  .chunk = rd->chunk,
                                  .part_mask = rd->part_mask,
@@ -404,10 +471,12 @@ static void read_copy_done(struct worker_job *job)
     arena_unref(TAKE_PTR(rd->arena));
     if (rd->restore->closed)
         read_end(rd, cairn_fail(&err, CAIRN_E_ABORTED, "the restore was closed"), &err);
-    else if (rd->copy_ok)
-        read_end(rd, 0, NULL);
-    else
+    else if (!rd->copy_ok)
         read_gather(rd);
+    else {
+        rd->restore->session->node->restored.hot_bytes += read_bytes(rd);
+        read_end(rd, 0, NULL);
+    }
 }
 
 static bool read_from_arena(struct restore_read *rd)
@@ -473,6 +542,7 @@ void session_on_read(struct session *s, const struct local_read *m)
                                 .chunk = m->chunk,
                                 .target = rs->window + (size_t)m->slot * rs->slot_parts * CAIRN_PART};
     rs->nreading++;
+    s->node->restored.reads++;
     if (!read_from_arena(rd))
         read_gather(rd);
 }
@@ -500,8 +570,18 @@ static void fill_place(struct local_place *p, const struct snapshot *s, const st
     }
 }
 
-static int places_answer(struct session *s, uint32_t id, const struct manifest *m, struct cairn_error *err)
+/* A client asks twice, before and after it copied: what it may copy counts once. */
+static void count_in_place(struct restore *rs, const struct local_place *places, uint32_t n)
 {
+    for (uint32_t i = 0; i < n && !rs->places_told; i++)
+        for (unsigned j = 0; j < places[i].nparts; j++)
+            rs->session->node->restored.in_place_bytes += places[i].len[j];
+    rs->places_told = true;
+}
+
+static int places_answer(struct restore *rs, uint32_t id, const struct manifest *m, struct cairn_error *err)
+{
+    struct session *s = rs->session;
     struct local_places_are out = {.nchunks = m->nchunks};
     const struct snapshot *snapshot = own_snapshot(s, m);
     int fd = -1;
@@ -516,6 +596,7 @@ static int places_answer(struct session *s, uint32_t id, const struct manifest *
     int r = sealed_memfd("cairn-places", places, m->nchunks * sizeof *places, &fd, err);
     if (r < 0)
         return r;
+    count_in_place(rs, places, m->nchunks);
     local_header_init(&out.h, LOCAL_PLACES_ARE, sizeof out, id);
     session_send(s, &out, sizeof out, &fd, 1);
     return 0;
@@ -532,7 +613,7 @@ void session_on_places(struct session *s, const struct local_places *m)
     else if (m->shard >= rs->checkpoint->root.world_size)
         r = cairn_fail(&err, CAIRN_E_INVAL, "places of shard %u, which does not exist", m->shard);
     else
-        r = places_answer(s, m->h.id, &rs->checkpoint->manifests[m->shard], &err);
+        r = places_answer(rs, m->h.id, &rs->checkpoint->manifests[m->shard], &err);
     if (r < 0)
         session_answer_error(s, m->h.id, r, &err);
 }

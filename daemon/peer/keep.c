@@ -363,6 +363,30 @@ void keep_mark_bad(struct keep *k, uint64_t generation, uint64_t offset)
     }
 }
 
+unsigned keep_mark_lost(struct keep *k, uint64_t generation, uint64_t from, uint64_t to)
+{
+    unsigned n = 0;
+
+    list_for_each (it, &k->streams) {
+        struct kept_stream *s = container_of(it, struct kept_stream, link);
+        if (s->generation == generation)
+            n += index_mark_range(s, from, to);
+    }
+    return n;
+}
+
+uint64_t keep_known_end(const struct keep *k, uint64_t generation)
+{
+    uint64_t end = 0;
+
+    list_for_each (it, &k->streams) {
+        const struct kept_stream *s = container_of(it, struct kept_stream, link);
+        if (s->generation == generation && s->known_end > end)
+            end = s->known_end;
+    }
+    return end;
+}
+
 /* ---- the catalog of files -------------------------------------------------------------------- */
 
 /* Names are JOB/STEP.INC.NODE.GENERATION.cairn in store-file, but a name is the store's: the id is read from the file

@@ -67,6 +67,10 @@ void keep_read(struct keep *k, struct keep_read *r);
 
 /* A record that was read did not verify: reads go to another copy, or are told CORRUPT, from now on. */
 void keep_mark_bad(struct keep *k, uint64_t generation, uint64_t offset);
+/* The same for all records known in this part of the file; returns how many. */
+unsigned keep_mark_lost(struct keep *k, uint64_t generation, uint64_t from, uint64_t to);
+/* Where the last record ends that this peer has known in the file since it started; 0: it knows none. */
+uint64_t keep_known_end(const struct keep *k, uint64_t generation);
 
 /* ---- listing --------------------------------------------------------------------------------- */
 /* The names of all files that nobody writes, of one job or (job "") of all; the caller frees them and the list. */

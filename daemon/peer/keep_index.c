@@ -74,6 +74,7 @@ bool index_put(struct kept_stream *s, const struct fragment_key *key, uint64_t o
         return false;
     struct index_entry *e = index_at(s->index, s->nbuckets, key, hash);
     s->nentries += !e->record_len;
+    s->known_end = offset + record_len > s->known_end ? offset + record_len : s->known_end;
     *e = (struct index_entry){hash,       (uint32_t)key->kind, key->rank, key->first_part,  key->attempt,
                               key->index, record_len,          offset,    is_bad(s, offset)};
     return true;
@@ -88,7 +89,7 @@ const struct index_entry *index_get(const struct kept_stream *s, const struct fr
 }
 
 /* The offset is remembered beside the index, which goes when the file is closed. */
-void index_mark_bad(struct kept_stream *s, uint64_t offset)
+static void remember_bad(struct kept_stream *s, uint64_t offset)
 {
     uint64_t *more = s->nbad < MAX_BAD && !is_bad(s, offset) ? realloc(s->bad, (s->nbad + 1) * sizeof *more) : NULL;
 
@@ -96,7 +97,27 @@ void index_mark_bad(struct kept_stream *s, uint64_t offset)
         s->bad = more;
         s->bad[s->nbad++] = offset;
     }
+}
+
+void index_mark_bad(struct kept_stream *s, uint64_t offset)
+{
+    remember_bad(s, offset);
     for (size_t i = 0; i < s->nbuckets; i++)
         if (s->index[i].record_len && s->index[i].offset == offset)
             s->index[i].bad = true;
+}
+
+unsigned index_mark_range(struct kept_stream *s, uint64_t from, uint64_t to)
+{
+    unsigned n = 0;
+
+    for (size_t i = 0; i < s->nbuckets; i++) {
+        struct index_entry *e = &s->index[i];
+        if (!e->record_len || e->offset < from || e->offset >= to)
+            continue;
+        remember_bad(s, e->offset);
+        e->bad = true;
+        n++;
+    }
+    return n;
 }

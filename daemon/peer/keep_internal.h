@@ -31,7 +31,8 @@ struct kept_stream {
     size_t nbuckets, nentries;
     uint64_t *bad; /* offsets of records that did not verify, also while the file is closed */
     size_t nbad;
-    uint64_t end; /* of the file, while scanning */
+    uint64_t known_end; /* behind the last record that was ever in the index, also while the file is closed */
+    uint64_t end;       /* of the file, while scanning */
     uint64_t scan_at;
     unsigned scan_lost;  /* blocks in a row that are no record's header */
     uint64_t scanned_at; /* on keep.clock, when its last scan ended */
@@ -55,5 +56,7 @@ struct keep {
 bool index_put(struct kept_stream *s, const struct fragment_key *key, uint64_t offset, uint32_t record_len);
 const struct index_entry *index_get(const struct kept_stream *s, const struct fragment_key *key);
 void index_mark_bad(struct kept_stream *s, uint64_t offset);
+/* All that begin in [from, to); returns how many there are. */
+unsigned index_mark_range(struct kept_stream *s, uint64_t from, uint64_t to);
 
 #endif

@@ -37,8 +37,10 @@ struct pass {
     struct store_stream *file; /* being read */
     struct cairn_stream_id id;
     uint64_t generation, at, end;
-    unsigned lost;  /* blocks in a row that are no header */
-    bool lost_zero; /* the first of them was never written, it seems */
+    uint64_t known_end; /* up to here there are records, or were */
+    unsigned lost;      /* blocks in a row that are no header */
+    bool lost_zero;     /* the first of them was never written, it seems */
+    bool lost_old;      /* one of them is of the removed stream whose file it was */
     uint64_t lost_at;
 };
 
@@ -141,16 +143,21 @@ static void go_on(struct scrub *s)
 
 /* ---- one record ------------------------------------------------------------------------------ */
 
-/* What was jumped over was a record when another one follows, or when something was written there. */
+/* What was jumped over was a record when another one follows, when something was written there, or when this peer has
+ * known one behind it. Behind the last one there may be room that its writer, who was killed, did not come to: zeros,
+ * or a removed stream's records. */
 static void lost_end(struct scrub *s, struct pass *x, bool found_next)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
 
-    if (x->lost && (found_next || !x->lost_zero)) {
-        x->fragments++;
-        s->peer->status.scrubbed_fragments++;
+    if (x->lost && (found_next || x->lost_at < x->known_end || (!x->lost_zero && !x->lost_old))) {
+        unsigned n = keep_mark_lost(s->peer->keep, x->generation, x->lost_at, x->at);
         cairn_fail(&err, CAIRN_E_CORRUPT, "the block at %llu is no fragment's header", (unsigned long long)x->lost_at);
-        pass_found_bad(s, x, "a fragment", &err);
+        for (unsigned i = 0; i < (n ? n : 1); i++) {
+            x->fragments++;
+            s->peer->status.scrubbed_fragments++;
+            pass_found_bad(s, x, "a fragment", &err);
+        }
     }
     x->lost = 0;
 }
@@ -214,6 +221,15 @@ static bool is_ours(const struct pass *x, const struct fragment *f)
            strcmp(f->key.job, x->id.job) == 0 && strcmp(f->key.node, x->id.node) == 0;
 }
 
+/* Only another stream's record has another generation and a checksum that fits. */
+static bool is_old(const struct scrub *s, const struct pass *x)
+{
+    struct fragment f;
+
+    return memcmp(s->record, CAIRN_STORE_BLANK, strlen(CAIRN_STORE_BLANK)) == 0 ||
+           (fragment_parse(s->record, &f, NULL) == 0 && f.generation != x->generation);
+}
+
 static void header_read(struct cairn_store_req *req, int code)
 {
     struct scrub *s = req->arg;
@@ -226,13 +242,16 @@ static void header_read(struct cairn_store_req *req, int code)
         store_read(x->file, x->at, s->record, len, &s->req);
         return;
     }
+    if (x->lost == 0)
+        x->lost_old = false;
+    x->lost_old |= code == 0 && is_old(s, x);
     if (x->lost++ == 0) {
         x->lost_zero = code == 0 && is_zero(s->record);
         x->lost_at = x->at;
         keep_mark_bad(s->peer->keep, x->generation, x->at);
     }
     x->at += CAIRN_BLOCK;
-    if (x->lost > LOST_BLOCKS)
+    if (x->lost > LOST_BLOCKS && x->at >= x->known_end)
         x->at = x->end;
     go_on(s);
 }
@@ -247,6 +266,7 @@ static void pass_open_next(struct scrub *s, struct pass *x)
 
     x->at = CAIRN_STORE_FIRST;
     x->lost = 0;
+    x->known_end = r == 0 ? keep_known_end(s->peer->keep, x->generation) : 0;
     if (r == 0)
         x->files++;
     else if (r != CAIRN_E_NOT_FOUND) /* it was deleted meanwhile */

@@ -108,6 +108,10 @@ struct cairn_session;
 enum cairn_session_flags {
     CAIRN_OBSERVER = 1,  /* no rank and no arena: may restore and query only. rank, world and arena are ignored */
     CAIRN_TAKE_OVER = 2, /* start a new incarnation although sessions of the current one live; they are fenced */
+    CAIRN_TRACK = 4,     /* seal copies only pages that were written since the arena got them. Worth it where little
+                            changes from save to save (frozen or sparse state): the first write to a page after a save
+                            costs a page fault, and huge pages are split where they are written to. Needs Linux 6.7 and
+                            leave to use userfaultfd; without it everything is copied, see cairn_save_info */
 };
 
 struct cairn_session_options {
@@ -152,6 +156,12 @@ struct cairn_tensor {
     const uint64_t *length;      /* extent of the slice, elements per dimension; may be 0 only where shape is 0 */
     const int64_t *stride_bytes; /* distance between neighbours of a dimension in memory; NULL: row-major, dense */
     void *data;                  /* first element of the slice; save only reads it, restore writes it */
+    uint32_t flags;              /* enum cairn_tensor_flags */
+};
+enum cairn_tensor_flags {
+    /* Something that the kernel does not see writes to this memory: a GPU or a network card to which it was registered
+     * (pinned), or another process. With CAIRN_TRACK such a tensor is always copied. */
+    CAIRN_TENSOR_DEVICE_WRITES = 1,
 };
 
 enum cairn_on_busy {
@@ -187,6 +197,16 @@ CAIRN_API int cairn_save_seal(struct cairn_save *save, struct cairn_error *err);
  * Where flushes are spread over time, a wait with a timeout makes this one go at full speed on all nodes; to look with
  * a timeout of 0 does not. */
 CAIRN_API int cairn_save_wait(struct cairn_save *save, int state, uint32_t timeout_ms, struct cairn_error *err);
+struct cairn_save_info {
+    size_t size;
+    uint64_t bytes;         /* of all slices */
+    uint64_t copied_bytes;  /* by seal; the rest was in the arena already (CAIRN_TRACK) */
+    uint64_t tracked_bytes; /* of tensors whose writes are watched now */
+    char tracking[256];     /* "on", or why nothing is tracked */
+};
+/* What seal did. Errors: INVAL, FORKED. */
+CAIRN_API int cairn_save_info(const struct cairn_save *save, struct cairn_save_info *ret_info);
+
 /* Before seal: gives the step up for this rank, the checkpoint is aborted at once. After it: only forgets the handle.
  */
 CAIRN_API void cairn_save_free(struct cairn_save *save);

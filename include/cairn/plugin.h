@@ -144,6 +144,9 @@ struct cairn_store_ops {
 };
 /* The first record of a stream lies at this offset, after the file's header. */
 #define CAIRN_STORE_FIRST 4096
+/* What was reserved and never written reads as zeros, or as what is left of a removed stream: records with its
+ * generation, the last of them perhaps cut off, and then a block that begins with these bytes. */
+#define CAIRN_STORE_BLANK "CRNBLANK"
 
 /* ---- meta -------------------------------------------------------------------------------------------------------
  * A small ordered key-value store with transactions, leases and watches. Keys are UTF-8 without NUL, at most 1 KiB;

@@ -126,13 +126,21 @@ static void file_close(struct cairn_store *s)
     free(s);
 }
 
+static int number_param(const struct cairn_param *params, const char *key, uint64_t missing, uint64_t *ret,
+                        struct cairn_error *err)
+{
+    const char *text = param(params, key);
+    char *end = NULL;
+
+    *ret = text ? strtoull(text, &end, 10) : missing;
+    return text && (end == text || *end) ? cairn_fail(err, CAIRN_E_INVAL, "%s = %s is no number", key, text) : 0;
+}
+
 static int file_open(const struct cairn_host *host, const struct cairn_param *params, struct cairn_store **ret_store,
                      struct cairn_error *err)
 {
-    const char *path = param(params, "path"), *reserve = param(params, "reserve_bytes"),
-               *recycle = param(params, "recycle_bytes");
+    const char *path = param(params, "path");
     struct cairn_store *s;
-    char *end = NULL, *recycle_end = NULL;
 
     if (!path || !path[0])
         return cairn_fail(err, CAIRN_E_INVAL, "store-file needs a directory ([peer] path)");
@@ -142,12 +150,13 @@ static int file_open(const struct cairn_host *host, const struct cairn_param *pa
     s->host = *host;
     s->lock_fd = s->streams_fd = s->recycle_fd = -1;
     list_init(&s->open);
-    s->recycle_max = recycle ? strtoull(recycle, &recycle_end, 10) : 0;
-    s->reserve_bytes = reserve ? strtoull(reserve, &end, 10) : (uint64_t)64 << 20;
+    s->dirs_made = 1;
     s->path = strdup(path);
-    int r = reserve && (!end || *end) ? cairn_fail(err, CAIRN_E_INVAL, "reserve_bytes = %s is no number", reserve) : 0;
-    if (r == 0 && recycle && (!recycle_end || *recycle_end))
-        r = cairn_fail(err, CAIRN_E_INVAL, "recycle_bytes = %s is no number", recycle);
+    int r = number_param(params, "reserve_bytes", (uint64_t)64 << 20, &s->reserve_bytes, err);
+    if (r == 0)
+        r = number_param(params, "recycle_bytes", 0, &s->recycle_max, err);
+    if (r == 0)
+        r = number_param(params, "recycle_idle_s", 24 * 3600, &s->recycle_idle_s, err);
     if (r == 0)
         r = s->path ? open_directories(s, err) : cairn_fail(err, CAIRN_E_NOMEM, "copy a path");
     if (r < 0) {
@@ -168,7 +177,9 @@ int store_space_of(struct cairn_store *s, struct cairn_space *ret_space, struct 
 
     if (fstatvfs(s->streams_fd, &v) < 0)
         return cairn_fail_errno(err, errno, "ask for the free space of %s", s->path);
-    uint64_t free_bytes = (uint64_t)v.f_bavail * v.f_frsize + s->recycled_bytes;
+    uint64_t device_free = (uint64_t)v.f_bavail * v.f_frsize;
+    uint64_t free_bytes = device_free + s->recycled_bytes;
+    recycle_trim(s, device_free); /* asked for often enough to be the clock of this */
     ret_space->total_bytes = (uint64_t)v.f_blocks * v.f_frsize;
     ret_space->free_bytes = free_bytes > s->reserve_bytes ? free_bytes - s->reserve_bytes : 0;
     return 0;
@@ -243,11 +254,19 @@ static int file_remove(struct cairn_store *s, const char *name, struct cairn_err
     job[len] = 0;
     if (!name_is_safe(job))
         return cairn_fail(err, CAIRN_E_INVAL, "\"%.200s\" is no stream file's name", name);
-    if (!recycle_keep(s, name) && unlinkat(s->streams_fd, name, 0) < 0)
+    struct recycled file;
+    bool kept = recycle_take_away(s, name, &file);
+    if (!kept && unlinkat(s->streams_fd, name, 0) < 0)
         return cairn_fail_errno(err, errno, "remove %s/streams/%s", s->path, name);
     _cleanup_close_ int dir_fd = openat(s->streams_fd, job, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    if (dir_fd < 0 || fsync(dir_fd) < 0)
-        return cairn_fail_errno(err, errno, "sync the directory %s/streams/%s", s->path, job);
+    if (dir_fd < 0 || fsync(dir_fd) < 0) {
+        int sys_errno = errno;
+        if (kept)
+            recycle_drop(s, file.number);
+        return cairn_fail_errno(err, sys_errno, "sync the directory %s/streams/%s", s->path, job);
+    }
+    if (kept)
+        recycle_add(s, &file);
     return 0;
 }
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One stream file.
  *
- *     create: new file, room allocated, header in the page cache
+ *     create: new file, or a removed stream's without a name (recycle.c); room allocated, header in the page cache
  *     append: a write at the end, several at once
  *     sync:   job's directory and its parent durable (once) -> fdatasync, of the header too
+ *             without a name: fdatasync -> rename -> job's directory, its parent and the recycled files' durable
  *
  * A write or a sync that failed leaves the kernel's pages in a state that nobody knows: the stream is broken from then
  * on and is never synced again. */
@@ -80,24 +81,33 @@ static struct cairn_store_stream *stream_of(struct cairn_store_req *req)
 
 /* ---- append and read ------------------------------------------------------------------------- */
 
+/* The oldest of the files that are kept go one by one, as long as the device is full. */
+static bool made_room(struct cairn_store_stream *st, int sys_errno)
+{
+    return (sys_errno == ENOSPC || sys_errno == EDQUOT) && recycle_give_back(st->store);
+}
+
 static void appended(struct cairn_io *io, int64_t result)
 {
     struct cairn_store_req *req = io->arg;
     struct cairn_store_stream *st = stream_of(req);
 
-    if (result < 0)
+    if (result < 0 && !st->broken && made_room(st, (int)-result))
+        st->store->host.pwrite(st->store->host.ctx, io, st->fd, req->reserved[1], (size_t)(uintptr_t)req->reserved[2],
+                               req->offset);
+    else if (result < 0)
         req->done(req, break_stream(st, (int)-result, "write", &req->err));
     else
         req->done(req, 0);
 }
 
-/* When the device is full what is kept of removed streams goes. */
 static int allocate(struct cairn_store_stream *st, uint64_t from, uint64_t bytes)
 {
-    int r = fallocate(st->fd, 0, (off_t)from, (off_t)bytes);
+    int r;
 
-    if (r < 0 && errno == ENOSPC && recycle_give_up(st->store))
+    do
         r = fallocate(st->fd, 0, (off_t)from, (off_t)bytes);
+    while (r < 0 && made_room(st, errno));
     return r;
 }
 
@@ -135,6 +145,8 @@ void stream_append(struct cairn_store_stream *st, const void *buf, size_t len, s
     req->offset = st->end;
     st->end += len;
     req->reserved[0] = st;
+    req->reserved[1] = (void *)buf;
+    req->reserved[2] = (void *)(uintptr_t)len;
     req->io.done = appended;
     req->io.arg = req;
     st->store->host.pwrite(st->store->host.ctx, &req->io, st->fd, buf, len, req->offset);
@@ -168,58 +180,82 @@ void stream_read(struct cairn_store_stream *st, uint64_t offset, void *buf, size
 
 /* ---- sync ------------------------------------------------------------------------------------ */
 
-static void sync_file_done(struct cairn_io *io, int64_t result)
-{
-    struct cairn_store_req *req = io->arg;
+/* What a sync flushes, in this order. A new file's name comes before its data: a file without records is no harm. One
+ * that held other records gets its name when nothing in it can be taken for them any more. */
+enum sync_step { SYNC_NAMELESS, SYNC_JOB, SYNC_STREAMS, SYNC_RECYCLE, SYNC_DATA, SYNC_DONE };
+static const char *const sync_what[] = {"fdatasync", "sync the directory of", "sync the parent directory of",
+                                        "sync the directory of recycled files for", "fdatasync"};
 
-    req->done(req, result < 0 ? break_stream(stream_of(req), (int)-result, "fdatasync", &req->err) : 0);
+static int sync_fd(const struct cairn_store_stream *st, enum sync_step step, bool data_done)
+{
+    const struct cairn_store *s = st->store;
+
+    switch (step) {
+    case SYNC_NAMELESS:
+        return st->nameless ? st->fd : -1;
+    case SYNC_JOB:
+        return st->dir_fd;
+    case SYNC_STREAMS:
+        return st->dir_fd >= 0 && s->dirs_durable < st->dirs ? s->streams_fd : -1;
+    case SYNC_RECYCLE:
+        return st->dir_fd >= 0 && st->recycled ? s->recycle_fd : -1;
+    case SYNC_DATA:
+        return data_done ? -1 : st->fd;
+    case SYNC_DONE:
+        break;
+    }
+    return -1;
 }
 
-static void sync_file(struct cairn_store_stream *st, struct cairn_store_req *req)
-{
-    req->io.done = sync_file_done;
-    st->store->host.fdatasync(st->store->host.ctx, &req->io, st->fd);
-}
+static void sync_from(struct cairn_store_stream *st, struct cairn_store_req *req, enum sync_step step);
 
-static void sync_parent_done(struct cairn_io *io, int64_t result)
+static void sync_step_done(struct cairn_io *io, int64_t result)
 {
     struct cairn_store_req *req = io->arg;
     struct cairn_store_stream *st = stream_of(req);
+    enum sync_step step = (enum sync_step)(uintptr_t)req->reserved[1];
 
     if (result < 0) {
-        req->done(req, break_stream(st, (int)-result, "sync the directories of", &req->err));
+        req->done(req, break_stream(st, (int)-result, sync_what[step], &req->err));
         return;
     }
-    if (st->dir_fd >= 0)
-        close(TAKE_FD(st->dir_fd));
-    sync_file(st, req);
+    if (step == SYNC_STREAMS && st->store->dirs_durable < st->dirs)
+        st->store->dirs_durable = st->dirs;
+    if (step == SYNC_NAMELESS && st->nameless) {
+        if (recycle_name(st->store, st->number, st->name) < 0) {
+            req->done(req, break_stream(st, errno, "rename a recycled file to", &req->err));
+            return;
+        }
+        st->nameless = false;
+    }
+    sync_from(st, req, step + 1);
 }
 
-static void sync_directory_done(struct cairn_io *io, int64_t result)
+static void sync_from(struct cairn_store_stream *st, struct cairn_store_req *req, enum sync_step step)
 {
-    struct cairn_store_req *req = io->arg;
-    struct cairn_store_stream *st = stream_of(req);
-
-    if (result < 0) {
-        req->done(req, break_stream(st, (int)-result, "sync the directory of", &req->err));
+    for (; step < SYNC_DONE; step++) {
+        int fd = sync_fd(st, step, req->reserved[2] != NULL);
+        if (step == SYNC_DATA && st->dir_fd >= 0)
+            close(TAKE_FD(st->dir_fd));
+        if (fd < 0)
+            continue;
+        if (step == SYNC_NAMELESS)
+            req->reserved[2] = st; /* the data, too */
+        req->reserved[1] = (void *)(uintptr_t)step;
+        st->store->host.fdatasync(st->store->host.ctx, &req->io, fd);
         return;
     }
-    io->done = sync_parent_done;
-    st->store->host.fdatasync(st->store->host.ctx, io, st->store->streams_fd);
+    req->done(req, 0);
 }
 
 void stream_sync(struct cairn_store_stream *st, struct cairn_store_req *req)
 {
     req->reserved[0] = st;
+    req->reserved[2] = NULL;
     req->io.arg = req;
-    if (!usable(st, req))
-        return;
-    if (st->dir_fd < 0) {
-        sync_file(st, req);
-        return;
-    }
-    req->io.done = sync_directory_done;
-    st->store->host.fdatasync(st->store->host.ctx, &req->io, st->dir_fd);
+    req->io.done = sync_step_done;
+    if (usable(st, req))
+        sync_from(st, req, SYNC_NAMELESS);
 }
 
 /* ---- create, open, close --------------------------------------------------------------------- */
@@ -238,17 +274,28 @@ static struct cairn_store_stream *stream_new(struct cairn_store *store)
     return st;
 }
 
+/* Readers find it by its name, also when nobody synced it. */
+static void end_writing(struct cairn_store_stream *st)
+{
+    struct cairn_store *s = st->store;
+
+    /* What was reserved and not used goes back; a broken file stays as it is, for whoever looks into it. */
+    if (!st->broken && ftruncate(st->fd, (off_t)st->end) < 0)
+        st->broken = true;                              /* the room is lost until the file goes; its records are not */
+    if (st->broken && st->why.code != CAIRN_E_NO_SPACE) /* a device that failed once: nothing is used again */
+        recycle_stop(s);
+    if (st->nameless && (st->broken || recycle_name(s, st->number, st->name) < 0))
+        recycle_drop(s, st->number); /* none of it was ever durable */
+    if (!st->broken)
+        recycle_wrote(s, st->generation);
+}
+
 void stream_close(struct cairn_store_stream *st)
 {
     if (!st)
         return;
-    /* What was reserved and not used goes back; a broken file stays as it is, for whoever looks into it. */
-    if (st->writing && !st->broken && st->fd >= 0 && ftruncate(st->fd, (off_t)st->end) < 0)
-        st->broken = true;           /* the room is lost until the file goes; its records are not */
-    if (st->broken && st->writing) { /* a device that failed once: nothing of it is used again */
-        st->store->recycle_max = 0;
-        (void)recycle_give_up(st->store);
-    }
+    if (st->writing && st->fd >= 0)
+        end_writing(st);
     if (st->fd >= 0)
         close(st->fd);
     if (st->dir_fd >= 0)
@@ -279,30 +326,51 @@ static void make_header(const struct cairn_store_stream *st, const struct cairn_
     memcpy(block, &h, sizeof h);
 }
 
-/* Through the page cache, so that it is there at once and nothing is on its way that a close would have to wait for.
- * The first sync makes it durable. */
-static int write_header(struct cairn_store_stream *st, const struct cairn_stream_id *id, struct cairn_error *err)
+static int write_block(struct cairn_store_stream *st, const void *block, uint64_t at, struct cairn_error *err)
 {
-    char block[BLOCK];
+    ssize_t n = pwrite(st->fd, block, BLOCK, (off_t)at);
+
+    return n == BLOCK ? 0
+                      : cairn_fail_errno(err, n < 0 ? errno : EIO, "write at %" PRIu64 " of %s/streams/%s", at,
+                                         st->store->path, st->name);
+}
+
+/* The header, and the block that ends what is left of a removed stream. Through the page cache, so that they are there
+ * at once and nothing is on its way that a close would have to wait for. The first sync makes them durable. */
+static int write_header(struct cairn_store_stream *st, const struct cairn_stream_id *id, uint64_t old_end,
+                        struct cairn_error *err)
+{
+    char block[BLOCK], blank[BLOCK] = CAIRN_STORE_BLANK;
     int flags = fcntl(st->fd, F_GETFL);
 
     make_header(st, id, block);
     if (flags < 0 || fcntl(st->fd, F_SETFL, flags & ~O_DIRECT) < 0)
         return cairn_fail_errno(err, errno, "set the flags of %s/streams/%s", st->store->path, st->name);
-    ssize_t n = pwrite(st->fd, block, sizeof block, 0);
-    if (n != (ssize_t)sizeof block)
-        return cairn_fail_errno(err, n < 0 ? errno : EIO, "write the header of %s/streams/%s", st->store->path,
-                                st->name);
-    if (fcntl(st->fd, F_SETFL, flags) < 0)
-        return cairn_fail_errno(err, errno, "set the flags of %s/streams/%s", st->store->path, st->name);
-    return 0;
+    int r = write_block(st, block, 0, err);
+    if (r == 0 && old_end)
+        r = write_block(st, blank, old_end, err);
+    if (r == 0 && fcntl(st->fd, F_SETFL, flags) < 0)
+        r = cairn_fail_errno(err, errno, "set the flags of %s/streams/%s", st->store->path, st->name);
+    return r;
+}
+
+static int open_directory(struct cairn_store_stream *st, const struct cairn_stream_id *id, struct cairn_error *err)
+{
+    struct cairn_store *s = st->store;
+
+    if (mkdirat(s->streams_fd, id->job, 0750) == 0)
+        s->dirs_made++;
+    else if (errno != EEXIST)
+        return cairn_fail_errno(err, errno, "create the directory %s/streams/%s", s->path, id->job);
+    st->dirs = s->dirs_made;
+    st->dir_fd = openat(s->streams_fd, id->job, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    return st->dir_fd < 0 ? cairn_fail_errno(err, errno, "open the directory %s/streams/%s", s->path, id->job) : 0;
 }
 
 static int open_new_file(struct cairn_store_stream *st, const struct cairn_stream_id *id, uint64_t bytes,
                          struct cairn_error *err)
 {
     struct cairn_store *s = st->store;
-    const char *path = s->path;
     int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | (s->direct ? O_DIRECT : 0);
 
     if (asprintf(&st->name, "%s/%" PRIu64 ".%" PRIu64 ".%s.%016" PRIx64 ".cairn", id->job, id->step, id->incarnation,
@@ -310,23 +378,27 @@ static int open_new_file(struct cairn_store_stream *st, const struct cairn_strea
         st->name = NULL;
         return cairn_fail(err, CAIRN_E_NOMEM, "name a stream");
     }
-    if (mkdirat(s->streams_fd, id->job, 0750) < 0 && errno != EEXIST)
-        return cairn_fail_errno(err, errno, "create the directory %s/streams/%s", path, id->job);
-    st->dir_fd = openat(s->streams_fd, id->job, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    if (st->dir_fd < 0)
-        return cairn_fail_errno(err, errno, "open the directory %s/streams/%s", path, id->job);
-    st->fd = openat(s->streams_fd, st->name, recycle_take(s, st->name, bytes) ? flags : flags | O_CREAT | O_EXCL, 0640);
+    int r = open_directory(st, id, err);
+    if (r < 0)
+        return r;
+    st->fd = recycle_hand_out(s, bytes, flags, &st->number);
+    st->recycled = st->nameless = st->fd >= 0;
     if (st->fd < 0)
-        return cairn_fail_errno(err, errno, "create %s/streams/%s", path, st->name);
+        st->fd = openat(s->streams_fd, st->name, flags | O_CREAT | O_EXCL, 0640);
+    if (st->fd < 0)
+        return cairn_fail_errno(err, errno, "create %s/streams/%s", s->path, st->name);
     st->writing = true;
     st->end = BLOCK;
     return 0;
 }
 
-static int reserve(struct cairn_store_stream *st, uint64_t reserve_bytes, struct cairn_error *err)
+/* Of a removed stream's file no more is kept than this one asks for. ret_old_end: where what is left of it ends; 0: it
+ * is a new file. */
+static int reserve(struct cairn_store_stream *st, uint64_t reserve_bytes, uint64_t *ret_old_end,
+                   struct cairn_error *err)
 {
     struct cairn_space space;
-    uint64_t bytes = round_up_u64(reserve_bytes, BLOCK) + BLOCK, held;
+    uint64_t bytes = round_up_u64(reserve_bytes, BLOCK) + BLOCK, held, old_end;
     struct stat sb;
     int r = store_space_of(st->store, &space, err);
 
@@ -334,22 +406,38 @@ static int reserve(struct cairn_store_stream *st, uint64_t reserve_bytes, struct
         return r;
     if (fstat(st->fd, &sb) < 0)
         return cairn_fail_errno(err, errno, "look at %s/streams/%s", st->store->path, st->name);
-    held = (uint64_t)sb.st_blocks * 512; /* of a recycled one */
+    held = (uint64_t)sb.st_blocks * 512;
     if (bytes > space.free_bytes + held)
         return cairn_fail(err, CAIRN_E_NO_SPACE,
                           "reserve %" PRIu64 " MiB in %s: %" PRIu64 " MiB are free beyond the reserve", bytes >> 20,
                           st->store->path, space.free_bytes >> 20);
-    if (allocate(st, 0, bytes) < 0)
+    old_end = (uint64_t)sb.st_size < bytes ? (uint64_t)sb.st_size : bytes;
+    if ((uint64_t)sb.st_size > bytes && ftruncate(st->fd, (off_t)bytes) < 0)
+        return cairn_fail_errno(err, errno, "cut %s/streams/%s", st->store->path, st->name);
+    if (allocate(st, 0, bytes + (old_end ? BLOCK : 0)) < 0)
         return cairn_fail_errno(err, errno, "reserve %" PRIu64 " MiB for %s/streams/%s", bytes >> 20, st->store->path,
                                 st->name);
     st->allocated = bytes;
+    *ret_old_end = old_end;
     return 0;
+}
+
+/* A stream that was not made leaves nothing. */
+static void discard(struct cairn_store_stream *st)
+{
+    if (st->nameless)
+        recycle_drop(st->store, st->number);
+    else if (st->fd >= 0)
+        unlinkat(st->store->streams_fd, st->name, 0);
+    st->writing = false;
+    stream_close(st);
 }
 
 int stream_create(struct cairn_store *store, const struct cairn_stream_id *id, uint64_t reserve_bytes,
                   struct cairn_store_stream **ret_stream, uint64_t *ret_generation, struct cairn_error *err)
 {
     struct cairn_store_stream *st;
+    uint64_t old_end = 0;
     int r = 0;
 
     if (!name_is_safe(id->job) || !name_is_safe(id->node) || reserve_bytes > (uint64_t)1 << 50)
@@ -365,13 +453,11 @@ int stream_create(struct cairn_store *store, const struct cairn_stream_id *id, u
     if (r == 0)
         r = open_new_file(st, id, reserve_bytes + BLOCK, err);
     if (r == 0)
-        r = reserve(st, reserve_bytes, err);
+        r = reserve(st, reserve_bytes, &old_end, err);
     if (r == 0)
-        r = write_header(st, id, err);
+        r = write_header(st, id, old_end, err);
     if (r < 0) {
-        if (st->fd >= 0)
-            unlinkat(store->streams_fd, st->name, 0);
-        stream_close(st);
+        discard(st);
         return r;
     }
     *ret_stream = st;

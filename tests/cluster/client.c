@@ -1,14 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cluster-client: one rank whose state is a function of (seed, step, rank), so that whoever restores a step can say
- * whether every byte is right. Prints one line for each thing that happened; the tests read them.
+ * whether every byte is right. With an even seed a step changes one page in 29, a tensor moves now and then, and the
+ * session tracks writes. Prints one line for each thing that happened; the tests read them.
  *
- *     save    saves steps first..last, waits for each commit unless --no-wait, prints "committed STEP" or "failed STEP
- * CODE MESSAGE" verify  restores --step (or latest) as --world ranks saved it and compares: "verified STEP BYTES"
- *     status, list, check   prints the daemon's JSON
- *     save --stops stops in the middle of each copy, prints "copying STEP" and goes on when it reads a byte; --rounds N
- *             waits so many times for a commit before it gives up; --lingers waits for its last save only, once it
- * reads a byte bad     sends the tensor table of --case and expects its refusal: "refused MESSAGE"
- */
+ *     save      saves steps first..last: "committed STEP" (unless --no-wait), "failed STEP CODE WHY"
+ *
+ *     verify    restores --step (or latest) as --world ranks saved it and compares: "verified STEP BYTES"
+ *
+ *     hot       saves one step as a rank, "committed STEP", and once it reads a byte restores it from its own arena
+ *
+ *     status, list, check    the daemon's JSON
+ *
+ *     bad       sends the tensor table of --case and expects its refusal: "refused MESSAGE"
+ *
+ *     --stops     stops in the middle of each copy or restore, prints "copying STEP" and goes on when it reads a byte
+ *
+ *     --waits     a restore prints "ready STEP" before it begins, and begins when it reads a byte
+ *
+ *     --rounds N  waits so many times for a commit before it gives up
+ *
+ *     --lingers   waits for its last save only, once it reads a byte */
+#include "bench/random.h"
+
 #include <cairn/cairn.h>
 
 #include <getopt.h>
@@ -25,7 +38,7 @@ struct options {
     const char *job, *start_id, *bad_case;
     uint32_t rank, world;
     uint64_t bytes, first, last, seed, step, arena_mib;
-    bool no_wait, take_over, stops, lingers;
+    bool no_wait, take_over, stops, lingers, waits;
     unsigned rounds;               /* waits for a commit */
     uint32_t timeout_ms, pause_ms; /* pause_ms: between two saves */
     unsigned tiny;                 /* so many tensors of a few bytes instead */
@@ -64,15 +77,6 @@ static char *trap_alloc(size_t len)
     if (trap.memory == MAP_FAILED || sigaction(SIGSEGV, &action, NULL) < 0)
         exit(3);
     return trap.memory;
-}
-
-static uint64_t mix(uint64_t x)
-{
-    x ^= x >> 30;
-    x *= 0xbf58476d1ce4e5b9ull;
-    x ^= x >> 27;
-    x *= 0x94d049bb133111ebull;
-    return x ^ x >> 31;
 }
 
 static const int dtypes[] = {CAIRN_BF16, CAIRN_F32, CAIRN_I64, CAIRN_BOOL, CAIRN_F8_E4M3, CAIRN_C64, CAIRN_BYTES};
@@ -120,7 +124,7 @@ static void state_make(struct state *s, const struct options *o)
         t->bytes = size;
         for (unsigned d = 0; d < t->ndim; d++)
             t->bytes *= t->length[d];
-        t->data = i == 0 && o->stops ? trap_alloc(t->bytes) : malloc(t->bytes + 8);
+        t->data = i == 0 && o->stops ? trap_alloc(t->bytes) : calloc(1, t->bytes + 8);
         s->bytes += t->bytes;
     }
 }
@@ -133,20 +137,58 @@ static void state_free(struct state *s)
     free(s->t);
 }
 
+static bool is_sparse(const struct options *o)
+{
+    return o->seed % 2 == 0;
+}
+
+/* The step that wrote a page of the tensor last. */
+static uint64_t last_write(uint64_t step, uint64_t page)
+{
+    uint64_t ago = (step + 29 - page % 29) % 29;
+
+    return step > ago ? step - ago : 0;
+}
+
 static uint64_t word(const struct options *o, uint64_t step, const struct tensor *t, unsigned i, uint64_t at)
 {
     uint64_t base = t->ndim ? t->offset[0] * t->length[1] * cairn_dtype_size(t->dtype) : 0;
 
+    if (is_sparse(o))
+        step = last_write(step, i + (base + at) / 4096);
     if (i % 3 == 2) /* repeats, so that a codec pays */
         return (base + at) / 512;
+    if (i % 3 == 1) /* a bit of each byte changes from step to step, so that a delta pays */
+        return mix(o->seed ^ (uint64_t)i << 56 ^ (base + at)) ^
+               (mix(o->seed ^ step << 32 ^ (base + at)) & 0x0101010101010101ull);
     return mix(o->seed ^ step << 32 ^ (uint64_t)i << 56 ^ (base + at) ^ (t->ndim ? 0 : o->rank));
 }
 
+/* The tensor's memory is another one from now on. */
+static void move(struct tensor *t)
+{
+    char *to = malloc(t->bytes + 8);
+
+    if (!to)
+        exit(3);
+    memcpy(to, t->data, t->bytes);
+    free(t->data);
+    t->data = to;
+}
+
+/* Writes only what changes. */
 static void state_fill(struct state *s, const struct options *o, uint64_t step)
 {
-    for (unsigned i = 0; i < s->n; i++)
-        for (uint64_t at = 0; at < s->t[i].bytes; at++)
-            s->t[i].data[at] = (char)(word(o, step, &s->t[i], i, at & ~7ull) >> (at & 7) * 8);
+    if (s->n && is_sparse(o) && step % 37 == 0)
+        move(&s->t[step % s->n]);
+    for (unsigned i = 0; i < s->n; i++) {
+        char *data = s->t[i].data;
+        for (uint64_t at = 0; at < s->t[i].bytes; at++) {
+            char b = (char)(word(o, step, &s->t[i], i, at & ~7ull) >> (at & 7) * 8);
+            if (data[at] != b)
+                data[at] = b;
+        }
+    }
 }
 
 static struct cairn_tensor describe(struct tensor *t)
@@ -170,15 +212,15 @@ static int fail(const char *what, const struct cairn_error *err)
 static int open_session(const struct options *o, uint32_t flags, const struct state *s, struct cairn_session **ret,
                         struct cairn_error *err)
 {
-    struct cairn_session_options so = {.size = sizeof so,
-                                       .job = o->job,
-                                       .rank = o->rank,
-                                       .world_size = o->world,
-                                       .start_id = o->start_id,
-                                       .arena_bytes =
-                                           o->arena_mib ? o->arena_mib << 20 : s->bytes * 5 / 2 + (24u << 20),
-                                       .timeout_ms = o->timeout_ms,
-                                       .flags = flags | (o->take_over ? CAIRN_TAKE_OVER : 0u)};
+    struct cairn_session_options so = {
+        .size = sizeof so,
+        .job = o->job,
+        .rank = o->rank,
+        .world_size = o->world,
+        .start_id = o->start_id,
+        .arena_bytes = o->arena_mib ? o->arena_mib << 20 : s->bytes * 5 / 2 + (24u << 20),
+        .timeout_ms = o->timeout_ms,
+        .flags = flags | (o->take_over ? CAIRN_TAKE_OVER : 0u) | (is_sparse(o) ? CAIRN_TRACK : 0u)};
 
     return cairn_session_open(&so, ret, err);
 }
@@ -290,6 +332,10 @@ static int restore_state(struct cairn_restore *restore, struct state *got, const
         memset(got->t[i].data, 0x5a, got->t[i].bytes);
         r = cairn_restore_add(restore, &t, err);
     }
+    if (o->stops) {
+        trap.step = o->step;
+        mprotect(trap.memory, trap.len, PROT_NONE);
+    }
     return r < 0 ? r : cairn_restore_run(restore, o->timeout_ms, NULL, NULL, err);
 }
 
@@ -304,8 +350,16 @@ static int compare(const struct state *want, const struct state *got, uint64_t s
     return 0;
 }
 
+static bool read_byte(void)
+{
+    char byte;
+
+    return read(STDIN_FILENO, &byte, 1) == 1;
+}
+
 static int verify_rank(struct cairn_session *session, const struct options *o, uint64_t *ret_step)
 {
+    struct options untrapped = *o;
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct cairn_restore *restore = NULL;
     struct cairn_checkpoint_info info = {.size = sizeof info};
@@ -314,9 +368,15 @@ static int verify_rank(struct cairn_session *session, const struct options *o, u
 
     if (r < 0)
         return fail("restore_open", &err);
-    state_make(&want, o);
+    untrapped.stops = false;
+    state_make(&want, &untrapped);
     state_make(&got, o);
     cairn_restore_info(restore, &info);
+    if (o->waits) {
+        printf("ready %llu\n", (unsigned long long)info.step);
+        if (!read_byte())
+            exit(3);
+    }
     r = restore_state(restore, &got, o, &err);
     cairn_restore_free(restore);
     if (r < 0) {
@@ -347,6 +407,30 @@ static int cmd_verify(const struct options *o)
     if (r == 0)
         printf("verified %llu\n", (unsigned long long)step);
     cairn_session_close(session);
+    return r;
+}
+
+static int cmd_hot(const struct options *o)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct options saver = *o;
+    struct cairn_session *session;
+    struct state s;
+    uint64_t step;
+    int r;
+
+    saver.stops = false;
+    state_make(&s, &saver);
+    if (open_session(o, 0, &s, &session, &err) < 0) {
+        state_free(&s);
+        return fail("open", &err);
+    }
+    save_step(session, &s, &saver, o->first, false);
+    r = read_byte() ? verify_rank(session, o, &step) : 3;
+    if (r == 0)
+        printf("verified %llu\n", (unsigned long long)step);
+    cairn_session_close(session);
+    state_free(&s);
     return r;
 }
 
@@ -454,7 +538,7 @@ int main(int argc, char **argv)
         {"step", 1, NULL, 'p'},  {"no-wait", 0, NULL, 'N'},  {"timeout", 1, NULL, 't'},   {"arena-mib", 1, NULL, 'a'},
         {"case", 1, NULL, 'c'},  {"tiny", 1, NULL, 'y'},     {"take-over", 0, NULL, 'o'}, {"empty", 0, NULL, 'e'},
         {"pause", 1, NULL, 'P'}, {"stops", 0, NULL, 'S'},    {"rounds", 1, NULL, 'R'},    {"lingers", 0, NULL, 'L'},
-        {NULL, 0, NULL, 0}};
+        {"waits", 0, NULL, 'W'}, {NULL, 0, NULL, 0}};
     struct options o = {.job = "test",
                         .start_id = "first",
                         .bad_case = "",
@@ -474,6 +558,8 @@ int main(int argc, char **argv)
             o.job = optarg;
         else if (c == 'L')
             o.lingers = o.no_wait = true;
+        else if (c == 'W')
+            o.waits = true;
         else if (c == 'i')
             o.start_id = optarg;
         else if (c == 'r')
@@ -519,6 +605,8 @@ int main(int argc, char **argv)
         return cmd_save(&o);
     if (strcmp(argv[optind], "verify") == 0)
         return cmd_verify(&o);
+    if (strcmp(argv[optind], "hot") == 0)
+        return cmd_hot(&o);
     if (strcmp(argv[optind], "hold") == 0)
         return cmd_hold(&o);
     if (strcmp(argv[optind], "status") == 0)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 import faults  # noqa: E402
 import netns  # noqa: E402
 from cluster import SKIP, wait_until  # noqa: E402
-from trainer import Book, Trainer  # noqa: E402
+from trainer import Book, Trainer, deltas, encoding  # noqa: E402
 from wide import Wide  # noqa: E402
 
 TIMEOUT_MS = 20000  # of each call of a rank
@@ -229,6 +229,8 @@ def parse():
     parser.add_argument("--recover", type=float, default=90, help="seconds until something must be committed again")
     parser.add_argument("--retain", action="store_true", help="the cluster deletes older checkpoints")
     parser.add_argument("--keep", action="store_true", help="leave the files")
+    parser.add_argument("--codecs", help="of the nodes (default: by the seed)")
+    parser.add_argument("--delta-chain", type=int, help="of the nodes (default: by the seed)")
     return parser.parse_args()
 
 
@@ -238,7 +240,8 @@ def main():
         netns.enter()
         rule = {"retention__rule": "last=5 every=100", "retention__interval_s": 2} if a.retain else {}
         c = Wide(a.build, common=rule, nodes=a.nodes, peers=a.peers, etcd=a.etcd, disk_mib=a.disk_mib, keep=a.keep, node__fragment_late_ms=500,
-                 node__connect_ms=500, node__sync_late_ms=3000, node__backoff_ms=100, node__checkpoint_s=30)
+                 node__connect_ms=500, node__sync_late_ms=3000, node__backoff_ms=100, node__checkpoint_s=30,
+                 **encoding(a.seed, a.codecs, a.delta_chain))
     except (netns.NotPermitted, netns.Missing) as e:
         print(f"skipped: {e}")
         sys.exit(SKIP)
@@ -249,6 +252,9 @@ def main():
             listed = storm.run()
         finally:
             print(storm.table(), flush=True)
+        how = encoding(a.seed, a.codecs, a.delta_chain)
+        based = deltas(c, sorted(storm.listed(c.node) or {})[-40:])
+        print(f"codecs {how['node__codecs']}, chains of {how['node__delta_chain']}: of the last 40 checkpoints {based} have a base")
         for kind in sorted(c.net.missing):
             print(f"left out: the kernel has no {kind}")
         print(f"seed {a.seed}: {a.faults} times, {storm.starts} starts, {len(storm.book.told)} commits told, {listed} listed, all restored bit "

@@ -6,9 +6,10 @@ After every fault: whatever a rank was told is committed is listed and restores 
 The contents are a function of (start, step, rank), so a checkpoint that mixes two saves or two starts, or lacks a fragment, cannot pass.
 
 Catches: a commit that is told before it is decided, a decision before the shards are durable, an acknowledgement before fdatasync is
-waited for, an incarnation that is not fenced, a stream that is deleted though it was committed.
+waited for, an incarnation that is not fenced, a stream that is deleted though it was committed, a delta whose base is another one.
 
-    test_storm.py --build DIR [--points N] [--seed S] [--margin M]     the same seed makes the same choices
+    test_storm.py --build DIR [--points N] [--seed S] [--margin M] [--codecs C] [--delta-chain N]
+                                                                      the same seed makes the same choices
 """
 import argparse
 import collections
@@ -19,7 +20,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 from cluster import Cluster, wait_until  # noqa: E402
-from trainer import Book, Trainer  # noqa: E402
+from trainer import Book, Trainer, deltas, encoding  # noqa: E402
 
 WORLD = 2
 BYTES = 3 << 20
@@ -124,11 +125,14 @@ def main():
     parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--margin", type=int, choices=[1, 2], help="of the node (default: odd seeds 1, even ones 2)")
+    parser.add_argument("--codecs", help="of the node (default: by the seed)")
+    parser.add_argument("--delta-chain", type=int, help="of the node (default: by the seed)")
     a = parser.parse_args()
+    how = encoding(a.seed, a.codecs, a.delta_chain)
     margin = a.margin or 2 - a.seed % 2
     begin = time.monotonic()
     with Cluster(a.build, peers=6, node__fragment_late_ms=500, node__connect_ms=500, node__sync_late_ms=3000,
-                 node__backoff_ms=100, node__margin=margin) as c:
+                 node__backoff_ms=100, node__margin=margin, **how) as c:
         c.start_all()
         storm = Storm(c, a.seed, margin)
         storm.start_trainer()
@@ -140,6 +144,10 @@ def main():
             except Exception as e:
                 raise RuntimeError(f"seed {a.seed}, point {i + 1}, faults {dict(storm.counts)}: {e}") from e
         storm.check_all()
+        based = deltas(c, sorted(storm.verified)[-40:])
+        # ranks that wait for each other's commits find the base that they left in the arena, but for those behind a fault
+        assert based > 0 or how["node__delta_chain"] == 0 or how["node__codecs"] == "raw" or len(storm.verified) < 10, "no checkpoint has a base"
+        print(f"codecs {how['node__codecs']}, chains of {how['node__delta_chain']}: of the last 40 checkpoints {based} have a base")
         print(f"{a.points} faults {dict(storm.counts)}, seed {a.seed}, margin {margin}: {len(storm.book.told)} commits told, {len(storm.verified)} listed, "
               f"all restored bit for bit, {storm.starts} starts, {time.monotonic() - begin:.0f} s")
     print("1 passed, 0 failed")

@@ -6,15 +6,20 @@
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
-size_t fuzz_seed(uint8_t *buf, size_t room);
+size_t fuzz_seed_nth(unsigned i, uint8_t *buf, size_t room);
 
-size_t fuzz_seed(uint8_t *buf, size_t room)
+/* A decision and an intent, with a base and without. */
+size_t fuzz_seed_nth(unsigned i, uint8_t *buf, size_t room)
 {
+    struct record_intent intent = {.world_size = 2, .nodes = 1, .deadline_ms = 1000, .node = "n1"};
     struct record_decision d = {
         .commit = true, .node = "n1", .world_size = 2, .root = {.len = 100, .npeers = 1, .peer = {"p1"}}};
     struct bytes out = {.data = NULL};
 
-    if (record_decision_encode(&d, &out, NULL) < 0 || out.len > room)
+    if (i & 1)
+        d.base = intent.base = (struct ckpt_base){.is_set = true, .step = 7, .incarnation = 2};
+    int r = i & 2 ? record_intent_encode(&intent, &out, NULL) : record_decision_encode(&d, &out, NULL);
+    if (r < 0 || out.len > room)
         abort();
     memcpy(buf, out.data, out.len);
     size_t n = out.len;

@@ -67,6 +67,20 @@ static void check_stripe(struct sim *s, const struct place *p, const char *what)
                     s->ckpt[p->ckpt].step, s->ckpt[p->ckpt].incarnation, p->rank, p->chunk, p->k, p->m);
 }
 
+/* And what it is stored against, as far as its chunks need it. */
+static void check_chunks(struct sim *s, const struct shard *sh)
+{
+    check_stripe(s, &sh->self, "the manifest");
+    for (unsigned c = 0; c < sh->nchunks; c++)
+        for (const struct shard *b = sh;; b = &s->shard[b->base]) {
+            check_stripe(s, &b->chunk[c], b == sh ? "a chunk" : "a base");
+            if (!b->chunk[c].delta)
+                break;
+        }
+    for (const struct shard *b = sh; b->depth > 0; b = &s->shard[b->base])
+        check_stripe(s, &s->shard[b->base].self, "a base's manifest");
+}
+
 static void check_shard(struct sim *s, const struct root_image *root, unsigned rank)
 {
     const struct shard *sh = &s->shard[root->shard[rank]];
@@ -76,9 +90,7 @@ static void check_shard(struct sim *s, const struct root_image *root, unsigned r
                     s->ckpt[root->ckpt].step, s->ckpt[root->ckpt].incarnation, rank);
         return;
     }
-    check_stripe(s, &sh->self, "the manifest");
-    for (unsigned c = 0; c < sh->nchunks; c++)
-        check_stripe(s, &sh->chunk[c], "a chunk");
+    check_chunks(s, sh);
 }
 
 static void check_committed(struct sim *s)
@@ -86,7 +98,7 @@ static void check_committed(struct sim *s)
     const struct view *v = &s->meta.now;
 
     for (unsigned c = 0; c < v->nckpts && !s->violation; c++) {
-        if (v->ckpt[c].decision != FATE_COMMIT)
+        if (v->ckpt[c].decision != FATE_COMMIT || v->ckpt[c].tombstone)
             continue;
         const struct root_image *root = &s->root[v->ckpt[c].root];
         if (v->ckpt[c].root >= s->nroots || root->ckpt != c || root->world != v->ckpt[c].world) {
@@ -107,6 +119,15 @@ static bool stripe_readable(const struct sim *s, const struct place *p)
     return p->k > 0 && st.good >= p->k;
 }
 
+static bool shard_readable(const struct sim *s, const struct shard *sh)
+{
+    bool good = stripe_readable(s, &sh->self);
+
+    for (unsigned i = 0; i < sh->nchunks; i++)
+        good = good && stripe_readable(s, &sh->chunk[i]);
+    return good && (sh->depth == 0 || shard_readable(s, &s->shard[sh->base]));
+}
+
 /* Whether faults that no daemon can prevent have taken a committed checkpoint: the job may stand still for it. */
 bool check_one_is_lost(const struct sim *s)
 {
@@ -114,16 +135,12 @@ bool check_one_is_lost(const struct sim *s)
     unsigned committed = 0, readable = 0;
 
     for (unsigned c = 0; c < v->nckpts; c++) {
-        if (v->ckpt[c].decision != FATE_COMMIT)
+        if (v->ckpt[c].decision != FATE_COMMIT || v->ckpt[c].tombstone)
             continue;
         const struct root_image *root = &s->root[v->ckpt[c].root];
         bool good = stripe_readable(s, &root->self);
-        for (unsigned r = 0; r < root->world; r++) {
-            const struct shard *sh = &s->shard[root->shard[r]];
-            good = good && stripe_readable(s, &sh->self);
-            for (unsigned i = 0; i < sh->nchunks; i++)
-                good = good && stripe_readable(s, &sh->chunk[i]);
-        }
+        for (unsigned r = 0; r < root->world; r++)
+            good = good && shard_readable(s, &s->shard[root->shard[r]]);
         committed++;
         readable += good;
     }
@@ -223,13 +240,14 @@ static void check_pin_newest(struct sim *s, const struct meta_pin *pin, uint64_t
     bool moved = old->revision && old->incarnation == pin->incarnation;
     const struct ckpt *to = &s->ckpt[pin->ckpt];
 
-    if (!pin->none && v->ckpt[pin->ckpt].decision != FATE_COMMIT)
+    if (!pin->none && (v->ckpt[pin->ckpt].decision != FATE_COMMIT || v->ckpt[pin->ckpt].tombstone))
         sim_violate(s, "the_pin_is_committed", "step %u.%u", to->step, to->incarnation);
     for (unsigned c = 0; c < v->nckpts && !moved; c++) {
         const struct ckpt *k = &s->ckpt[c];
         bool newer =
             pin->none || k->incarnation > to->incarnation || (k->incarnation == to->incarnation && k->step > to->step);
-        if (v->ckpt[c].decision == FATE_COMMIT && newer && k->incarnation < pin->incarnation && !(bad >> c & 1))
+        bool there = v->ckpt[c].decision == FATE_COMMIT && !v->ckpt[c].tombstone;
+        if (there && newer && k->incarnation < pin->incarnation && !(bad >> c & 1))
             sim_violate(s, "the_pin_is_the_newest", "step %u.%u is newer and was not tried", k->step, k->incarnation);
     }
 }
@@ -239,6 +257,65 @@ void check_pin(struct sim *s, const struct meta_pin *pin, uint64_t bad)
     check_pin_moves(s, pin);
     check_pin_decided(s, pin);
     check_pin_newest(s, pin, bad);
+}
+
+/* ---- what is deleted, what others are stored against ------------------------------------------ */
+
+bool ckpt_lives(const struct view *v, unsigned ckpt)
+{
+    const struct meta_ckpt *c = &v->ckpt[ckpt];
+
+    return c->decision == FATE_COMMIT ? !c->tombstone : c->decision == FATE_NONE && c->intent;
+}
+
+unsigned ckpt_base_of(const struct view *v, unsigned ckpt)
+{
+    return v->ckpt[ckpt].decision == FATE_COMMIT ? v->ckpt[ckpt].base : v->ckpt[ckpt].intent_base;
+}
+
+static bool is_newer(const struct ckpt *a, const struct ckpt *b)
+{
+    return a->incarnation > b->incarnation || (a->incarnation == b->incarnation && a->step > b->step);
+}
+
+static void check_newest_stays(struct sim *s, unsigned ckpt)
+{
+    const struct view *v = &s->meta.now;
+    const struct ckpt *k = &s->ckpt[ckpt];
+
+    for (unsigned c = 0; c < v->nckpts; c++)
+        if (v->ckpt[c].decision == FATE_COMMIT && !v->ckpt[c].tombstone && is_newer(&s->ckpt[c], k))
+            return;
+    sim_violate(s, "the_newest_is_kept", "step %u.%u is deleted", k->step, k->incarnation);
+}
+
+void check_tombstone(struct sim *s, unsigned ckpt)
+{
+    const struct view *v = &s->meta.now;
+    const struct ckpt *k = &s->ckpt[ckpt];
+
+    check_newest_stays(s, ckpt);
+    if (v->pin.revision && !v->pin.none && v->pin.ckpt == ckpt)
+        sim_violate(s, "the_pinned_is_kept", "step %u.%u is deleted", k->step, k->incarnation);
+    for (unsigned c = 0; c < v->nckpts; c++)
+        if (ckpt_lives(v, c) && ckpt_base_of(v, c) == ckpt + 1)
+            sim_violate(s, "a_base_is_kept", "step %u.%u is deleted, step %u.%u is stored against it", k->step,
+                        k->incarnation, s->ckpt[c].step, s->ckpt[c].incarnation);
+}
+
+void check_base(struct sim *s, unsigned ckpt, unsigned base)
+{
+    const struct view *v = &s->meta.now;
+    const struct ckpt *k = &s->ckpt[ckpt], *b = &s->ckpt[base];
+    unsigned chain = 1;
+
+    if (v->ckpt[base].decision != FATE_COMMIT || v->ckpt[base].tombstone || !is_newer(k, b))
+        sim_violate(s, "a_base_is_there", "step %u.%u is stored against step %u.%u", k->step, k->incarnation, b->step,
+                    b->incarnation);
+    for (unsigned c = base; ckpt_base_of(v, c); c = ckpt_base_of(v, c) - 1)
+        chain++;
+    if (chain > s->config.chain)
+        sim_violate(s, "chains_end", "step %u.%u has %u bases", k->step, k->incarnation, chain);
 }
 
 /* ---- storage --------------------------------------------------------------------------------- */

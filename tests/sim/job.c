@@ -78,6 +78,8 @@ void job_learn(struct sim *s, unsigned actor, const struct view *v)
     }
     if (v->pin.revision > n->pin.revision)
         n->pin = v->pin;
+    if (s->config.chain && v->revision > n->bases.revision)
+        n->bases = *v;
     if (v->inc.revision < n->inc.revision)
         return;
     n->inc = v->inc;
@@ -177,6 +179,7 @@ static void job_lease_due(struct sim *s, const struct msg *m)
     }
     if (n->held)
         job_tick(s, m->to); /* nobody may need it any more */
+    retain_tick(s, m->to);
     n->lease_sent_ms = now_ms(s);
     node_ask(s, m->to, ASK_LEASE, &keep);
 }

@@ -71,6 +71,8 @@ static void shorten(struct sim *s, uint64_t seed, struct config *c)
         TRY(t.straggle = 0);
         TRY(t.chunks = 1);
         TRY(t.saves = 1);
+        TRY(t.last = 0);
+        TRY(t.chain = 0);
         TRY(t.deadline_ms = CHECKPOINT_MS);
         TRY(t.per_node = 1);
         TRY(t.nodes = t.nodes > 1 ? t.nodes - 1 : 1);

@@ -36,6 +36,10 @@ static uint32_t meta_revision(const struct sim *s, const struct compare *c)
         return m->now.pin.revision;
     case KEY_INTENT:
         return m->intent_revision[c->ckpt];
+    case KEY_HOLDS:
+        return m->now.ckpt[c->ckpt].holds;
+    case KEY_TOMBSTONE:
+        return m->now.ckpt[c->ckpt].tombstone;
     default:
         return m->decision_revision[c->ckpt];
     }
@@ -58,11 +62,26 @@ static void meta_put_ckpt(struct sim *s, const struct txn *t, unsigned from, uns
         check_intent(s, t->ckpt, from, epoch);
         c->intent = true;
         c->world = t->intent.world;
+        c->intent_base = t->intent.intent_base;
+        SAY(s, ACTOR_META, "intent of %u.%u, base %u", s->ckpt[t->ckpt].step, s->ckpt[t->ckpt].incarnation,
+            c->intent_base ? s->ckpt[c->intent_base - 1].step : 0);
+        if (c->intent_base) {
+            check_base(s, t->ckpt, c->intent_base - 1u);
+            s->meta.now.ckpt[c->intent_base - 1].holds = revision;
+        }
         s->meta.intent_revision[t->ckpt] = revision;
+        return;
+    }
+    if (t->put == KEY_TOMBSTONE) {
+        SAY(s, ACTOR_META, "%u.%u is deleted", s->ckpt[t->ckpt].step, s->ckpt[t->ckpt].incarnation);
+        check_tombstone(s, t->ckpt);
+        c->tombstone = true;
         return;
     }
     check_decision(s, t->ckpt, t->decision.decision);
     c->decision = t->decision.decision;
+    c->base = t->decision.base;
+    c->decided = revision;
     c->root = t->decision.root;
     c->world = t->decision.world;
     s->meta.decision_revision[t->ckpt] = revision;

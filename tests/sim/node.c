@@ -50,6 +50,8 @@ static void node_answered(struct sim *s, const struct msg *m)
         opening_answer(s, m->to, m->slot - ASK_OPEN, &a);
     else if (m->slot >= ASK_RUN)
         run_answer(s, m->to, m->slot - ASK_RUN, &a);
+    else if (m->slot == ASK_RETAIN)
+        retain_answer(s, m->to, &a);
     else
         job_answer(s, m->to, m->slot, &a);
 }
@@ -375,6 +377,7 @@ static void node_drain(struct sim *s, const struct msg *m)
         struct save *v = &n->save[i];
         if (!v->used || v->ckpt != m->ckpt)
             continue;
+        v->named = v->drain ? v->named : m->root;
         v->drain = true;
         if (v->state == SAVE_FILLED)
             drain_start(s, m->to, i);

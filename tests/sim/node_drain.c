@@ -18,14 +18,24 @@ void drain_start(struct sim *s, unsigned actor, unsigned save)
 
     if (v->draining)
         return;
+    const struct noted *base = base_of(s, actor, v);
+
+    if (base)
+        SAY(s, actor, "rank %u of %u.%u is stored against step %u", v->rank, s->ckpt[v->ckpt].step,
+            s->ckpt[v->ckpt].incarnation, s->ckpt[base->ckpt].step);
     v->draining = true;
+    v->depth = base ? base->depth + 1u : 0;
+    v->base = base ? base->manifest : 0;
     for (unsigned c = 0; c < s->config.chunks; c++) {
         struct stripe st = {.kind = KIND_DATA,
                             .ckpt = v->ckpt,
                             .rank = v->rank,
                             .chunk = (uint8_t)c,
                             .owner = (uint8_t)save,
+                            .delta = base && (c == 0 || (v->content & 2)), /* not every chunk is worth it */
                             .content = sim_chunk_content(v->content, c)};
+        if (st.delta)
+            st.content ^= sim_chunk_content(base->content, c);
         if (!store_add(s, actor, &st))
             return;
     }
@@ -41,7 +51,9 @@ static void place_of(const struct stripe *st, struct place *ret)
                           .attempt = st->attempt,
                           .k = st->k,
                           .m = st->m,
-                          .content = st->content};
+                          .codec = st->codec,
+                          .delta = st->delta,
+                          .content = st->content ^ codec_mark(st->codec)};
     for (unsigned f = 0; f < SIM_FRAGS; f++) {
         bool durable = f < (unsigned)st->k + st->m && st->piece[f].state == PIECE_DURABLE;
         ret->peer[f] = st->piece[f].peer;
@@ -63,7 +75,8 @@ static void drain_manifest(struct sim *s, unsigned actor, unsigned save)
         return;
     }
     struct shard *sh = &s->shard[s->nshards];
-    *sh = (struct shard){.ckpt = v->ckpt, .rank = v->rank, .nchunks = s->config.chunks};
+    *sh = (struct shard){
+        .ckpt = v->ckpt, .rank = v->rank, .nchunks = s->config.chunks, .depth = v->depth, .base = v->base};
     for (unsigned i = 0; i < n->nstripes; i++) {
         struct stripe *st = &n->stripe[i];
         if (!st->used || st->kind != KIND_DATA || st->ckpt != v->ckpt || st->rank != v->rank)
@@ -119,6 +132,8 @@ void drain_prepared(struct sim *s, unsigned actor, struct stripe *st)
         place_of(st, &sh->self);
         st->place = &sh->self;
         v->state = SAVE_DURABLE;
+        struct noted note = {true, v->ckpt, v->depth, v->manifest, v->content};
+        base_note(s, actor, v->rank, &note);
         save_changed(s, actor, st->owner);
     }
 }

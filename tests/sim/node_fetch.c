@@ -3,13 +3,23 @@
  * fragments are asked for at once and k answers are enough. */
 #include "tests/sim/sim.h"
 
+/* Of a delta also its bases, one below the other: as the manifests name them, not as their roots do. */
+static const struct shard *fetch_shard(const struct sim *s, const struct fetch *f)
+{
+    const struct shard *sh = &s->shard[s->root[f->root].shard[f->shard]];
+
+    for (unsigned i = 0; i < f->level; i++)
+        sh = &s->shard[sh->base];
+    return sh;
+}
+
 static const struct place *fetch_place(const struct sim *s, const struct fetch *f)
 {
     const struct root_image *root = &s->root[f->root];
 
     if (!f->rooted)
         return &root->self;
-    const struct shard *sh = &s->shard[root->shard[f->shard]];
+    const struct shard *sh = fetch_shard(s, f);
     return f->piece == 0 ? &sh->self : &sh->chunk[f->piece - 1];
 }
 
@@ -37,8 +47,19 @@ void fetch_start(struct sim *s, unsigned actor, struct fetch *f)
     f->used = true;
     f->rooted = f->wrong = false;
     f->shard = f->load ? 0 : f->rank;
-    f->piece = 0;
+    f->piece = f->level = 0;
+    f->plain = 0;
     fetch_ask(s, actor, f);
+}
+
+/* Below what is being read: of a manifest its base's, of a delta the same chunk of its base. */
+static bool fetch_down(const struct sim *s, struct fetch *f)
+{
+    const struct shard *sh = fetch_shard(s, f);
+    bool down = f->piece == 0 ? sh->depth > 0 : sh->chunk[f->piece - 1].delta;
+
+    f->level = (uint8_t)(down ? f->level + 1 : 0);
+    return down;
 }
 
 /* Onwards. A rank of another world size reads every world-th shard. */
@@ -50,6 +71,9 @@ static bool fetch_next(const struct sim *s, struct fetch *f)
         f->rooted = true;
         return f->shard < root->world;
     }
+    if (fetch_down(s, f))
+        return true;
+    f->plain = 0;
     if (!f->load && f->piece < s->shard[root->shard[f->shard]].nchunks) {
         f->piece++;
         return true;
@@ -95,11 +119,19 @@ static void fetch_bad(struct sim *s, const struct msg *m, struct fetch *f)
         fetch_short(s, m->to, f);
 }
 
+/* A chunk is the sum of its deltas and of the base below them. */
+static void fetch_decode(const struct sim *s, struct fetch *f, const struct place *p, uint64_t stored)
+{
+    const struct root_image *root = &s->root[f->root];
+
+    f->plain ^= stored ^ codec_mark(p->codec);
+    if (!p->delta)
+        f->wrong |= f->plain != sim_chunk_content(s->ckpt[root->ckpt].content[p->rank], p->chunk);
+}
+
 static void fetch_got(struct sim *s, const struct msg *m, struct fetch *f)
 {
     const struct place *p = fetch_place(s, f);
-    const struct root_image *root = &s->root[f->root];
-    uint64_t given = p->content;
 
 #ifndef CAIRN_BUG_CHECKSUM_IGNORED
     if (m->content != p->content) { /* the manifest's checksums say what it has to be */
@@ -107,12 +139,12 @@ static void fetch_got(struct sim *s, const struct msg *m, struct fetch *f)
         return;
     }
 #endif
-    if (f->rooted && f->piece > 0)
-        given = sim_chunk_content(s->ckpt[root->ckpt].content[p->rank], p->chunk);
-    f->wrong |= m->content != given;
+    f->wrong |= m->content != p->content;
     f->good |= (uint8_t)(1u << m->index);
     if ((unsigned)__builtin_popcount(f->good) < p->k)
         return;
+    if (f->rooted && f->piece > 0)
+        fetch_decode(s, f, p, m->content);
     if (fetch_next(s, f))
         fetch_ask(s, m->to, f);
     else

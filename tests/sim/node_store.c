@@ -165,6 +165,7 @@ static void stripe_cut(struct sim *s, unsigned actor, struct stripe *st)
     cairn_place(c, nlive, cairn_hash64(identity, sizeof identity, 0), order);
     for (unsigned i = 0; i < nlive; i++)
         st->order[i] = (uint8_t)live[order[i]];
+    st->codec = (uint8_t)codec_choose(s, actor, st);
     for (unsigned f = 0; f < (unsigned)st->k + st->m; f++)
         st->piece[f] = (struct piece){.state = PIECE_TODO, .peer = st->order[f], .slot = NO_SLOT};
 }
@@ -263,7 +264,12 @@ static void piece_send(struct sim *s, unsigned actor, struct stripe *st, unsigne
     m.chunk = st->chunk;
     m.attempt = st->attempt;
     m.index = (uint8_t)f;
-    m.content = st->content;
+    m.content = st->content ^ codec_mark(st->codec);
+#ifdef CAIRN_BUG_ENCODED_OTHERWISE
+    for (unsigned i = 0; i < (unsigned)st->k + st->m; i++) /* encoded again: others are stored already */
+        if (st->piece[i].state == PIECE_STORED || st->piece[i].state == PIECE_DURABLE)
+            m.content = st->content ^ codec_mark(codec_choose(s, actor, st));
+#endif
     m.stripe = (uint16_t)(st - n->stripe);
     m.incarnation = n->pin.revision ? n->pin.incarnation : 0; /* peers refuse what is older than the pin */
     net_send(s, &m);

@@ -91,6 +91,8 @@ static void opening_pin(struct sim *s, unsigned actor, unsigned proc, const stru
                          .ncompares = 2,
                          .compare = {{KEY_PIN, 0, o->seen.revision}, {KEY_INC, 0, o->inc_revision}},
                          .pin = o->pin};
+    if (tried) /* it may have been deleted since it was read */
+        m.txn.compare[m.txn.ncompares++] = (struct compare){KEY_TOMBSTONE, (uint8_t)ckpt, 0};
     m.content = o->bad; /* for the invariants: what could not be read */
     node_ask(s, actor, ASK_OPEN + proc, &m);
 }
@@ -120,7 +122,7 @@ static size_t opening_known(struct sim *s, unsigned actor, const struct opening 
         ckpt[n] = (uint8_t)c;
         k[n++] = (struct known){.step = s->ckpt[c].step,
                                 .incarnation = s->ckpt[c].incarnation,
-                                .fate = fates[v->ckpt[c].decision],
+                                .fate = v->ckpt[c].tombstone ? KNOWN_DELETED : fates[v->ckpt[c].decision],
                                 .under_way = run_works_on(sim_node(s, actor), c),
                                 .unreadable = o->bad >> c & 1};
     }

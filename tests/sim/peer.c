@@ -279,7 +279,7 @@ static void peer_learn(struct sim *s, const struct msg *m)
         if (fate == FATE_NONE)
             fate = FATE_ABORT;
 #endif
-        if (fate == FATE_ABORT)
+        if (fate == FATE_ABORT || (c < v->nckpts && v->ckpt[c].tombstone))
             peer_remove(s, p, c);
     }
     p->ended = 0; /* what is undecided is kept: an absent key is never a reason to delete */

@@ -116,7 +116,12 @@ void plan_make(struct config *c, uint64_t seed)
     c->straggle = weather[rng_below(&r, 7)];
     static const uint16_t deadlines[] = {CHECKPOINT_MS, CHECKPOINT_MS, CHECKPOINT_MS, 400, 120, 60};
     c->deadline_ms = deadlines[rng_below(&r, 6)];
-    rng_below(&r, 16); /* for what comes: seeds keep their meaning */
+    uint32_t keeping = rng_below(&r, 16);
+    if (keeping < 5) { /* checkpoints are stored against others, and deleted */
+        c->chain = (uint8_t)(1 + keeping % 3);
+        c->last = (uint8_t)(1 + keeping / 3);
+        c->saves += 2;
+    }
     for (unsigned i = 0; i < c->nfaults; i++)
         plan_fault(c, &r, &c->fault[i]);
     if (rng_below(&r, 4) == 0)
@@ -130,6 +135,8 @@ void plan_print(const struct config *c)
     printf("  %u nodes with %u ranks each, %u peers, %u chunks a shard, %u saves a start\n", c->nodes, c->per_node,
            c->peers, c->chunks, c->saves);
     printf("  a checkpoint has %u ms\n", c->deadline_ms);
+    if (c->chain || c->last)
+        printf("  chains of %u bases, the last %u are kept (0: all)\n", c->chain, c->last);
     printf("  of 1000 messages %u are lost, %u come twice, %u come late\n", c->loss, c->dup, c->straggle);
     for (unsigned i = 0; i < c->nfaults; i++) {
         const struct fault *f = &c->fault[i];

@@ -29,6 +29,18 @@ bool run_works_on(const struct node *n, unsigned ckpt)
 
 /* ---- transactions ---------------------------------------------------------------------------- */
 
+/* The base is committed, and neither deleted nor being deleted while the intent is put: its holds change with it. */
+static void run_compare_base(const struct node *n, const struct run *r, struct txn *t)
+{
+    unsigned base = r->base - 1u;
+
+    t->intent.intent_base = r->base;
+#ifndef CAIRN_BUG_BASE_UNCHECKED
+    t->compare[t->ncompares++] = (struct compare){KEY_DECISION, (uint8_t)base, n->bases.ckpt[base].decided};
+    t->compare[t->ncompares++] = (struct compare){KEY_TOMBSTONE, (uint8_t)base, 0};
+#endif
+}
+
 static void run_intent_txn(const struct node *n, const struct run *r, struct msg *m)
 {
     m->type = M_TXN;
@@ -46,20 +58,24 @@ static void run_intent_txn(const struct node *n, const struct run *r, struct msg
 #ifdef CAIRN_BUG_LEASE_UNCHECKED
     m->txn.ncompares = 3;
 #endif
+    if (r->base)
+        run_compare_base(n, r, &m->txn);
 }
 
 static void run_commit_txn(const struct node *n, const struct run *r, struct msg *m)
 {
     m->type = M_TXN;
-    m->txn = (struct txn){
-        .put = KEY_DECISION,
-        .ckpt = r->ckpt,
-        .ncompares = 4,
-        .compare = {{KEY_DECISION, r->ckpt, 0},
-                    {KEY_INC, 0, n->inc.revision},
-                    {KEY_PIN, 0, n->pin.revision},
-                    {KEY_COORDINATOR, 0, n->coordinator_revision}},
-        .decision = {.decision = FATE_COMMIT, .root = (uint8_t)r->root, .world = (uint8_t)r->machine.world_size}};
+    m->txn = (struct txn){.put = KEY_DECISION,
+                          .ckpt = r->ckpt,
+                          .ncompares = 4,
+                          .compare = {{KEY_DECISION, r->ckpt, 0},
+                                      {KEY_INC, 0, n->inc.revision},
+                                      {KEY_PIN, 0, n->pin.revision},
+                                      {KEY_COORDINATOR, 0, n->coordinator_revision}},
+                          .decision = {.decision = FATE_COMMIT,
+                                       .root = (uint8_t)r->root,
+                                       .world = (uint8_t)r->machine.world_size,
+                                       .base = r->base}};
 #ifdef CAIRN_BUG_DECIDES_WITHOUT_COMPARE
     m->txn.compare[0] = m->txn.compare[1];
 #endif
@@ -98,6 +114,12 @@ static void run_send(struct sim *s, unsigned actor, struct run *r, int what)
 
     if (run_outdated(s, actor, r, what))
         return;
+    if (what == COMMIT_WRITE_INTENT && !r->base && !r->no_base)
+        r->base = (uint8_t)base_choose(s, actor, r->ckpt);
+#ifndef CAIRN_BUG_BASE_CHOSEN_AGAIN
+    if (what == COMMIT_WRITE_INTENT) /* once: an earlier intent that is applied late has to name the same */
+        r->no_base = true;
+#endif
     if (what == COMMIT_WRITE_INTENT)
         run_intent_txn(n, r, &m);
     else if (what == COMMIT_PUT_COMMIT)
@@ -189,7 +211,8 @@ void run_answer(struct sim *s, unsigned actor, unsigned run, const struct msg *m
     if (sent == COMMIT_READ) {
         run_read_done(s, actor, r, m);
     } else if (sent == COMMIT_WRITE_INTENT && m->code == 0 && !m->flag) {
-        r->refused = true;
+        r->refused = r->no_base = true; /* the base may be what refused it, and no drain has begun */
+        r->base = 0;
         run_send(s, actor, r, COMMIT_READ);
     } else if (sent == COMMIT_WRITE_INTENT) {
         run_event(s, actor, r, m->code < 0 ? COMMIT_ON_INTENT_UNKNOWN : COMMIT_ON_INTENT_WRITTEN);
@@ -205,6 +228,7 @@ static void run_broadcast(struct sim *s, unsigned actor, const struct run *r, in
     struct msg m = {.type = (uint8_t)type, .from = (uint8_t)actor, .ckpt = r->ckpt};
 
     m.code = (int16_t)r->machine.code;
+    m.root = type == C_DRAIN ? r->base : 0;
     for (unsigned i = 0; i < s->config.nodes; i++) {
         m.to = (uint8_t)(ACTOR_NODE + i);
         net_send(s, &m);
@@ -259,6 +283,8 @@ static void run_end(struct sim *s, unsigned actor, struct run *r)
         store_drop(s, actor, r->ckpt, STORE_ROOT);
     if (state == COMMIT_ABORTED && r->known)
         n->aborted |= 1ull << r->ckpt;
+    if (state == COMMIT_COMMITTED)
+        retain_tick(s, actor);
     if (state != COMMIT_COMMITTED)
         store_end_ckpt(s, actor, r->ckpt);
     if (!r->known) { /* the engine was silent: what it may hold is found when it answers */
@@ -378,6 +404,8 @@ bool run_adopt(struct sim *s, unsigned actor, unsigned ckpt)
         return false;
     SAY(s, actor, "adopts the intent of %u.%u", s->ckpt[ckpt].step, r->incarnation);
     commit_adopt(&r->machine, s->ckpt[ckpt].step, s->meta.now.ckpt[ckpt].world, run_deadline_ms(s), r->ranks);
+    r->base = s->meta.now.ckpt[ckpt].intent_base;
+    r->no_base = true;
     r->unheard = true;
     r->grace_token = net_timer_ms(s, actor, T_RUN_UNHEARD, run_index(s, actor, r), LEASE_MS + 100);
     return true;
@@ -404,9 +432,9 @@ static struct run *run_find(struct node *n, unsigned ckpt)
     return NULL;
 }
 
-static void run_answer_report(struct sim *s, const struct msg *m, int verdict, int code)
+static void run_answer_report(struct sim *s, const struct msg *m, int verdict, int code, unsigned base)
 {
-    struct msg a = {.from = m->to, .to = m->from, .ckpt = m->ckpt, .code = (int16_t)code};
+    struct msg a = {.from = m->to, .to = m->from, .ckpt = m->ckpt, .code = (int16_t)code, .root = (uint8_t)base};
 
     a.type = verdict == VERDICT_INTENT ? C_DRAIN : C_VERDICT;
     if (verdict != VERDICT_NONE)
@@ -441,20 +469,20 @@ void run_report(struct sim *s, const struct msg *m)
     if (!job_ready(n))
         return;
     if (n->committed >> m->ckpt & 1) {
-        run_answer_report(s, m, VERDICT_COMMITTED, 0);
+        run_answer_report(s, m, VERDICT_COMMITTED, 0, 0);
     } else if (n->aborted >> m->ckpt & 1) {
-        run_answer_report(s, m, VERDICT_ABORTED, CAIRN_E_ABORTED);
+        run_answer_report(s, m, VERDICT_ABORTED, CAIRN_E_ABORTED, 0);
     } else if (m->incarnation > n->inc.incarnation) {
         n->valid = false; /* what is known here is old */
         job_tick(s, m->to);
     } else if (!r && (m->incarnation < n->inc.incarnation || m->state >= SAVE_FAILED)) {
-        run_answer_report(s, m, VERDICT_ABORTED, CAIRN_E_ABORTED);
+        run_answer_report(s, m, VERDICT_ABORTED, CAIRN_E_ABORTED, 0);
     } else {
         r = r ? r : run_new(s, m->to, m->ckpt);
         if (!r)
             return;
         run_take_report(s, m, r);
         if (r->used)
-            run_answer_report(s, m, report_verdict(&r->machine), r->machine.code);
+            run_answer_report(s, m, report_verdict(&r->machine), r->machine.code, r->base);
     }
 }

@@ -14,7 +14,9 @@
 #include "core/checkpoint/commit.h"
 #include "core/checkpoint/known.h"
 #include "core/checkpoint/pin.h"
+#include "core/checkpoint/retention.h"
 #include "core/checkpoint/start.h"
+#include "core/model/choice.h"
 #include "core/model/placement.h"
 #include "core/model/stripe.h"
 #include "tests/sim/queue.h"
@@ -42,6 +44,7 @@
 #define SIM_FAULTS 12
 #define SIM_VIEWS 64
 #define SIM_STARTS 16 /* of a job in one schedule */
+#define SIM_NOTED 3   /* shards of a rank that a node remembers as bases */
 
 enum {
     ACTOR_NODE = 0,
@@ -93,10 +96,12 @@ struct meta_pin {
 };
 enum { FATE_NONE, FATE_COMMIT, FATE_ABORT };
 struct meta_ckpt {
-    bool intent;
+    bool intent, tombstone;
     uint8_t decision; /* FATE_ */
     uint8_t root;     /* of a commit */
     uint8_t world;
+    uint8_t intent_base, base; /* 1 + the checkpoint that it is stored against, 0 none: the intent's and the commit's */
+    uint32_t decided, holds;   /* revisions */
 };
 /* One snapshot of the job's records: what a list answers. */
 struct view {
@@ -108,7 +113,7 @@ struct view {
     struct meta_ckpt ckpt[SIM_CKPTS];
 };
 
-enum key { KEY_INC, KEY_COORDINATOR, KEY_PIN, KEY_INTENT, KEY_DECISION };
+enum key { KEY_INC, KEY_COORDINATOR, KEY_PIN, KEY_INTENT, KEY_DECISION, KEY_HOLDS, KEY_TOMBSTONE };
 struct compare {
     uint8_t key, ckpt;
     uint32_t revision;
@@ -116,7 +121,7 @@ struct compare {
 struct txn {
     uint8_t ncompares, put, ckpt;
     bool erase; /* the key instead of putting it */
-    struct compare compare[4];
+    struct compare compare[6];
     union {
         struct meta_inc inc;
         struct meta_coordinator coordinator;
@@ -224,14 +229,18 @@ enum { KIND_DATA, KIND_MANIFEST, KIND_ROOT };
 /* Where a stripe lies. A manifest or a root is a stripe of 1 + m copies. */
 struct place {
     uint8_t kind, ckpt, rank, chunk, attempt, k, m;
-    bool full; /* every fragment was said to be durable */
+    uint8_t codec;
+    bool delta; /* against the same chunk of the shard's base */
+    bool full;  /* every fragment was said to be durable */
     uint8_t peer[SIM_FRAGS];
     uint16_t slot[SIM_FRAGS]; /* on that peer's disk; NO_SLOT: not durable yet */
-    uint64_t content;
+    uint64_t content;         /* as it is stored */
 };
 #define NO_SLOT 0xffffu
 struct shard {
     uint8_t ckpt, rank, nchunks;
+    uint8_t depth; /* of the chain of bases below it */
+    uint16_t base; /* in manifests, when depth > 0 */
     struct place chunk[SIM_CHUNKS];
     struct place self;
 };
@@ -292,7 +301,9 @@ struct stripe {                 /* being stored */
     uint8_t order[SIM_PEERS]; /* peers, best first */
     uint8_t next;             /* the next spare in order */
     uint8_t owner;            /* of data and manifests the save, of roots the run */
-    uint64_t content;
+    uint8_t codec;            /* of this attempt: chosen once, so that all fragments are of one encoding */
+    bool delta;
+    uint64_t content;    /* as it is stored, but for the codec */
     struct place *place; /* known once the manifest is written: later fragments are noted there */
     struct piece piece[SIM_FRAGS];
 };
@@ -315,7 +326,16 @@ struct save {
     uint16_t proc_epoch;
     uint16_t manifest; /* of SAVE_DURABLE */
     uint8_t nstripes;  /* not full yet */
+    uint8_t named;     /* 1 + the base that the intent names, 0 none */
+    uint8_t depth;     /* of its base; 0: none */
+    uint16_t base;     /* in manifests */
     uint32_t token;    /* of its deadline */
+    uint64_t content;
+};
+struct noted { /* a rank's shard that was durable here: what a later one may be stored against */
+    bool used;
+    uint8_t ckpt, depth;
+    uint16_t manifest;
     uint64_t content;
 };
 struct member { /* of a process on this node */
@@ -333,6 +353,8 @@ struct fetch {
     bool wrong;      /* what was read is not what was given */
     uint8_t ckpt, rank, world, proc;
     uint8_t shard, piece; /* being read: piece 0 the manifest, from 1 its chunks; before the first the root */
+    uint8_t level;        /* how many bases below the shard */
+    uint64_t plain;       /* of the chunk being read, once its last base was added */
     bool rooted;
     uint16_t root;
     uint8_t good, bad; /* answers of the stripe being read; bits */
@@ -357,6 +379,8 @@ struct run { /* a checkpoint on its way, at the coordinator */
     bool used, over, refused, paused, rooting, known;
     bool unheard;             /* adopted: its ranks' nodes are awaited */
     uint8_t ckpt, sent, what; /* enum commit_effect: in flight; waiting for the pause to end */
+    uint8_t base;             /* 1 + the checkpoint that its intent names; 0 none */
+    bool no_base;             /* an intent was refused: it goes without one */
     uint32_t incarnation, token, late_token, grace_token, pause_ms;
     uint64_t started;
     uint16_t root;
@@ -373,7 +397,8 @@ struct known_member { /* as the coordinator knows it, by process */
 };
 enum { JOB_IDLE, JOB_READING, JOB_LEASING, JOB_CLAIMING, JOB_SWEEPING, JOB_RAISING, JOB_RELEASING };
 /* Slots of requests to the metadata: at most one in flight in each. */
-enum { ASK_JOB, ASK_LEASE, ASK_RUN, ASK_OPEN = ASK_RUN + SIM_RUNS, ASKS = ASK_OPEN + SIM_PROCS };
+enum { ASK_JOB, ASK_LEASE, ASK_RETAIN, ASK_RUN, ASK_OPEN = ASK_RUN + SIM_RUNS, ASKS = ASK_OPEN + SIM_PROCS };
+enum { RETAIN_IDLE, RETAIN_READING, RETAIN_BURYING };
 struct node {
     struct link link[SIM_PEERS];
     struct stripe stripe[SIM_STRIPES];
@@ -398,6 +423,12 @@ struct node {
     struct opening opening[SIM_PROCS];
     struct fetch load[SIM_PROCS]; /* by opening */
     struct known_member known[SIM_PROCS];
+    /* retention and bases: retain.c */
+    struct noted noted[SIM_WORLD][SIM_NOTED];
+    uint8_t retain, burying; /* RETAIN_; the checkpoint that is being buried */
+    uint64_t chosen;         /* to be buried; bits */
+    struct view kept;        /* what they were chosen from */
+    struct view bases;       /* what bases are chosen from: as it was last read */
 };
 
 /* ---- processes and their launcher ------------------------------------------------------------ */
@@ -450,6 +481,8 @@ struct config {
     uint8_t nodes, per_node, peers, chunks, saves, nfaults;
     uint16_t loss, dup, straggle; /* per mille of messages */
     uint16_t deadline_ms;         /* of a checkpoint; CHECKPOINT_MS once all is well */
+    uint8_t chain;                /* of bases at most; 0: none */
+    uint8_t last;                 /* checkpoints that are kept; 0: all */
     struct fault fault[SIM_FAULTS];
 };
 
@@ -588,6 +621,16 @@ void opening_answer(struct sim *s, unsigned actor, unsigned opening, const struc
 void opening_loaded(struct sim *s, unsigned actor, unsigned opening, bool good);
 void opening_handle_timer(struct sim *s, const struct msg *m);
 
+/* retain.c: what is deleted, what new checkpoints are stored against, how they are encoded */
+void retain_tick(struct sim *s, unsigned actor);
+void retain_answer(struct sim *s, unsigned actor, const struct msg *m);
+unsigned base_choose(const struct sim *s, unsigned actor, unsigned ckpt); /* 1 + the checkpoint, or 0 */
+void base_note(struct sim *s, unsigned actor, unsigned rank, const struct noted *n);
+/* What this node has of the base that a save's intent names; NULL: it is stored whole. */
+const struct noted *base_of(struct sim *s, unsigned actor, const struct save *v);
+unsigned codec_choose(const struct sim *s, unsigned actor, const struct stripe *st);
+uint64_t codec_mark(unsigned codec); /* XORed into what is stored */
+
 /* proc.c */
 void proc_handle(struct sim *s, const struct msg *m);
 void launcher_handle(struct sim *s, const struct msg *m);
@@ -614,6 +657,10 @@ void check_told(struct sim *s, unsigned ckpt, int code);
 void check_read(struct sim *s, const struct fetch *f);
 void check_pin(struct sim *s, const struct meta_pin *pin, uint64_t bad); /* bad: could not be read; bits */
 void check_durable(struct sim *s, const struct stripe *st, unsigned index);
+void check_tombstone(struct sim *s, unsigned ckpt);           /* is being put */
+void check_base(struct sim *s, unsigned ckpt, unsigned base); /* an intent that names it is being put */
+bool ckpt_lives(const struct view *v, unsigned ckpt);         /* committed and not deleted, or not decided */
+unsigned ckpt_base_of(const struct view *v, unsigned ckpt);   /* 1 + the checkpoint, or 0 */
 uint64_t sim_chunk_content(uint64_t content, unsigned chunk);
 
 #endif

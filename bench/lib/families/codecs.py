@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The codecs over each kind of the trained state, beside a loop that only reads it; and over a public model's weights when there are any."""
 import json
+import pathlib
 
 from context import GB, MIB, json_of
 
@@ -21,7 +22,15 @@ def sections(ctx):
         path.unlink()
 
 
-def one(ctx, kind, dtype, path):
+def described(weights):
+    """What fetch_weights.py wrote down beside them."""
+    try:
+        return json.loads(pathlib.Path(f"{weights}.json").read_text())["note"]
+    except (OSError, ValueError, KeyError):
+        return pathlib.Path(weights).name
+
+
+def one(ctx, kind, dtype, path, note=None):
     runs = 5 if ctx.quick else 15
     r = json_of([ctx.program("bench-codec"), path, dtype, "--runs", runs, "--mib", ctx.sizes.codec_mib], 120)
     read = r["read"]["median"]
@@ -29,7 +38,7 @@ def one(ctx, kind, dtype, path):
     for codec in ("float", "dense"):
         size, encode, decode = targets.get(codec, (None, None, None))
         name = "bf16" if kind == "model" else kind
-        ctx.report.add(f"{codec}_ratio_{name}", "ratio", [r[codec]["ratio"]], target=("<=", size) if size else None, group=GROUP)
+        ctx.report.add(f"{codec}_ratio_{name}", "ratio", [r[codec]["ratio"]], target=("<=", size) if size else None, group=GROUP, note=note)
         for way, target in (("encode", encode), ("decode", decode)):
             v = r[codec][way]
             ctx.report.add(f"{codec}_{way}_over_read_{name}", "ratio", [v[k] / read for k in ("min", "median", "max")], group=GROUP,
@@ -46,7 +55,7 @@ def run(ctx, weights=None):
     for kind, dtype, path in sections(ctx):
         one(ctx, kind, dtype, path)
     if weights:
-        one(ctx, "public", "bf16", weights)
+        one(ctx, "public", "bf16", weights, described(weights))
     else:
-        ctx.report.missing("float_ratio_public", "ratio", "no file of a public model's bfloat16 weights was given (--weights)",
+        ctx.report.missing("float_ratio_public", "ratio", "no file of a public model's bfloat16 weights was given (--weights; bench/fetch_weights.py makes one)",
                            target=("<=", 0.7), group=GROUP)

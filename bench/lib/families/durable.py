@@ -7,12 +7,16 @@ and f = r (k+m)/k of which are stored:
     cpu  = 1/codec (raw: 1/read loop) + 1/hash128 + r/parity (with parity) + f (2/hash64 + wire + disk)      CPU seconds
     time = max(cpu / processors, f / disk)                                                seconds
 
-Every cost is measured in the same run: codec, checksums and parity in cache, wire and disk as CPU seconds a byte of their own."""
+Every cost is measured in the same run: codec, checksums and parity in cache, wire and disk as CPU seconds a byte of their own. For raw state
+bench-probe-durable does wire and disk together instead, without checks and with nobody else at work."""
 import disk
 import stats
-from context import GB, json_of, saved, settle
+from context import GB, MIB, saved, settle
+from workers import Worker
 
 GROUP = "durable"
+LOOPS = 5
+WARM = 5  # with two checkpoints kept the fourth save finds files of the first
 SECTIONS = {"model": 2 / 14, "master": 4 / 14, "exp_avg": 4 / 14, "exp_avg_sq": 4 / 14}
 
 
@@ -35,53 +39,83 @@ def perfect(ctx, codec, k, m, disk_write, processors):
     return 1 / max(cpu / processors, stored / disk_write), "disk" if stored / disk_write >= cpu / processors else "processors"
 
 
-def one(ctx, codec, peers, k, m):
-    """Saves and the disk's speed take turns: the limit is of the same minute."""
-    rates, limits, bound = [], [], ""
-    with ctx.cluster(peers, codec, 2 << 30) as c:
+class Limit:
+    """Of one kind of save, measured between the saves: the probe of wire and direct disk together where it is built and nothing is encoded, else
+    the formula with the disk's speed of the moment."""
+
+    def __init__(self, ctx, codec, k, m, size, files):
+        self.ctx, self.codec, self.k, self.m, self.files = ctx, codec, k, m, files
+        self.best, self.new, self.bound, self.probe = [], [], "", None
+        program = ctx.program("bench-probe-durable") if codec == "raw" else None
+        if program:
+            self.probe = Worker([program, "--serve", "--directory", ctx.scratch, "--mib", min(size // MIB, ctx.sizes.probe_mib), "--runs", 1,
+                                 "--receivers", k + m, "--stored", (k + m) / k, "--json",
+                                 *(["--files", files] if files else [])])
+
+    def measure(self, counts):
+        """Into `best`, and `new` for files that are not there yet."""
+        if self.probe:
+            r = self.probe.ask("run")
+            best, new = r["bytes_per_s"], 0 if self.files else r["new"]["bytes_per_s"][0]
+        else:
+            speed = disk.measure(self.ctx.scratch, "write", self.ctx.sizes.probe_mib)[0]
+            best, self.bound = perfect(self.ctx, self.codec, self.k, self.m, speed, self.ctx.report.machine["processors"])
+            new = 0
+        if counts:
+            self.best.append(best)
+            self.new += [new] if new else []
+
+    @property
+    def name(self):
+        return "probe" if self.probe else "perfect pipeline"
+
+    @property
+    def note(self):
+        if self.probe:
+            return "the probe: wire and direct disk together, no checks, trainer idle; its files are " + ("new" if self.files else "written over")
+        return f"limited by {self.bound}" + ("; the probe of wire and disk together is not built" if self.codec == "raw" else "")
+
+    def end(self):
+        if self.probe:
+            self.probe.end()
+        disk.remove(self.ctx.scratch)
+
+
+def one(ctx, codec, k, m, files=None, **options):
+    """Saves and their limit take turns: it is of the same seconds. The first saves lay files out; later ones write over those that retention freed."""
+    rates = []
+    with ctx.cluster(k + m, codec, 2 << 30, **options) as c:
         c.start_all()
-        disk.measure(ctx.scratch, "write", ctx.sizes.probe_mib)
         with ctx.rank(c) as rank:
             size = rank.hello["bytes"]
-            for i in range(ctx.sizes.durable + 2):
-                speed = disk.measure(ctx.scratch, "write", ctx.sizes.probe_mib)[0]
-                commit = saved(rank)[1]
-                settle(c)
-                if i >= 2:  # the first two lay files out
-                    limit, bound = perfect(ctx, codec, k, m, speed, ctx.report.machine["processors"])
-                    rates.append(size / commit)
-                    limits.append(limit)
-        disk.remove(ctx.scratch)
-    return rates, limits, bound
+            limit = Limit(ctx, codec, k, m, size, files)
+            try:
+                for counts in ctx.turns(warm=WARM):
+                    limit.measure(counts)
+                    commit = saved(rank)[1]
+                    settle(c)
+                    if counts:
+                        rates.append(size / commit)
+            finally:
+                limit.end()
+    return rates, limit
 
 
-def probe(ctx):
-    """Wire and disk together without checks, by a program of its own."""
-    program = ctx.program("bench-probe-durable")
-    if not program:
-        return None
-    try:
-        r = json_of([program, "--directory", ctx.scratch, "--json"], 120)
-        return r["bytes_per_s"]
-    except (RuntimeError, ValueError, KeyError) as e:
-        ctx.report.say(f"  bench-probe-durable: {e}")
-        return None
+def rows(ctx, name, rates, limit, target):
+    add = ctx.report.add
+    add(name, "GB/s", [r / GB for r in rates], limit=stats.summary(limit.best)["median"] / GB, limit_name=limit.name, group=GROUP, note=limit.note)
+    base, _, suffix = name.partition("_4+2")
+    suffix = "_4+2" if name.endswith("_4+2") else ""
+    add(f"{base}_over_limit{suffix}", "ratio", stats.ratios(rates, limit.best), group=GROUP, target=(">=", target) if target else None)
+    if limit.new:
+        add(f"{base}_over_limit_of_new_files{suffix}", "ratio", stats.ratios(rates, limit.new), group=GROUP, note="the probe, too, makes a file for each save")
 
 
 def run(ctx):
-    limit_of_probe = probe(ctx)
-    for codec, peers, k, m, suffix, target in (("raw", 1, 1, 0, "", 0.85), ("raw", 6, 4, 2, "_4+2", None),
-                                               ("float", 1, 1, 0, "", 0.75), ("float", 6, 4, 2, "_4+2", 0.75)):
+    for name, codec, k, m, target in (("durable_raw", "raw", 1, 0, 0.85), ("durable_raw_4+2", "raw", 4, 2, None),
+                                      ("durable_float", "float", 1, 0, 0.75), ("durable_float_4+2", "float", 4, 2, 0.75)):
         if codec != "raw" and f"{codec}_ratio_model" not in ctx.floors:
-            ctx.report.missing(f"durable_{codec}_over_limit{suffix}", "ratio", "the codec was not measured", target=(">=", target), group=GROUP)
+            ctx.report.missing(name.replace(codec, f"{codec}_over_limit"), "ratio", "the codec was not measured", target=(">=", target), group=GROUP)
             continue
-        rates, limits, bound = one(ctx, codec, peers, k, m)
-        name, note = "perfect pipeline", f"limited by {bound}"
-        if codec == "raw" and m == 0 and limit_of_probe:
-            limits, name, note = [limit_of_probe] * len(rates), "probe", "wire and direct disk together, no checks"
-        elif codec == "raw" and m == 0:
-            note += "; the probe of wire and disk together is not built, the limit is computed"
-        ctx.report.add(f"durable_{codec}{suffix}", "GB/s", [r / GB for r in rates], limit=stats.summary(limits)["median"] / GB, limit_name=name,
-                       group=GROUP, note=note)
-        ctx.report.add(f"durable_{codec}_over_limit{suffix}", "ratio", stats.ratios(rates, limits), group=GROUP,
-                       target=(">=", target) if target else None)
+        rows(ctx, name, *one(ctx, codec, k, m), target)
+    rows(ctx, "durable_raw_new_files", *one(ctx, "raw", 1, 0, files="new", peer__recycle_mib=0), None)

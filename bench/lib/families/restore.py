@@ -5,6 +5,7 @@ import stats
 from context import GB, saved, settle
 
 GROUP = "restore"
+LOOPS = 4
 
 
 def stored(c):
@@ -34,7 +35,7 @@ def cold(ctx, codec):
         c.wait_peers_up()
         disk.measure(ctx.scratch, "write", ctx.sizes.disk_mib)
         with ctx.rank(c, observer=True) as reader:
-            for _ in range(ctx.sizes.restores):
+            for _ in ctx.turns():
                 dropped = ctx.drop_caches()
                 alone.append(disk.measure(ctx.scratch, "read", ctx.sizes.disk_mib)[0])
                 ours.append(restored(reader))
@@ -64,7 +65,7 @@ def hot(ctx, threads, suffix):
             settle(c)
             restored(rank)
             restored(reader)
-            for _ in range(ctx.sizes.restores):
+            for _ in ctx.turns():
                 copies.append(rank.ask(f"back {threads}")["s"])
                 ours.append(restored(rank))
                 elsewhere.append(restored(reader))

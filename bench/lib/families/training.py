@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps of a training loop that takes every processor, with a save always under way and without (bench/neighbour)."""
+"""Steps of a training loop that takes every processor, with a save always under way and without, in blocks that take turns (bench/neighbour)."""
 import json
 import subprocess
 import sys
@@ -7,40 +7,48 @@ import sys
 from context import GB, MIB, ROOT
 
 GROUP = "training beside it"
-MODES = ("raw", "float", "paced")
+LOOPS = 1
+MODES = ("raw", "float", "paced", "tracked")
+STEP_S = 0.022
 
 
-def measured(ctx):
-    out = ctx.scratch / "neighbour.json"
-    where = ctx.scratch / "neighbour"
-    command = [sys.executable, ROOT / "bench" / "neighbour", "--build", ctx.build, "--mib", ctx.sizes.neighbour_mib, "--modes", ",".join(MODES),
-               "--directory", where, "--json", out]
-    command += ["--steps", 240, "--alone", 120, "--every", 60] if ctx.quick else ["--steps", 1000, "--alone", 500]
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=900)
+def measured(ctx, mode, seconds):
+    """As many cycles as there is time for, at least six, of blocks with two saves and blocks without."""
+    out, block_s = ctx.scratch / "neighbour.json", 2 * ctx.sizes.every * STEP_S
+    cycles = max(min(6, ctx.sizes.cycles), min(ctx.sizes.cycles, int((seconds - 5) / (2 * block_s))))
+    command = [sys.executable, ROOT / "bench" / "neighbour", "--build", ctx.build, "--mib", ctx.sizes.neighbour_mib, "--modes", mode,
+               "--directory", ctx.scratch / "neighbour", "--json", out, "--cycles", cycles, "--every", ctx.sizes.every]
+    out.unlink(missing_ok=True)
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60 + 6 * cycles * block_s)
     if not out.exists():
         raise RuntimeError(f"bench/neighbour ended with {done.returncode}: {done.stderr[-600:]}")
-    return json.loads(out.read_text())
+    modes = json.loads(out.read_text())["modes"]
+    if not modes:
+        raise RuntimeError(f"bench/neighbour skipped it: {done.stderr[-200:].strip()}")
+    return modes[0]
+
+
+def report(ctx, mode, m):
+    add, mib = ctx.report.add, ctx.sizes.neighbour_mib
+    what = f"{m['step']['n']} steps with saves, {m['saves']} saves of {mib} MiB, {m['late']} late"
+    frozen = "; a twentieth of the state changes, the rest is frozen" if mode == "tracked" else ""
+    add(f"step_mean_over_alone_{mode}", "ratio", m["mean_ratios"], group=GROUP, note=f"a block with two saves over the two blocks around it{frozen}")
+    add(f"step_p50_over_alone_{mode}", "ratio", [m["ratio"]["p50"]], group=GROUP)
+    add(f"step_p99_over_alone_{mode}", "ratio", [m["ratio"]["p99"]], group=GROUP, target=("<=", 1.15) if mode == "paced" else None,
+        note=f"{what}; p99 alone is {m['alone']['p99'] / m['alone']['p50']:.2f} of p50")
+    add(f"cost_per_save_{mode}", "s", m["costs_s"], group=GROUP,
+        note="(time of a block with saves - time of as many steps alone) / saves" + ("; faults of tracking included" if mode == "tracked" else ""))
+    add(f"busy_durable_{mode}", "GB/s", [mib * MIB / m["commit"]["p50"] / GB], group=GROUP, note="state committed while training takes all processors")
+    for who, used in m["cpu_s_per_gb"].items():
+        add(f"busy_cpu_{who}_s_per_gb_{mode}", "CPU s/GB", [used], group=GROUP)
 
 
 def run(ctx):
-    try:
-        r = measured(ctx)
-    except (RuntimeError, subprocess.TimeoutExpired) as e:
-        for mode in MODES:
-            ctx.report.missing(f"step_p99_over_alone_{mode}", "ratio", str(e)[:200], target=("<=", 1.15) if mode == "paced" else None, group=GROUP)
-        return
-    for m in r["modes"]:
-        mode = m["mode"]
-        for what in ("mean", "p50", "p99"):
-            ctx.report.add(f"step_{what}_over_alone_{mode}", "ratio", [m["ratio"][what]], group=GROUP,
-                           target=("<=", 1.15) if (what, mode) == ("p99", "paced") else None,
-                           note=f"{m['step']['n']} steps, {m['saves']} saves of {r['mib']} MiB, {m['late']} late" if what == "p99" else None)
-        ctx.report.add(f"cost_per_save_{mode}", "s", [m["cost_per_save_s"]], group=GROUP, note="(time with saves - time of the steps alone) / saves")
-        ctx.report.add(f"busy_durable_{mode}", "GB/s", [r["mib"] * MIB / m["commit"]["p50"] / GB], group=GROUP,
-                       note="state committed while training takes all processors")
-        for who, used in m["cpu_s_per_gb"].items():
-            ctx.report.add(f"busy_cpu_{who}_s_per_gb_{mode}", "CPU s/GB", [used], group=GROUP)
-    for mode in MODES:
-        if not ctx.report.has(f"step_p99_over_alone_{mode}"):
-            ctx.report.missing(f"step_p99_over_alone_{mode}", "ratio", "bench/neighbour skipped it", group=GROUP)
-    ctx.report.missing("cost_per_save_tracked", "s", "bench/neighbour has no mode that tracks changed pages", group=GROUP)
+    for i, mode in enumerate(MODES):
+        try:
+            if mode == "tracked" and not ctx.tracks:
+                raise RuntimeError("this build tracks no pages")
+            report(ctx, mode, measured(ctx, mode, ctx.budget.left_s() / (len(MODES) - i)))
+        except (RuntimeError, subprocess.TimeoutExpired) as e:
+            for name, unit, target in ((f"step_p99_over_alone_{mode}", "ratio", ("<=", 1.15) if mode == "paced" else None), (f"cost_per_save_{mode}", "s", None)):
+                ctx.report.missing(name, unit, str(e)[:200].replace("\n", " "), target=target, group=GROUP)

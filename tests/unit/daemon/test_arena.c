@@ -126,6 +126,43 @@ static void test_pages_go_round(void **state)
     arena_unref(a);
 }
 
+/* What a client that tracks writes saves depends on it. Catches pages that are handed out in order of address, or a
+ * page that is given to two parts. */
+static void test_a_part_comes_back_to_its_page(void **state)
+{
+    struct world *w = *state;
+    struct arena *a = attach(w, 0, w->self, 9);
+    struct shared_layout *l = layout_of(4 * CAIRN_PART), *other = layout_of(3 * CAIRN_PART);
+    struct snapshot *one, *two, *between, *three;
+    uint32_t pages[4];
+
+    l->digest.low = 7;
+    other->digest.low = 8;
+    assert_int_equal(arena_grant(a, l, 1, 1, &one, NULL), 0);
+    assert_int_equal(arena_grant(a, l, 2, 1, &two, NULL), 0);
+    memcpy(pages, two->pages, sizeof pages);
+    snapshot_end(one, false);
+    snapshot_end(two, false);
+    /* Pages of the first save that another layout took meanwhile are no part's any more. */
+    assert_int_equal(arena_grant(a, other, 3, 1, &between, NULL), 0);
+    assert_int_equal(arena_grant(a, l, 4, 1, &three, NULL), 0);
+    for (unsigned p = 0; p < 3; p++)
+        assert_int_equal(three->pages[p], pages[p]);
+    assert_int_equal(three->pages[3], 3); /* of the first save */
+    uint64_t taken = 0;
+    for (unsigned p = 0; p < 7; p++) {
+        uint32_t page = p < 4 ? three->pages[p] : between->pages[p - 4];
+        assert_false(taken & 1ull << page);
+        taken |= 1ull << page;
+    }
+    snapshot_end(between, false);
+    snapshot_end(three, false);
+    shared_layout_unref(l);
+    shared_layout_unref(other);
+    arena_detach(a);
+    arena_unref(a);
+}
+
 static void test_too_large_is_not_busy(void **state)
 {
     struct world *w = *state;
@@ -257,6 +294,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_the_memfd_cannot_be_resized, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pages_go_round, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_part_comes_back_to_its_page, setup, teardown),
         cmocka_unit_test_setup_teardown(test_too_large_is_not_busy, setup, teardown),
         cmocka_unit_test_setup_teardown(test_filled_is_the_clients_word, setup, teardown),
         cmocka_unit_test_setup_teardown(test_waiters_wake_when_pages_come_back, setup, teardown),
