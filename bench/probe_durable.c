@@ -5,10 +5,11 @@
  * checksums, headers or decisions, and nobody else works.
  *
  *     bench-probe-durable --directory DIR [--mib N] [--runs N] [--receivers N] [--stored R] [--slots N]
- *                         [--files new|recycled] [--provider NAME] [--keep] --json
+ *                         [--files new|recycled] [--provider NAME] [--keep] [--serve] --json
  *
  * Files that are new and files of the last time that are written over take turns. --stored: bytes that reach the disks
- * for each byte of state, with parity for example. The rates are of bytes of state. */
+ * for each byte of state, with parity for example. The rates are of bytes of state. --serve: once ready and then for
+ * each line on stdin one JSON object, so that a run may take turns with others; its files are removed at the end. */
 #include "bench/clock.h"
 #include "bench/probe_receiver.h"
 #include "bench/random.h"
@@ -253,8 +254,6 @@ static int measure(struct sender *s)
     bool wanted[2] = {!s->o->only_new, !s->o->only_recycled}; /* recycled, new */
     double used = 0;
 
-    if (ask_all(s, PROBE_GREET) < 0)
-        return -1;
     if (wanted[0] && !laid_out(s)) {
         s->pieces += s->o->receivers; /* so that laid_out() finds one piece more than is needed */
         double first = run(s, false);
@@ -277,6 +276,18 @@ static int measure(struct sender *s)
     printf("\"cpu_s_per_gb\": %.4f, \"bytes_per_s\": %.0f}\n",
            used / (state / 1e9 * s->o->runs * (wanted[0] + wanted[1])), recycled > made ? recycled : made);
     return 0;
+}
+
+static int serve(struct sender *s)
+{
+    char line[64];
+    int code = 0;
+
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    puts("{\"ready\": true}");
+    while (code == 0 && fgets(line, sizeof line, stdin) && strcmp(line, "quit\n") != 0)
+        code = measure(s);
+    return code;
 }
 
 /* ---- processes ------------------------------------------------------------------------------- */
@@ -367,7 +378,9 @@ static int drive(const struct probe_options *o)
     if (code == 0)
         code = open_sender(s);
     if (code == 0)
-        code = measure(s);
+        code = ask_all(s, PROBE_GREET); /* nobody's connection is made in what is timed */
+    if (code == 0)
+        code = o->serve ? serve(s) : measure(s);
     end_receivers(s, code == 0 && tell_all(s, PROBE_QUIT) == 0);
     wire_close(&s->wire);
     free(s);
@@ -386,6 +399,7 @@ static int parse(struct probe_options *o, int argc, char **argv)
                                                  {"provider", required_argument, NULL, 'p'},
                                                  {"keep", no_argument, NULL, 'k'},
                                                  {"json", no_argument, NULL, 'j'},
+                                                 {"serve", no_argument, NULL, 'v'},
                                                  {NULL, 0, NULL, 0}};
     int c;
 
@@ -407,6 +421,8 @@ static int parse(struct probe_options *o, int argc, char **argv)
             o->only_new = !(o->only_recycled = strcmp(optarg, "recycled") == 0);
         else if (c == 'k')
             o->keep = true;
+        else if (c == 'v')
+            o->serve = true;
         else if (c == '?')
             return -1;
     }
@@ -423,7 +439,7 @@ int main(int argc, char **argv)
 
     if (parse(&o, argc, argv) < 0) {
         fprintf(stderr, "usage: bench-probe-durable --directory DIR [--mib N] [--runs N] [--receivers N] [--stored R] "
-                        "[--slots N]\n           [--files new|recycled] [--provider NAME] [--keep] --json\n");
+                        "[--slots N]\n           [--files new|recycled] [--provider NAME] [--keep] [--serve] --json\n");
         return 2;
     }
     return drive(&o) < 0;

@@ -191,9 +191,9 @@ static int serve(struct receiver *r)
             worked = now();
             continue;
         }
-        if (now() - worked > 60) {
+        if (now() - worked > PROBE_IDLE_S) {
             errno = ETIMEDOUT;
-            return fail("a receiver heard nothing for a minute");
+            return fail("a receiver heard nothing for too long");
         }
         if (now() - worked > PROBE_SPIN_S && wire_may_sleep(&r->wire) && disk_sleep(&r->disk, r->wire.fd) < 0)
             return -1;

@@ -7,6 +7,7 @@
 
 #define PROBE_PIECE ((size_t)1 << 20)
 #define PROBE_MAX_SLOTS 256
+#define PROBE_IDLE_S 900.0
 #define PROBE_SPIN_S 20e-6 /* polled without sleeping for so long after the last work, as the daemon does */
 
 enum probe_word {
@@ -43,7 +44,7 @@ struct probe_options {
     const char *directory, *provider;
     unsigned mib, runs, receivers, slots;
     double stored; /* bytes on the peers for each of state */
-    bool only_new, only_recycled, keep;
+    bool only_new, only_recycled, keep, serve;
 };
 
 /* What both processes see. */
@@ -55,7 +56,7 @@ struct probe_shared {
 /* The path of a receiver's file. */
 void probe_path(const struct probe_options *o, unsigned index, bool fresh, char ret_path[4096]);
 /* Tells the descriptor that its address is known, waits until the sender's is, and serves until it is told to quit or
- * nothing happened for a minute. Returns the process's exit status. */
+ * nothing happened for so long. Returns the process's exit status. */
 int probe_receive(const struct probe_options *o, unsigned index, struct probe_shared *shared, int ready);
 
 #endif

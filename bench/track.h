@@ -3,7 +3,7 @@
 #ifndef CAIRN_BENCH_TRACK_H
 #define CAIRN_BENCH_TRACK_H
 
-#define BENCH_TRACKS 0 /* 1 where <cairn/cairn.h> has CAIRN_TRACK and cairn_save_info */
+#define BENCH_TRACKS 1 /* 0 for a library without CAIRN_TRACK and cairn_save_info */
 
 #if BENCH_TRACKS
 #define BENCH_TRACK_FLAG CAIRN_TRACK

@@ -13,7 +13,7 @@ class Budget:
         self.family_end, self.loops = self.end, 1
 
     def family(self, name, left, loops):
-        """The family is the first of those that are left; it has so many loops."""
+        """The family is the first of those that are left; so much is what its loops weigh together."""
         share = WEIGHTS[name] / sum(WEIGHTS[n] for n in left)
         self.family_end = self.clock() + max(0.0, self.end - self.clock()) * share
         self.loops = loops
@@ -22,14 +22,14 @@ class Budget:
         """Of the family's time."""
         return max(0.0, self.family_end - self.clock())
 
-    def turns(self, n, least, bare, say=lambda _: None):
+    def turns(self, n, least, bare, weight=1, say=lambda _: None):
         """Counts to n, and stops before when the loop's share of the time is over: not below `least` while the run has time, never below `bare`."""
         begin = self.clock()
-        until = begin + max(0.0, self.family_end - begin) / max(1, self.loops)
-        self.loops -= 1
+        until = begin + max(0.0, self.family_end - begin) * weight / max(weight, self.loops)
+        self.loops -= weight
         for i in range(n):
             now = self.clock()
-            if (now > until and i >= least) or (now > self.end and i >= bare):
+            if (now >= until and i >= least) or (now >= self.end and i >= bare):
                 say(f"  (no time for more than {i} turns of {n})")
                 return
             yield i

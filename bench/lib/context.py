@@ -45,11 +45,12 @@ class Context:
         self.floors = {}  # measured in this run, for formulas
         self.clusters = 0
 
-    def turns(self, n=0, warm=0, least=None):
+    def turns(self, n=0, warm=0, least=None, weight=1):
         """So many turns (as many as judged pairs need), after some to warm up, fewer when the time is over: see budget.py. Yields whether the turn counts."""
         n = n or self.sizes.pairs
         least = min(n, self.sizes.pairs) if least is None else least
-        for i in self.budget.turns(n + warm, least + warm, min(n, 6) + warm, self.report.say):
+        bare = min(n, 3 if self.quick else 6)
+        for i in self.budget.turns(n + warm, least + warm, bare + warm, weight, self.report.say):
             yield i >= warm
 
     def table(self, name):

@@ -73,6 +73,16 @@ class Time(unittest.TestCase):
         self.assertEqual(self.count(100, 6, 3), 6)
         self.assertEqual(self.count(100, 2, 2), 5)
 
+    def test_a_loop_may_weigh_more(self):
+        self.budget.family("growth", ["growth"], 10)
+        self.assertEqual(sum(1 for _ in self.turning(self.budget.turns(100, 2, 2, 5))), 50)
+        self.assertEqual(self.count(100, 2, 2), 10)
+
+    def turning(self, turns):
+        for i in turns:
+            self.now += 10
+            yield i
+
     def test_behind_the_end_there_is_the_bare_number(self):
         self.budget.family("growth", ["growth"], 1)
         self.now = 2000

@@ -11,10 +11,12 @@ Every cost is measured in the same run: codec, checksums and parity in cache, wi
 bench-probe-durable does wire and disk together instead, without checks and with nobody else at work."""
 import disk
 import stats
-from context import GB, MIB, json_of, saved, settle
+from context import GB, MIB, saved, settle
+from workers import Worker
 
 GROUP = "durable"
 LOOPS = 5
+WARM = 5  # with two checkpoints kept the fourth save finds files of the first
 SECTIONS = {"model": 2 / 14, "master": 4 / 14, "exp_avg": 4 / 14, "exp_avg_sq": 4 / 14}
 
 
@@ -41,57 +43,61 @@ class Limit:
     """Of one kind of save, measured between the saves: the probe of wire and direct disk together where it is built and nothing is encoded, else
     the formula with the disk's speed of the moment."""
 
-    def __init__(self, ctx, codec, k, m):
-        self.ctx, self.codec, self.k, self.m = ctx, codec, k, m
-        self.program = ctx.program("bench-probe-durable") if codec == "raw" else None
-        self.best, self.new, self.bound = [], [], ""
+    def __init__(self, ctx, codec, k, m, size, files):
+        self.ctx, self.codec, self.k, self.m, self.files = ctx, codec, k, m, files
+        self.best, self.new, self.bound, self.probe = [], [], "", None
+        program = ctx.program("bench-probe-durable") if codec == "raw" else None
+        if program:
+            self.probe = Worker([program, "--serve", "--directory", ctx.scratch, "--mib", min(size // MIB, ctx.sizes.probe_mib), "--runs", 1,
+                                 "--receivers", k + m, "--stored", (k + m) / k, "--json",
+                                 *(["--files", files] if files else [])])
 
-    def measure(self, size, keep):
+    def measure(self, counts):
         """Into `best`, and `new` for files that are not there yet."""
-        if self.program:
-            r = json_of([self.program, "--directory", self.ctx.scratch, "--mib", min(size // MIB, self.ctx.sizes.probe_mib), "--runs", 1, "--receivers", self.k + self.m,
-                         "--stored", (self.k + self.m) / self.k, "--keep", "--json"], 120)
-            if keep:
-                self.best.append(r["bytes_per_s"])
-                self.new.append(r["new"]["bytes_per_s"][0])
-            return
-        speed = disk.measure(self.ctx.scratch, "write", self.ctx.sizes.probe_mib)[0]
-        limit, self.bound = perfect(self.ctx, self.codec, self.k, self.m, speed, self.ctx.report.machine["processors"])
-        if keep:
-            self.best.append(limit)
+        if self.probe:
+            r = self.probe.ask("run")
+            best, new = r["bytes_per_s"], 0 if self.files else r["new"]["bytes_per_s"][0]
+        else:
+            speed = disk.measure(self.ctx.scratch, "write", self.ctx.sizes.probe_mib)[0]
+            best, self.bound = perfect(self.ctx, self.codec, self.k, self.m, speed, self.ctx.report.machine["processors"])
+            new = 0
+        if counts:
+            self.best.append(best)
+            self.new += [new] if new else []
 
     @property
     def name(self):
-        return "probe" if self.program else "perfect pipeline"
+        return "probe" if self.probe else "perfect pipeline"
 
     @property
     def note(self):
-        if self.program:
-            return "the probe: wire and direct disk together, no checks, trainer idle; its files are written over"
+        if self.probe:
+            return "the probe: wire and direct disk together, no checks, trainer idle; its files are " + ("new" if self.files else "written over")
         return f"limited by {self.bound}" + ("; the probe of wire and disk together is not built" if self.codec == "raw" else "")
 
-    def clean(self):
+    def end(self):
+        if self.probe:
+            self.probe.end()
         disk.remove(self.ctx.scratch)
-        for path in self.ctx.scratch.glob("probe.*"):
-            path.unlink()
 
 
-def one(ctx, codec, k, m, warm=2, **options):
-    """Saves and their limit take turns: it is of the same seconds. The first saves lay files out."""
-    rates, limit = [], Limit(ctx, codec, k, m)
-    try:
-        with ctx.cluster(k + m, codec, 2 << 30, **options) as c:
-            c.start_all()
-            with ctx.rank(c) as rank:
-                size = rank.hello["bytes"]
-                for counts in ctx.turns(warm=warm):
-                    limit.measure(size, counts)
+def one(ctx, codec, k, m, files=None, **options):
+    """Saves and their limit take turns: it is of the same seconds. The first saves lay files out; later ones write over those that retention freed."""
+    rates = []
+    with ctx.cluster(k + m, codec, 2 << 30, **options) as c:
+        c.start_all()
+        with ctx.rank(c) as rank:
+            size = rank.hello["bytes"]
+            limit = Limit(ctx, codec, k, m, size, files)
+            try:
+                for counts in ctx.turns(warm=WARM):
+                    limit.measure(counts)
                     commit = saved(rank)[1]
                     settle(c)
                     if counts:
                         rates.append(size / commit)
-    finally:
-        limit.clean()
+            finally:
+                limit.end()
     return rates, limit
 
 
@@ -112,4 +118,4 @@ def run(ctx):
             ctx.report.missing(name.replace(codec, f"{codec}_over_limit"), "ratio", "the codec was not measured", target=(">=", target), group=GROUP)
             continue
         rows(ctx, name, *one(ctx, codec, k, m), target)
-    rows(ctx, "durable_raw_recycled", *one(ctx, "raw", 1, 0, warm=5, peer__recycle_mib=8192), None)
+    rows(ctx, "durable_raw_new_files", *one(ctx, "raw", 1, 0, files="new", peer__recycle_mib=0), None)

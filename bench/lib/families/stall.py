@@ -4,14 +4,21 @@ import stats
 from context import MIB, saved, settle
 
 GROUP = "the stall"
-LOOPS = 10
+TAIL = 3  # weighs so many loops
 SHARES = (1, 10, 50)  # percent of the pages that change from save to save
 
 
-def pairs(ctx, c, rank, threads, n=0, least=None):
+def loops(ctx):
+    return 5 + 2 + TAIL + (len(SHARES) if ctx.tracks else 0)
+
+
+LOOPS = loops
+
+
+def pairs(ctx, c, rank, threads, n=0, weight=1):
     """(stalls, copies) with idle daemons; which of the two is first changes from pair to pair."""
     stalls, copies = [], []
-    for i, counts in enumerate(ctx.turns(n, warm=2, least=least)):
+    for i, counts in enumerate(ctx.turns(n, warm=2, weight=weight)):
         def copy():
             s = rank.ask(f"copy best {threads}")["s"]
             if counts:
@@ -63,7 +70,7 @@ def draining(ctx):
             for i, _ in enumerate(ctx.turns()):
                 for what, into in (("save", stalls), ("copy", copies))[:: 1 if i % 2 else -1]:
                     into.append(beside_a_drain(c, rank, what))
-            tail = [beside_a_drain(c, rank, "save") for _ in ctx.turns(max(1, ctx.sizes.tail - len(stalls)))]
+            tail = [beside_a_drain(c, rank, "save") for _ in ctx.turns(max(1, ctx.sizes.tail - len(stalls)), weight=2)]
             note = f"{rank.hello['bytes'] / MIB:.0f} MiB; the save before is on its way to one peer"
     ctx.report.add("stall_draining", "s", stalls + tail, limit=stats.summary(copies)["median"], limit_name="copy", group=GROUP, note=note)
     ctx.report.add("stall_draining_over_copy_draining", "ratio", stats.ratios(stalls, copies), target=("<=", 1.05), group=GROUP)
@@ -73,7 +80,7 @@ def tail(ctx):
     with ctx.cluster(1, "raw", 1 << 30) as c:
         c.start_all()
         with ctx.rank(c, bytes_=ctx.sizes.tail_bytes, threads=1) as rank:
-            stalls, copies = pairs(ctx, c, rank, 1, ctx.sizes.tail)
+            stalls, copies = pairs(ctx, c, rank, 1, ctx.sizes.tail, TAIL)
     note = f"{ctx.sizes.tail_bytes // MIB} MiB, idle daemons"
     if len(stalls) < 100:
         ctx.report.missing("stall_p99", "s", f"the time was enough for {len(stalls)} saves only", group=GROUP)
