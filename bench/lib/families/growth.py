@@ -6,32 +6,38 @@ it is not are idle. So what is compared is seconds apart."""
 import contextlib
 import statistics
 
+import disk
 import stats
 from context import GB, MIB, saved, settle
 from workers import resident_beyond_arena
 
 GROUP = "growth"
 LOOPS = 2
+DISK_TURNS = 5  # that the disk alone takes part in
 
 
 def sizes(ctx):
-    """A rank of each size: {mib: [commits]}, {mib: [stalls]}, {mib: bytes}, {mib: the daemon's memory}."""
+    """A rank of each size: {mib: [commits]}, {mib: [stalls]}, {mib: bytes}, {mib: the daemon's memory}, {mib: [seconds of the disk alone]}."""
     mibs, clusters, ranks = ctx.sizes.growth, {}, {}
-    commits, stalls = {m: [] for m in mibs}, {m: [] for m in mibs}
+    commits, stalls, alone = ({m: [] for m in mibs} for _ in range(3))
     with contextlib.ExitStack() as held:
         for mib in mibs:
             clusters[mib] = held.enter_context(ctx.cluster(1, "raw", mib * MIB, retention__rule="last=1"))
             clusters[mib].start_all()
             ranks[mib] = held.enter_context(ctx.rank(clusters[mib], bytes_=mib * MIB, threads=1))
-        for counts in ctx.turns(warm=3):
+        for i, counts in enumerate(ctx.turns(warm=3)):
             for mib, rank in ranks.items():
+                if i <= DISK_TURNS:
+                    speed = disk.measure(ctx.scratch, "write", mib)[0]
+                    alone[mib] += [mib * MIB / speed] if i else []  # the first lays the file out
                 stall, commit, _ = saved(rank)
                 settle(clusters[mib])
                 if counts:
                     stalls[mib].append(stall)
                     commits[mib].append(commit)
         memory = {mib: resident_beyond_arena(c.node.process.pid) for mib, c in clusters.items()}
-        return commits, stalls, {m: r.hello["bytes"] for m, r in ranks.items()}, memory
+        disk.remove(ctx.scratch)
+        return commits, stalls, {m: r.hello["bytes"] for m, r in ranks.items()}, memory, alone
 
 
 def marginal(times, size, a, b):
@@ -39,7 +45,7 @@ def marginal(times, size, a, b):
     return [(size[b] - size[a]) / (y - x) for x, y in zip(times[a], times[b]) if y > x]
 
 
-def report_sizes(ctx, commits, stalls, size, memory):
+def report_sizes(ctx, commits, stalls, size, memory, alone):
     add = ctx.report.add
     first, middle, last = ctx.sizes.growth[0], ctx.sizes.growth[-2], ctx.sizes.growth[-1]
     for mib, values in commits.items():
@@ -50,7 +56,10 @@ def report_sizes(ctx, commits, stalls, size, memory):
             note=f"{'commit' if name == 'save' else 'stall'} at no bytes: the line through the sizes, turn by turn, by least squares of relative errors")
     add("marginal_throughput", "GB/s", [v / GB for v in marginal(commits, size, first, last)], group=GROUP, note=f"{first} to {last} MiB")
     low, high = marginal(commits, size, first, middle), marginal(commits, size, middle, last)
+    bytes_ = {m: m * MIB for m in alone}
+    disks = stats.ratios(marginal(alone, bytes_, middle, last), marginal(alone, bytes_, first, middle))
     add("marginal_throughput_last_over_first", "ratio", stats.ratios(high, low), target=(">=", 0.85), group=GROUP,
+        limit=statistics.median(disks) if disks else None, limit_name="the same of the disk alone",
         note=f"from {middle} to {last} MiB over from {first} to {middle} MiB")
     add("daemon_memory", "bytes", list(memory.values()), group=GROUP, note=f"resident beyond the arena, after saves of {', '.join(map(str, memory))} MiB")
     add("daemon_memory_largest_over_smallest", "ratio", [memory[last] / memory[first]], target=("<=", 1.15), group=GROUP)
