@@ -76,6 +76,8 @@ static int ask_places(struct run *run, uint32_t shard, struct places *ret, struc
     struct channel_request q = {.expect = LOCAL_PLACES_ARE, .answer = &answer, .room = sizeof answer};
     uint32_t nchunks = r->catalog.shards[shard].nchunks;
 
+    if (!(r->attachment->knows & LOCAL_KNOWS_PLACES))
+        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "the daemon does not say where a shard lies");
     local_header_init(&m.h, LOCAL_PLACES, sizeof m, 0);
     int code = channel_call(r->attachment->channel, &m.h, -1, &q, run->deadline_ns, err);
     if (code == 0 && (answer.nchunks != nchunks || q.nfds != 1))

@@ -252,6 +252,7 @@ static int attachment_open(struct cairn_session *s, struct attachment *a, int64_
         code = attachment_map(s, a, &opened, &r, handed, err);
     channel_request_close(&r);
     a->incarnation = opened.incarnation;
+    a->knows = opened.session & ~LOCAL_SESSION_MAX;
     return code;
 }
 

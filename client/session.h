@@ -35,6 +35,7 @@ struct attachment {
     uint64_t arena_serial; /* which arena it is for; 0: none */
     char refusal[256];     /* why the arena before was not taken back; empty: it was, or there was none */
     uint64_t incarnation;
+    uint64_t knows;                              /* LOCAL_KNOWS_...: requests that this daemon understands */
     struct hash128 known[SESSION_KNOWN_LAYOUTS]; /* digests that the daemon has, a ring */
     unsigned nknown;                             /* ever added */
 };

@@ -117,12 +117,15 @@ static void mark(void *arg, uint64_t first, uint64_t n)
     m->changed += cairn_track_mark(m->track, first, n, m->epoch);
 }
 
-/* The second scan is the first that has a copy behind it, so that every page that can be there is. */
+/* Asked now and then, for it costs more than a scan: at first by the second scan, which has a copy behind it, so that
+ * every page that can be there is. */
 static bool region_is_private(struct tracker *t, const struct region *r)
 {
     bool alone = false;
 
-    return r->scans != 1 || (dirty_is_private(&t->dirty, r->first, region_end(t, r), &alone, NULL) == 0 && alone);
+    if (r->scans == 0 || (r->scans & (r->scans - 1)) != 0)
+        return true;
+    return dirty_is_private(&t->dirty, r->first, region_end(t, r), &alone, NULL) == 0 && alone;
 }
 
 static void region_pause(struct tracker *t, struct region *r)

@@ -151,7 +151,7 @@ static void say_waiting(struct cairn_save *s, int state, uint32_t timeout_ms)
     struct local_save m = {.save = s->watch.save};
     int reached;
 
-    if (s->waited || timeout_ms == 0 || state <= CAIRN_SNAPSHOT)
+    if (s->waited || timeout_ms == 0 || state <= CAIRN_SNAPSHOT || !(s->attachment->knows & LOCAL_KNOWS_WAIT))
         return;
     if (channel_watch_look(s->attachment->channel, &s->watch, &reached, NULL) < 0 || reached >= state)
         return;

@@ -133,6 +133,8 @@ static int encode_verdict(pb_letter *p, const struct crew_letter *l, struct byte
     b.hurry = l->verdict.hurry;
     b.code = l->verdict.status.code;
     b.reason = str(l->verdict.status.message);
+    b.base_step = l->verdict.base.is_set ? l->verdict.base.step : 0;
+    b.base_incarnation = l->verdict.base.is_set ? l->verdict.base.incarnation : 0;
     p->body_case = CAIRN__CREW__V1__LETTER__BODY_VERDICT;
     p->verdict = &b;
     return pack(p, out, err);
@@ -261,6 +263,10 @@ static int decode_verdict(const Cairn__Crew__V1__Verdict *b, struct crew_letter 
         return bad(err, "with a verdict that does not exist");
     if (b->code > 0 || b->code < -1000 || (b->code == 0) != (b->verdict < VERDICT_ABORTED))
         return bad(err, "with a verdict whose code does not fit it");
+    if (b->base_incarnation && (b->verdict != VERDICT_INTENT ||
+                                !ckpt_base_is_older(b->base_step, b->base_incarnation, b->step, b->incarnation)))
+        return bad(err, "with a base that is not older, or of no intent");
+    l->verdict.base = (struct ckpt_base){b->base_incarnation > 0, b->base_step, b->base_incarnation};
     l->verdict.step = b->step;
     l->verdict.incarnation = b->incarnation;
     l->verdict.coordinator = b->coordinator;

@@ -64,9 +64,10 @@ struct crew_letter {
         } report;
         struct {
             uint64_t step, incarnation;
-            uint64_t coordinator; /* its start: believed only by nodes that report to it */
-            int verdict;          /* enum verdict */
-            bool hurry;           /* as in report */
+            uint64_t coordinator;  /* its start: believed only by nodes that report to it */
+            int verdict;           /* enum verdict */
+            bool hurry;            /* as in report */
+            struct ckpt_base base; /* of an intent */
             struct wire_status status;
         } verdict;
     };

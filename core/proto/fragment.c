@@ -338,17 +338,21 @@ int fragment_parse(const void *block, struct fragment *ret, struct cairn_error *
     return code;
 }
 
-int fragment_check_payload(const struct fragment *f, const void *payload, struct cairn_error *err)
+int fragment_payload_wrong(const struct fragment *f, uint64_t sum, struct cairn_error *err)
 {
-    uint64_t sum = cairn_hash64(payload, f->payload_len, 0);
     char what[512];
 
-    if (sum == f->payload_sum)
-        return 0;
     fragment_describe(&f->key, what, sizeof what);
     return cairn_fail(err, CAIRN_E_CORRUPT,
                       "%s: the checksum of its %u bytes is %016" PRIx64 ", its header says %016" PRIx64, what,
                       f->payload_len, sum, f->payload_sum);
+}
+
+int fragment_check_payload(const struct fragment *f, const void *payload, struct cairn_error *err)
+{
+    uint64_t sum = cairn_hash64(payload, f->payload_len, 0);
+
+    return sum == f->payload_sum ? 0 : fragment_payload_wrong(f, sum, err);
 }
 
 void fragment_describe(const struct fragment_key *key, char *buf, size_t len)

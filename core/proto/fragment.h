@@ -56,6 +56,8 @@ void fragment_seal(const struct fragment *f, void *block);
 int fragment_parse(const void *block, struct fragment *ret, struct cairn_error *err);
 /* Whether the payload is the one the header promises. */
 int fragment_check_payload(const struct fragment *f, const void *payload, struct cairn_error *err);
+/* The error for a payload that has this checksum, which is not the one the header promises. */
+int fragment_payload_wrong(const struct fragment *f, uint64_t sum, struct cairn_error *err);
 /* "job/step.inc node n0 rank 3 part 12 attempt 0 fragment 2" for messages. */
 void fragment_describe(const struct fragment_key *key, char *buf, size_t len);
 

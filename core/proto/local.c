@@ -312,6 +312,14 @@ int local_check(const void *message, size_t len, unsigned nfds, struct cairn_err
     return h->type;
 }
 
+bool local_is_unknown_request(const void *message, size_t len)
+{
+    const struct local_header *h = message;
+
+    return len >= sizeof(*h) && len <= LOCAL_MAX_MESSAGE && check_header(h, len, NULL) == 0 && h->id != 0 &&
+           h->type > 0 && h->type < LOCAL_ERROR && !kind_of(h->type);
+}
+
 void local_header_init(struct local_header *h, int type, size_t len, uint32_t id)
 {
     *h = (struct local_header){

@@ -23,11 +23,16 @@
  *
  * Every request has an id and gets exactly one answer with the same id; EVENT has id 0 and comes when it comes. Events
  * of one save may be merged: the last state counts. A message that breaks these rules costs the sender its connection.
+ *
+ * Requests that came after the first version are said only to a daemon that knows them, as OPENED tells; a request of a
+ * type that a daemon does not know is answered by ERROR UNSUPPORTED, and changes nothing.
  */
 #ifndef CAIRN_CORE_PROTO_LOCAL_H
 #define CAIRN_CORE_PROTO_LOCAL_H
 
 #include <cairn/cairn.h>
+
+#include <stdbool.h>
 
 #include "core/model/units.h"
 
@@ -88,9 +93,14 @@ struct local_open {
     uint64_t arena_bytes;
     uint64_t reserved[8]; /* zero: features */
 };
+/* In local_opened.session, which no client reads for its number: daemons from before these bits have small numbers. */
+#define LOCAL_KNOWS_PLACES (1ull << 63)
+#define LOCAL_KNOWS_WAIT (1ull << 62)
+#define LOCAL_KNOWS (LOCAL_KNOWS_PLACES | LOCAL_KNOWS_WAIT) /* this version's daemon */
+#define LOCAL_SESSION_MAX ((1ull << 48) - 1)
 struct local_opened {
     struct local_header h;
-    uint64_t session;
+    uint64_t session; /* up to LOCAL_SESSION_MAX its number, above it LOCAL_KNOWS_...; the bits between are for more */
     uint64_t incarnation;
     uint64_t arena_id;
     uint64_t arena_bytes;   /* of pages: a multiple of 1 MiB, at least what was asked */
@@ -268,6 +278,9 @@ struct local_answer {
 /* Checks one received message: magic, version, type, exact length, terminated strings, zero reserved fields, counts.
  * nfds is how many descriptors came with it. Returns its type, or CAIRN_E_PROTOCOL with the reason. */
 int local_check(const void *message, size_t len, unsigned nfds, struct cairn_error *err);
+/* Whether it is a request that a newer client may know: its header is right, its type is not known here. Its length and
+ * descriptors say nothing. */
+bool local_is_unknown_request(const void *message, size_t len);
 /* Fills the header of a message of this type and length. */
 void local_header_init(struct local_header *h, int type, size_t len, uint32_t id);
 /* "OPEN", "BEGIN", ...; never NULL. */

@@ -243,6 +243,10 @@ void endpoint_write_more(struct endpoint *ep, struct fabric_op *op, uint64_t to,
     op->remote_addr = remote_addr;
     op->remote_key = remote_key;
     op->data = data;
+    if (op->more && !fabric_gathers(ep->fabric)) { /* who asks fabric_sends_anything copies instead */
+        op_finish(op, CAIRN_E_UNSUPPORTED);
+        return;
+    }
     op_start(ep, op);
 }
 

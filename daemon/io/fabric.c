@@ -233,5 +233,5 @@ uint64_t fabric_mem_remote_base(const struct fabric_mem *mem)
 
 bool fabric_sends_anything(const struct fabric *fabric)
 {
-    return !fabric_needs_local(fabric);
+    return !fabric_needs_local(fabric) && fabric_gathers(fabric);
 }

@@ -37,6 +37,11 @@ static inline bool fabric_needs_local(const struct fabric *fabric)
 {
     return (fabric->info->domain_attr->mr_mode & FI_MR_LOCAL) != 0;
 }
+/* Whether a write may come from two places. */
+static inline bool fabric_gathers(const struct fabric *fabric)
+{
+    return fabric->info->tx_attr->iov_limit >= 2;
+}
 
 /* ---- an endpoint: endpoint.c and endpoint_ops.c ---------------------------------------------- */
 

@@ -31,7 +31,7 @@ struct codecs_status {
     struct codec_status codec[CAIRN_CHOICES];
     unsigned n;
     uint64_t path_rate;                     /* bytes a second; 0: not known */
-    uint64_t copied, hashed, parity;        /* bytes of raw parts copied to be sent, hashed at entry, of parity made */
+    uint64_t copied, hashed, parity;        /* bytes copied to be sent or encoded, hashed at entry, of parity made */
     uint64_t sent_in_place, sent_of_buffer; /* bytes of data payloads, from the arena and from a buffer */
 };
 void codecs_status(const struct codecs *c, struct codecs_status *ret);

@@ -12,6 +12,69 @@
 
 #include <string.h>
 
+#define BLOCK_BYTES ((uint32_t)16 << 10) /* stays in the nearest cache while it is hashed */
+
+/* ---- take ------------------------------------------------------------------------------------ */
+
+static int take_check(const struct take *t, struct fragment *f, struct cairn_error *err)
+{
+    const struct chunk_record *c = t->chunk;
+    int code = fragment_parse(t->record, f, err);
+
+    if (code < 0)
+        return code;
+    if (!fragment_key_equal(&f->key, t->key) || f->k != c->k || f->m != c->m || f->entry.low != c->entry.low ||
+        f->entry.high != c->entry.high || !cairn_delta_equal(&f->delta, &c->delta) ||
+        memcmp(f->part, c->part, c->k * sizeof c->part[0]) != 0)
+        return cairn_fail(err, CAIRN_E_CORRUPT, "a fragment that is not the manifest's");
+    if (t->index < c->k && f->payload_len != c->part[t->index].coded_len)
+        return cairn_fail(err, CAIRN_E_CORRUPT, "a fragment of a wrong length");
+    return 0;
+}
+
+/* Copies and hashes block by block. One stream is enough for a part that begins its chunk: it makes both sums. */
+static int take_payload(struct take *t, const struct fragment *f)
+{
+    bool raw = t->payload == t->target;
+    struct hash_stream *entry = raw ? t->entry : NULL;
+    struct hash_stream *own = entry && t->index == 0 ? NULL : hash_stream_new();
+    const char *from = t->record + FRAGMENT_HEADER;
+
+    if (!own && !(entry && t->index == 0))
+        return cairn_fail(&t->err, CAIRN_E_NOMEM, "allocate a checksum");
+    for (uint32_t at = 0; at < f->payload_len; at += BLOCK_BYTES) {
+        uint32_t len = f->payload_len - at < BLOCK_BYTES ? f->payload_len - at : BLOCK_BYTES;
+        memcpy(t->payload + at, from + at, len);
+        if (own)
+            hash_stream_add(own, t->payload + at, len);
+        if (entry)
+            hash_stream_add(entry, t->payload + at, len);
+    }
+    uint64_t sum = hash_stream_end64(own ? own : entry);
+    hash_stream_free(own);
+    return sum == f->payload_sum ? 0 : fragment_payload_wrong(f, sum, &t->err);
+}
+
+void take_fragment(struct take *t)
+{
+    struct fragment f;
+
+    t->err = (struct cairn_error)CAIRN_ERROR_INIT;
+    t->code = take_check(t, &f, &t->err);
+    if (t->code == 0)
+        t->code = take_payload(t, &f);
+    if (t->code < 0)
+        return;
+    t->payload_len = f.payload_len;
+    if (!t->target || t->target == t->payload)
+        return;
+    uint32_t plain_len = t->chunk->part[t->index].plain_len;
+    if (codec_decode(t->codec, t->payload, f.payload_len, t->dtype, t->target, plain_len) != 0)
+        t->code = cairn_fail(&t->err, CAIRN_E_CORRUPT, "part %u of a chunk does not decode", t->index);
+    else if (t->entry)
+        hash_stream_add(t->entry, t->target, plain_len);
+}
+
 /* ---- decode ---------------------------------------------------------------------------------- */
 
 /* Computes the data fragments that are missing from the first k that are there. */
@@ -22,11 +85,14 @@ static int rebuild(struct decode *d)
     unsigned char wanted[CAIRN_MAX_K * CAIRN_MAX_K], tables[CAIRN_MAX_K * CAIRN_MAX_K * 32];
     unsigned char *have[CAIRN_MAX_K], *make[CAIRN_MAX_K];
     unsigned n = 0, missing = 0;
+    uint32_t len = parity_len(d->part, d->k);
 
     parity_matrix(d->k, d->m, matrix);
     for (unsigned i = 0; i < d->k + d->m && n < d->k; i++) {
         if (!d->payload[i])
             continue;
+        if (i < d->k) /* parity was made of it with zeros behind it */
+            memset(d->payload[i] + d->part[i].coded_len, 0, len - d->part[i].coded_len);
         memcpy(rows + n * d->k, matrix + i * d->k, d->k);
         have[n++] = (unsigned char *)d->payload[i];
     }
@@ -45,7 +111,7 @@ static int rebuild(struct decode *d)
         spare += CAIRN_PART;
     }
     ec_init_tables((int)d->k, (int)missing, wanted, tables);
-    ec_encode_data((int)parity_len(d->part, d->k), (int)d->k, (int)missing, tables, have, make);
+    ec_encode_data((int)len, (int)d->k, (int)missing, tables, have, make);
     return 0;
 }
 
@@ -61,28 +127,29 @@ static int decode_part(struct decode *d, unsigned i)
 {
     const struct cairn_part_code *p = &d->part[i];
     bool delta = (p->params & CAIRN_PART_DELTA) && !d->undressed;
+    char *to = d->target + i * CAIRN_PART;
 
     if (delta && !d->base)
         return cairn_fail(&d->err, CAIRN_E_CORRUPT, "part %u of a chunk is a delta, and its base is not there", i);
-    if (codec_decode(d->codecs[i], d->payload[i], p->coded_len, d->dtype, d->target + i * CAIRN_PART, p->plain_len) !=
-        0)
+    if (!(d->decoded & 1u << i) &&
+        codec_decode(d->codecs[i], d->payload[i], p->coded_len, d->dtype, to, p->plain_len) != 0)
         return cairn_fail(&d->err, CAIRN_E_CORRUPT, "part %u of a chunk does not decode", i);
     if (delta)
-        delta_xor(d->target + i * CAIRN_PART, d->base + i * CAIRN_PART, p->plain_len);
+        delta_xor(to, d->base + i * CAIRN_PART, p->plain_len);
     return 0;
 }
 
 static int check_entry(struct decode *d)
 {
-    struct hash_stream *h = hash_stream_new();
+    struct hash_stream *own = d->hash ? NULL : hash_stream_new(), *h = d->hash ? d->hash : own;
     struct hash128 sum;
 
     if (!h)
         return cairn_fail(&d->err, CAIRN_E_NOMEM, "allocate a checksum");
-    for (unsigned i = 0; i < d->k; i++)
+    for (unsigned i = d->hash ? d->hashed : 0; i < d->k; i++)
         hash_stream_add(h, d->target + i * CAIRN_PART, d->part[i].plain_len);
     sum = hash_stream_end(h);
-    hash_stream_free(h);
+    hash_stream_free(own);
     if (sum.low == d->entry.low && sum.high == d->entry.high)
         return 0;
     return cairn_fail(&d->err, CAIRN_E_CORRUPT, "the chunk's bytes do not have the checksum that its manifest says");

@@ -194,7 +194,8 @@ static void settle_going(struct drain *d)
 /* A chunk that counts and misses a fragment which some peer could take. */
 static bool can_mend(const struct drain *d, struct chunk *c)
 {
-    return !c->released && !d->over && chunk_count(c, FRAG_SENDING) < chunk_fragments(c) && chunk_has_targets(c);
+    return !c->released && !c->spoilt && !d->over && chunk_count(c, FRAG_SENDING) < chunk_fragments(c) &&
+           chunk_has_targets(c);
 }
 
 /* Pages stay until the chunk is full, or until nothing more can be made of them behind done(); and as long as a
@@ -208,7 +209,7 @@ static void settle_safe(struct drain *d)
             continue;
         if (chunk_count(c, FRAG_DURABLE) == chunk_fragments(c))
             chunk_move(c, CHUNK_FULL);
-        if (c->state == CHUNK_FULL || (d->told && !can_mend(d, c)))
+        if (c->state == CHUNK_FULL || c->spoilt || (d->told && !can_mend(d, c)))
             chunk_release(c);
     }
 }

@@ -389,10 +389,10 @@ static void encoded(struct worker_job *job)
         memcpy(c->part, e->part, sizeof c->part);
         chunk_move(c, c->counted ? CHUNK_SAFE : CHUNK_GOING);
         send_needed(c, e);
-    } else if (c->counted) { /* what is durable counts; the rest is left to repair */
+    } else if (c->counted) { /* what is durable counts; its pages go when nothing of it is on its way */
+        c->spoilt = true;
         give_all(en);
         chunk_move(c, CHUNK_SAFE);
-        chunk_release(c);
     } else {
         give_all(en);
         chunk_move(c, CHUNK_TODO);

@@ -36,6 +36,7 @@ struct chunk {
     uint8_t k, m;
     bool counted;  /* it has been SAFE: its parts are durable, and it is never cut again */
     bool released; /* its pages may be taken: it cannot be encoded any more */
+    bool spoilt;   /* it did not encode to the same again: what is missing is left to repair */
     bool known;    /* encoded before: entry and part are what it must give again */
     struct hash128 entry;
     struct cairn_part_code part[CAIRN_MAX_K];

@@ -25,6 +25,7 @@ struct pass { /* over one chunk */
     char *copy;                  /* a part that is encoded */
     char *base;                  /* the base's parts, checked; NULL: none */
     char *diff;                  /* copy XOR base */
+    bool has_copy;               /* of the part that is being encoded */
     unsigned char tables[CAIRN_MAX_K * CAIRN_MAX_M * 32];
 };
 
@@ -122,14 +123,23 @@ static void raw_part(struct pass *p, unsigned i)
 
 /* ---- encoded parts --------------------------------------------------------------------------- */
 
+static void take_copy(struct pass *p, unsigned i)
+{
+    struct encode *e = p->e;
+
+    memcpy(p->copy, e->plain[i], e->plain_len[i]);
+    e->copied += e->plain_len[i];
+    p->has_copy = true;
+}
+
 /* Encodes the copy, or its delta; 0: it does not shrink enough. */
 static int64_t encode_copy(struct pass *p, unsigned i, const struct codec *codec, bool delta)
 {
     struct encode *e = p->e;
     size_t len = e->plain_len[i];
 
-    if (!delta)
-        memcpy(p->copy, e->plain[i], len);
+    if (!p->has_copy)
+        take_copy(p, i);
     return codec_encode(codec, delta ? p->diff : p->copy, len, e->dtype, payload_of(e, i), len * WORTH_NUM / WORTH_DEN);
 }
 
@@ -208,6 +218,7 @@ static int base_take(struct pass *p)
         hash_stream_reset(p->payload);
         for (unsigned i = 0; i < e->k; i++) {
             memcpy(p->base + i * CAIRN_PART, e->base[i], e->plain_len[i]);
+            e->copied += e->plain_len[i];
             hash_stream_add(p->payload, p->base + i * CAIRN_PART, e->plain_len[i]);
         }
         sum = hash_stream_end(p->payload);
@@ -229,8 +240,9 @@ static bool is_delta(struct pass *p, unsigned i)
 
     if (!p->base || (e->as_recorded && !(e->as_recorded[i].params & CAIRN_PART_DELTA)))
         return false;
-    memcpy(p->copy, e->plain[i], len);
+    take_copy(p, i);
     memcpy(p->diff, p->copy, len);
+    e->copied += len;
     delta_xor(p->diff, p->base + i * CAIRN_PART, len);
     return e->as_recorded || estimate(e, p->diff, len) * BETTER_DEN < estimate(e, p->copy, len) * BETTER_NUM;
 }
@@ -240,6 +252,8 @@ static int encode_part(struct pass *p, unsigned i)
     struct encode *e = p->e;
     uint64_t begun = now_ns();
     uint32_t len = e->plain_len[i];
+
+    p->has_copy = false;
     bool delta = is_delta(p, i);
     unsigned c = e->as_recorded ? recorded(e, i) : choose(e, i, delta ? p->diff : e->plain[i]);
     int64_t coded = c ? encode_copy(p, i, e->codec[c].codec, delta) : 0;

@@ -46,7 +46,7 @@ struct encode {
     uint32_t payload_len[CAIRN_MAX_FRAGS];
     uint64_t payload_sum[CAIRN_MAX_FRAGS];
     struct encode_cost cost[CAIRN_CHOICES];
-    uint64_t copied; /* bytes of raw parts that were copied to be sent */
+    uint64_t copied; /* bytes of raw parts that were copied to be sent, of parts and their bases copied to be encoded */
     int code;
 };
 /* Fills payloads, zero-filled to 4 KiB, and results. Deterministic for the same plain bytes and choices. */

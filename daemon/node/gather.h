@@ -25,6 +25,8 @@ void gather_start(struct links *links, struct gather *g);
 /* done() follows with CAIRN_E_ABORTED; target is not written after it. */
 void gather_cancel(struct links *links, struct gather *g);
 
+/* What chunk c's fragments are called, but for their index. */
+void gather_key(const struct manifest *m, const struct chunk_record *c, struct fragment_key *key);
 /* Who is to blame for what is still missing, for the message of whoever waits no longer. */
 #define GATHER_WHY 400
 void gather_why(const struct gather *g, char ret[GATHER_WHY]);

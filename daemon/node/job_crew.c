@@ -278,6 +278,8 @@ static void verdict_fill(const struct job *job, struct crew_letter *l, uint64_t 
     l->verdict.coordinator = job->jobs->config.start;
     l->verdict.verdict = verdict;
     l->verdict.hurry = d && d->hurry;
+    if (d && verdict == VERDICT_INTENT)
+        l->verdict.base = d->root.base;
     l->verdict.status.code = code;
     snprintf(l->verdict.status.message, sizeof l->verdict.status.message, "%s", reason ? reason : "");
 }
@@ -356,6 +358,9 @@ static void crew_verdict(struct job *job, const struct crew_letter *l)
             crew_send(job, &c->address, &down);
         }
     }
+    struct run *run = job_find_run(job, l->verdict.step, l->verdict.incarnation);
+    if (run && !run->intent)
+        run->base = l->verdict.base;
     verdict_here(job, l->verdict.step, l->verdict.incarnation, l->verdict.verdict, l->verdict.status.code,
                  l->verdict.status.message);
     if (l->verdict.hurry)

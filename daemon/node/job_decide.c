@@ -81,13 +81,17 @@ static void decide_txn_with_base(struct decider *d, const struct cairn_compare *
     meta_txn(d->job->jobs->deps.meta, &txn, d->job->jobs->config.meta_ms, &d->req);
 }
 
-/* Chains are counted by checkpoints, not only by chunks: what one checkpoint keeps from being deleted has an end. */
+/* Once, for the first try: were a later one to name a base, the first, applied late, would take the name from the
+ * record again, and the base could be deleted under the checkpoint. Chains are counted by checkpoints, not only by
+ * chunks: what one checkpoint keeps from being deleted has an end. */
 static void decide_choose_base(struct decider *d)
 {
     const struct job *job = d->job;
 
-    if (d->root.base.is_set || d->no_base || !job->jobs->config.delta_chain || !job->newest.is_set ||
-        job->newest_chain >= job->jobs->config.delta_chain ||
+    if (d->root.base.is_set || d->no_base)
+        return;
+    d->no_base = true;
+    if (!job->jobs->config.delta_chain || !job->newest.is_set || job->newest_chain >= job->jobs->config.delta_chain ||
         !ckpt_base_is_older(job->newest.step, job->newest.incarnation, d->step, d->incarnation))
         return;
     d->root.base = job->newest;

@@ -4,8 +4,8 @@
  *     a rank's shard is durable --> what it is made of is noted here, for as long as this daemon runs
  *     its checkpoint is committed by this coordinator --> the next intent names it as its base, in the transaction that
  *         also touches the base's "holds": from then on the base is not deleted before the checkpoint is
- *     intent written --> drains of ranks on this node take as base what they find noted here, if the base's snapshot is
- *         still in the arena
+ *     intent written --> every node is told its base with it: drains take as base what they find noted on their node,
+ * if the base's snapshot is still in the arena
  *
  * Nobody keeps a base's pages from being taken by a later save: whoever encodes copies them first and compares the copy
  * with the base's checksum, so that a page that was taken, or written to by its process, only makes a full chunk. */
@@ -88,8 +88,9 @@ void delta_choose(struct rank_save *save, struct manifest_base *ret)
 {
     struct run *run = save->run;
     const struct decider *d = job_find_decider(run->job, run->step, run->incarnation);
-    /* Only what this coordinator has written, or adopted: an intent of another may name no base. */
-    const struct ckpt_base *base = d && d->machine.intent ? &d->root.base : NULL;
+    /* Only what is known to be in the intent's record: what this coordinator has written or adopted, or another said.
+     */
+    const struct ckpt_base *base = d ? (d->machine.intent ? &d->root.base : NULL) : run->intent ? &run->base : NULL;
     const struct noted *n = base && base->is_set && save->events.base ? find(run->job, base, save->rank) : NULL;
 
     *ret = (struct manifest_base){.is_set = n != NULL};

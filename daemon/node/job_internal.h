@@ -249,10 +249,11 @@ struct run {
     unsigned nsaves;
     unsigned ndrains; /* that read pages */
     uint64_t begun_ns;
-    int hurry;     /* enum cairn_pace_why of what its drains do not wait for; 0: nothing */
-    bool waited;   /* by a process of this node: the coordinator is told, and tells the others */
-    bool intent;   /* it is known to be written: drains may start */
-    bool given_up; /* a rank of this node cannot be part of it: what to say, until there is a verdict */
+    int hurry;             /* enum cairn_pace_why of what its drains do not wait for; 0: nothing */
+    bool waited;           /* by a process of this node: the coordinator is told, and tells the others */
+    bool intent;           /* it is known to be written: drains may start */
+    struct ckpt_base base; /* that another node's coordinator said the intent names */
+    bool given_up;         /* a rank of this node cannot be part of it: what to say, until there is a verdict */
     struct crew_entry given_up_by;
     struct loop_timer repeat;   /* of the reports */
     struct loop_timer deadline; /* of the coordinator's verdict */

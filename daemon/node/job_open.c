@@ -4,7 +4,8 @@
  *     records read -> a step, or an observer's latest ------------------------------> load -> done
  *                  -> a member's latest: the pin (core/checkpoint/pin.h)
  *                        WAIT   until a run of this job is decided, then read again
- *                        TRY    load -> pin by a transaction -> done (refused or unknown: read again)
+ *                        TRY    load -> survey of its fragments -> pin by a transaction -> done (refused or unknown:
+ *                               read again)
  *                        FOLLOW load -> done
  *
  * Before it is loaded a checkpoint is held (job_hold.c), so that nobody deletes it until its reader has ended.
@@ -17,6 +18,7 @@
 #include "core/checkpoint/pin.h"
 #include "core/model/name.h"
 #include "daemon/io/log.h"
+#include "daemon/node/survey.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -24,7 +26,7 @@
 #define OPEN_PAUSE_MS 200
 #define OPEN_MAX_BAD 64 /* unreadable checkpoints that one opening steps over */
 
-enum open_phase { OPEN_READING, OPEN_WAITING, OPEN_PAUSED, OPEN_LOADING, OPEN_PINNING, OPEN_HOLDING };
+enum open_phase { OPEN_READING, OPEN_WAITING, OPEN_PAUSED, OPEN_LOADING, OPEN_PINNING, OPEN_HOLDING, OPEN_SURVEYING };
 struct opening {
     struct jobs *jobs;
     struct list link;
@@ -34,6 +36,7 @@ struct opening {
     uint32_t timeout_ms;
     struct meta_req req;
     struct load_waiter waiter;
+    struct survey survey;
     struct hold *hold; /* on the one being read: nobody deletes it */
     struct hold_waiter hold_waiter;
     struct loop_timer pause;
@@ -65,6 +68,7 @@ static void opening_free(struct opening *o)
     loop_timer_cancel(jobs->deps.loop, &o->pause);
     list_remove(&o->waiter.link);
     list_remove(&o->hold_waiter.link);
+    survey_cancel(&o->survey);
     hold_release(o->hold);
     list_remove(&o->link);
     view_free(&o->view);
@@ -137,10 +141,11 @@ static void opening_late(struct loop_timer *timer)
     static const char *const doing[] = {
         [OPEN_READING] = "the metadata engine does not answer",
         [OPEN_WAITING] = "older saves of the job are not decided yet",
-        [OPEN_PAUSED] = "the peers that hold its manifests cannot be reached",
+        [OPEN_PAUSED] = "the peers that hold it cannot be reached",
         [OPEN_LOADING] = "its manifests are being read",
         [OPEN_PINNING] = "the metadata engine does not answer",
         [OPEN_HOLDING] = "the metadata engine does not answer",
+        [OPEN_SURVEYING] = "its fragments are being looked for",
     };
     struct opening *o = timer->arg;
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -199,6 +204,33 @@ static void opening_load_failed(struct opening *o, int code, const struct cairn_
     opening_next(o);
 }
 
+static void opening_surveyed(struct survey *s, int code, const struct cairn_error *err)
+{
+    struct opening *o = s->arg;
+    const struct known k = o->view.known[o->at];
+
+    if (code < 0)
+        opening_load_failed(o, code, err);
+    else
+        opening_pin(o, &k);
+}
+
+/* All ranks will read what is pinned: not only its manifests must be there. */
+static void opening_survey(struct opening *o)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    o->phase = OPEN_SURVEYING;
+    o->survey = (struct survey){.manifests = o->checkpoint->manifests,
+                                .nmanifests = o->checkpoint->root.world_size,
+                                .timeout_ms = opening_left_ms(o) / 4,
+                                .done = opening_surveyed,
+                                .arg = o};
+    int r = survey_start(o->jobs->deps.links, &o->survey, &err);
+    if (r < 0)
+        opening_fail(o, r, &err);
+}
+
 static void opening_got(struct opening *o, struct checkpoint *c)
 {
     const struct known k = o->view.known[o->at];
@@ -206,7 +238,7 @@ static void opening_got(struct opening *o, struct checkpoint *c)
     checkpoint_unref(o->checkpoint);
     o->checkpoint = checkpoint_ref(c);
     if (o->pinning)
-        opening_pin(o, &k);
+        opening_survey(o);
     else
         opening_done(o, k.step, k.incarnation);
 }

@@ -12,7 +12,7 @@
 
 #define LINKS_MAX CAIRN_PLACE_MAX /* peers that a daemon can know */
 #define LINK_MAX_SLOTS 64
-#define LINK_READ_BUFFERS 4
+#define LINK_READ_BUFFERS 16 /* fragments read from a peer at once; with 8 a restore is a fifth slower */
 
 enum link_state { LINK_DOWN, LINK_CONNECTING, LINK_UP };
 
@@ -59,6 +59,7 @@ struct link_read {
     bool present; /* of a check: whether the peer knows of a good one; nothing is read */
     uint64_t request;
     int buffer;                    /* of the link's read buffers; -1 */
+    struct read_memory *memory;    /* that has it */
     uint64_t sent_ns, deadline_ns; /* set when it is sent */
 };
 
@@ -70,6 +71,10 @@ bool link_put_cancel(struct link_put *p);
 bool link_put_is_late(const struct link *l, const struct link_put *p);
 bool link_read_is_late(const struct link *l, const struct link_read *r);
 int link_read(struct link *l, struct link_read *r, struct cairn_error *err);
+/* Called in done(): the record stays as it is until link_read_release, also when the link fails meanwhile. The link has
+ * LINK_READ_BUFFERS of them: who keeps one waits for nothing but a worker. */
+void link_read_keep(struct link_read *r);
+void link_read_release(struct link *l, struct link_read *r);
 /* The request's done() will not be called. The peer's answer, should it come, finds nobody. */
 void link_read_cancel(struct link *l, struct link_read *r);
 /* Asks for a sync of the stream; merged with one that waits. The pumps run when it is done. */
@@ -129,6 +134,10 @@ struct pacer *links_pacer(struct links *links); /* NULL: nothing is bounded */
 void *links_buffer_take(struct links *links);
 void links_buffer_give(struct links *links, void *buffer);
 unsigned links_buffers_available(struct links *links);
+/* CAIRN_PART bytes for what a gather decodes from, not cleared; a few that were given back are kept: fresh pages are
+ * slow. NULL: no memory; and may be given. */
+void *links_payload_take(struct links *links);
+void links_payload_give(struct links *links, void *payload);
 
 /* The links that a key's fragments go to, best first; returns how many (at most CAIRN_GROUP_MAX). */
 unsigned links_order(struct links *links, uint64_t key, struct link *ret[CAIRN_GROUP_MAX]);

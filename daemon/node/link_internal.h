@@ -29,6 +29,13 @@ struct slot {
     uint16_t generation;
 };
 
+struct read_memory { /* that a connection's reads come to; it outlives the connection while a record is kept */
+    char *map;
+    struct fabric_mem *mem; /* NULL: the connection is gone */
+    bool busy[LINK_READ_BUFFERS], kept[LINK_READ_BUFFERS];
+    unsigned nkept;
+};
+
 struct link {
     struct links *links;
     struct record_peer record;
@@ -55,9 +62,7 @@ struct link {
     uint32_t next_stream;
     /* reads */
     struct list reads_queued, reads_sent;
-    char *read_memory;
-    struct fabric_mem *read_mem;
-    bool read_busy[LINK_READ_BUFFERS];
+    struct read_memory *read_memory; /* NULL: not connected */
     uint64_t next_request;
     struct list calls; /* struct link_call */
     /* failures */

@@ -12,26 +12,58 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 
+static void memory_free(struct read_memory *m)
+{
+    if (m->map)
+        munmap(m->map, LINK_READ_BUFFERS * FRAGMENT_MAX_RECORD);
+    free(m);
+}
+
 int link_make_read_memory(struct link *l, struct cairn_error *err)
 {
     size_t len = LINK_READ_BUFFERS * FRAGMENT_MAX_RECORD;
+    struct read_memory *m = calloc(1, sizeof *m);
     uint64_t key;
-    void *map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
+    if (!m)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate read buffers");
+    l->read_memory = m;
+    void *map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (map == MAP_FAILED)
         return cairn_fail_errno(err, errno, "map %zu bytes", len);
-    l->read_memory = map;
+    m->map = map;
     if (getrandom(&key, sizeof key, 0) != sizeof key)
         return cairn_fail_errno(err, errno, "draw a key");
-    return fabric_mem_register(links_fabric(l->links), map, len, FABRIC_REMOTE_WRITE, key, &l->read_mem, err);
+    return fabric_mem_register(links_fabric(l->links), map, len, FABRIC_REMOTE_WRITE, key, &m->mem, err);
 }
 
+/* The endpoint is closed: nobody writes to it any more. */
 void link_release_read_memory(struct link *l)
 {
-    fabric_mem_free(TAKE_PTR(l->read_mem));
-    if (l->read_memory)
-        munmap(TAKE_PTR(l->read_memory), LINK_READ_BUFFERS * FRAGMENT_MAX_RECORD);
-    memset(l->read_busy, 0, sizeof l->read_busy);
+    struct read_memory *m = TAKE_PTR(l->read_memory);
+
+    if (!m)
+        return;
+    fabric_mem_free(TAKE_PTR(m->mem));
+    if (!m->nkept)
+        memory_free(m);
+}
+
+void link_read_keep(struct link_read *r)
+{
+    r->memory->kept[r->buffer] = true;
+    r->memory->nkept++;
+}
+
+void link_read_release(struct link *l, struct link_read *r)
+{
+    struct read_memory *m = TAKE_PTR(r->memory);
+
+    m->kept[r->buffer] = m->busy[r->buffer] = false;
+    if (--m->nkept == 0 && m != l->read_memory)
+        memory_free(m);
+    else
+        link_pump(l);
 }
 
 void link_complete_reads(struct list *reads, const struct cairn_error *err)
@@ -45,10 +77,19 @@ void link_complete_reads(struct list *reads, const struct cairn_error *err)
 
 /* ---- reads ----------------------------------------------------------------------------------- */
 
+/* A peer that many read from, or whose disk is slow, gets fewer reads at once: what waits in its line is not faster for
+ * it, and would come to the deadline that says that a peer has failed. */
+static int reads_at_once(const struct link *l)
+{
+    double late_us = links_config_of(l->links)->fragment_late_ms * 1e3;
+
+    return l->read_latency.mean_us > late_us / 8 ? LINK_READ_BUFFERS / 4 : LINK_READ_BUFFERS;
+}
+
 static int free_read_buffer(const struct link *l)
 {
-    for (int i = 0; i < LINK_READ_BUFFERS; i++)
-        if (!l->read_busy[i])
+    for (int i = 0; l->read_memory && i < reads_at_once(l); i++)
+        if (!l->read_memory->busy[i])
             return i;
     return -1;
 }
@@ -67,11 +108,12 @@ static void read_send(struct link *l, struct link_read *r, int buffer)
     m.read.check = r->check;
     m.read.present = r->present;
     if (buffer >= 0) {
-        l->read_busy[buffer] = true;
+        struct read_memory *in = r->memory = l->read_memory;
+        in->busy[buffer] = true;
         /* The last read's header must not pass for this one's. */
-        memset(l->read_memory + (size_t)buffer * FRAGMENT_MAX_RECORD, 0, 8);
-        m.read.address = fabric_mem_remote_base(l->read_mem) + (size_t)buffer * FRAGMENT_MAX_RECORD;
-        m.read.remote_key = fabric_mem_key(l->read_mem);
+        memset(in->map + (size_t)buffer * FRAGMENT_MAX_RECORD, 0, 8);
+        m.read.address = fabric_mem_remote_base(in->mem) + (size_t)buffer * FRAGMENT_MAX_RECORD;
+        m.read.remote_key = fabric_mem_key(in->mem);
         m.read.room = FRAGMENT_MAX_RECORD;
         m.read.data = (uint32_t)r->request;
     }
@@ -92,8 +134,9 @@ void link_pump_reads(struct link *l)
 
 static void read_end(struct link *l, struct link_read *r, int code, const struct cairn_error *err)
 {
-    const char *record = r->buffer >= 0 && code == 0 ? l->read_memory + (size_t)r->buffer * FRAGMENT_MAX_RECORD : NULL;
     int buffer = r->buffer;
+    struct read_memory *m = buffer >= 0 ? r->memory : NULL;
+    const char *record = m && code == 0 ? m->map + (size_t)buffer * FRAGMENT_MAX_RECORD : NULL;
 
     list_remove(&r->link);
     l->fragments_read += code == 0;
@@ -101,9 +144,9 @@ static void read_end(struct link *l, struct link_read *r, int code, const struct
         cairn_latency_add(&l->read_latency, (link_now_ns(l) - r->sent_ns) / 1000);
         link_did_well(l);
     }
-    r->done(r, code, err, record);
-    if (buffer >= 0)
-        l->read_busy[buffer] = false;
+    r->done(r, code, err, record); /* may free r */
+    if (m && !m->kept[buffer])
+        m->busy[buffer] = false;
     link_pump(l);
 }
 
@@ -141,6 +184,7 @@ int link_read(struct link *l, struct link_read *r, struct cairn_error *err)
 {
     list_init(&r->link);
     r->buffer = -1;
+    r->memory = NULL;
     if (!link_usable(l, NULL) || l->state == LINK_DOWN)
         return cairn_fail(err, CAIRN_E_UNAVAILABLE, "peer %s: %s", l->record.id, link_last_error(l));
     list_push_back(&l->reads_queued, &r->link);

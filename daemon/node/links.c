@@ -18,6 +18,7 @@
 #define STORE_FLOOR_MS 100 /* nothing is late before it */
 #define READ_FLOOR_MS 50
 #define BYE_MS 50 /* time for goodbyes to leave */
+#define SPARE_PAYLOADS 16
 
 struct links {
     struct links_deps deps;
@@ -29,6 +30,8 @@ struct links {
     unsigned ngroup;
     struct buffers *buffers;
     struct fabric_mem *mem;
+    void *payloads[SPARE_PAYLOADS];
+    unsigned npayloads;
     struct codecs *codecs;
     struct links_counts counts;
     struct list pumps;
@@ -151,6 +154,19 @@ void links_buffer_give(struct links *s, void *buffer)
 unsigned links_buffers_available(struct links *s)
 {
     return buffers_available(s->buffers);
+}
+
+void *links_payload_take(struct links *s)
+{
+    return s->npayloads ? s->payloads[--s->npayloads] : malloc(CAIRN_PART);
+}
+
+void links_payload_give(struct links *s, void *payload)
+{
+    if (payload && s->npayloads < SPARE_PAYLOADS)
+        s->payloads[s->npayloads++] = payload;
+    else
+        free(payload);
 }
 
 /* ---- the group ------------------------------------------------------------------------------- */
@@ -395,6 +411,8 @@ static void links_free(struct links *s)
         link_free(s->all[i]);
     fabric_mem_free(s->mem);
     buffers_free(s->buffers);
+    while (s->npayloads)
+        free(s->payloads[--s->npayloads]);
     free(s->node);
     free(s->domain);
     free(s);

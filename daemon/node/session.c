@@ -196,7 +196,7 @@ struct opening {
 
 static void session_answer_opened(struct session *s, uint32_t id)
 {
-    struct local_opened m = {.session = s->id};
+    struct local_opened m = {.session = (s->id & LOCAL_SESSION_MAX) | LOCAL_KNOWS};
     int fds[2] = {-1, -1};
 
     local_header_init(&m.h, LOCAL_OPENED, sizeof m, id);
@@ -412,6 +412,15 @@ static unsigned take_fds(struct msghdr *msg, int fds[LOCAL_MAX_FDS])
     return n;
 }
 
+/* A newer client's: it goes without. */
+static void session_refuse_unknown(struct session *s, const struct local_header *h)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    cairn_fail(&err, CAIRN_E_UNSUPPORTED, "cairnd on node %s does not know requests of type %u", s->node->id, h->type);
+    session_answer_error(s, h->id, CAIRN_E_UNSUPPORTED, &err);
+}
+
 static void session_handle(struct session *s, size_t len)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -419,11 +428,14 @@ static void session_handle(struct session *s, size_t len)
     unsigned nfds = take_fds(&s->recv_msg, fds);
     int type;
 
-    if (s->recv_msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+    bool cut = s->recv_msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC);
+    if (cut)
         type = cairn_fail(&err, CAIRN_E_PROTOCOL, "a message longer than %zu bytes", LOCAL_MAX_MESSAGE);
     else
         type = local_check(s->recv_buf, len, nfds, &err);
-    if (type < 0) {
+    if (type < 0 && !cut && s->opened && local_is_unknown_request(s->recv_buf, len)) {
+        session_refuse_unknown(s, (const void *)s->recv_buf);
+    } else if (type < 0) {
         log_line(LOG_WARNING, "pid %d (job %s rank %u) broke the protocol, its connection is dropped: %s", s->pid,
                  s->job, s->rank, err.message);
         s->rejected = true;

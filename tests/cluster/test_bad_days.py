@@ -110,6 +110,33 @@ def garbage_on_the_socket(c):
     assert c.node.alive() and saved(c, "--job", "after-garbage")[0] == [1]
 
 
+def unknown_request(c):
+    """A request of a later version is refused, the session stays, what came with it is closed (catches: a client that loses its connection, and
+    with it its waits, because it is newer than the daemon)."""
+    header = struct.Struct("=IHHII")
+    fds_before = len(os.listdir(f"/proc/{c.node.process.pid}/fd"))
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    s.settimeout(10)
+    s.connect(c.node.socket)
+    body = struct.pack("129s129s2xIIII4xQ64x", b"", b"", 1, 0, 0, 10000, 0)  # an observer
+    s.send(header.pack(0x4C4E5243, 1, 1, 16 + len(body), 1) + body)
+    opened = s.recv(65536)
+    assert header.unpack(opened[:16])[2] == 66, opened
+    assert struct.unpack("=Q", opened[16:24])[0] >> 62 == 3, opened  # knows PLACES and WAIT
+    r, w = os.pipe()
+    for request in range(2, 4):
+        socket.send_fds(s, [header.pack(0x4C4E5243, 1, 63, 24, request) + bytes(8)], [r])
+        message = s.recv(65536)
+        assert header.unpack(message[:16])[2:] == (64, len(message), request) and b"type 63" in message, message
+    os.close(r)
+    os.close(w)
+    s.send(header.pack(0x4C4E5243, 1, 63, 24, 0) + bytes(8))  # without an id it is no request
+    while s.recv(65536):
+        pass
+    s.close()
+    wait_until("descriptors to be closed", lambda: len(os.listdir(f"/proc/{c.node.process.pid}/fd")) <= fds_before, 10)
+
+
 def wrong_descriptor(c):
     """A rank whose layout is a pipe, or a memfd shorter than announced, is told so and keeps its session (catches: an mmap that faults)."""
     header = struct.Struct("=IHHII")
@@ -356,7 +383,7 @@ def second_daemon(c):
     assert saved(c, "--job", "still-there")[0] == [1]
 
 
-DAYS = [bad_tables, bad_names, bad_ranks, fenced_start, arena_too_small, tiny_and_empty, garbage_on_the_socket, wrong_descriptor, config_with_a_typo,
+DAYS = [bad_tables, bad_names, bad_ranks, fenced_start, arena_too_small, tiny_and_empty, garbage_on_the_socket, wrong_descriptor, unknown_request, config_with_a_typo,
         second_daemon, trainer_killed, peer_stopped, stopped_in_mid_save_margin_1, stopped_in_mid_save_margin_2, stopped_in_mid_restore, flapping_peer,
         peer_killed_in_mid_stripe, damaged_files, disk_full, all_peers_gone]
 

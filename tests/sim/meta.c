@@ -63,6 +63,8 @@ static void meta_put_ckpt(struct sim *s, const struct txn *t, unsigned from, uns
         c->intent = true;
         c->world = t->intent.world;
         c->intent_base = t->intent.intent_base;
+        SAY(s, ACTOR_META, "intent of %u.%u, base %u", s->ckpt[t->ckpt].step, s->ckpt[t->ckpt].incarnation,
+            c->intent_base ? s->ckpt[c->intent_base - 1].step : 0);
         if (c->intent_base) {
             check_base(s, t->ckpt, c->intent_base - 1u);
             s->meta.now.ckpt[c->intent_base - 1].holds = revision;

@@ -377,6 +377,7 @@ static void node_drain(struct sim *s, const struct msg *m)
         struct save *v = &n->save[i];
         if (!v->used || v->ckpt != m->ckpt)
             continue;
+        v->named = v->drain ? v->named : m->root;
         v->drain = true;
         if (v->state == SAVE_FILLED)
             drain_start(s, m->to, i);

@@ -18,8 +18,11 @@ void drain_start(struct sim *s, unsigned actor, unsigned save)
 
     if (v->draining)
         return;
-    const struct noted *base = base_of(s, actor, v->ckpt, v->rank);
+    const struct noted *base = base_of(s, actor, v);
 
+    if (base)
+        SAY(s, actor, "rank %u of %u.%u is stored against step %u", v->rank, s->ckpt[v->ckpt].step,
+            s->ckpt[v->ckpt].incarnation, s->ckpt[base->ckpt].step);
     v->draining = true;
     v->depth = base ? base->depth + 1u : 0;
     v->base = base ? base->manifest : 0;

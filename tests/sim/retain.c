@@ -157,19 +157,13 @@ void base_note(struct sim *s, unsigned actor, unsigned rank, const struct noted 
     of[0] = *n;
 }
 
-const struct noted *base_of(struct sim *s, unsigned actor, unsigned ckpt, unsigned rank)
+const struct noted *base_of(struct sim *s, unsigned actor, const struct save *v)
 {
     const struct node *n = sim_node(s, actor);
-    unsigned base = 0;
 
-    for (unsigned i = 0; i < SIM_RUNS; i++) {
-        const struct run *r = &n->run[i];
-        if (r->used && r->ckpt == ckpt && r->machine.intent)
-            base = r->base;
-    }
-    for (unsigned i = 0; i < SIM_NOTED && base; i++) {
-        const struct noted *k = &n->noted[rank][i];
-        if (k->used && k->ckpt == base - 1 && k->depth < s->config.chain && luck(s, ckpt, rank) % 8)
+    for (unsigned i = 0; i < SIM_NOTED && v->named; i++) {
+        const struct noted *k = &n->noted[v->rank][i];
+        if (k->used && k->ckpt == v->named - 1 && k->depth < s->config.chain && luck(s, v->ckpt, v->rank) % 8)
             return k;
     }
     return NULL;

@@ -116,6 +116,10 @@ static void run_send(struct sim *s, unsigned actor, struct run *r, int what)
         return;
     if (what == COMMIT_WRITE_INTENT && !r->base && !r->no_base)
         r->base = (uint8_t)base_choose(s, actor, r->ckpt);
+#ifndef CAIRN_BUG_BASE_CHOSEN_AGAIN
+    if (what == COMMIT_WRITE_INTENT) /* once: an earlier intent that is applied late has to name the same */
+        r->no_base = true;
+#endif
     if (what == COMMIT_WRITE_INTENT)
         run_intent_txn(n, r, &m);
     else if (what == COMMIT_PUT_COMMIT)
@@ -224,6 +228,7 @@ static void run_broadcast(struct sim *s, unsigned actor, const struct run *r, in
     struct msg m = {.type = (uint8_t)type, .from = (uint8_t)actor, .ckpt = r->ckpt};
 
     m.code = (int16_t)r->machine.code;
+    m.root = type == C_DRAIN ? r->base : 0;
     for (unsigned i = 0; i < s->config.nodes; i++) {
         m.to = (uint8_t)(ACTOR_NODE + i);
         net_send(s, &m);
@@ -427,9 +432,9 @@ static struct run *run_find(struct node *n, unsigned ckpt)
     return NULL;
 }
 
-static void run_answer_report(struct sim *s, const struct msg *m, int verdict, int code)
+static void run_answer_report(struct sim *s, const struct msg *m, int verdict, int code, unsigned base)
 {
-    struct msg a = {.from = m->to, .to = m->from, .ckpt = m->ckpt, .code = (int16_t)code};
+    struct msg a = {.from = m->to, .to = m->from, .ckpt = m->ckpt, .code = (int16_t)code, .root = (uint8_t)base};
 
     a.type = verdict == VERDICT_INTENT ? C_DRAIN : C_VERDICT;
     if (verdict != VERDICT_NONE)
@@ -464,20 +469,20 @@ void run_report(struct sim *s, const struct msg *m)
     if (!job_ready(n))
         return;
     if (n->committed >> m->ckpt & 1) {
-        run_answer_report(s, m, VERDICT_COMMITTED, 0);
+        run_answer_report(s, m, VERDICT_COMMITTED, 0, 0);
     } else if (n->aborted >> m->ckpt & 1) {
-        run_answer_report(s, m, VERDICT_ABORTED, CAIRN_E_ABORTED);
+        run_answer_report(s, m, VERDICT_ABORTED, CAIRN_E_ABORTED, 0);
     } else if (m->incarnation > n->inc.incarnation) {
         n->valid = false; /* what is known here is old */
         job_tick(s, m->to);
     } else if (!r && (m->incarnation < n->inc.incarnation || m->state >= SAVE_FAILED)) {
-        run_answer_report(s, m, VERDICT_ABORTED, CAIRN_E_ABORTED);
+        run_answer_report(s, m, VERDICT_ABORTED, CAIRN_E_ABORTED, 0);
     } else {
         r = r ? r : run_new(s, m->to, m->ckpt);
         if (!r)
             return;
         run_take_report(s, m, r);
         if (r->used)
-            run_answer_report(s, m, report_verdict(&r->machine), r->machine.code);
+            run_answer_report(s, m, report_verdict(&r->machine), r->machine.code, r->base);
     }
 }

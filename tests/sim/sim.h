@@ -326,6 +326,7 @@ struct save {
     uint16_t proc_epoch;
     uint16_t manifest; /* of SAVE_DURABLE */
     uint8_t nstripes;  /* not full yet */
+    uint8_t named;     /* 1 + the base that the intent names, 0 none */
     uint8_t depth;     /* of its base; 0: none */
     uint16_t base;     /* in manifests */
     uint32_t token;    /* of its deadline */
@@ -625,8 +626,8 @@ void retain_tick(struct sim *s, unsigned actor);
 void retain_answer(struct sim *s, unsigned actor, const struct msg *m);
 unsigned base_choose(const struct sim *s, unsigned actor, unsigned ckpt); /* 1 + the checkpoint, or 0 */
 void base_note(struct sim *s, unsigned actor, unsigned rank, const struct noted *n);
-/* Of a rank's save, once its checkpoint's intent is there; NULL: it is stored whole. */
-const struct noted *base_of(struct sim *s, unsigned actor, unsigned ckpt, unsigned rank);
+/* What this node has of the base that a save's intent names; NULL: it is stored whole. */
+const struct noted *base_of(struct sim *s, unsigned actor, const struct save *v);
 unsigned codec_choose(const struct sim *s, unsigned actor, const struct stripe *st);
 uint64_t codec_mark(unsigned codec); /* XORed into what is stored */
 

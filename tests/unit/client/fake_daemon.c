@@ -75,7 +75,7 @@ struct fake {
     int listener, wake;
     bool stop, restart, away, event_now, take_back, places;
     unsigned wander;
-    uint64_t next_arena;
+    uint64_t next_arena, knows;
     int event_state, event_code, last_state, last_code;
     enum fake_fault fault[MAX_TYPES];
     int fault_code[MAX_TYPES], fault_times[MAX_TYPES];
@@ -207,7 +207,7 @@ static int memory(uint64_t len, int seals, char **ret_map)
 
 static void on_open(struct fake *f, struct connection *c, enum fake_fault fault, const struct local_open *m)
 {
-    struct local_opened a = {.session = 1};
+    struct local_opened a = {.session = 1 | f->knows};
     int fd = -1, fds[2];
 
     c->open = *m;
@@ -857,6 +857,7 @@ struct fake *fake_start(void)
     must(mkdtemp(f->dir) != NULL, "mkdtemp");
     (void)snprintf(f->path, sizeof(f->path), "%s/socket", f->dir);
     f->last_state = CAIRN_COMMITTED;
+    f->knows = LOCAL_KNOWS;
     f->wake = eventfd(0, EFD_CLOEXEC);
     for (unsigned i = 0; i < MAX_CONNECTIONS; i++)
         f->connections[i].fd = -1;
@@ -950,6 +951,13 @@ void fake_places(struct fake *f, int on)
 {
     pthread_mutex_lock(&f->lock);
     f->places = on;
+    pthread_mutex_unlock(&f->lock);
+}
+
+void fake_knows(struct fake *f, uint64_t knows)
+{
+    pthread_mutex_lock(&f->lock);
+    f->knows = knows;
     pthread_mutex_unlock(&f->lock);
 }
 

@@ -42,6 +42,8 @@ void fake_event_now(struct fake *f, int state, int code);
 unsigned fake_count(struct fake *f, int type);
 /* From now on it says where the newest save of a connection lies in that connection's arena (off at first). */
 void fake_places(struct fake *f, int on);
+/* What it says it knows from the next OPEN on (LOCAL_KNOWS at first). */
+void fake_knows(struct fake *f, uint64_t knows);
 /* From now on saves get pages of another place each time, of so many places in turn (1 at first). */
 void fake_wander(struct fake *f, unsigned places);
 /* Changes a byte of the newest save in its arena, in this part. */

@@ -287,6 +287,24 @@ static void test_wait(void **state)
     no_complaint(f);
 }
 
+/* A daemon from before these requests would hang up on them (catches: one that is said to it). */
+static void test_an_older_daemon(void **state)
+{
+    struct cairn_session *s;
+    struct cairn_save *save;
+
+    (void)state;
+    fake_knows(f, 0);
+    OK(open_rank(f, 0, 1, 4, 2000, &s));
+    make_save(s, 1, &save);
+    OK(cairn_save_seal(save, &err));
+    OK(cairn_save_wait(save, CAIRN_COMMITTED, 5000, &err));
+    assert_int_equal(fake_count(f, LOCAL_WAIT), 0);
+    cairn_save_free(save);
+    cairn_session_close(s);
+    no_complaint(f);
+}
+
 static bool readable(const struct cairn_session *s, int timeout_ms)
 {
     struct pollfd p = {.fd = cairn_session_fd(s), .events = POLLIN};
@@ -680,6 +698,7 @@ int main(void)
         TEST(test_late_grant),
         TEST(test_save_misuse),
         TEST(test_wait),
+        TEST(test_an_older_daemon),
         TEST(test_session_fd),
         TEST(test_interrupted),
         TEST(test_daemon_restarts),

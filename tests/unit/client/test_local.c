@@ -264,11 +264,42 @@ static void test_values(void **state)
     REFUSED(LOCAL_COMMAND, m.command.pad2 = 1);
 }
 
+/* What a newer client may ask: refused by its type alone, without an end of the connection (catches: a known type, an
+ * answer, or bytes that are no message, that are taken for one). */
+static void test_unknown_requests(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < NTYPES; i++) {
+        good(&types[i]);
+        assert_false(local_is_unknown_request(&m, types[i].len));
+    }
+    memset(&m, 0, sizeof(m));
+    local_header_init(&m.h, LOCAL_ERROR - 1, sizeof(m.save), 7);
+    assert_true(local_is_unknown_request(&m, sizeof(m.save)));
+    assert_int_equal(local_check(&m, sizeof(m.save), 0, NULL), CAIRN_E_PROTOCOL);
+    assert_false(local_is_unknown_request(&m, sizeof(m.h) - 1));
+    assert_false(local_is_unknown_request(&m, sizeof(m.save) + 1)); /* its length is not what it says */
+    m.h.id = 0;
+    assert_false(local_is_unknown_request(&m, sizeof(m.save)));
+    local_header_init(&m.h, LOCAL_ERROR + 40, sizeof(m.save), 7); /* an answer */
+    assert_false(local_is_unknown_request(&m, sizeof(m.save)));
+    local_header_init(&m.h, 0, sizeof(m.save), 7);
+    assert_false(local_is_unknown_request(&m, sizeof(m.save)));
+    local_header_init(&m.h, LOCAL_ERROR - 1, sizeof(m.save), 7);
+    m.h.version = LOCAL_VERSION + 1;
+    assert_false(local_is_unknown_request(&m, sizeof(m.save)));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_good),        cmocka_unit_test(test_lengths), cmocka_unit_test(test_headers),
-        cmocka_unit_test(test_descriptors), cmocka_unit_test(test_strings), cmocka_unit_test(test_values),
+        cmocka_unit_test(test_good),
+        cmocka_unit_test(test_lengths),
+        cmocka_unit_test(test_headers),
+        cmocka_unit_test(test_descriptors),
+        cmocka_unit_test(test_strings),
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_unknown_requests),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -158,6 +158,13 @@ static void test_from_our_own_arena(void **state)
     fake_fault(f, LOCAL_PLACES, FAKE_ERROR, CAIRN_E_NOMEM, 1);
     check_samples(s, 50, data);
     cairn_session_close(s);
+    fake_knows(f, 0); /* it would hang up on what it does not know */
+    unsigned asked = fake_count(f, LOCAL_PLACES);
+    OK(open_rank(f, 0, 1, 64, 5000, &s));
+    save_samples(s, 60, data);
+    check_samples(s, 60, data);
+    assert_int_equal(fake_count(f, LOCAL_PLACES), asked);
+    cairn_session_close(s);
     fake_places(f, 0);
     no_complaint(f);
 }

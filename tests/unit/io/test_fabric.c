@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Endpoints over real loopback: two on one loop, and, where one side must be stopped, this program run again as the
  * other. */
-#include "daemon/io/fabric.h"
+#include "daemon/io/fabric_internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -265,6 +265,46 @@ static void a_message_wakes_a_sleeping_loop(void **state)
     close_side(a);
     close_side(b);
     close_node(&n);
+    free(ops);
+}
+
+/* From two places at once, and with a provider that takes one (catches: a limit that is not asked, a write that is
+ * cut). */
+static void writes_of_two_pieces_need_a_provider_that_gathers(void **state)
+{
+    struct node n;
+    open_node(&n);
+    struct side *a = open_side(&n), *b = open_side(&n);
+    struct op *ops = new_ops(2);
+    uint8_t *src = map(MIB, 7), *more = map(MIB, 9), *dst = map(2 * MIB, 0);
+    struct fabric_mem *from = reg(&n, src, MIB, FABRIC_LOCAL, 0);
+    struct fabric_mem *to = reg(&n, dst, 2 * MIB, FABRIC_REMOTE_WRITE, 0x1234567890abcdef);
+    struct fabric_more tail = {more, MIB};
+
+    (void)state;
+    join(a, b);
+    if (fabric_sends_anything(n.fabric)) {
+        endpoint_write_more(a->ep, &ops[0].op, a->to, src, MIB, from, &tail, fabric_mem_remote_base(to),
+                            fabric_mem_key(to), 5);
+        turn_while(n.loop, !b->writtens || !ops[0].ended);
+        assert_int_equal(ops[0].code, 0);
+        assert_memory_equal(dst, src, MIB);
+        assert_memory_equal(dst + MIB, more, MIB);
+    }
+    n.fabric->info->tx_attr->iov_limit = 1;
+    assert_false(fabric_sends_anything(n.fabric));
+    endpoint_write_more(a->ep, &ops[1].op, a->to, src, MIB, from, &tail, fabric_mem_remote_base(to), fabric_mem_key(to),
+                        6);
+    turn_while(n.loop, !ops[1].ended);
+    assert_int_equal(ops[1].code, CAIRN_E_UNSUPPORTED);
+    fabric_mem_free(from);
+    fabric_mem_free(to);
+    close_side(a);
+    close_side(b);
+    close_node(&n);
+    munmap(src, MIB);
+    munmap(more, MIB);
+    munmap(dst, 2 * MIB);
     free(ops);
 }
 
@@ -844,6 +884,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(messages_go_both_ways_in_order),
         cmocka_unit_test(a_message_wakes_a_sleeping_loop),
         cmocka_unit_test(writes_arrive_whole_with_their_data),
+        cmocka_unit_test(writes_of_two_pieces_need_a_provider_that_gathers),
         cmocka_unit_test(wrong_and_revoked_keys_are_refused_and_touch_nothing),
         cmocka_unit_test(a_dead_destination_is_silent_until_closed),
         cmocka_unit_test(bad_addresses_and_providers_are_errors),

@@ -210,6 +210,7 @@ static void test_encoding_again_gives_the_same(void **state)
     assert_memory_equal(a.part, b.part, 4 * sizeof a.part[0]);
     assert_int_equal(a.part[0].codec, CAIRN_CODEC_RAW);
     assert_int_equal(a.part[1].codec, CAIRN_CODEC_LZ4);
+    assert_int_equal(a.copied, 3 * CAIRN_PART + 5000); /* raw parts to be sent, the others to be encoded */
     for (unsigned i = 0; i < 6; i++) {
         size_t padded = round_up_u64(a.payload_len[i], CAIRN_BLOCK);
         assert_int_equal(a.payload_len[i], b.payload_len[i]);
@@ -353,6 +354,150 @@ static void test_a_base_that_changed_is_none(void **state)
     free(base[1]);
 }
 
+/* ---- taking fragments one by one, as a gather does ------------------------------------------- */
+
+static void seal(struct world *w, const struct encode *e, const struct fragment_key *key, struct chunk_record *c)
+{
+    *c =
+        (struct chunk_record){.first_part = key->first_part, .k = (uint8_t)e->k, .m = (uint8_t)e->m, .entry = e->entry};
+    memcpy(c->part, e->part, sizeof c->part);
+    for (unsigned i = 0; i < e->k + e->m; i++) {
+        struct fragment f = {.key = *key,
+                             .generation = 1,
+                             .k = c->k,
+                             .m = c->m,
+                             .dtype = e->dtype,
+                             .payload_len = e->payload_len[i],
+                             .payload_sum = e->payload_sum[i],
+                             .entry = e->entry};
+        f.key.index = i;
+        memcpy(f.part, e->part, sizeof f.part);
+        fragment_seal(&f, w->record[i]);
+    }
+}
+
+static struct take take_of(struct world *w, const struct chunk_record *c, const struct fragment_key *key, char *payload)
+{
+    unsigned i = key->index;
+    bool data = i < c->k, raw = data && c->part[i].codec == CAIRN_CODEC_RAW;
+    char *target = data ? w->target + i * CAIRN_PART : NULL;
+
+    return (struct take){.record = w->record[i],
+                         .key = key,
+                         .chunk = c,
+                         .index = i,
+                         .dtype = CAIRN_U8,
+                         .codec = raw ? w->raw : w->lz4,
+                         .payload = raw ? target : payload,
+                         .target = target};
+}
+
+/* Takes what is not lost, in this order, and decodes what is missing then. */
+static void take_without(struct world *w, const struct encode *e, const struct chunk_record *c, uint32_t lost,
+                         bool reverse)
+{
+    struct fragment_key key[CAIRN_MAX_FRAGS];
+    char *copies[CAIRN_MAX_FRAGS] = {NULL};
+    struct decode d = {.k = e->k, .m = e->m, .dtype = e->dtype, .entry = e->entry, .part_mask = (1u << e->k) - 1};
+
+    d.target = w->target;
+    d.scratch = w->scratch;
+    d.hash = hash_stream_new();
+    memcpy(d.part, e->part, sizeof d.part);
+    memset(w->target, 0xee, 8 * CAIRN_PART);
+    for (unsigned n = 0; n < e->k + e->m; n++) {
+        unsigned i = reverse ? e->k + e->m - 1 - n : n;
+        if (i < e->k)
+            d.codecs[i] = e->part[i].codec == CAIRN_CODEC_LZ4 ? w->lz4 : w->raw;
+        if (lost & 1u << i)
+            continue;
+        key[i] = (struct fragment_key){.job = "j", .node = "n", .kind = FRAGMENT_DATA, .step = 1, .index = i};
+        copies[i] = malloc(CAIRN_PART);
+        memset(copies[i], 0xee, CAIRN_PART); /* behind the payload there is anything */
+        struct take t = take_of(w, c, &key[i], copies[i]);
+        t.entry = i == d.hashed && i < e->k ? d.hash : NULL;
+        take_fragment(&t);
+        assert_int_equal(t.code, 0);
+        d.hashed += t.entry != NULL;
+        d.payload[i] = t.payload;
+        d.decoded |= i < e->k ? 1u << i : 0;
+    }
+    struct decode wrong = d;
+    wrong.entry.low ^= 1;
+    if (!(lost & d.part_mask)) {
+        decode_chunk(&wrong);
+        assert_int_equal(wrong.code, CAIRN_E_CORRUPT);
+        d.hashed = e->k; /* it has them all now */
+    }
+    decode_chunk(&d);
+    assert_int_equal(d.code, 0);
+    for (unsigned i = 0; i < e->k; i++)
+        assert_memory_equal(w->target + i * CAIRN_PART, w->plain[i], e->plain_len[i]);
+    for (unsigned i = 0; i < e->k + e->m; i++)
+        free(copies[i]);
+    hash_stream_free(d.hash);
+}
+
+/* Catches: a raw part that is rebuilt from with what lies behind it, a checksum over parts in the wrong order or twice,
+ * a part that is decoded over one that was taken. */
+static void test_fragments_are_taken_one_by_one(void **state)
+{
+    static const struct {
+        unsigned k, m;
+    } shapes[] = {{1, 0}, {1, 1}, {2, 1}, {3, 2}, {4, 2}};
+    struct fragment_key key = {.job = "j", .node = "n", .kind = FRAGMENT_DATA, .step = 1};
+    struct world *w = *state;
+
+    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
+        struct encode e = encode(w, shapes[s].k, shapes[s].m, 12345, w->record);
+        struct chunk_record c;
+        seal(w, &e, &key, &c);
+        for (uint32_t lost = 0; lost < 1u << (e.k + e.m); lost++)
+            for (int reverse = 0; reverse < 2 && (unsigned)__builtin_popcount(lost) <= e.m; reverse++)
+                take_without(w, &e, &c, lost, reverse);
+    }
+}
+
+/* Catches: bytes that are used before their checksum is known, another chunk's fragment in this one's place. */
+static void test_a_wrong_fragment_is_not_taken(void **state)
+{
+    struct fragment_key key = {.job = "j", .node = "n", .kind = FRAGMENT_DATA, .step = 1};
+    struct world *w = *state;
+    struct encode e = encode(w, 2, 1, 12345, w->record);
+    char *payload = malloc(CAIRN_PART);
+    struct chunk_record c;
+
+    seal(w, &e, &key, &c);
+    for (key.index = 0; key.index < 3; key.index++) {
+        uint32_t len = e.payload_len[key.index];
+        for (unsigned at = 0; at < 2; at++) { /* its first byte, its last */
+            char *bad = w->record[key.index] + FRAGMENT_HEADER + (at ? len - 1 : 0);
+            struct take t = take_of(w, &c, &key, payload);
+            *bad ^= 1;
+            take_fragment(&t);
+            assert_int_equal(t.code, CAIRN_E_CORRUPT);
+            assert_non_null(strstr(t.err.message, "checksum"));
+            *bad ^= 1;
+        }
+        struct fragment_key other = key;
+        other.step = 2;
+        struct take t = take_of(w, &c, &other, payload);
+        take_fragment(&t);
+        assert_int_equal(t.code, CAIRN_E_CORRUPT);
+    }
+    key.index = 0;
+    struct chunk_record longer = c;
+    longer.entry.high ^= 1;
+    struct take t = take_of(w, &longer, &key, payload);
+    take_fragment(&t);
+    assert_int_equal(t.code, CAIRN_E_CORRUPT);
+    w->record[0][17] ^= 1; /* the header */
+    t = take_of(w, &c, &key, payload);
+    take_fragment(&t);
+    assert_int_equal(t.code, CAIRN_E_CORRUPT);
+    free(payload);
+}
+
 static uint64_t path_rate(const struct codecs *c)
 {
     struct codecs_status st;
@@ -402,6 +547,8 @@ int main(void)
         cmocka_unit_test(test_the_path_has_a_rate),
         cmocka_unit_test(test_a_delta_needs_its_base),
         cmocka_unit_test(test_a_base_that_changed_is_none),
+        cmocka_unit_test(test_fragments_are_taken_one_by_one),
+        cmocka_unit_test(test_a_wrong_fragment_is_not_taken),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -340,11 +340,15 @@ static void deadlines_are_each_ones(void **state)
 
     (void)state;
     setup_with(&f, 64 << 20);
+    turns(&f, 1); /* the loop reads its clock once a turn */
     ask(&f, 0, 0, 0xf, 500);
     ask(&f, 1, 0, 0xf, 20000);
+    turns(&f, 2);
+    assert_int_equal(f.links.started, 1);
+    bool waits = !f.readers[0].done; /* on a very busy machine its time was over before the gather began */
     until_done(&f, &f.readers[0]);
     assert_int_equal(f.readers[0].code, CAIRN_E_TIMEOUT);
-    assert_non_null(strstr(f.readers[0].message, "p7"));
+    assert_true(!waits || strstr(f.readers[0].message, "p7"));
     assert_int_equal(f.readers[1].done, 0);
     end_gather(&f, CAIRN_E_TIMEOUT); /* its own deadline was not the other's */
     turns(&f, 3);

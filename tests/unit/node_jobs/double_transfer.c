@@ -2,6 +2,7 @@
 #include "double_transfer.h"
 
 #include "core/base/error.h"
+#include "daemon/node/survey.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -160,6 +161,52 @@ void blob_get(struct links *links, const struct fragment_key *key, const struct 
     else if (key->step == links->corrupt_step)
         call.code = CAIRN_E_CORRUPT;
     blob_call(links, call);
+}
+
+/* ---- surveys --------------------------------------------------------------------------------- */
+
+struct survey_call {
+    struct loop_post post;
+    struct links *links;
+    struct survey *s; /* NULL: cancelled */
+};
+
+static void survey_answer(struct loop_post *post)
+{
+    struct survey_call *c = post->arg;
+    struct survey *s = c->s;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    bool is_short = s && s->manifests[0].step == c->links->short_step;
+    int code = is_short ? cairn_fail(&err, c->links->short_code, "the double has too few fragments") : 0;
+
+    free(c);
+    if (!s)
+        return;
+    s->state = NULL;
+    s->done(s, code, &err);
+}
+
+int survey_start(struct links *links, struct survey *s, struct cairn_error *err)
+{
+    struct survey_call *c = calloc(1, sizeof *c);
+
+    if (!c)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate");
+    *c = (struct survey_call){.links = links, .s = s};
+    c->post = (struct loop_post){.run = survey_answer, .arg = c};
+    s->state = c;
+    links->surveys++;
+    loop_defer(links->loop, &c->post);
+    return 0;
+}
+
+void survey_cancel(struct survey *s)
+{
+    struct survey_call *c = s->state;
+
+    if (c)
+        c->s = NULL;
+    s->state = NULL;
 }
 
 /* ---- drains ---------------------------------------------------------------------------------- */

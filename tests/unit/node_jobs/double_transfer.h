@@ -14,6 +14,9 @@ struct links {
     bool hold_blobs;       /* gets wait for double_let_go */
     bool blobs_away;       /* gets are UNAVAILABLE */
     uint64_t corrupt_step; /* its blobs are CORRUPT; 0: none */
+    uint64_t short_step;   /* its stripes have too few fragments; 0: none */
+    int short_code;        /* what a survey of it says */
+    unsigned surveys;
     unsigned started, cancelled, reading;
     unsigned ended, ended_aborted;
     unsigned npeers, nregistered; /* p0, p1, ...; the first ones are registered */

@@ -151,6 +151,35 @@ void the_pin_falls_back(void **state)
     member_leave(r);
 }
 
+/* Manifests are there and fragments are not (catches: a resume step that nobody can read); who asks for a step by its
+ * number, or observes, is not asked to wait for that. */
+void the_pin_counts_fragments(void **state)
+{
+    struct fixture *f = *state;
+    struct member *r;
+    struct checkpoint *c;
+    uint64_t step, inc;
+    struct later l;
+
+    two_steps(f);
+    f->b.links.short_step = 50;
+    f->b.links.short_code = CAIRN_E_UNAVAILABLE;
+    assert_int_equal(open_step(f, &f->b, NULL, CAIRN_LATEST, 5000, &step, &inc, &c), 0);
+    assert_int_equal(step, 50);
+    assert_int_equal(f->b.links.surveys, 0);
+    checkpoint_unref(c);
+    assert_int_equal(join(f, &f->b, "j", "b", 0, 1, false, &r), 0);
+    open_later(&f->b, r, &l);
+    turn_for(&f->b, 500);
+    assert_false(l.done); /* its peers may come back */
+    assert_true(f->b.links.surveys > 1);
+    f->b.links.short_code = CAIRN_E_CORRUPT; /* they have, without it */
+    turn_until(&f->b, &l.done);
+    assert_int_equal(l.code, 0);
+    assert_int_equal(l.step, 40);
+    member_leave(r);
+}
+
 void peers_away_are_no_reason_to_start_from_scratch(void **state)
 {
     struct fixture *f = *state;

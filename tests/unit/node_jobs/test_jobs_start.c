@@ -6,6 +6,7 @@
 #include "daemon/node/job_internal.h"
 #include "tests.h"
 
+#include <stdio.h>
 #include <string.h>
 
 void starts_are_adopted_raised_or_refused(void **state)
@@ -33,6 +34,65 @@ void starts_are_adopted_raised_or_refused(void **state)
     assert_int_equal(member_incarnation(r0), 2);
     assert_int_equal(join(f, m, "j", "a", 0, 2, false, &x), CAIRN_E_FENCED);
     member_leave(r0);
+}
+
+struct many { /* joins on their way */
+    struct join_request r;
+    unsigned *done;
+    int code;
+    char message[512];
+    struct member *member;
+};
+
+static void many_joined(struct join_request *r, int code, const struct cairn_error *err, struct member *member)
+{
+    struct many *j = r->arg;
+
+    ++*j->done;
+    j->code = code;
+    j->member = member;
+    if (code < 0)
+        snprintf(j->message, sizeof j->message, "%s", err->message);
+}
+
+static void join_many(struct machine *m, struct many *j, uint32_t rank, unsigned *done)
+{
+    *j = (struct many){
+        .r = {.rank = rank, .world_size = RECORD_MAX_RANKS + 1, .timeout_ms = 10000, .done = many_joined, .arg = j},
+        .done = done};
+    strcpy(j->r.job, "j");
+    strcpy(j->r.start_id, "a");
+    jobs_join(m->jobs, &j->r);
+}
+
+/* What a node's key can name is all that it takes (catches: a rank that nobody hears of, a key that is written past its
+ * end). A place that becomes free is taken again. */
+void a_node_takes_so_many_ranks(void **state)
+{
+    struct fixture *f = *state;
+    static struct many j[RECORD_MAX_RANKS + 1];
+    unsigned done = 0, refused = 0;
+
+    machine_start(f, &f->a, "n0", 1, 10000);
+    for (uint32_t i = 0; i <= RECORD_MAX_RANKS; i++)
+        join_many(&f->a, &j[i], i, &done);
+    for (unsigned i = 0; i < 1000 && done <= RECORD_MAX_RANKS; i++)
+        turn_for(&f->a, 10);
+    assert_int_equal(done, RECORD_MAX_RANKS + 1);
+    for (uint32_t i = 0; i <= RECORD_MAX_RANKS; i++) {
+        if (j[i].code == 0)
+            continue;
+        refused++;
+        assert_int_equal(j[i].code, CAIRN_E_TOO_LARGE);
+        assert_non_null(strstr(j[i].message, "job j has 256 ranks on node n0 already"));
+        member_leave(j[(i + 1) % RECORD_MAX_RANKS].member);
+        j[(i + 1) % RECORD_MAX_RANKS].member = NULL;
+        assert_int_equal(join(f, &f->a, "j", "a", i, RECORD_MAX_RANKS + 1, false, &j[i].member), 0);
+    }
+    assert_int_equal(refused, 1);
+    for (uint32_t i = 0; i <= RECORD_MAX_RANKS; i++)
+        if (j[i].member)
+            member_leave(j[i].member);
 }
 
 void two_nodes_commit_together(void **state)

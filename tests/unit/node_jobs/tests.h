@@ -4,6 +4,7 @@
 
 void starts_are_adopted_raised_or_refused(void **state);
 void two_nodes_commit_together(void **state);
+void a_node_takes_so_many_ranks(void **state);
 void reports_go_through_a_parent(void **state);
 void the_coordinator_dies(void **state);
 void a_crew_daemon_is_restarted(void **state);
@@ -19,6 +20,7 @@ void a_replaced_coordinator_commits_nothing(void **state);
 void a_take_over_fences(void **state);
 void all_ranks_follow_one_pin(void **state);
 void the_pin_falls_back(void **state);
+void the_pin_counts_fragments(void **state);
 void peers_away_are_no_reason_to_start_from_scratch(void **state);
 void damaged_records_are_named(void **state);
 void a_moved_pin_must_be_loaded(void **state);

@@ -110,6 +110,18 @@ static void impossible_letters_are_refused(void **state)
     l.verdict.verdict = VERDICT_ABORTED;
     l.verdict.status.code = 0;
     refused();
+    letter(CREW_VERDICT);
+    l.verdict.step = 9;
+    l.verdict.incarnation = 2;
+    l.verdict.verdict = VERDICT_INTENT;
+    l.verdict.base = (struct ckpt_base){true, 8, 2};
+    assert_int_equal(there_and_back(), 0);
+    l.verdict.base.step = 9;
+    refused(); /* not older */
+    l.verdict.base = (struct ckpt_base){true, 12, 1};
+    assert_int_equal(there_and_back(), 0);
+    l.verdict.verdict = VERDICT_COMMITTED;
+    refused(); /* of no intent */
 }
 
 static void envelopes(void **state)

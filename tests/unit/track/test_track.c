@@ -115,6 +115,15 @@ static void check(struct cairn_session *s, uint64_t step, const struct tensor *t
     }
 }
 
+static void end(struct fake *f, struct cairn_session *s, const struct tensor *t, size_t n)
+{
+    cairn_session_close(s);
+    assert_null(fake_complaint(f));
+    fake_stop(f);
+    for (size_t i = 0; i < n; i++)
+        munmap(t[i].memory, t[i].mapped);
+}
+
 /* ---- how much is copied ---------------------------------------------------------------------- */
 
 /* Two places in turn: a page of the arena is two saves old. Catches: everything is copied; a change is forgotten when
@@ -150,11 +159,7 @@ static void test_only_what_changed(void **state)
     }
     assert_int_equal(info.tracked_bytes,
                      tracks ? t[0].bytes + 300001 / PAGE * PAGE - PAGE * (300001 % PAGE < 4020) : 0);
-    cairn_session_close(s);
-    assert_null(fake_complaint(f));
-    fake_stop(f);
-    munmap(t[0].memory, t[0].mapped);
-    munmap(t[1].memory, t[1].mapped);
+    end(f, s, t, 2);
 }
 
 /* Above a quarter a tensor is left alone for a while, and others are not. */
@@ -188,11 +193,7 @@ static void test_what_changes_much_is_not_tracked(void **state)
         assert_int_equal(info.tracked_bytes, 300 * PAGE); /* it was tried again */
         assert_int_equal(info.copied_bytes, 0);
     }
-    cairn_session_close(s);
-    assert_null(fake_complaint(f));
-    fake_stop(f);
-    munmap(t[0].memory, t[0].mapped);
-    munmap(t[1].memory, t[1].mapped);
+    end(f, s, t, 2);
 }
 
 /* ---- who else writes ------------------------------------------------------------------------- */
@@ -219,9 +220,7 @@ static void test_shared_memory(void **state)
         check(s, step, &t, 1);
         assert_int_equal(info.copied_bytes, t.bytes);
     }
-    cairn_session_close(s);
-    fake_stop(f);
-    munmap(t.memory, t.mapped);
+    end(f, s, &t, 1);
 }
 
 /* Memory that the kernel pinned for a device, as io_uring's registered buffers are: writes go past the page tables. */
@@ -270,11 +269,8 @@ static void pinned(uint32_t flags)
         assert_non_null(strstr(info.tracking, "tensor \"pinned\" was written behind the kernel's back"));
     if (tracks && flags)
         assert_string_equal(info.tracking, "on");
-    cairn_session_close(s);
-    fake_stop(f);
     io_uring_queue_exit(&ring);
-    munmap(t[0].memory, t[0].mapped);
-    munmap(t[1].memory, t[1].mapped);
+    end(f, s, t, 2);
 }
 
 static void test_device_that_is_named(void **state)
@@ -304,9 +300,7 @@ static void test_unknown_flag(void **state)
     struct cairn_tensor d = describe(&t);
     FAILS(CAIRN_E_INVAL, cairn_save_add(save, &d, &err));
     cairn_save_free(save);
-    cairn_session_close(s);
-    fake_stop(f);
-    munmap(t.memory, t.mapped);
+    end(f, s, &t, 1);
 }
 
 /* ---- anything, at random --------------------------------------------------------------------- */
@@ -475,11 +469,7 @@ static void test_random(void **state)
     assert_string_equal(tracks ? "on" : info.tracking, info.tracking);
     if (tracks)
         assert_true(left_out > STEPS / 27 * info.bytes);
-    cairn_session_close(s);
-    assert_null(fake_complaint(f));
-    fake_stop(f);
-    munmap(t[MAPPED].memory, t[MAPPED].mapped);
-    munmap(t[ODD].memory, t[ODD].mapped);
+    end(f, s, t, HEAP); /* MAPPED and ODD */
     free(t[HEAP].data);
     free(t[STRIDED].data);
     free(t[SMALL].data);
@@ -554,9 +544,7 @@ static int find_out(void **state)
     tracks = strcmp(info.tracking, "on") == 0;
     if (!tracks)
         print_message("everything is copied here: %s\n", info.tracking);
-    cairn_session_close(s);
-    fake_stop(f);
-    munmap(t.memory, t.mapped);
+    end(f, s, &t, 1);
     return 0;
 }
 
