@@ -32,12 +32,13 @@ bool run_works_on(const struct node *n, unsigned ckpt)
 /* The base is committed, and neither deleted nor being deleted while the intent is put: its holds change with it. */
 static void run_compare_base(const struct node *n, const struct run *r, struct txn *t)
 {
-    unsigned base = r->base - 1u;
+    uint8_t base = (uint8_t)(r->base - 1);
 
     t->intent.intent_base = r->base;
-#ifndef CAIRN_BUG_BASE_UNCHECKED
-    t->compare[t->ncompares++] = (struct compare){KEY_DECISION, (uint8_t)base, n->bases.ckpt[base].decided};
-    t->compare[t->ncompares++] = (struct compare){KEY_TOMBSTONE, (uint8_t)base, 0};
+    t->compare[t->ncompares++] = (struct compare){KEY_DECISION, base, n->bases.ckpt[base].decided};
+    t->compare[t->ncompares++] = (struct compare){KEY_TOMBSTONE, base, 0};
+#ifdef CAIRN_BUG_BASE_UNCHECKED
+    t->ncompares -= 2;
 #endif
 }
 
