@@ -19,6 +19,11 @@ enum copy_path copy_best(void);
 bool copy_supported(enum copy_path path);
 /* Like memcpy. Its stores are weakly ordered: copy_fence before telling anybody. */
 void copy_stream(enum copy_path path, void *dst, const void *src, size_t len);
+/* When somebody else reads the bytes first, so that they come from cache: how many at a time, and how far ahead they
+ * are to be asked for. */
+size_t copy_cached_bytes(enum copy_path path);
+size_t copy_cached_ahead(enum copy_path path); /* 0: not at all */
+void copy_prefetch(const char *src, size_t len);
 /* Orders all streamed stores of this thread before its later ones. */
 void copy_fence(void);
 

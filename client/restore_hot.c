@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A restore from this process's own arena: one copy, straight from its pages to the tensors.
  *
- *     PLACES --> for each chunk: 64 KiB from memory through the checksum, then from cache to the target, ...
+ *     PLACES --> for each chunk: a few KiB from memory through the checksum, then from cache to the target, ...
  *                the chunk's checksum is right --> done
  *                it is not                     --> the daemon reads it from the peers and overwrites the target
  *     PLACES again: a chunk that is not where it was may have been overwritten between checksum and copy --> the same
@@ -25,7 +25,7 @@
 
 #define BLOCK_BYTES ((uint32_t)64 << 10)
 #define MANY_TOUCHES \
-    8 /* a chunk of so many pieces is copied part by part: looking for them costs more than the cache */
+    8 /* pieces of one chunk: more are copied part by part, to look for them costs more than the cache */
 #define JOBS_PER_THREAD 4
 
 struct places {
@@ -117,42 +117,111 @@ static bool is_whole_and_dense(const struct cairn_box_copy *c)
     return true;
 }
 
-/* The bytes [begin, begin + len) of the image, at src, to wherever this piece wants them. */
-static void deliver(const struct hot *h, const struct restore_piece *p, const char *src, uint64_t begin, uint32_t len)
+/* Image bytes that go to memory as they are. */
+struct stretch {
+    uint64_t from, to;
+    char *target; /* of byte from */
+};
+
+/* The piece's bytes in [begin, end) of the image; false: they do not lie side by side in the target. */
+static bool stretch_of(const struct hot *h, const struct restore_piece *p, uint64_t begin, uint64_t end,
+                       struct stretch *ret)
 {
     struct cairn_box_copy c = piece_copy(h->run->restore, p);
-    uint64_t first = c.image_offset, end = first + piece_slice(h->run->restore, p)->bytes;
+    uint64_t first = c.image_offset, last = first + piece_slice(h->run->restore, p)->bytes;
 
-    if (end <= begin || first >= begin + len)
-        return;
-    if (!is_whole_and_dense(&c)) {
-        cairn_box_copy_window(&c, src, begin, len);
-        return;
-    }
+    if (!is_whole_and_dense(&c))
+        return false;
     char *target = c.target; /* of the element at the target's origin, which is before or at the slice's */
     for (uint32_t d = 0; d < c.source.ndim; d++)
         target += (int64_t)(c.source.offset[d] - c.target_origin[d]) * c.target_stride[d];
-    uint64_t from = first > begin ? first : begin, to = end < begin + len ? end : begin + len;
-    copy_stream(h->path, target + (from - first), src + (from - begin), to - from);
+    ret->from = first > begin ? first : begin;
+    ret->to = last < end ? last : end;
+    if (ret->to < ret->from)
+        ret->to = ret->from;
+    ret->target = target + (ret->from - first);
+    return true;
 }
 
-static void read_part(struct hot *h, const struct job *job, const struct local_place *p, uint32_t part,
+/* A part of a chunk, and what it lies in the arena as. */
+struct hot_part {
+    const char *page;
+    uint32_t len;
+    uint32_t bit;   /* in masks */
+    uint64_t image; /* where it begins */
+};
+
+static void copy_stretch(const struct hot *h, const struct stretch *s, const struct hot_part *p, uint32_t at,
+                         uint32_t len)
+{
+    uint64_t begin = p->image + at, end = begin + len;
+    uint64_t from = s->from > begin ? s->from : begin, to = s->to < end ? s->to : end;
+
+    if (from < to)
+        copy_stream(h->path, s->target + (from - s->from), p->page + (from - p->image), to - from);
+}
+
+/* A few KiB at a time; what comes is asked for while they pass. False: some piece is not dense, nothing was read. */
+static bool read_dense(const struct hot *h, const struct job *job, const struct hot_part *p, struct hash_stream *sum)
+{
+    const struct touch *t = &h->run->touches[job->first];
+    struct stretch stretches[MANY_TOUCHES];
+    uint32_t step = (uint32_t)copy_cached_bytes(h->path), ahead = (uint32_t)copy_cached_ahead(h->path);
+    unsigned n = 0;
+
+    if (job->n > MANY_TOUCHES)
+        return false;
+    for (size_t i = 0; i < job->n; i++)
+        if (t[i].mask & p->bit &&
+            !stretch_of(h, &h->run->restore->pieces[t[i].piece], p->image, p->image + p->len, &stretches[n++]))
+            return false;
+    for (uint32_t at = 0; at < p->len; at += step) {
+        uint32_t len = p->len - at < step ? p->len - at : step;
+        if (ahead && p->len - at > ahead)
+            copy_prefetch(p->page + at + ahead, p->len - at - ahead < step ? p->len - at - ahead : step);
+        hash_stream_add(sum, p->page + at, len);
+        for (unsigned i = 0; i < n; i++)
+            copy_stretch(h, &stretches[i], p, at, len);
+    }
+    return true;
+}
+
+/* Pieces of any form. */
+static void read_any(const struct hot *h, const struct job *job, const struct hot_part *p, struct hash_stream *sum)
+{
+    const struct touch *t = &h->run->touches[job->first];
+    uint32_t step = job->n > MANY_TOUCHES ? p->len : BLOCK_BYTES;
+
+    for (uint32_t at = 0; at < p->len; at += step) {
+        uint32_t len = p->len - at < step ? p->len - at : step;
+        hash_stream_add(sum, p->page + at, len);
+        for (size_t i = 0; i < job->n; i++) {
+            const struct restore_piece *piece = &h->run->restore->pieces[t[i].piece];
+            struct stretch s;
+            if (!(t[i].mask & p->bit))
+                continue;
+            if (stretch_of(h, piece, p->image + at, p->image + at + len, &s)) {
+                copy_stretch(h, &s, p, at, len);
+            } else {
+                struct cairn_box_copy c = piece_copy(h->run->restore, piece);
+                cairn_box_copy_window(&c, p->page + at, p->image + at, len);
+            }
+        }
+    }
+}
+
+static void read_part(const struct hot *h, const struct job *job, const struct local_place *place, uint32_t part,
                       struct hash_stream *sum)
 {
-    const struct run *run = h->run;
-    const struct touch *t = &run->touches[job->first];
-    const struct cairn_chunk_range *c = &run->restore->catalog.shards[h->shard].chunks[t->chunk];
-    const char *page = arena_page(h->arena, p->page[part]);
-    uint64_t image = ((uint64_t)c->first_part + part) * CAIRN_PART;
-    uint32_t step = job->n > MANY_TOUCHES ? p->len[part] : BLOCK_BYTES;
+    const struct touch *t = &h->run->touches[job->first];
+    const struct cairn_chunk_range *c = &h->run->restore->catalog.shards[h->shard].chunks[t->chunk];
+    struct hot_part p = {.page = arena_page(h->arena, place->page[part]),
+                         .len = place->len[part],
+                         .bit = 1u << part,
+                         .image = ((uint64_t)c->first_part + part) * CAIRN_PART};
 
-    for (uint32_t at = 0; at < p->len[part]; at += step) {
-        uint32_t len = p->len[part] - at < step ? p->len[part] - at : step;
-        hash_stream_add(sum, page + at, len);
-        for (size_t i = 0; i < job->n; i++)
-            if (t[i].mask & 1u << part)
-                deliver(h, &run->restore->pieces[t[i].piece], page + at, image + at, len);
-    }
+    if (!read_dense(h, job, &p, sum))
+        read_any(h, job, &p, sum);
 }
 
 static bool read_chunk(struct hot *h, const struct job *job, struct hash_stream *sum)

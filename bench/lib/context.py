@@ -25,12 +25,13 @@ class Sizes:
         self.tail_bytes = (64 if quick else 256) * MIB
         self.touched_bytes = (128 if quick else 512) * MIB
         self.llama_bytes = 256 * MIB if quick else 0  # of one layer of Llama-3-8B; 0: all of it
-        self.probe_mib = 256 if quick else 1024  # most that a probe of the disk writes between two saves
+        self.probe_mib = 128 if quick else 1024  # most that a probe of the disk writes between two saves
         self.disk_mib = 256 if quick else 1024
         self.codec_mib = 32 if quick else 256
+        self.warm_stores = 3 if quick else 5  # saves until files are written over
         self.growth = [64, 256, 512] if quick else [64, 1024, 4096]
         self.ranks, self.rank_mib = ([1, 4], 32) if quick else ([1, 8], 128)
-        self.cycles, self.every, self.neighbour_mib = (3, 30, 64) if quick else (15, 40, 256)  # 1,200 steps with saves
+        self.cycles, self.every, self.neighbour_mib = (3, 25, 64) if quick else (15, 40, 256)  # 1,200 steps with saves
         self.disk_gib = 4 if quick else 16  # that must be free
         self.model = ["--layers", "2", "--vocab", "8192", "--seconds", "12", "--small-mib", "64"] if quick else \
                      ["--layers", "12", "--vocab", "50257", "--seconds", "60", "--small-mib", "256"]
@@ -48,7 +49,7 @@ class Context:
     def turns(self, n=0, warm=0, least=None, weight=1):
         """So many turns (as many as judged pairs need), after some to warm up, fewer when the time is over: see budget.py. Yields whether the turn counts."""
         n = n or self.sizes.pairs
-        least = min(n, self.sizes.pairs) if least is None else least
+        least = min(n, 3 if self.quick else self.sizes.pairs) if least is None else least
         bare = min(n, 3 if self.quick else 6)
         for i in self.budget.turns(n + warm, least + warm, bare + warm, weight, self.report.say):
             yield i >= warm

@@ -17,8 +17,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHORT_OF_BUFFERS 16             /* free ones: then late fragments give theirs */
-#define SYNC_BYTES ((uint64_t)32 << 20) /* stored and not synced: then a sync is asked for */
+#define SHORT_OF_BUFFERS 16 /* free ones: then late fragments give theirs */
+/* Stored and not synced, then a sync is asked for: a quarter of what is saved, as arenas have a window of a quarter;
+ * but no less than what makes a flush of the device worth it, and no more than what a peer takes in a blink. */
+#define SYNC_BYTES_MIN ((uint64_t)32 << 20)
+#define SYNC_BYTES_MAX ((uint64_t)128 << 20)
 
 static uint64_t now_ns(const struct drain *d)
 {
@@ -468,7 +471,8 @@ static void drain_pump(struct pump *p)
         encode_more(d);
         mend(d);
     }
-    if (d->unsynced_bytes >= SYNC_BYTES || (all_stored(d) && (waits_for_sync(&d->going) || waits_for_sync(&d->safe))))
+    if (d->unsynced_bytes >= d->sync_bytes ||
+        (all_stored(d) && (waits_for_sync(&d->going) || waits_for_sync(&d->safe))))
         sync_all(d);
     if (d->durable_parts == d->spec.layout->nparts && !d->manifest_going && d->code == 0)
         store_manifest(d);
@@ -505,6 +509,9 @@ int drain_start(struct links *links, const struct drain_spec *spec, struct drain
      * goes. */
     struct cairn_geometry g = cairn_geometry_for(live);
     uint64_t bytes = (uint64_t)spec->layout->nparts * (CAIRN_PART + FRAGMENT_HEADER);
+    d->sync_bytes = bytes / 4 < SYNC_BYTES_MIN   ? SYNC_BYTES_MIN
+                    : bytes / 4 > SYNC_BYTES_MAX ? SYNC_BYTES_MAX
+                                                 : bytes / 4;
     d->stream.reserve_bytes =
         g.k ? bytes / g.k * (g.k + g.m) / (live < CAIRN_GROUP_MAX ? live : CAIRN_GROUP_MAX) : bytes;
     d->deadline = (struct loop_timer){.fire = drain_too_late, .arg = d};

@@ -57,9 +57,9 @@ struct drain {
     struct list todo, encoding, going, safe, full; /* of struct chunk */
     uint32_t next_part;                            /* the first that is in no chunk yet */
     uint32_t durable_parts;
-    uint64_t unsynced_bytes;
-    uint64_t no_peer_since_ns; /* 0: there is one */
-    unsigned busy;             /* encodes, sends, the manifest: done() waits for them */
+    uint64_t unsynced_bytes, sync_bytes; /* with so many a sync is asked for */
+    uint64_t no_peer_since_ns;           /* 0: there is one */
+    unsigned busy;                       /* encodes, sends, the manifest: done() waits for them */
     bool manifest_going;
     bool told; /* done() was called: what is late goes on behind it */
     bool over; /* and has had its time */

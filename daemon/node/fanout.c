@@ -11,8 +11,8 @@
  *
  * A reader's deadline is its own: one that is over does not end the gather that others wait for, and a gather that ran
  * into its deadline is begun again for those who have time left. Memory comes from idle entries, the least recently
- * used first; readers that find none wait in line. An entry holds its checkpoint, since whoever started its gather may
- * be gone before that ends. */
+ * used first; readers that find none wait in line, for a while: then each gathers for itself, as if it were alone. An
+ * entry holds its checkpoint, since whoever started its gather may be gone before that ends. */
 #include "daemon/node/fanout.h"
 
 #include "core/base/cleanup.h"
@@ -50,6 +50,7 @@ struct fanout {
     struct links *links;
     struct loop *loop; /* theirs; it outlives them */
     uint64_t max_bytes, used_bytes;
+    uint32_t patience_ms; /* of readers in line */
     struct list bucket[BUCKETS];
     struct list idle;
     struct list queue; /* readers that wait for memory */
@@ -179,7 +180,7 @@ static void reader_end(struct fanout_read *r, int code, const struct cairn_error
 {
     list_remove(&r->link);
     r->entry = NULL;
-    loop_timer_cancel(r->fanout->loop, &r->deadline);
+    loop_timer_cancel(r->fanout->loop, &r->timer);
     r->done(r, code, err);
 }
 
@@ -236,10 +237,32 @@ static uint32_t ms_left(const struct fanout_read *r)
 {
     uint64_t now = loop_now_ns(r->fanout->loop);
 
-    return r->deadline.at_ns > now ? (uint32_t)((r->deadline.at_ns - now) / 1000000) + 1 : 0;
+    return r->deadline_ns > now ? (uint32_t)((r->deadline_ns - now) / 1000000) + 1 : 0;
 }
 
-static void reader_too_late(struct loop_timer *t)
+static void gathered_alone(struct gather *g, int code, const struct cairn_error *err)
+{
+    struct fanout_read *r = g->arg;
+
+    r->gathering = false;
+    reader_end(r, code, err);
+}
+
+static void gather_alone(struct fanout_read *r)
+{
+    list_remove(&r->link);
+    r->alone = (struct gather){.manifest = r->manifest,
+                               .chunk = r->chunk,
+                               .part_mask = r->part_mask,
+                               .target = r->target,
+                               .timeout_ms = ms_left(r),
+                               .done = gathered_alone,
+                               .arg = r};
+    r->gathering = true;
+    gather_start(r->fanout->links, &r->alone);
+}
+
+static void reader_timer(struct loop_timer *t)
 {
     struct fanout_read *r = t->arg;
     struct fanout_entry *e = r->entry;
@@ -248,8 +271,12 @@ static void reader_too_late(struct loop_timer *t)
 
     if (r->copying)
         return; /* it is there: a copy does not wait for anybody */
+    if (!e && ms_left(r) > 1) {
+        gather_alone(r);
+        return;
+    }
     if (e)
-        gather_why(e->gathering ? &e->gather : NULL, why);
+        gather_why(&e->gather, why);
     cairn_fail(&err, CAIRN_E_TIMEOUT, "the chunk at part %u of rank %u was not read within %u ms: %s",
                r->manifest->chunks[r->chunk].first_part, r->manifest->rank, r->timeout_ms, why);
     if (e)
@@ -369,6 +396,7 @@ static bool reader_join(struct fanout *f, struct fanout_read *r)
         return false;
     list_remove(&e->idle);
     r->entry = e;
+    loop_timer_set(f->loop, &r->timer, r->deadline_ns);
     list_remove(&r->link);
     list_push_back(&e->readers, &r->link);
     step_soon(e);
@@ -401,12 +429,15 @@ void fanout_start(struct fanout *f, struct fanout_read *r)
     loop_timer_cancel(f->loop, &f->forget);
     r->fanout = f;
     r->entry = NULL;
-    r->copying = r->left = r->shared = r->started_it = false;
+    r->copying = r->left = r->shared = r->started_it = r->gathering = false;
     r->timeout_ms = r->timeout_ms ? r->timeout_ms : 30000;
+    r->deadline_ns = loop_now_ns(f->loop) + r->timeout_ms * (uint64_t)1000000;
     list_init(&r->link);
-    r->deadline = (struct loop_timer){.fire = reader_too_late, .arg = r};
-    loop_timer_after(f->loop, &r->deadline, r->timeout_ms);
+    r->timer = (struct loop_timer){.fire = reader_timer, .arg = r};
+    loop_timer_set(f->loop, &r->timer, r->deadline_ns);
     if (!list_empty(&f->queue) || !reader_join(f, r)) {
+        if (r->timeout_ms > f->patience_ms)
+            loop_timer_after(f->loop, &r->timer, f->patience_ms);
         list_push_back(&f->queue, &r->link);
         pump_soon(f); /* idle entries may have the room already */
     }
@@ -425,9 +456,13 @@ void fanout_cancel(struct fanout_read *r)
     if (r->left)
         return;
     r->left = true;
-    loop_timer_cancel(r->fanout->loop, &r->deadline);
+    loop_timer_cancel(r->fanout->loop, &r->timer);
     if (r->copying)
         return; /* its end says so */
+    if (r->gathering) {
+        gather_cancel(r->fanout->links, &r->alone);
+        return;
+    }
     list_remove(&r->link);
     if (r->entry)
         step_soon(r->entry);
@@ -468,7 +503,8 @@ void fanout_usage(const struct fanout *f, uint64_t *ret_bytes, uint64_t *ret_lim
     *ret_limit = f->max_bytes;
 }
 
-int fanout_new(struct links *links, uint64_t max_bytes, struct fanout **ret_fanout, struct cairn_error *err)
+int fanout_new(struct links *links, uint64_t max_bytes, uint32_t patience_ms, struct fanout **ret_fanout,
+               struct cairn_error *err)
 {
     struct fanout *f = calloc(1, sizeof *f);
 
@@ -477,6 +513,7 @@ int fanout_new(struct links *links, uint64_t max_bytes, struct fanout **ret_fano
     f->links = links;
     f->loop = links_loop(links);
     f->max_bytes = max_bytes;
+    f->patience_ms = patience_ms;
     f->forget = (struct loop_timer){.fire = forget, .arg = f};
     list_init(&f->idle);
     list_init(&f->queue);

@@ -25,24 +25,29 @@ struct fanout_read { /* owned by the caller until done() */
     struct fanout *fanout;
     struct list link; /* in the entry, or in the queue for memory */
     struct fanout_entry *entry;
-    struct loop_timer deadline;
+    struct loop_timer timer; /* its deadline; in the queue, the end of its patience */
+    uint64_t deadline_ns;
+    struct gather alone; /* what it does without memory */
     struct worker_job copy;
     struct loop_post post;
-    bool copying, left, started_it;
+    bool copying, left, started_it, gathering;
 };
 
 struct fanout_counts { /* since the start */
     uint64_t shared_chunks, shared_bytes;
 };
 
-int fanout_new(struct links *links, uint64_t max_bytes, struct fanout **ret_fanout, struct cairn_error *err);
+#define FANOUT_PATIENCE_MS 300
+
+/* Whoever finds no memory for so long gathers for itself: another job's hung peers are not its own. */
+int fanout_new(struct links *links, uint64_t max_bytes, uint32_t patience_ms, struct fanout **ret_fanout,
+               struct cairn_error *err);
 /* Nothing may be under way. NULL allowed. */
 void fanout_free(struct fanout *f);
 /* Whether a chunk of so many parts can be shared at all: else its reader gathers it for itself. */
 bool fanout_has_room(const struct fanout *f, uint32_t parts);
 /* Whether the chunk is there, or about to be. */
 bool fanout_knows(struct fanout *f, const struct manifest *m, uint32_t chunk);
-/* Waits for memory, if it has to, no longer than the read's deadline. */
 void fanout_start(struct fanout *f, struct fanout_read *r);
 /* done() follows with CAIRN_E_ABORTED; target is not written after it. Others who read the same do not notice. */
 void fanout_cancel(struct fanout_read *r);

@@ -154,7 +154,7 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
     if (r == 0)
         r = links_new(&ld, &lc, &n->links, err);
     if (r == 0)
-        r = fanout_new(n->links, c->fanout_max_bytes, &n->fanout, err);
+        r = fanout_new(n->links, c->fanout_max_bytes, FANOUT_PATIENCE_MS, &n->fanout, err);
     if (r < 0)
         return r;
     struct mesh_config mc = {n->id, c->start, n->deps.keyring};

@@ -45,8 +45,10 @@ struct cairn_param {
 };
 
 /* ---- codec ------------------------------------------------------------------------------------------------------
- * Lossless and deterministic: the same input, dtype and params give the same bytes, so that a fragment can be encoded
- * again. Stateless: called from any worker thread, several at once. */
+ * Lossless and deterministic: the same input, dtype, params and room give the same bytes, so that a fragment can be
+ * encoded again; the daemon's room follows from len alone. (float, dense and raw do not depend on it: more room gives
+ * the same bytes, and less than these need gives 0. lz4 may give up a little before its room is used up.) Stateless:
+ * called from any worker thread, several at once. */
 enum cairn_codec_id { CAIRN_CODEC_RAW = 0, CAIRN_CODEC_LZ4 = 1, CAIRN_CODEC_FLOAT = 2, CAIRN_CODEC_DENSE = 3 };
 struct cairn_codec_ops {
     size_t size;

@@ -193,28 +193,13 @@ INLINE void vec_merge(unsigned width, const vec *planes, uint8_t *dst)
         merge8(planes, dst);
 }
 
-/* ---- packing --------------------------------------------------------------------------------- */
+/* ---- bits and codes -------------------------------------------------------------------------- */
 
-INLINE uint8_t *vec_pack(vec v, unsigned bits, uint8_t base, uint8_t *to)
+INLINE uint64_t vec_word(vec v, unsigned bit)
 {
-    __m256i limit = _mm256_set1_epi8((char)((1u << bits) - 1)), less = _mm256_set1_epi8((char)base);
-    uint8_t byte[BLOCK];
-    vec x;
+    __m128i up = _mm_cvtsi32_si128((int)(7 - bit));
 
-    for (unsigned h = 0; h < 2; h++)
-        x.half[h] = _mm256_min_epu8(_mm256_sub_epi8(v.half[h], less), limit);
-    for (unsigned k = 0; k < bits; k++) {
-        __m128i up = _mm_cvtsi32_si128((int)(7 - k));
-        uint64_t plane = mask_of(_mm256_sll_epi16(x.half[0], up), _mm256_sll_epi16(x.half[1], up));
-        memcpy(to + 8 * k, &plane, sizeof plane);
-    }
-    to += 8 * bits;
-    uint64_t escapes = equal_mask(x, limit);
-    if (escapes)
-        vec_store(byte, v);
-    for (; escapes; escapes &= escapes - 1)
-        *to++ = byte[__builtin_ctzll(escapes)];
-    return to;
+    return mask_of(_mm256_sll_epi16(v.half[0], up), _mm256_sll_epi16(v.half[1], up));
 }
 
 /* 32 bits become 32 bytes, 0 or this. */
@@ -228,41 +213,135 @@ INLINE __m256i spread(uint32_t bits, __m256i value)
     return _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), value);
 }
 
-INLINE const uint8_t *vec_unpack(vec *ret, unsigned bits, uint8_t base, const uint8_t *from, const uint8_t *end)
+INLINE vec vec_add_bit(vec v, uint64_t word, unsigned bit)
 {
-    __m256i limit = _mm256_set1_epi8((char)((1u << bits) - 1)), more = _mm256_set1_epi8((char)base);
-    vec x = vec_fill(0);
+    __m256i value = _mm256_set1_epi8((char)(1u << bit));
+
+    v.half[0] = _mm256_or_si256(v.half[0], spread((uint32_t)word, value));
+    v.half[1] = _mm256_or_si256(v.half[1], spread((uint32_t)(word >> 32), value));
+    return v;
+}
+
+INLINE vec vec_clear(vec v, uint8_t mask)
+{
+    __m256i m = _mm256_set1_epi8((char)mask);
+
+    return (vec){{_mm256_andnot_si256(m, v.half[0]), _mm256_andnot_si256(m, v.half[1])}};
+}
+
+struct coder {
+    __m256i value[MAX_VALUES]; /* to compare with; the way back: the first is a table of them */
+};
+
+INLINE struct coder coder_init(unsigned bits, const struct level *l)
+{
+    struct coder c;
+
+    for (unsigned i = 0; i < (1u << bits) - 1; i++)
+        c.value[i] = _mm256_set1_epi8((char)l->value[i]);
+    return c;
+}
+
+INLINE struct coder decoder_init(unsigned bits, const struct level *l)
+{
+    uint8_t value[16] = {0};
+    struct coder c;
+
+    memcpy(value, l->value, (1u << bits) - 1);
+    c.value[0] = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)value));
+    return c;
+}
+
+/* Each value of a byte sets the bits of its code, or it has none. */
+INLINE uint64_t vec_code(const struct coder *c, unsigned bits, vec v, uint64_t *words)
+{
+    vec code[MAX_BITS], some = vec_fill(0);
+
+    for (unsigned k = 0; k < bits; k++)
+        code[k] = some;
+    for (unsigned i = 0; i < (1u << bits) - 1; i++)
+        for (unsigned h = 0; h < 2; h++) {
+            __m256i is = _mm256_cmpeq_epi8(v.half[h], c->value[i]);
+            some.half[h] = _mm256_or_si256(some.half[h], is);
+            for (unsigned k = 0; k < bits; k++)
+                if (i >> k & 1)
+                    code[k].half[h] = _mm256_or_si256(code[k].half[h], is);
+        }
+    uint64_t none = ~mask_of(some.half[0], some.half[1]);
+    for (unsigned k = 0; k < bits; k++)
+        words[k] = none | mask_of(code[k].half[0], code[k].half[1]);
+    return none;
+}
+
+INLINE vec vec_value(const struct coder *c, unsigned bits, const uint64_t *words)
+{
+    vec code = vec_fill(0);
+
+    for (unsigned k = 0; k < bits; k++)
+        code = vec_add_bit(code, words[k], k);
+    return (vec){{_mm256_shuffle_epi8(c->value[0], code.half[0]), _mm256_shuffle_epi8(c->value[0], code.half[1])}};
+}
+
+/* For eight bytes, by the eight bits that say which: where the chosen ones are, and where among them each is. */
+#define WITHOUT_LOWEST(m) ((m) & ((m)-1))
+#define CHOSEN0(m) __builtin_ctz((m) | 256)
+#define CHOSEN1(m) CHOSEN0(WITHOUT_LOWEST(m))
+#define CHOSEN2(m) CHOSEN1(WITHOUT_LOWEST(m))
+#define CHOSEN3(m) CHOSEN2(WITHOUT_LOWEST(m))
+#define CHOSEN4(m) CHOSEN3(WITHOUT_LOWEST(m))
+#define CHOSEN5(m) CHOSEN4(WITHOUT_LOWEST(m))
+#define CHOSEN6(m) CHOSEN5(WITHOUT_LOWEST(m))
+#define CHOSEN7(m) CHOSEN6(WITHOUT_LOWEST(m))
+#define COMPRESS(m)                                                                                    \
+    {                                                                                                  \
+        CHOSEN0(m), CHOSEN1(m), CHOSEN2(m), CHOSEN3(m), CHOSEN4(m), CHOSEN5(m), CHOSEN6(m), CHOSEN7(m) \
+    }
+#define AMONG(m, i) (((m) >> (i)&1) ? __builtin_popcount((m) & ((1 << (i)) - 1)) : 0x80)
+#define EXPAND(m)                                                                                              \
+    {                                                                                                          \
+        AMONG(m, 0), AMONG(m, 1), AMONG(m, 2), AMONG(m, 3), AMONG(m, 4), AMONG(m, 5), AMONG(m, 6), AMONG(m, 7) \
+    }
+#define FOUR(f, m) f(m), f(m + 1), f(m + 2), f(m + 3)
+#define SIXTEEN(f, m) FOUR(f, m), FOUR(f, m + 4), FOUR(f, m + 8), FOUR(f, m + 12)
+#define SIXTY_FOUR(f, m) SIXTEEN(f, m), SIXTEEN(f, m + 16), SIXTEEN(f, m + 32), SIXTEEN(f, m + 48)
+#define ALL(f) SIXTY_FOUR(f, 0), SIXTY_FOUR(f, 64), SIXTY_FOUR(f, 128), SIXTY_FOUR(f, 192)
+static const uint8_t compress[256][8] = {ALL(COMPRESS)}, expand[256][8] = {ALL(EXPAND)};
+
+INLINE __m128i load8(const uint8_t *p)
+{
+    return _mm_loadl_epi64((const void *)p);
+}
+
+INLINE uint8_t *vec_compress(vec v, uint64_t which, uint8_t *to)
+{
     uint8_t byte[BLOCK];
 
-    if ((size_t)(end - from) < 8 * bits)
-        return NULL;
-    for (unsigned k = 0; k < bits; k++) {
-        uint64_t plane;
-        memcpy(&plane, from + 8 * k, sizeof plane);
-        __m256i value = _mm256_set1_epi8((char)(1u << k));
-        x.half[0] = _mm256_or_si256(x.half[0], spread((uint32_t)plane, value));
-        x.half[1] = _mm256_or_si256(x.half[1], spread((uint32_t)(plane >> 32), value));
+    vec_store(byte, v);
+    for (unsigned at = 0; at < BLOCK; at += 8) {
+        unsigned m = which >> at & 255;
+        _mm_storel_epi64((void *)to, _mm_shuffle_epi8(load8(byte + at), load8(compress[m])));
+        to += _mm_popcnt_u32(m);
     }
-    from += 8 * bits;
-    uint64_t escapes = equal_mask(x, limit);
-    size_t n = (size_t)__builtin_popcountll(escapes);
-    if (n > (size_t)(end - from))
-        return NULL;
-    *ret = (vec){{_mm256_add_epi8(x.half[0], more), _mm256_add_epi8(x.half[1], more)}};
-    if (n == 0)
-        return from;
-    vec_store(byte, *ret);
-    for (; escapes; escapes &= escapes - 1)
-        byte[__builtin_ctzll(escapes)] = *from++;
-    *ret = vec_load(byte);
-    return from;
+    return to;
+}
+
+INLINE vec vec_expand(vec v, uint64_t which, const uint8_t *from)
+{
+    __m128i eight[8];
+
+    for (unsigned i = 0; i < 8; i++) {
+        unsigned m = which >> 8 * i & 255;
+        eight[i] = _mm_shuffle_epi8(load8(from), load8(expand[m]));
+        from += _mm_popcnt_u32(m);
+    }
+    for (unsigned h = 0; h < 2; h++) {
+        __m128i low = _mm_unpacklo_epi64(eight[4 * h], eight[4 * h + 1]);
+        __m128i high = _mm_unpacklo_epi64(eight[4 * h + 2], eight[4 * h + 3]);
+        v.half[h] = _mm256_or_si256(v.half[h], _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1));
+    }
+    return v;
 }
 
 #include "kernel_body.h"
 
-const struct kernel kernel_avx2 = {.name = "avx2",
-                                   .split = kernel_split,
-                                   .encode = kernel_encode,
-                                   .decode = kernel_decode,
-                                   .code_bits = kernel_code_bits,
-                                   .code_quads = kernel_code_quads};
+const struct kernel kernel_avx2 = KERNEL("avx2");

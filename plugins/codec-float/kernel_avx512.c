@@ -139,43 +139,55 @@ INLINE void vec_merge(unsigned width, const vec *planes, uint8_t *dst)
         vec_store(dst + i * BLOCK, rotate(width, v[i], 8 * width - 1));
 }
 
-INLINE uint8_t *vec_pack(vec v, unsigned bits, uint8_t base, uint8_t *to)
-{
-    vec limit = vec_fill((uint8_t)((1u << bits) - 1)), x = _mm512_sub_epi8(v, vec_fill(base));
-    __mmask64 escapes = _mm512_cmpge_epu8_mask(x, limit);
+/* ---- bits and codes -------------------------------------------------------------------------- */
 
-    x = _mm512_min_epu8(x, limit);
-    for (unsigned k = 0; k < bits; k++) {
-        uint64_t plane = _mm512_test_epi8_mask(x, vec_fill((uint8_t)(1u << k)));
-        memcpy(to + 8 * k, &plane, sizeof plane);
-    }
-    to += 8 * bits;
-    vec_store(to, _mm512_maskz_compress_epi8(escapes, v));
-    return to + _mm_popcnt_u64(escapes);
+INLINE uint64_t vec_word(vec v, unsigned bit)
+{
+    return _mm512_test_epi8_mask(v, vec_fill((uint8_t)(1u << bit)));
 }
 
-INLINE const uint8_t *vec_unpack(vec *ret, unsigned bits, uint8_t base, const uint8_t *from, const uint8_t *end)
+INLINE vec vec_add_bit(vec v, uint64_t word, unsigned bit)
 {
-    vec x = _mm512_setzero_si512(), limit = vec_fill((uint8_t)((1u << bits) - 1));
-
-    if ((size_t)(end - from) < 8 * bits)
-        return NULL;
-    for (unsigned k = 0; k < bits; k++) {
-        uint64_t plane;
-        memcpy(&plane, from + 8 * k, sizeof plane);
-        x = _mm512_or_si512(x, _mm512_maskz_set1_epi8(plane, (char)(1u << k)));
-    }
-    from += 8 * bits;
-    __mmask64 escapes = _mm512_cmpeq_epi8_mask(x, limit);
-    size_t n = (size_t)_mm_popcnt_u64(escapes), left = (size_t)(end - from);
-    if (n > left)
-        return NULL;
-    vec bytes = left >= BLOCK ? vec_load(from) : _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, from);
-    *ret = _mm512_mask_expand_epi8(_mm512_add_epi8(x, vec_fill(base)), escapes, bytes);
-    return from + n;
+    return _mm512_or_si512(v, _mm512_maskz_set1_epi8(word, (char)(1u << bit)));
 }
 
-/* ---- codes ----------------------------------------------------------------------------------- */
+INLINE vec vec_clear(vec v, uint8_t mask)
+{
+    return _mm512_andnot_si512(vec_fill(mask), v);
+}
+
+/* Of one or two bits: the values, to compare with; of more: a table of 256 codes. The way back: a table of values. */
+struct coder {
+    vec v[4];
+};
+
+INLINE struct coder coder_init(unsigned bits, const struct level *l)
+{
+    uint8_t code[256];
+    struct coder c;
+
+    if (bits <= 2) {
+        for (unsigned i = 0; i < 3; i++)
+            c.v[i] = vec_fill(l->value[i]);
+        return c;
+    }
+    memset(code, (1 << bits) - 1, sizeof code);
+    for (unsigned i = level_values(l); i-- > 0;)
+        code[l->value[i]] = (uint8_t)i;
+    for (unsigned i = 0; i < 4; i++)
+        c.v[i] = vec_load(code + 64 * i);
+    return c;
+}
+
+INLINE struct coder decoder_init(unsigned bits, const struct level *l)
+{
+    uint8_t value[BLOCK] = {0};
+    struct coder c;
+
+    memcpy(value, l->value, (1u << bits) - 1);
+    c.v[0] = vec_load(value);
+    return c;
+}
 
 /* 64 looks into a table of 256 bytes. */
 INLINE vec look_up(const vec table256[4], vec index)
@@ -186,67 +198,50 @@ INLINE vec look_up(const vec table256[4], vec index)
     return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high);
 }
 
-INLINE void load_table(vec ret[4], const uint8_t bytes[256])
+INLINE uint64_t vec_code(const struct coder *c, unsigned bits, vec v, uint64_t *words)
 {
-    for (unsigned i = 0; i < 4; i++)
-        ret[i] = vec_load(bytes + 64 * i);
+    uint64_t none = UINT64_MAX;
+
+    if (bits == 1)
+        return words[0] = _mm512_cmpneq_epi8_mask(v, c->v[0]);
+    if (bits == 2) {
+        uint64_t one = _mm512_cmpeq_epi8_mask(v, c->v[1]), two = _mm512_cmpeq_epi8_mask(v, c->v[2]);
+        none = _mm512_cmpneq_epi8_mask(v, c->v[0]) & ~(one | two);
+        words[0] = one | none;
+        words[1] = two | none;
+        return none;
+    }
+    vec code = look_up(c->v, v);
+    for (unsigned k = 0; k < bits; k++) {
+        words[k] = vec_word(code, k);
+        none &= words[k];
+    }
+    return none;
 }
 
-static TARGET uint64_t kernel_code_bits(const struct code_table *t, const uint8_t *src, size_t n)
+INLINE vec vec_value(const struct coder *c, unsigned bits, const uint64_t *words)
 {
-    vec length[4], sum = _mm512_setzero_si512();
-    uint64_t bits;
-    size_t at = 0;
+    vec code = _mm512_maskz_set1_epi8(words[0], 1);
 
-    load_table(length, t->length);
-    for (; n - at >= GROUP; at += GROUP)
-        sum = _mm512_add_epi64(sum, _mm512_sad_epu8(look_up(length, vec_load(src + at)), _mm512_setzero_si512()));
-    bits = (uint64_t)_mm512_reduce_add_epi64(sum);
-    for (; at < n; at++)
-        bits += t->length[src[at]];
-    return bits;
+    for (unsigned k = 1; k < bits; k++)
+        code = _mm512_mask_add_epi8(code, words[k], code, vec_fill((uint8_t)(1u << k)));
+    return _mm512_permutexvar_epi8(code, c->v[0]);
 }
 
-/* Byte i of each dword, at the bottom. */
-INLINE vec byte_of(vec v, unsigned i)
+INLINE uint8_t *vec_compress(vec v, uint64_t which, uint8_t *to)
 {
-    return _mm512_and_si512(_mm512_srli_epi32(v, 8 * i), _mm512_set1_epi32(0xff));
+    vec_store(to, _mm512_maskz_compress_epi8(which, v)); /* compressing into memory is far slower */
+    return to + _mm_popcnt_u64(which);
 }
 
-INLINE vec code_of(vec low, vec high, unsigned i)
+INLINE vec vec_expand(vec v, uint64_t which, const uint8_t *from)
 {
-    return _mm512_or_si512(byte_of(low, i), _mm512_slli_epi32(byte_of(high, i), 8));
+    vec bytes = vec_load(from);
+
+    __asm__("" : "+v"(bytes)); /* in a register: expanding from memory is far slower */
+    return _mm512_mask_expand_epi8(v, which, bytes);
 }
 
-/* A dword holds four bytes in a row: two pairs of at most 22 bits, which a qword joins. */
-static TARGET void kernel_code_quads(const struct code_table *t, const uint8_t *src, struct quads *ret)
-{
-    vec tables[3][4], index = vec_load(src), even = _mm512_set1_epi64(0xffffffff);
-
-    load_table(tables[0], t->low);
-    load_table(tables[1], t->high);
-    load_table(tables[2], t->length);
-    vec low = look_up(tables[0], index), high = look_up(tables[1], index), len = look_up(tables[2], index);
-    vec l0 = byte_of(len, 0), l2 = byte_of(len, 2);
-    vec l01 = _mm512_add_epi32(l0, byte_of(len, 1)), l23 = _mm512_add_epi32(l2, byte_of(len, 3));
-    vec c01 = _mm512_or_si512(code_of(low, high, 0), _mm512_sllv_epi32(code_of(low, high, 1), l0));
-    vec c23 = _mm512_or_si512(code_of(low, high, 2), _mm512_sllv_epi32(code_of(low, high, 3), l2));
-    vec first = _mm512_or_si512(_mm512_and_si512(c01, even),
-                                _mm512_sllv_epi64(_mm512_and_si512(c23, even), _mm512_and_si512(l01, even)));
-    vec second = _mm512_or_si512(_mm512_srli_epi64(c01, 32),
-                                 _mm512_sllv_epi64(_mm512_srli_epi64(c23, 32), _mm512_srli_epi64(l01, 32)));
-    vec order0 = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), order1 = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
-    vec_store(ret->bits, _mm512_permutex2var_epi64(first, order0, second));
-    vec_store(ret->bits + 8, _mm512_permutex2var_epi64(first, order1, second));
-    vec_store(ret->length, _mm512_add_epi32(l01, l23));
-}
-
-#define HAS_CODES
 #include "kernel_body.h"
 
-const struct kernel kernel_avx512 = {.name = "avx512",
-                                     .split = kernel_split,
-                                     .encode = kernel_encode,
-                                     .decode = kernel_decode,
-                                     .code_bits = kernel_code_bits,
-                                     .code_quads = kernel_code_quads};
+const struct kernel kernel_avx512 = KERNEL("avx512");

@@ -1,178 +1,240 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The loops, over what a kernel's file has defined before it includes this one:
  *
- *     INLINE                    how its functions are defined
+ *     TARGET, INLINE            how its functions are defined
  *     vec                       64 bytes
- *     vec_load, vec_store, vec_all(v, byte)
+ *     vec_load, vec_store, vec_fill, vec_all(v, byte)
  *     vec_split(width, src, planes), vec_merge(width, planes, dst)     one block and its planes
- *     vec_pack(v, bits, base, to)        returns where the bytes end; may write 64 more than it returns
- *     vec_unpack(ret, bits, base, from, end)     returns where it ends, NULL: too short
+ *     vec_word(v, bit)          this bit of each byte, in the bytes' order
+ *     vec_add_bit(v, word, bit) sets it where the word has a 1
+ *     vec_clear(v, mask)        clears these bits in each byte
+ *     struct coder              what coding by a level wants to have ready: coder_init(bits, level)
+ *     vec_code(coder, bits, v, words)        the codes' words; returns who has none
+ *     vec_value(coder, bits, words)          the values; 0 where there is none
+ *     vec_compress(v, which, to)             these bytes; may write 64
+ *     vec_expand(v, which, from)             puts bytes there, where v is 0; may read 64
+ *
+ * Numbers of bits are constants where they are used in a loop, so that nothing is left of it.
  */
 
-INLINE uint8_t *put_plane(const struct plane *pl, vec v, size_t block, uint8_t *to, const uint8_t *end)
-{
-    if (pl->mode == PLANE_RAW || pl->mode == PLANE_CODED) {
-        vec_store(pl->raw + block * BLOCK, v);
-        return to;
+#define FOR_BITS(bits, call) \
+    switch (bits) {          \
+    case 1:                  \
+        return call(1);      \
+    case 2:                  \
+        return call(2);      \
+    case 3:                  \
+        return call(3);      \
+    default:                 \
+        return call(4);      \
     }
-    if (pl->mode == PLANE_SPARSE) {
-        if (vec_all(v, pl->base))
-            return to;
-        pl->bitmap[block / 8] |= (uint8_t)(1u << block % 8);
-    }
-    if (end - to < PACKED_MOST) /* the same rule in every kernel: whether a part fits must not depend on it */
-        return NULL;
-    switch (pl->bits) { /* known to the compiler, so that no loop is left of it */
-    case 1:
-        return vec_pack(v, 1, pl->base, to);
-    case 2:
-        return vec_pack(v, 2, pl->base, to);
-    case 3:
-        return vec_pack(v, 3, pl->base, to);
-    case 4:
-        return vec_pack(v, 4, pl->base, to);
-    case 5:
-        return vec_pack(v, 5, pl->base, to);
-    case 6:
-        return vec_pack(v, 6, pl->base, to);
-    default:
-        return vec_pack(v, 7, pl->base, to);
-    }
-}
 
-INLINE uint8_t *encode_width(const struct part *p, unsigned width, const uint8_t *src, uint8_t *to, const uint8_t *end)
-{
-    struct plane plane[MAX_WIDTH]; /* its own: what is stored through bytes could be the part's */
+/* ---- planes ---------------------------------------------------------------------------------- */
 
-    memcpy(plane, p->plane, sizeof plane);
-    for (size_t b = 0, n = p->nblocks; b < n; b++) {
+INLINE void split_width(unsigned width, const uint8_t *src, size_t nblocks, uint8_t *const *planes)
+{
+    uint8_t *to[MAX_WIDTH]; /* its own: what is stored through bytes could be the caller's */
+
+    memcpy(to, planes, width * sizeof *to);
+    for (size_t b = 0; b < nblocks; b++) {
         vec v[MAX_WIDTH];
         vec_split(width, src + b * BLOCK * width, v);
         for (unsigned i = 0; i < width; i++)
-            if (!(to = put_plane(&plane[i], v[i], b, to, end)))
-                return NULL;
-    }
-    return to;
-}
-
-static TARGET uint8_t *kernel_encode(const struct part *p, const uint8_t *src, uint8_t *stream, uint8_t *end)
-{
-    switch (p->width) {
-    case 1:
-        return encode_width(p, 1, src, stream, end);
-    case 2:
-        return encode_width(p, 2, src, stream, end);
-    case 4:
-        return encode_width(p, 4, src, stream, end);
-    default:
-        return encode_width(p, 8, src, stream, end);
+            vec_store(to[i] + b * BLOCK, v[i]);
     }
 }
 
-INLINE const uint8_t *get_plane(const struct plane *pl, vec *ret, size_t block, const uint8_t *from, const uint8_t *end)
+static TARGET void kernel_split(unsigned width, const uint8_t *src, size_t nblocks, uint8_t *const *planes)
 {
-    if (pl->mode == PLANE_RAW || pl->mode == PLANE_CODED) {
-        *ret = vec_load(pl->raw + block * BLOCK);
-        return from;
-    }
-    if (pl->mode == PLANE_SPARSE && !(pl->bitmap[block / 8] & 1u << block % 8)) {
-        *ret = vec_fill(pl->base);
-        return from;
-    }
-    switch (pl->bits) {
-    case 1:
-        return vec_unpack(ret, 1, pl->base, from, end);
-    case 2:
-        return vec_unpack(ret, 2, pl->base, from, end);
-    case 3:
-        return vec_unpack(ret, 3, pl->base, from, end);
-    case 4:
-        return vec_unpack(ret, 4, pl->base, from, end);
-    case 5:
-        return vec_unpack(ret, 5, pl->base, from, end);
-    case 6:
-        return vec_unpack(ret, 6, pl->base, from, end);
-    default:
-        return vec_unpack(ret, 7, pl->base, from, end);
-    }
-}
-
-INLINE const uint8_t *decode_width(const struct part *p, unsigned width, uint8_t *dst, const uint8_t *from,
-                                   const uint8_t *end)
-{
-    struct plane plane[MAX_WIDTH];
-
-    memcpy(plane, p->plane, sizeof plane);
-    for (size_t b = 0, n = p->nblocks; b < n; b++) {
-        vec v[MAX_WIDTH];
-        for (unsigned i = 0; i < width; i++)
-            if (!(from = get_plane(&plane[i], &v[i], b, from, end)))
-                return NULL;
-        vec_merge(width, v, dst + b * BLOCK * width);
-    }
-    return from;
-}
-
-static TARGET const uint8_t *kernel_decode(const struct part *p, uint8_t *dst, const uint8_t *stream,
-                                           const uint8_t *end)
-{
-    switch (p->width) {
-    case 1:
-        return decode_width(p, 1, dst, stream, end);
-    case 2:
-        return decode_width(p, 2, dst, stream, end);
-    case 4:
-        return decode_width(p, 4, dst, stream, end);
-    default:
-        return decode_width(p, 8, dst, stream, end);
-    }
-}
-
-/* ---- codes ----------------------------------------------------------------------------------- */
-
-#ifndef HAS_CODES /* no better way than one by one */
-static TARGET uint64_t kernel_code_bits(const struct code_table *t, const uint8_t *src, size_t n)
-{
-    uint64_t bits = 0;
-
-    for (size_t i = 0; i < n; i++)
-        bits += t->length[src[i]];
-    return bits;
-}
-
-INLINE uint64_t code_of(const struct code_table *t, uint8_t byte)
-{
-    return t->low[byte] | (uint64_t)t->high[byte] << 8;
-}
-
-static TARGET void kernel_code_quads(const struct code_table *t, const uint8_t *src, struct quads *ret)
-{
-    for (unsigned i = 0; i < QUADS; i++) {
-        const uint8_t *s = src + 4 * i;
-        unsigned l0 = t->length[s[0]], l1 = l0 + t->length[s[1]], l2 = l1 + t->length[s[2]];
-        ret->bits[i] = code_of(t, s[0]) | code_of(t, s[1]) << l0 | code_of(t, s[2]) << l1 | code_of(t, s[3]) << l2;
-        ret->length[i] = l2 + t->length[s[3]];
-    }
-}
-#endif
-
-static TARGET void kernel_split(unsigned width, const uint8_t *src, uint8_t (*planes)[BLOCK])
-{
-    vec v[MAX_WIDTH];
-
     switch (width) {
     case 1:
-        vec_split(1, src, v);
+        split_width(1, src, nblocks, planes);
         break;
     case 2:
-        vec_split(2, src, v);
+        split_width(2, src, nblocks, planes);
         break;
     case 4:
-        vec_split(4, src, v);
+        split_width(4, src, nblocks, planes);
         break;
     default:
-        vec_split(8, src, v);
+        split_width(8, src, nblocks, planes);
     }
-    for (unsigned i = 0; i < width; i++)
-        vec_store(planes[i], v[i]);
 }
+
+INLINE void merge_width(unsigned width, const uint8_t *const *planes, size_t nblocks, uint8_t *dst)
+{
+    const uint8_t *from[MAX_WIDTH];
+
+    memcpy(from, planes, width * sizeof *from);
+    for (size_t b = 0; b < nblocks; b++) {
+        vec v[MAX_WIDTH];
+        for (unsigned i = 0; i < width; i++)
+            v[i] = vec_load(from[i] + b * BLOCK);
+        vec_merge(width, v, dst + b * BLOCK * width);
+    }
+}
+
+static TARGET void kernel_merge(unsigned width, const uint8_t *const *planes, size_t nblocks, uint8_t *dst)
+{
+    switch (width) {
+    case 1:
+        merge_width(1, planes, nblocks, dst);
+        break;
+    case 2:
+        merge_width(2, planes, nblocks, dst);
+        break;
+    case 4:
+        merge_width(4, planes, nblocks, dst);
+        break;
+    default:
+        merge_width(8, planes, nblocks, dst);
+    }
+}
+
+/* ---- bits that are kept, blocks that are not -------------------------------------------------- */
+
+#define ALL_BUT_SIGN 0xfe /* second moments: by far the commonest mask, so its loops are unrolled */
+
+INLINE void keep_mask(uint8_t mask, uint8_t *plane, size_t nblocks, uint8_t *words)
+{
+    for (size_t b = 0; b < nblocks; b++) {
+        vec v = vec_load(plane + b * BLOCK);
+        for (unsigned bit = 0; bit < 8; bit++) {
+            if (!(mask >> bit & 1))
+                continue;
+            uint64_t word = vec_word(v, bit);
+            memcpy(words, &word, sizeof word);
+            words += sizeof word;
+        }
+        vec_store(plane + b * BLOCK, vec_clear(v, mask));
+    }
+}
+
+static TARGET void kernel_keep(uint8_t mask, uint8_t *plane, size_t nblocks, uint8_t *words)
+{
+    if (mask == ALL_BUT_SIGN)
+        keep_mask(ALL_BUT_SIGN, plane, nblocks, words);
+    else
+        keep_mask(mask, plane, nblocks, words);
+}
+
+INLINE void give_back_mask(uint8_t mask, uint8_t *plane, size_t nblocks, const uint8_t *words)
+{
+    for (size_t b = 0; b < nblocks; b++) {
+        vec v = vec_load(plane + b * BLOCK);
+        for (unsigned bit = 0; bit < 8; bit++) {
+            if (!(mask >> bit & 1))
+                continue;
+            uint64_t word;
+            memcpy(&word, words, sizeof word);
+            words += sizeof word;
+            v = vec_add_bit(v, word, bit);
+        }
+        vec_store(plane + b * BLOCK, v);
+    }
+}
+
+static TARGET void kernel_give_back(uint8_t mask, uint8_t *plane, size_t nblocks, const uint8_t *words)
+{
+    if (mask == ALL_BUT_SIGN)
+        give_back_mask(ALL_BUT_SIGN, plane, nblocks, words);
+    else
+        give_back_mask(mask, plane, nblocks, words);
+}
+
+static TARGET size_t kernel_close_up(uint8_t base, uint8_t *plane, size_t nblocks, uint8_t *bitmap)
+{
+    size_t n = 0;
+
+    for (size_t b = 0; b < nblocks; b++) {
+        vec v = vec_load(plane + b * BLOCK);
+        unsigned stays = !vec_all(v, base);
+        bitmap[b / 8] |= (uint8_t)(stays << b % 8);
+        vec_store(plane + n * BLOCK, v);
+        n += stays;
+    }
+    return n;
+}
+
+/* ---- a level --------------------------------------------------------------------------------- */
+
+INLINE uint8_t *pack_block(const struct coder *c, unsigned bits, const uint8_t *src, uint8_t *codes, uint8_t *others)
+{
+    uint64_t words[MAX_BITS];
+    vec v = vec_load(src);
+    uint64_t none = vec_code(c, bits, v, words);
+
+    for (unsigned i = 0; i < bits; i++) /* one by one: a copy of all would wait for what was just stored */
+        memcpy(codes + 8 * i, &words[i], 8);
+    return vec_compress(v, none, others);
+}
+
+INLINE size_t pack_bits(unsigned bits, const struct level *l, uint8_t *src, size_t n, uint8_t *codes, uint8_t *others)
+{
+    struct coder c = coder_init(bits, l);
+    uint8_t *to = others, last[8 * MAX_BITS];
+    size_t more = n % BLOCK;
+
+    for (size_t b = 0; b < n / BLOCK; b++, codes += 8 * bits)
+        to = pack_block(&c, bits, src + b * BLOCK, codes, to);
+    if (more) { /* filled up with what has code 0, which leaves no trace */
+        memset(src + n, l->value[0], BLOCK - more);
+        to = pack_block(&c, bits, src + n - more, last, to);
+        for (unsigned i = 0; i < bits; i++, codes += (more + 7) / 8)
+            memcpy(codes, last + 8 * i, (more + 7) / 8);
+    }
+    return (size_t)(to - others);
+}
+
+static TARGET size_t kernel_pack(const struct level *l, uint8_t *src, size_t n, uint8_t *codes, uint8_t *others){
+#define PACK(bits) pack_bits(bits, l, src, n, codes, others)
+    FOR_BITS(l->bits, PACK)}
+
+INLINE const uint8_t *unpack_block(const struct coder *c, unsigned bits, const uint64_t *words, const uint8_t *others,
+                                   uint8_t *dst)
+{
+    uint64_t none = words[0];
+
+    for (unsigned i = 1; i < bits; i++)
+        none &= words[i];
+    vec_store(dst, vec_expand(vec_value(c, bits, words), none, others));
+    return others + __builtin_popcountll(none);
+}
+
+INLINE size_t unpack_bits(unsigned bits, const struct level *l, const uint8_t *codes, size_t n, const uint8_t *others,
+                          uint8_t *dst)
+{
+    struct coder c = decoder_init(bits, l);
+    const uint8_t *from = others;
+    size_t more = n % BLOCK;
+
+    for (size_t b = 0; b < n / BLOCK; b++, codes += 8 * bits, dst += BLOCK) {
+        uint64_t words[MAX_BITS];
+        for (unsigned i = 0; i < bits; i++)
+            memcpy(&words[i], codes + 8 * i, 8);
+        from = unpack_block(&c, bits, words, from, dst);
+    }
+    if (more) {
+        uint64_t words[MAX_BITS] = {0};
+        for (unsigned i = 0; i < bits; i++, codes += (more + 7) / 8) {
+            memcpy(&words[i], codes, (more + 7) / 8);
+            if (words[i] >> more)
+                return KERNEL_BAD;
+        }
+        from = unpack_block(&c, bits, words, from, dst);
+    }
+    return (size_t)(from - others);
+}
+
+static TARGET size_t kernel_unpack(const struct level *l, const uint8_t *codes, size_t n, const uint8_t *others,
+                                   uint8_t *dst)
+{
+#define UNPACK(bits) unpack_bits(bits, l, codes, n, others, dst)
+    FOR_BITS(l->bits, UNPACK)
+}
+
+#define KERNEL(name_)                                                                                            \
+    {                                                                                                            \
+        .name = name_, .split = kernel_split, .merge = kernel_merge, .keep = kernel_keep,                        \
+        .give_back = kernel_give_back, .close_up = kernel_close_up, .pack = kernel_pack, .unpack = kernel_unpack \
+    }

@@ -70,6 +70,14 @@ INLINE void vec_merge(unsigned width, const vec *planes, uint8_t *dst)
     }
 }
 
+INLINE uint64_t eight_at(vec v, unsigned at)
+{
+    uint64_t eight;
+
+    memcpy(&eight, v.b + at, sizeof eight);
+    return eight;
+}
+
 /* Bit k of each of the 8 bytes, in the order of the bytes. */
 INLINE uint64_t gather_bits(uint64_t bytes, unsigned k)
 {
@@ -84,60 +92,96 @@ INLINE uint64_t scatter_bits(uint64_t bits)
     return ((apart + 0x7f7f7f7f7f7f7f7full) | apart) >> 7 & LOW_BITS;
 }
 
-INLINE void put_u64(uint8_t *p, uint64_t x)
+INLINE uint64_t vec_word(vec v, unsigned bit)
 {
-    memcpy(p, &x, sizeof x);
+    uint64_t word = 0;
+
+    for (unsigned at = 0; at < BLOCK; at += 8)
+        word |= gather_bits(eight_at(v, at), bit) << at;
+    return word;
 }
 
-INLINE uint8_t *vec_pack(vec v, unsigned bits, uint8_t base, uint8_t *to)
+INLINE vec vec_add_bit(vec v, uint64_t word, unsigned bit)
 {
-    uint8_t limit = (uint8_t)((1u << bits) - 1), *escape = to + 8 * bits;
-    uint64_t plane[MAX_PACK] = {0};
+    for (unsigned at = 0; at < BLOCK; at += 8) {
+        uint64_t eight = eight_at(v, at) | scatter_bits(word >> at & 255) << bit;
+        memcpy(v.b + at, &eight, sizeof eight);
+    }
+    return v;
+}
+
+INLINE vec vec_clear(vec v, uint8_t mask)
+{
+    for (unsigned i = 0; i < BLOCK; i++)
+        v.b[i] = (uint8_t)(v.b[i] & ~mask);
+    return v;
+}
+
+/* ---- codes ----------------------------------------------------------------------------------- */
+
+struct coder {
+    uint8_t to[256]; /* the code of a byte, or the value of a code */
+};
+
+INLINE struct coder coder_init(unsigned bits, const struct level *l)
+{
+    struct coder c;
+
+    memset(c.to, (1 << bits) - 1, sizeof c.to);
+    for (unsigned i = level_values(l); i-- > 0;) /* were a value there twice, its first code would count */
+        c.to[l->value[i]] = (uint8_t)i;
+    return c;
+}
+
+INLINE struct coder decoder_init(unsigned bits, const struct level *l)
+{
+    struct coder c = {{0}};
+
+    memcpy(c.to, l->value, (1u << bits) - 1);
+    return c;
+}
+
+INLINE uint64_t vec_code(const struct coder *c, unsigned bits, vec v, uint64_t *words)
+{
+    uint64_t none = UINT64_MAX;
+
+    for (unsigned i = 0; i < BLOCK; i++)
+        v.b[i] = c->to[v.b[i]];
+    for (unsigned k = 0; k < bits; k++) {
+        words[k] = vec_word(v, k);
+        none &= words[k];
+    }
+    return none;
+}
+
+INLINE vec vec_value(const struct coder *c, unsigned bits, const uint64_t *words)
+{
+    vec v;
 
     for (unsigned at = 0; at < BLOCK; at += 8) {
         uint64_t eight = 0;
-        for (unsigned i = 0; i < 8; i++) {
-            uint8_t x = (uint8_t)(v.b[at + i] - base);
-            if (x >= limit) {
-                *escape++ = v.b[at + i];
-                x = limit;
-            }
-            eight |= (uint64_t)x << 8 * i;
-        }
         for (unsigned k = 0; k < bits; k++)
-            plane[k] |= gather_bits(eight, k) << at;
+            eight |= scatter_bits(words[k] >> at & 255) << k;
+        for (unsigned i = 0; i < 8; i++)
+            v.b[at + i] = c->to[eight >> 8 * i & 255];
     }
-    for (unsigned k = 0; k < bits; k++)
-        put_u64(to + 8 * k, plane[k]);
-    return escape;
+    return v;
 }
 
-INLINE const uint8_t *vec_unpack(vec *ret, unsigned bits, uint8_t base, const uint8_t *from, const uint8_t *end)
+INLINE uint8_t *vec_compress(vec v, uint64_t which, uint8_t *to)
 {
-    uint8_t limit = (uint8_t)((1u << bits) - 1);
-    const uint8_t *escape = from + 8 * bits;
+    for (; which; which &= which - 1)
+        *to++ = v.b[__builtin_ctzll(which)];
+    return to;
+}
 
-    if ((size_t)(end - from) < 8 * bits)
-        return NULL;
-    for (unsigned at = 0; at < BLOCK; at += 8) {
-        uint64_t eight = 0;
-        for (unsigned k = 0; k < bits; k++)
-            eight |= scatter_bits(from[8 * k + at / 8]) << k;
-        for (unsigned i = 0; i < 8; i++) {
-            uint8_t x = (uint8_t)(eight >> 8 * i);
-            if (x == limit && escape == end)
-                return NULL;
-            ret->b[at + i] = x == limit ? *escape++ : (uint8_t)(x + base);
-        }
-    }
-    return escape;
+INLINE vec vec_expand(vec v, uint64_t which, const uint8_t *from)
+{
+    for (; which; which &= which - 1)
+        v.b[__builtin_ctzll(which)] = *from++;
+    return v;
 }
 
 #include "kernel_body.h"
 
-const struct kernel kernel_portable = {.name = "portable",
-                                       .split = kernel_split,
-                                       .encode = kernel_encode,
-                                       .decode = kernel_decode,
-                                       .code_bits = kernel_code_bits,
-                                       .code_quads = kernel_code_quads};
+const struct kernel kernel_portable = KERNEL("portable");

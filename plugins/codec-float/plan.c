@@ -3,13 +3,18 @@
 
 #include <string.h>
 
-#define SAMPLES ((size_t)64)        /* blocks looked at */
-#define UNIT 256                    /* costs are in 1/256 bits */
-#define WORTH (8 * UNIT - UNIT / 4) /* a plane that does not come below 7.75 bits a byte stays raw */
+#define SAMPLES ((size_t)64) /* blocks looked at */
+#define EVEN_OF 4            /* one of so many is enough to see that nothing can be had */
+#define FLOAT_LEVELS 3       /* of codec-float */
+#define LADDER_VALUES 64     /* values that levels may have codes for, and those of the last level */
+#define RANKS (LADDER_VALUES + MAX_VALUES)
+#define LEVEL_COST 8               /* bits: about what the count of a level takes */
+#define PEAKED(n) ((n)*9 / 2)      /* bits: planes that cost less are not looked at bit by bit */
+#define WORTH(n) ((n)*8 - (n) / 4) /* bits: a plane that does not come below 7.75 a byte stays raw */
 
 struct sample {
     unsigned nblocks;
-    uint8_t block[SAMPLES][MAX_WIDTH][BLOCK];
+    uint8_t plane[MAX_WIDTH][SAMPLES * BLOCK];
 };
 
 void part_init(struct part *p, unsigned width, size_t len)
@@ -22,178 +27,191 @@ void part_init(struct part *p, unsigned width, size_t len)
 
 static void take_sample(const struct kernel *k, struct sample *s, const struct part *p, const uint8_t *src)
 {
+    uint8_t *to[MAX_WIDTH];
+
     s->nblocks = (unsigned)(p->nblocks < SAMPLES ? p->nblocks : SAMPLES);
-    for (unsigned i = 0; i < s->nblocks; i++)
-        k->split(p->width, src + p->nblocks * i / s->nblocks * BLOCK * p->width, s->block[i]);
+    for (unsigned i = 0; i < s->nblocks; i++) {
+        for (unsigned j = 0; j < p->width; j++)
+            to[j] = s->plane[j] + i * BLOCK;
+        k->split(p->width, src + p->nblocks * i / s->nblocks * BLOCK * p->width, 1, to);
+    }
 }
 
 /* Four at a time: exponents are much alike, and a count that is raised twice in a row waits for itself. */
-static void count_plane(const struct sample *s, unsigned plane, uint32_t count[256])
+static void count_blocks(const uint8_t *plane, unsigned nblocks, unsigned step, uint32_t count[256])
 {
     uint16_t part[4][256] = {{0}};
 
-    for (unsigned i = 0; i < s->nblocks; i++)
+    for (unsigned i = 0; i < nblocks; i += step)
         for (unsigned e = 0; e < BLOCK; e += 4)
             for (unsigned j = 0; j < 4; j++)
-                part[j][s->block[i][plane][e + j]]++;
+                part[j][plane[i * BLOCK + e + j]]++;
     for (unsigned i = 0; i < 256; i++)
         count[i] = (uint32_t)part[0][i] + part[1][i] + part[2][i] + part[3][i];
 }
 
-/* Nearly even counts, as of mantissas: nothing can be had. The sum of squares is n * n / 256 when all are alike, and
- * n more from chance. */
-static int is_even(const uint32_t count[256], uint32_t n)
+/* Nearly even counts, as of mantissas. The sum of squares is n * n / 256 when all are alike, and n more from chance; no
+ * code is shorter than what it says (the entropy of second order), and at 1/5 more that is 7.75 bits. */
+static int is_even(const uint8_t *plane, unsigned nblocks)
 {
-    uint64_t squares = 0;
+    uint32_t count[256];
+    uint64_t squares = 0, n = 0;
 
-    for (unsigned i = 0; i < 256; i++)
+    count_blocks(plane, nblocks, EVEN_OF, count);
+    for (unsigned i = 0; i < 256; i++) {
         squares += (uint64_t)count[i] * count[i];
-    return squares < (uint64_t)n * n / 256 + 2 * (uint64_t)n;
+        n += count[i];
+    }
+    return squares < n + n * n / 256 * 6 / 5;
 }
 
-/* ---- costs ----------------------------------------------------------------------------------- */
+/* ---- the ladder ------------------------------------------------------------------------------ */
 
-struct window {
-    uint8_t bits, base;
-    uint32_t cost; /* of a byte */
+struct ranked {
+    uint8_t value[RANKS];
+    uint32_t rest[RANKS + 1]; /* rest[i]: how many bytes are none of the first i */
 };
 
-/* The window of 2^bits - 1 neighbouring values that holds most, for each number of bits. */
-static struct window best_window(const uint32_t count[256])
+/* By count, then by value: an order that does not depend on the sort. Values that do not occur come last. */
+static void rank(const uint32_t count[256], struct ranked *r)
 {
-    struct window best = {.cost = UINT32_MAX};
-    uint32_t sum[256 + 128]; /* of count, and around: a window may begin at 250 and end at 5 */
+    uint32_t key[RANKS + 1], all = 0;
+    unsigned n = 0;
 
-    sum[0] = 0;
-    for (unsigned i = 0; i < 256 + 127; i++)
-        sum[i + 1] = sum[i] + count[i & 255];
-    for (unsigned bits = 1; bits <= MAX_PACK; bits++) {
-        unsigned values = (1u << bits) - 1, at = 0;
-        uint32_t most = 0;
-        for (unsigned b = 0; b < 256; b++)
-            if (sum[b + values] - sum[b] > most) {
-                most = sum[b + values] - sum[b];
-                at = b;
+    for (unsigned v = 0; v < 256; v++) {
+        uint32_t x = count[v] << 8 | (255 - v);
+        all += count[v];
+        if (!count[v] || (n == RANKS && x < key[n - 1]))
+            continue;
+        unsigned i = n < RANKS ? n++ : n - 1;
+        for (; i > 0 && key[i - 1] < x; i--)
+            key[i] = key[i - 1];
+        key[i] = x;
+    }
+    for (unsigned v = 0; n < RANKS; v++)
+        if (!count[v])
+            key[n++] = 255 - v;
+    r->rest[0] = all;
+    for (unsigned i = 0; i < RANKS; i++) {
+        r->value[i] = (uint8_t)(255 - (key[i] & 255));
+        r->rest[i + 1] = r->rest[i] - (key[i] >> 8);
+    }
+}
+
+static unsigned after(unsigned i, unsigned bits, unsigned last)
+{
+    i += (1u << bits) - 1;
+    return i < last ? i : last;
+}
+
+/* The cheapest levels, by the costs of what each may leave to the next. Returns the bits of all, the rest's, too. */
+static uint32_t best_ladder(const struct ranked *r, unsigned nlevels, struct plane *ret)
+{
+    uint32_t cost[MAX_LEVELS + 1][RANKS + 1];
+    uint8_t bits[MAX_LEVELS + 1][RANKS + 1]; /* of the next level; 0: none */
+    unsigned at = 0, last = 0;
+
+    while (last < RANKS && r->rest[last]) /* behind it nothing is left */
+        last++;
+    for (unsigned i = 0; i <= last; i++)
+        cost[0][i] = 8 * r->rest[i];
+    for (unsigned l = 1; l <= nlevels; l++)
+        for (unsigned i = 0; i <= last; i++) {
+            cost[l][i] = 8 * r->rest[i];
+            bits[l][i] = 0;
+            for (unsigned b = 1; b <= MAX_BITS && i < LADDER_VALUES && r->rest[i]; b++) {
+                uint32_t c = b * r->rest[i] + LEVEL_COST + cost[l - 1][after(i, b, last)];
+                if (c < cost[l][i]) {
+                    cost[l][i] = c;
+                    bits[l][i] = (uint8_t)b;
+                }
             }
-        uint32_t all = sum[256], cost = bits * UNIT + (all ? (uint32_t)((uint64_t)(all - most) * 8 * UNIT / all) : 0);
-        if (cost < best.cost)
-            best = (struct window){.bits = (uint8_t)bits, .base = (uint8_t)at, .cost = cost};
-    }
-    return best;
-}
-
-/* log2 in 1/256, rounded down to what 8 bits of mantissa tell; x > 0. */
-static uint32_t log2_256(uint32_t x)
-{
-    unsigned high = 31 - (unsigned)__builtin_clz(x);
-    uint64_t m = (uint64_t)x << (31 - high); /* 1.31 fixed point, 1 <= m < 2 */
-    uint32_t r = high * UNIT;
-
-    for (unsigned bit = UNIT / 2; bit; bit /= 2) {
-        m = m * m >> 31;
-        if (m >> 32) {
-            m >>= 1;
-            r += bit;
         }
+    ret->nlevels = 0;
+    for (unsigned l = nlevels; l > 0 && bits[l][at]; l--) {
+        struct level *to = &ret->level[ret->nlevels++];
+        to->bits = bits[l][at];
+        memcpy(to->value, r->value + at, level_values(to));
+        at = after(at, to->bits, last);
     }
-    return r;
+    return cost[nlevels][0];
 }
 
-/* The entropy, and a little: no code has less than a bit, and lengths are whole. */
-static uint32_t code_cost(const uint32_t count[256], uint32_t all)
-{
-    uint64_t sum = 0;
+/* ---- a plane --------------------------------------------------------------------------------- */
 
-    if (!all)
-        return UNIT;
-    for (unsigned i = 0; i < 256; i++)
-        if (count[i])
-            sum += (uint64_t)count[i] * (log2_256(all) - log2_256(count[i]));
-    uint32_t cost = (uint32_t)(sum / all) + UNIT / 16;
-    return cost < UNIT ? UNIT : cost;
-}
-
-static void add_block(uint32_t count[256], const uint8_t block[BLOCK])
-{
-    for (unsigned e = 0; e < BLOCK; e++)
-        count[block[e]]++;
-}
-
-static unsigned most_common(const uint32_t count[256])
-{
-    unsigned best = 0;
-
-    for (unsigned i = 1; i < 256; i++)
-        if (count[i] > count[best])
-            best = i;
-    return best;
-}
-
-/* Blocks of one value cost a bit each; the window is for the others. */
-static struct window sparse_window(const struct sample *s, unsigned plane, uint8_t base)
+/* Blocks of one value cost a bit each; the ladder is for the others. */
+static uint32_t sparse_cost(const uint8_t *plane, unsigned nblocks, uint8_t mask, unsigned nlevels, struct plane *ret)
 {
     uint32_t rest[256] = {0};
-    unsigned others = 0;
-    uint8_t same[BLOCK];
+    struct ranked r;
 
-    memset(same, base, sizeof same);
-    for (unsigned i = 0; i < s->nblocks; i++) {
-        if (memcmp(s->block[i][plane], same, BLOCK) == 0)
-            continue;
-        add_block(rest, s->block[i][plane]);
-        others++;
+    for (unsigned i = 0; i < nblocks; i++) {
+        const uint8_t *block = plane + i * BLOCK;
+        uint8_t other = 0;
+        for (unsigned e = 0; e < BLOCK; e++)
+            other |= (uint8_t)((block[e] ^ ret->base) & ~mask);
+        for (unsigned e = 0; other && e < BLOCK; e++)
+            rest[block[e] & ~mask]++;
     }
-    /* One base serves both: the window of the others begins at the common value. */
-    struct window best = {.cost = UINT32_MAX};
-    for (unsigned bits = 1; bits <= MAX_PACK; bits++) {
-        uint32_t in = 0, all = others * BLOCK;
-        for (unsigned v = 0; v < (1u << bits) - 1; v++)
-            in += rest[(base + v) & 255];
-        uint32_t cost = bits * UNIT + (all ? (uint32_t)((uint64_t)(all - in) * 8 * UNIT / all) : 0);
-        if (cost < best.cost)
-            best = (struct window){.bits = (uint8_t)bits, .base = base, .cost = cost};
-    }
-    best.cost = (uint32_t)((uint64_t)best.cost * others / s->nblocks) + UNIT / BLOCK;
-    return best;
+    rank(rest, &r);
+    return nblocks + best_ladder(&r, nlevels, ret);
 }
 
-/* ---- the plan -------------------------------------------------------------------------------- */
-
-static uint32_t plan_plane(struct plane *pl, const struct sample *s, unsigned plane, int codes)
+/* With these bits kept. */
+static uint32_t plane_cost(const struct sample *s, unsigned plane, const uint32_t count[256], uint8_t mask,
+                           unsigned nlevels, struct plane *ret)
 {
-    uint32_t count[256], best = WORTH, n = s->nblocks * BLOCK;
+    uint32_t left[256] = {0}, n = s->nblocks * BLOCK;
+    struct ranked r;
 
-    pl->mode = PLANE_RAW;
-    count_plane(s, plane, count);
-    if (is_even(count, n))
-        return 8 * UNIT;
-    struct window none = {.cost = UINT32_MAX}, packed = codes ? none : best_window(count), sparse = none;
-    unsigned common = most_common(count);
-    if (count[common] > n / 2)
-        sparse = sparse_window(s, plane, (uint8_t)common);
-    uint32_t coded = codes ? code_cost(count, n) : UINT32_MAX;
-    if (packed.cost < best) {
-        best = packed.cost;
-        *pl = (struct plane){.mode = PLANE_PACKED, .bits = packed.bits, .base = packed.base};
+    for (unsigned i = 0; i < 256; i++)
+        left[i & ~mask] += count[i];
+    rank(left, &r);
+    *ret = (struct plane){.keep = mask};
+    uint32_t kept = (uint32_t)__builtin_popcount(mask) * n, cost = best_ladder(&r, nlevels, ret);
+    if (n - r.rest[1] > n / 2) {
+        struct plane sparse = {.keep = mask, .sparse = 1, .base = r.value[0]};
+        uint32_t c = sparse_cost(s->plane[plane], s->nblocks, mask, nlevels, &sparse);
+        if (c < cost) {
+            cost = c;
+            *ret = sparse;
+        }
     }
-    if (coded < best) {
-        best = coded;
-        *pl = (struct plane){.mode = PLANE_CODED};
-    }
-    if (sparse.cost < best) {
-        best = sparse.cost;
-        *pl = (struct plane){.mode = PLANE_SPARSE, .bits = sparse.bits, .base = sparse.base};
-    }
-    return pl->mode == PLANE_RAW ? 8 * UNIT : best;
+    return kept + cost;
 }
 
-size_t plan(const struct kernel *k, struct part *p, const uint8_t *src, int codes)
+/* Returns bits. */
+static uint32_t plan_plane(struct plane *pl, const struct sample *s, unsigned plane, unsigned nlevels)
 {
+    static const uint8_t masks[] = {0xfe, 0x01, 0x03, 0x07, 0x0f, 0x1f, 0x3f, 0x7f}; /* without a sign, or low bits */
+    uint32_t count[256], n = s->nblocks * BLOCK, best = WORTH(n);
+    struct plane tried;
+
+    if (is_even(s->plane[plane], s->nblocks))
+        return 8 * n;
+    count_blocks(s->plane[plane], s->nblocks, 1, count);
+    uint32_t cost = plane_cost(s, plane, count, 0, nlevels, &tried);
+    for (unsigned i = 0;; i++) {
+        if (cost < best) {
+            best = cost;
+            *pl = tried;
+        }
+        if (i == sizeof masks || best < PEAKED(n) || pl->keep == masks[0])
+            break;
+        cost = plane_cost(s, plane, count, masks[i], nlevels, &tried);
+    }
+    return plane_is_raw(pl) ? 8 * n : best;
+}
+
+size_t plan(const struct kernel *k, struct part *p, const uint8_t *src, int dense)
+{
+    uint64_t bits = 0;
     struct sample s;
-    uint64_t cost = 0;
 
     take_sample(k, &s, p, src);
+    if (s.nblocks == 0)
+        return FORMAT_HEADER + p->width * FORMAT_DESCRIPTOR + p->len;
     for (unsigned i = 0; i < p->width; i++)
-        cost += s.nblocks ? plan_plane(&p->plane[i], &s, i, codes) : 8 * UNIT;
-    return FORMAT_HEADER + p->width * FORMAT_DESCRIPTOR + part_tail(p) + (size_t)(plane_bytes(p) * cost / (8 * UNIT));
+        bits += plan_plane(&p->plane[i], &s, i, dense ? MAX_LEVELS : FLOAT_LEVELS);
+    return FORMAT_HEADER + p->width * FORMAT_DESCRIPTOR + part_tail(p) + (size_t)(p->nblocks * (bits / s.nblocks) / 8);
 }

@@ -8,8 +8,8 @@
 
 /* Fills width, len and nblocks. */
 void part_init(struct part *p, unsigned width, size_t len);
-/* Chooses each plane's mode, bits and base. codes: PLANE_CODED may be chosen. Returns a guess of the encoded bytes,
- * header and all. */
-size_t plan(const struct kernel *k, struct part *p, const uint8_t *src, int codes);
+/* Chooses what is done with each plane. dense: with more levels. Returns a guess of the encoded bytes, header and all.
+ */
+size_t plan(const struct kernel *k, struct part *p, const uint8_t *src, int dense);
 
 #endif

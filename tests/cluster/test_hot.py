@@ -175,7 +175,7 @@ def daemon_dies_under_a_cold_one(c):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--build", required=True)
-    with Cluster(parser.parse_args().build, peers=3) as c:
+    with Cluster(parser.parse_args().build, peers=3, node__window_mib=4) as c:  # far from all of a checkpoint at once
         c.start_all()
         days = [from_the_arena, one_page, every_page, seen_by_the_daemon_too, daemon_dies, daemon_comes_back, daemon_dies_under_a_cold_one]
         for day in days:

@@ -8,7 +8,9 @@ The contents are a function of (start, step, rank), so a checkpoint that mixes t
 Catches: a commit that is told before it is decided, a decision before the shards are durable, an acknowledgement before fdatasync is
 waited for, an incarnation that is not fenced, a stream that is deleted though it was committed, a delta whose base is another one.
 
-    test_storm.py --build DIR [--points N] [--seed S] [--margin M] [--codecs C] [--delta-chain N]
+With --retain all but the newest checkpoints are deleted meanwhile, and new ones are written over their files: what is left is checked.
+
+    test_storm.py --build DIR [--points N] [--seed S] [--margin M] [--codecs C] [--delta-chain N] [--retain]
                                                                       the same seed makes the same choices
 """
 import argparse
@@ -25,10 +27,12 @@ from trainer import Book, Trainer, deltas, encoding  # noqa: E402
 WORLD = 2
 BYTES = 3 << 20
 SIZE = ["--bytes", str(BYTES), "--world", str(WORLD)]
+LAST = 3  # that are retained
 
 
 class Storm:
-    def __init__(self, cluster, seed, margin):
+    def __init__(self, cluster, seed, margin, retain=False):
+        self.retain, self.over = retain, 0  # peers that were seen with files to write over
         self.margin = margin  # so many peers may be lost at once, the moment a commit is told
         self.c, self.random = cluster, random.Random(seed)
         self.book, self.verified, self.starts, self.counts = Book(), set(), 0, collections.Counter()
@@ -100,12 +104,20 @@ class Storm:
         """A refusal may pass while peers come and go; a wrong byte may not."""
         code, out, _ = self.c.client("verify", *SIZE, "--step", step, "--seed", seed, check=False)
         assert "differs" not in out, out
+        if code != 0 and self.retain and step not in self.committed():
+            return f"verified {step} cannot be: it was deleted meanwhile"
         return out if code == 0 else None
+
+    def lost(self, told, listed):
+        """Told, and not there; but for those that retention may have deleted."""
+        newest = sorted(told | set(listed))[-LAST:]
+        return sorted(s for s in told - set(listed) if not self.retain or s in newest)
 
     def check(self):
         told = set(self.book.told)
         listed = self.committed()
-        assert told <= set(listed), f"committed and lost: {sorted(told - set(listed))}"
+        self.over += sum(any((p.dir / "state/peer/recycle").iterdir()) for p in self.c.peers if p.alive())
+        assert not self.lost(told, listed), f"committed and lost: {self.lost(told, listed)}"
         newest = max(listed, default=None)
         if newest is not None:
             self.verify(newest, listed[newest])
@@ -113,10 +125,13 @@ class Storm:
     def check_all(self):
         self.trainer.join()
         assert not self.book.twice, f"told by two starts: {self.book.twice}"
-        for step, incarnation in sorted(self.committed().items()):
+        listed = sorted(self.committed().items())
+        for step, incarnation in listed[-LAST:] if self.retain else listed:
             self.verify(step, incarnation)
             self.verified.add(step)
-        assert set(self.book.told) <= self.verified, f"committed and lost: {sorted(set(self.book.told) - self.verified)}"
+        lost = self.lost(set(self.book.told), self.verified)
+        assert not lost, f"committed and lost: {lost}"
+        assert not self.retain or self.over, "no peer kept a file to write over"
 
 
 def main():
@@ -127,14 +142,17 @@ def main():
     parser.add_argument("--margin", type=int, choices=[1, 2], help="of the node (default: odd seeds 1, even ones 2)")
     parser.add_argument("--codecs", help="of the node (default: by the seed)")
     parser.add_argument("--delta-chain", type=int, help="of the node (default: by the seed)")
+    parser.add_argument("--retain", action="store_true")
     a = parser.parse_args()
     how = encoding(a.seed, a.codecs, a.delta_chain)
+    if a.retain:
+        how = {**how, "retention__rule": f"last={LAST}", "retention__interval_s": 1}
     margin = a.margin or 2 - a.seed % 2
     begin = time.monotonic()
     with Cluster(a.build, peers=6, node__fragment_late_ms=500, node__connect_ms=500, node__sync_late_ms=3000,
                  node__backoff_ms=100, node__margin=margin, **how) as c:
         c.start_all()
-        storm = Storm(c, a.seed, margin)
+        storm = Storm(c, a.seed, margin, a.retain)
         storm.start_trainer()
         for i in range(a.points):
             try:

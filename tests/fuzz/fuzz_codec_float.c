@@ -11,7 +11,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 size_t fuzz_seed_nth(unsigned i, uint8_t *buf, size_t room);
 
-#define PLAIN ((size_t)3000) /* bytes that a seed decodes to: the target asks for as many */
+#define PLAIN ((size_t)9001) /* bytes that a seed decodes to, two strips of single bytes: the target asks for as many \
+                              */
 
 static const char *const names[] = {"portable", "avx2", "avx512"};
 static const int dtypes[] = {CAIRN_U8, CAIRN_BF16, CAIRN_F32, CAIRN_F64};
@@ -28,9 +29,10 @@ size_t fuzz_seed_nth(unsigned i, uint8_t *buf, size_t room)
     uint8_t plain[PLAIN];
     uint64_t s = i + 1;
 
-    for (size_t at = 0; at < PLAIN; at++) {
+    for (size_t at = 0; at < PLAIN; at++) { /* in turns: few values, bits worth keeping, long runs of zeros */
         s = s * 6364136223846793005ull + 1442695040888963407ull;
-        plain[at] = (uint8_t)((s >> 60) * (at % 4 == 3 || s >> 40 & 1));
+        uint64_t few = (s >> 60) * (at % 4 == 3 || s >> 40 & 1), noisy = s >> 56 & 0xfe, rare = s >> 57 ? 0 : s >> 48;
+        plain[at] = (uint8_t)(i / 8 % 3 == 0 ? few : i / 8 % 3 == 1 ? noisy : rare);
     }
     buf[0] = (uint8_t)(i % 4);
     int64_t n = part_encode(kernel_named("portable"), plain, PLAIN, dtypes[i % 4], i / 4 % 2, buf + 1, room - 1);

@@ -1,37 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a small state to a large one, from one rank to several: what another byte costs, what a save costs at all, what the daemon needs.
 
-All sizes, and all numbers of ranks, are jobs of the same daemons and save in turns: what is compared is seconds apart."""
+Each size, and each number of ranks, has daemons of its own, whose peers write over files of its own size; they save in turns, and those whose turn
+it is not are idle. So what is compared is seconds apart."""
+import contextlib
 import statistics
 
+import disk
 import stats
 from context import GB, MIB, saved, settle
 from workers import resident_beyond_arena
 
 GROUP = "growth"
 LOOPS = 2
+DISK_TURNS = 5  # that the disk alone takes part in
 
 
 def sizes(ctx):
-    """A rank of each size: {mib: [commits]}, {mib: [stalls]}, {mib: bytes}."""
-    mibs, ranks = ctx.sizes.growth, {}
-    commits, stalls = {m: [] for m in mibs}, {m: [] for m in mibs}
-    with ctx.cluster(1, "raw", max(mibs) * MIB, arenas=2, retention__rule="last=1") as c:
-        c.start_all()
-        try:
-            for mib in mibs:
-                ranks[mib] = ctx.rank(c, bytes_=mib * MIB, threads=1, job=f"size{mib}")
-            for counts in ctx.turns(warm=1):
-                for mib, rank in ranks.items():
-                    stall, commit, _ = saved(rank)
-                    settle(c)
-                    if counts:
-                        stalls[mib].append(stall)
-                        commits[mib].append(commit)
-            return commits, stalls, {m: r.hello["bytes"] for m, r in ranks.items()}
-        finally:
-            for rank in ranks.values():
-                rank.end()
+    """A rank of each size: {mib: [commits]}, {mib: [stalls]}, {mib: bytes}, {mib: the daemon's memory}, {mib: [seconds of the disk alone]}."""
+    mibs, clusters, ranks = ctx.sizes.growth, {}, {}
+    commits, stalls, alone = ({m: [] for m in mibs} for _ in range(3))
+    with contextlib.ExitStack() as held:
+        for mib in mibs:
+            clusters[mib] = held.enter_context(ctx.cluster(1, "raw", mib * MIB, retention__rule="last=1"))
+            clusters[mib].start_all()
+            ranks[mib] = held.enter_context(ctx.rank(clusters[mib], bytes_=mib * MIB, threads=1))
+        for i, counts in enumerate(ctx.turns(warm=3)):
+            for mib, rank in ranks.items():
+                if i <= DISK_TURNS:
+                    speed = disk.measure(ctx.scratch, "write", mib)[0]
+                    alone[mib] += [mib * MIB / speed] if i else []  # the first lays the file out
+                stall, commit, _ = saved(rank)
+                settle(clusters[mib])
+                if counts:
+                    stalls[mib].append(stall)
+                    commits[mib].append(commit)
+        memory = {mib: resident_beyond_arena(c.node.process.pid) for mib, c in clusters.items()}
+        disk.remove(ctx.scratch)
+        return commits, stalls, {m: r.hello["bytes"] for m, r in ranks.items()}, memory, alone
 
 
 def marginal(times, size, a, b):
@@ -39,7 +45,7 @@ def marginal(times, size, a, b):
     return [(size[b] - size[a]) / (y - x) for x, y in zip(times[a], times[b]) if y > x]
 
 
-def report_sizes(ctx, commits, stalls, size):
+def report_sizes(ctx, commits, stalls, size, memory, alone):
     add = ctx.report.add
     first, middle, last = ctx.sizes.growth[0], ctx.sizes.growth[-2], ctx.sizes.growth[-1]
     for mib, values in commits.items():
@@ -50,24 +56,13 @@ def report_sizes(ctx, commits, stalls, size):
             note=f"{'commit' if name == 'save' else 'stall'} at no bytes: the line through the sizes, turn by turn, by least squares of relative errors")
     add("marginal_throughput", "GB/s", [v / GB for v in marginal(commits, size, first, last)], group=GROUP, note=f"{first} to {last} MiB")
     low, high = marginal(commits, size, first, middle), marginal(commits, size, middle, last)
+    bytes_ = {m: m * MIB for m in alone}
+    disks = stats.ratios(marginal(alone, bytes_, middle, last), marginal(alone, bytes_, first, middle))
     add("marginal_throughput_last_over_first", "ratio", stats.ratios(high, low), target=(">=", 0.85), group=GROUP,
+        limit=statistics.median(disks) if disks else None, limit_name="the same of the disk alone",
         note=f"from {middle} to {last} MiB over from {first} to {middle} MiB")
-
-
-def memory(ctx):
-    """Of daemons of their own, at the smallest and the largest state: what one needed at its most is not given back."""
-    found = []
-    for mib in (ctx.sizes.growth[0], ctx.sizes.growth[-1]):
-        with ctx.cluster(1, "raw", mib * MIB, retention__rule="last=1") as c:
-            c.start_all()
-            with ctx.rank(c, bytes_=mib * MIB, threads=1) as rank:
-                for _ in range(3):
-                    saved(rank)
-                    settle(c)
-                found.append(resident_beyond_arena(c.node.process.pid))
-    ctx.report.add("daemon_memory", "bytes", found, group=GROUP,
-                   note=f"resident beyond the arena, after three saves of {ctx.sizes.growth[0]} and of {ctx.sizes.growth[-1]} MiB")
-    ctx.report.add("daemon_memory_largest_over_smallest", "ratio", [found[-1] / found[0]], target=("<=", 1.15), group=GROUP)
+    add("daemon_memory", "bytes", list(memory.values()), group=GROUP, note=f"resident beyond the arena, after saves of {', '.join(map(str, memory))} MiB")
+    add("daemon_memory_largest_over_smallest", "ratio", [memory[last] / memory[first]], target=("<=", 1.15), group=GROUP)
 
 
 def all_save(workers):
@@ -84,22 +79,18 @@ def all_save(workers):
 def ranks(ctx):
     share, groups = ctx.sizes.rank_mib * MIB, {}
     rates = {n: [] for n in ctx.sizes.ranks}
-    with ctx.cluster(1, "raw", share, arenas=sum(ctx.sizes.ranks)) as c:
-        c.start_all()
-        try:
-            for n in ctx.sizes.ranks:
-                groups[n] = []
-                for r in range(n):
-                    groups[n].append(ctx.rank(c, bytes_=share, threads=1, job=f"ranks{n}", rank=r, world=n, start_id="first"))
-            for counts in ctx.turns(warm=1):
-                for n, workers in groups.items():
-                    size, took = all_save(workers)
-                    settle(c)
-                    if counts:
-                        rates[n].append(size / took / GB)
-        finally:
-            for w in sum(groups.values(), []):
-                w.end()
+    with contextlib.ExitStack() as held:
+        for n in ctx.sizes.ranks:
+            c = held.enter_context(ctx.cluster(1, "raw", share, arenas=n))
+            c.start_all()
+            groups[n] = c, [held.enter_context(ctx.rank(c, bytes_=share, threads=1, job=f"ranks{n}", rank=r, world=n, start_id="first"))
+                            for r in range(n)]
+        for counts in ctx.turns(warm=3):
+            for n, (c, workers) in groups.items():
+                size, took = all_save(workers)
+                settle(c)
+                if counts:
+                    rates[n].append(size / took / GB)
     for n, values in rates.items():
         ctx.report.add(f"durable_{n}_ranks", "GB/s", values, group=GROUP, note=f"{ctx.sizes.rank_mib} MiB each")
     least, most = ctx.sizes.ranks[0], ctx.sizes.ranks[-1]
@@ -110,4 +101,3 @@ def ranks(ctx):
 def run(ctx):
     report_sizes(ctx, *sizes(ctx))
     ranks(ctx)
-    memory(ctx)

@@ -12,20 +12,21 @@ MODES = ("raw", "float", "paced", "tracked")
 STEP_S = 0.022
 
 
-def measured(ctx, mode, seconds):
+def measured(ctx, mode, seconds, work):
     """As many cycles as there is time for, at least six, of blocks with two saves and blocks without."""
     out, block_s = ctx.scratch / "neighbour.json", 2 * ctx.sizes.every * STEP_S
     cycles = max(min(6, ctx.sizes.cycles), min(ctx.sizes.cycles, int((seconds - 5) / (2 * block_s))))
     command = [sys.executable, ROOT / "bench" / "neighbour", "--build", ctx.build, "--mib", ctx.sizes.neighbour_mib, "--modes", mode,
-               "--directory", ctx.scratch / "neighbour", "--json", out, "--cycles", cycles, "--every", ctx.sizes.every]
+               "--directory", ctx.scratch / "neighbour", "--json", out, "--cycles", cycles, "--every", ctx.sizes.every,
+               *(["--work", work] if work else [])]
     out.unlink(missing_ok=True)
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60 + 6 * cycles * block_s)
     if not out.exists():
         raise RuntimeError(f"bench/neighbour ended with {done.returncode}: {done.stderr[-600:]}")
-    modes = json.loads(out.read_text())["modes"]
-    if not modes:
+    r = json.loads(out.read_text())
+    if not r["modes"]:
         raise RuntimeError(f"bench/neighbour skipped it: {done.stderr[-200:].strip()}")
-    return modes[0]
+    return r["modes"][0], r["work"]
 
 
 def report(ctx, mode, m):
@@ -44,11 +45,13 @@ def report(ctx, mode, m):
 
 
 def run(ctx):
+    work = None  # of a step: found out once, the same for all modes
     for i, mode in enumerate(MODES):
         try:
             if mode == "tracked" and not ctx.tracks:
                 raise RuntimeError("this build tracks no pages")
-            report(ctx, mode, measured(ctx, mode, ctx.budget.left_s() / (len(MODES) - i)))
+            m, work = measured(ctx, mode, ctx.budget.left_s() / (len(MODES) - i), work)
+            report(ctx, mode, m)
         except (RuntimeError, subprocess.TimeoutExpired) as e:
             for name, unit, target in ((f"step_p99_over_alone_{mode}", "ratio", ("<=", 1.15) if mode == "paced" else None), (f"cost_per_save_{mode}", "s", None)):
                 ctx.report.missing(name, unit, str(e)[:200].replace("\n", " "), target=target, group=GROUP)

@@ -87,14 +87,14 @@ static char byte_of(uint32_t chunk, unsigned part)
     return (char)(1 + chunk * K + part);
 }
 
-static void setup_with(struct fixture *f, uint64_t max_bytes)
+static void setup_patient(struct fixture *f, uint64_t max_bytes, uint32_t patience_ms)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
 
     memset(f, 0, sizeof *f);
     assert_int_equal(loop_new(64, &f->links.loop, &err), 0);
     assert_int_equal(workers_new(f->links.loop, 2, &f->links.workers, &err), 0);
-    assert_int_equal(fanout_new(&f->links, max_bytes, &f->fanout, &err), 0);
+    assert_int_equal(fanout_new(&f->links, max_bytes, patience_ms, &f->fanout, &err), 0);
     f->checkpoint.refs = 1;
     snprintf(f->manifest.job, sizeof f->manifest.job, "test");
     f->manifest.chunks = f->chunks;
@@ -107,6 +107,11 @@ static void setup_with(struct fixture *f, uint64_t max_bytes)
     }
     for (unsigned i = 0; i < READERS; i++)
         f->readers[i].target = calloc(K, CAIRN_PART);
+}
+
+static void setup_with(struct fixture *f, uint64_t max_bytes)
+{
+    setup_patient(f, max_bytes, 60000);
 }
 
 static void turns(struct fixture *f, unsigned n)
@@ -395,6 +400,33 @@ static void memory_is_bounded(void **state)
     teardown(&f);
 }
 
+/* Catches: one job's hung peers that keep another one's reads in line until their deadlines. */
+static void patience_ends(void **state)
+{
+    struct fixture f;
+
+    (void)state;
+    setup_patient(&f, (uint64_t)K * CAIRN_PART, 20);
+    ask(&f, 0, 0, 0xf, 20000);
+    turns(&f, 2);
+    ask(&f, 1, 1, 0x3, 20000); /* in line, then alone */
+    ask(&f, 2, 2, 0xf, 20000); /* the same, and leaves */
+    for (unsigned i = 0; i < 2000 && f.links.started < 3; i++)
+        turns(&f, 1);
+    assert_int_equal(f.links.started, 3);
+    fanout_cancel(&f.readers[2].read);
+    assert_int_equal(f.links.cancelled, 1);
+    end_gather(&f, 0);
+    has(&f, &f.readers[0], 0xf);
+    end_gather(&f, 0);
+    has(&f, &f.readers[1], 0x3);
+    end_gather(&f, CAIRN_E_ABORTED);
+    until_done(&f, &f.readers[2]);
+    assert_int_equal(f.readers[2].code, CAIRN_E_ABORTED);
+    assert_false(fanout_knows(f.fanout, &f.manifest, 1));
+    teardown(&f);
+}
+
 /* Catches: another checkpoint's bytes for the same place. */
 static void checkpoints_are_apart(void **state)
 {
@@ -431,6 +463,7 @@ int main(void)
         cmocka_unit_test(last_one_ends_the_gather),
         cmocka_unit_test(deadlines_are_each_ones),
         cmocka_unit_test(memory_is_bounded),
+        cmocka_unit_test(patience_ends),
         cmocka_unit_test(checkpoints_are_apart),
     };
 
