@@ -28,7 +28,7 @@
 #define FORMAT_DESCRIPTOR ((size_t)4) /* and its levels */
 #define FORMAT_SPARSE 1               /* a flag */
 #define BLOCK 64                      /* elements */
-#define GROUP_BLOCKS ((size_t)16)
+#define GROUP_BLOCKS ((size_t)8)
 #define STRIP_BLOCKS ((size_t)128) /* whole groups */
 #define GROUP (GROUP_BLOCKS * BLOCK)
 #define STRIP (STRIP_BLOCKS * BLOCK)

@@ -5,8 +5,8 @@
 
 #define COUNT_BYTES ((size_t)2) /* how many bytes a level has no code for */
 #define LINE 64                 /* of a cache */
-#define READ_AHEAD 2048         /* of plain bytes */
-#define WRITE_AHEAD 8192
+#define READ_AHEAD 4096         /* of plain bytes */
+#define WRITE_AHEAD 3072
 #define DECODE_AHEAD 16384 /* more than a strip of 16-bit elements takes: what is behind its groups is wanted first */
 
 _Static_assert(STRIP <= UINT16_MAX, "a count has two bytes");
