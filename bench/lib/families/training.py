@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Steps of a training loop that takes every processor, with a save always under way and without, in blocks that take turns (bench/neighbour)."""
 import json
+import math
 import subprocess
 import sys
 
@@ -10,14 +11,18 @@ GROUP = "training beside it"
 LOOPS = 1
 MODES = ("raw", "float", "paced", "tracked")
 STEP_S = 0.022
+PACED_LONGER = 2.5
 
 
 def measured(ctx, mode, seconds, work):
-    """As many cycles as there is time for, at least six, of blocks with two saves and blocks without."""
-    out, block_s = ctx.scratch / "neighbour.json", 2 * ctx.sizes.every * STEP_S
-    cycles = max(min(6, ctx.sizes.cycles), min(ctx.sizes.cycles, int((seconds - 5) / (2 * block_s))))
+    """As many cycles as there is time for, of blocks with two saves and blocks without. A paced save takes longer, by its nature: as many steps in fewer,
+    longer blocks."""
+    longer = PACED_LONGER if mode == "paced" else 1
+    every, most = int(ctx.sizes.every * longer), math.ceil(ctx.sizes.cycles / longer)
+    out, block_s = ctx.scratch / "neighbour.json", 2 * every * STEP_S
+    cycles = max(min(6, most), min(most, int((seconds - 5) / (2 * block_s))))
     command = [sys.executable, ROOT / "bench" / "neighbour", "--build", ctx.build, "--mib", ctx.sizes.neighbour_mib, "--modes", mode,
-               "--directory", ctx.scratch / "neighbour", "--json", out, "--cycles", cycles, "--every", ctx.sizes.every,
+               "--directory", ctx.scratch / "neighbour", "--json", out, "--cycles", cycles, "--every", every,
                *(["--work", work] if work else [])]
     out.unlink(missing_ok=True)
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60 + 6 * cycles * block_s)
