@@ -9,7 +9,6 @@
  * it. Without --socket nothing is saved; --calibrate prints the work that makes a step of --step-ms. */
 #include "bench/clock.h"
 #include "bench/random.h"
-#include "bench/track.h"
 
 #include <cairn/cairn.h>
 
@@ -233,7 +232,7 @@ static void open_session(struct saves *v, const struct trainer *t)
                                        .socket_path = t->o->socket,
                                        .timeout_ms = 120000,
                                        .copy_threads = t->o->copy_threads,
-                                       .flags = t->o->track ? BENCH_TRACK_FLAG : 0};
+                                       .flags = t->o->track ? CAIRN_TRACK : 0};
 
     if (cairn_session_open(&so, &v->session, &err) < 0)
         die("open a session", &err);
@@ -407,7 +406,7 @@ static void print_result(const struct trainer *t, struct times *m, struct saves 
     printf("{\"work\": %llu, \"state_bytes\": %llu, \"every\": %u, \"saves\": %u, \"late\": %u, \"tracks\": %s, "
            "\"trainer_cpu_s\": %.4f, ",
            (unsigned long long)t->work, (unsigned long long)t->state.bytes, t->o->every, v->n - warm->n,
-           v->late - warm->late, t->o->track && BENCH_TRACKS ? "true" : "false", v->cpu_s - warm->cpu_s);
+           v->late - warm->late, t->o->track ? "true" : "false", v->cpu_s - warm->cpu_s);
     print_pairs(m, cycles);
     print_times("alone", m->alone_s, steps + m->per_block);
     printf(", ");

@@ -15,7 +15,6 @@
 #include "bench/clock.h"
 #include "bench/floor_copy.h"
 #include "bench/table.h"
-#include "bench/track.h"
 
 #include <cairn/cairn.h>
 
@@ -166,8 +165,7 @@ static int open_session(struct rank *r)
                                        .socket_path = r->o.socket,
                                        .timeout_ms = 120000,
                                        .copy_threads = r->o.threads,
-                                       .flags =
-                                           (r->o.observer ? CAIRN_OBSERVER : 0) | (r->o.track ? BENCH_TRACK_FLAG : 0)};
+                                       .flags = (r->o.observer ? CAIRN_OBSERVER : 0) | (r->o.track ? CAIRN_TRACK : 0)};
 
     return cairn_session_open(&so, &r->session, &err) < 0 ? fail("open a session", &err) : 0;
 }
@@ -185,13 +183,10 @@ static struct cairn_tensor describe(const struct table_tensor *t)
 /* What seal copied, of what was to be saved; all of it where nothing is tracked. */
 static double copied_share(const struct cairn_save *save)
 {
-#if BENCH_TRACKS
     struct cairn_save_info info = {.size = sizeof info};
 
     if (cairn_save_info(save, &info) == 0 && info.bytes > 0)
         return (double)info.copied_bytes / (double)info.bytes;
-#endif
-    (void)save;
     return 1;
 }
 
@@ -329,7 +324,7 @@ static int serve(struct rank *r)
         return -1;
     printf("{\"bytes\": %llu, \"tensors\": %zu, \"fill_s\": %.6f, \"open_s\": %.6f, \"tracks\": %s}\n",
            (unsigned long long)r->table.bytes, r->table.n, filled - begin, now() - filled,
-           r->o.track && BENCH_TRACKS ? "true" : "false");
+           r->o.track ? "true" : "false");
     while (code == 0 && fgets(line, sizeof line, stdin) && strcmp(line, "quit\n") != 0)
         code = obey(r, line);
     return code;
