@@ -266,7 +266,9 @@ static int decode_verdict(const Cairn__Crew__V1__Verdict *b, struct crew_letter 
     if (b->base_incarnation && (b->verdict != VERDICT_INTENT ||
                                 !ckpt_base_is_older(b->base_step, b->base_incarnation, b->step, b->incarnation)))
         return bad(err, "with a base that is not older, or of no intent");
-    l->verdict.base = (struct ckpt_base){b->base_incarnation > 0, b->base_step, b->base_incarnation};
+    l->verdict.base.is_set = b->base_incarnation > 0;
+    l->verdict.base.step = b->base_step;
+    l->verdict.base.incarnation = b->base_incarnation;
     l->verdict.step = b->step;
     l->verdict.incarnation = b->incarnation;
     l->verdict.coordinator = b->coordinator;
