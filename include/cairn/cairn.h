@@ -110,7 +110,8 @@ enum cairn_session_flags {
     CAIRN_TAKE_OVER = 2, /* start a new incarnation although sessions of the current one live; they are fenced */
     CAIRN_TRACK = 4,     /* seal copies only pages that were written since the arena got them. Worth it where little
                             changes from save to save (frozen or sparse state): the first write to a page after a save
-                            costs a page fault, and huge pages are split where they are written to. Needs Linux 6.7 and
+                            costs a page fault, huge pages are split where they are written to, and mremap of a
+                            tensor's memory may fail. Needs Linux 6.7 and
                             leave to use userfaultfd; without it everything is copied, see cairn_save_info */
 };
 
