@@ -179,6 +179,11 @@ def call(name: str, *arguments: object) -> None:
     check(getattr(lib(), name)(*arguments, byref(err)), err)
 
 
+def address_of(buffer: bytearray) -> int:
+    """Where a buffer's bytes lie. It cannot be resized while somebody else holds a view of it."""
+    return ctypes.addressof((c_char * len(buffer)).from_buffer(buffer))
+
+
 def free(pointer: c_void_p) -> None:
     """Frees what libcairn gave to its caller: malloc's memory."""
     libc = ctypes.CDLL(None)

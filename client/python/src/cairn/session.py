@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,11 @@ def _ms(seconds: float) -> int:
     if not seconds >= 0:
         raise InvalidError(f"a timeout of {seconds} s: a number from 0 is wanted")
     return min(int(seconds * 1000), _MAX_MS)
+
+
+def _ours(thing: Any) -> bool:
+    """False in a forked child, where nothing of the parent's is to be touched, and when the interpreter is going down."""
+    return os is not None and os.getpid() == thing._pid
 
 
 def _text(value: Optional[str]) -> Optional[bytes]:
@@ -58,6 +64,7 @@ class Session:
         track: bool = False,
     ) -> None:
         self._handle = c_void_p()
+        self._pid = os.getpid()
         flags = observer * _lib.OBSERVER | take_over * _lib.TAKE_OVER | track * _lib.TRACK
         options = _lib.SessionOptions(
             ctypes.sizeof(_lib.SessionOptions), _text(job), rank, world_size, arena_bytes, _text(start_id), _text(socket),
@@ -179,7 +186,7 @@ class Session:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
+        if getattr(self, "_handle", None) and _ours(self):
             self.close()
 
 
@@ -188,6 +195,7 @@ class Save:
 
     def __init__(self, session: Session, handle: c_void_p, step: int, count: int) -> None:
         self._session, self._handle, self.step, self._count = session, handle, step, count
+        self._pid = os.getpid()
         self._table: Optional[Table] = None
         session._children.add(self)
 
@@ -255,7 +263,7 @@ class Save:
         self._table = None
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
+        if getattr(self, "_handle", None) and _ours(self):
             self.close()
 
 
@@ -285,6 +293,7 @@ class Restore:
 
     def __init__(self, session: Session, handle: c_void_p) -> None:
         self._session, self._handle = session, handle
+        self._pid = os.getpid()
         self._wanted = Table()
         self._keep: list[Any] = []
         session._children.add(self)
@@ -388,5 +397,5 @@ class Restore:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
+        if getattr(self, "_handle", None) and _ours(self):
             self.close()
