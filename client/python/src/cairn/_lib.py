@@ -30,6 +30,7 @@ ITEM_SIZES = {
     "F32": 4, "F64": 8, "C64": 8,
 }
 
+TIMEOUT, UNAVAILABLE, INTR = -4, -12, -19  # enum cairn_code: those that a wait looks at itself
 OBSERVER, TAKE_OVER, TRACK = 1, 2, 4  # enum cairn_session_flags
 DEVICE_WRITES = 1  # enum cairn_tensor_flags
 ON_BUSY = {"fail": 0, "wait": 1}  # enum cairn_on_busy

@@ -69,12 +69,12 @@ class Loader:
 
     def _complain(self, merge: Merge, strict: bool) -> None:
         problems = [*merge.other_kind, *self._mismatches(merge.wanted)]
-        said = [_listed(problems, "do not fit")] if problems else []
+        said = [_listed(problems, "of another kind")] if problems else []
         if strict and merge.missing:
-            said.append(_listed(merge.missing, "are in the state and not in the checkpoint"))
+            said.append(_listed(merge.missing, "in the state and not in the checkpoint"))
         extra = merge.extra() if strict else []
         if extra:
-            said.append(_listed(extra, "are in the checkpoint and not in the state"))
+            said.append(_listed(extra, "in the checkpoint and not in the state"))
         if said:
             hint = "" if problems else " (strict=False leaves them as they are; rename= says what is called otherwise)"
             raise InvalidError(f"load {self._what}: {'; '.join(said)}{hint}")
@@ -149,6 +149,5 @@ def _said(dtype: str, shape: tuple[int, ...], true: Optional[str]) -> str:
 
 
 def _listed(names: list[str], what: str) -> str:
-    shown = ", ".join(names[:_NAMES_SHOWN])
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f"{len(names)} {'entry' if len(names) == 1 else 'entries'} {what}: {shown}{more}"
+    return f"{what} ({len(names)}): {', '.join(names[:_NAMES_SHOWN])}{more}"
