@@ -481,7 +481,7 @@ def read(
                 raise
             return None
         with restore:
-            return Loader(restore, rank, f"step {restore.step} of job {job}", allow_pickle, timeout).make()
+            return Loader(restore, rank, f"step {restore.step} of job {job}", allow_pickle, timeout, rank > 0).make()
 
 
 def _step_number(step: Union[int, str, None]) -> Optional[int]:
