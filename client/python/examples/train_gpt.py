@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains a small GPT on text that this machine has, saves through Cairn, and goes on where it was killed.
 
-    python train_gpt.py                                                              one process
-    torchrun --nproc-per-node 2 train_gpt.py --parallel ddp                          two ranks with the same state
-    torchrun --nproc-per-node 2 train_gpt.py --parallel fsdp                         two ranks with half of it each
+    python train_gpt.py                                                      one process
+    torchrun --nproc-per-node 2 train_gpt.py --parallel ddp                  two ranks with the same state
+    torchrun --nproc-per-node 2 train_gpt.py --parallel fsdp                 two ranks with half of it each
 
-To feel a failure: rank 1 is killed with SIGKILL in the middle of step 25, torchrun starts all ranks again, they resume:
+To feel a failure: in the middle of step 25 a rank gets SIGKILL, torchrun starts both again, they resume:
 
     torchrun --nproc-per-node 2 --max-restarts 1 train_gpt.py --parallel ddp --kill-at 25
 
@@ -14,9 +14,10 @@ To see what each save costs beside what PyTorch brings along, in one run over th
 
     torchrun --nproc-per-node 2 train_gpt.py --parallel ddp --checkpoint cairn,torch,dcp-async --every 5
 
-Needs a cairnd on this node ($CAIRN_SOCKET, or /run/cairn/cairnd.sock). A resumed run has the same losses as one that nothing
-happened to, to the last bit: order of the data, dropout, schedule and moments are part of the checkpoint. (Gloo adds up two
-ranks the same way in every step; with more of them the last bit may depend on how gradients fell into buckets.)
+Needs a cairnd on this node ($CAIRN_SOCKET, or /run/cairn/cairnd.sock). A resumed run has the same losses as
+one that nothing happened to, to the last bit: order of the data, dropout, schedule and moments are part of
+the checkpoint. (Gradients of two ranks are added up the same way in every step; with more ranks and ddp the last
+bit may depend on how they fell into buckets.)
 """
 import argparse
 import ctypes
@@ -32,7 +33,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products need on a GPU
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on a GPU
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
@@ -51,7 +52,7 @@ VOCABULARY = 256  # a token is a byte
 State = Dict[str, Any]
 
 
-# ---- where this process stands ---------------------------------------------------------------------------------------
+# ---- where this process stands -----------------------------------------------------------------------------
 
 
 @dataclass
@@ -99,17 +100,16 @@ class World:
             print(text, flush=True)
 
 
-# ---- data ------------------------------------------------------------------------------------------------------------
+# ---- data --------------------------------------------------------------------------------------------------
 
 
 def find_text(path: Optional[str], limit: int = 4 << 20) -> bytes:
-    """Text of at most `limit` bytes: of `path`, or the first that there is enough of: the sources of Python's standard
-    library, the licenses of a Debian system, this program."""
+    """Text of at most `limit` bytes: of `path`, or the first that there is enough of: the sources of Python's
+    standard library, the licenses of a Debian system, this program."""
     if path:
         return pathlib.Path(path).read_bytes()[:limit]
-    places = (pathlib.Path(sysconfig.get_path("stdlib")), "*.py"), (pathlib.Path("/usr/share/common-licenses"), "*")
-    for directory, pattern in places:
-        files = sorted(f for f in directory.glob(pattern) if f.is_file() and not f.is_symlink())
+    for directory, pattern in ((sysconfig.get_path("stdlib"), "*.py"), ("/usr/share/common-licenses", "*")):
+        files = sorted(f for f in pathlib.Path(directory).glob(pattern) if f.is_file() and not f.is_symlink())
         text = b"\n".join(f.read_bytes() for f in files)[:limit]
         if len(text) >= 1 << 16:
             return text
@@ -117,7 +117,7 @@ def find_text(path: Optional[str], limit: int = 4 << 20) -> bytes:
 
 
 class Windows:
-    """Batches of windows of a text, shuffled anew for each epoch. Where it is are two numbers, which go into the checkpoint.
+    """Batches of windows of a text, shuffled anew for each epoch. Where it is are two numbers of the state.
 
     A batch is cut for the ranks: whatever their number, together they see the same windows in the same order.
     """
@@ -126,7 +126,7 @@ class Windows:
         if batch % world.size:
             raise SystemExit(f"--batch {batch} cannot be divided among {world.size} ranks")
         if len(text) // context < batch + 1:
-            raise SystemExit(f"{len(text)} bytes of text are too few for a batch of {batch} windows of {context}")
+            raise SystemExit(f"{len(text)} bytes of text are too few for {batch} windows of {context}")
         self.text = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         self.digest = hashlib.sha256(text).hexdigest()
         self.context, self.batch, self.world, self.seed = context, batch, world, seed
@@ -138,7 +138,7 @@ class Windows:
         self.order = torch.randperm((len(self.text) - 1) // self.context, generator=generator)
 
     def next(self) -> Tuple[Tensor, Tensor]:
-        """Inputs and targets of this rank: two int64 tensors [batch / ranks, context]; a target is the byte that follows."""
+        """This rank's inputs and targets, int64 [batch / ranks, context]; a target is the byte after."""
         if self.position + self.batch > len(self.order):
             self.epoch, self.position = self.epoch + 1, 0
             self._shuffle()
@@ -154,13 +154,13 @@ class Windows:
 
     def load_state_dict(self, state: State) -> None:
         if state["text"] != self.digest:
-            raise SystemExit(f"the checkpoint was trained on another text (SHA-256 {state['text'][:12]}, here "
-                             f"{self.digest[:12]}); name that one with --text, or begin another job with --job")
+            raise SystemExit(f"the checkpoint was trained on another text (SHA-256 {state['text'][:12]}, "
+                             f"here {self.digest[:12]}): name that one with --text, or another --job")
         self.epoch, self.position = state["epoch"], state["position"]
         self._shuffle()
 
 
-# ---- model -----------------------------------------------------------------------------------------------------------
+# ---- model -------------------------------------------------------------------------------------------------
 
 
 class Attention(nn.Module):
@@ -186,7 +186,8 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads, dropout)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width),
+                                 nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
@@ -194,7 +195,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Bytes [batch, context] to logits [batch, context, 256]. The output layer's weight is the embedding's (tied)."""
+    """Bytes [batch, context] to logits [batch, context, 256]. Embedding and head have one weight (tied)."""
 
     def __init__(self, layers: int, width: int, heads: int, context: int, dropout: float) -> None:
         super().__init__()
@@ -240,7 +241,7 @@ def schedule(steps: int, warmup: int) -> Callable[[int], float]:
     return factor
 
 
-# ---- the training's state --------------------------------------------------------------------------------------------
+# ---- the training's state ----------------------------------------------------------------------------------
 
 
 class Training:
@@ -252,7 +253,7 @@ class Training:
         self.model = spread(GPT(a.layers, a.width, a.heads, a.context, a.dropout), a.parallel, world)
         torch.manual_seed(a.seed + 1 + world.rank)  # another dropout on each
         self.data = Windows(find_text(a.text), a.context, a.batch, world, a.seed)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=a.lr, betas=(0.9, 0.95), weight_decay=0.1)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), a.lr, betas=(0.9, 0.95), weight_decay=0.1)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule(a.steps, a.steps // 10))
 
     def forward(self) -> Tensor:
@@ -276,7 +277,8 @@ class Training:
                 "data": self.data.state_dict(), "own": own}
 
     def restore(self, state: State) -> None:
-        set_state_dict(self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        set_state_dict(self.model, self.optimizer, model_state_dict=state["model"],
+                       optim_state_dict=state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.data.load_state_dict(state["data"])
         torch.set_rng_state(state["own"]["cpu"])
@@ -303,7 +305,7 @@ def digest(state: State) -> str:
     return sha.hexdigest()
 
 
-# ---- ways to save it -------------------------------------------------------------------------------------------------
+# ---- ways to save it ---------------------------------------------------------------------------------------
 
 
 class Cairn:
@@ -321,7 +323,7 @@ class Cairn:
 
 
 class Files:
-    """What the two ways of PyTorch have in common: a directory for each save, of which the last one is kept."""
+    """What both ways of PyTorch have in common: a directory for each save, of which the last one is kept."""
 
     def __init__(self, directory: str, name: str, a: argparse.Namespace, world: World) -> None:
         self.root, self.world, self.sharded = pathlib.Path(directory) / name, world, a.parallel == "fsdp"
@@ -340,7 +342,7 @@ class Files:
 
 
 class TorchSave(Files):
-    """torch.save() and fsync: of the first rank where all have the same, of each its own part where the model is cut."""
+    """torch.save() and fsync: by the first rank where all have the same, by each where the model is cut."""
 
     def save(self, step: int, state: State) -> None:
         if self.world.rank == 0 or self.sharded:
@@ -357,14 +359,15 @@ class TorchSave(Files):
 
 
 class DcpAsync(Files):
-    """torch.distributed.checkpoint.async_save(), with staging memory of its own for each save (its default) or kept."""
+    """torch.distributed.checkpoint.async_save(); staging memory is new for each save, by default, or kept."""
 
     def __init__(self, keep: bool, directory: str, a: argparse.Namespace, world: World) -> None:
         super().__init__(directory, "dcp-async-kept" if keep else "dcp-async", a, world)
         self.stager = DefaultStager(StagingOptions(False, False, False, False)) if keep else None
 
     def save(self, step: int, state: State) -> None:
-        self.step, self.pending = step, dcp.async_save(state, checkpoint_id=self.path(step), async_stager=self.stager)
+        self.step = step
+        self.pending = dcp.async_save(state, checkpoint_id=self.path(step), async_stager=self.stager)
 
     def finish(self) -> None:
         self.pending.result()
@@ -374,20 +377,21 @@ class DcpAsync(Files):
 
 def ways(a: argparse.Namespace, world: World, checkpointer: cairn.Checkpointer) -> Dict[str, Any]:
     """The ways of --checkpoint by name, in its order."""
-    makers = {"cairn": lambda: Cairn(checkpointer), "torch": lambda: TorchSave(a.directory, "torch", a, world),
+    makers = {"cairn": lambda: Cairn(checkpointer),
+              "torch": lambda: TorchSave(a.directory, "torch", a, world),
               "dcp-async": lambda: DcpAsync(False, a.directory, a, world),
               "dcp-async-kept": lambda: DcpAsync(True, a.directory, a, world)}
     names = a.checkpoint.split(",")
     if unknown := [name for name in names if name not in makers]:
-        raise SystemExit(f"--checkpoint {unknown[0]}: it is {', '.join(makers)}, or several of them that take turns")
+        raise SystemExit(f"--checkpoint {unknown[0]}: it is {', '.join(makers)}, or several in turns")
     return {name: makers[name]() for name in names}
 
 
 class Saves:
     """Saves every N steps, one way after the other, and notes for how long each held up this rank.
 
-    With several ways each save waits, outside of what is measured, for the one before to be finished: nobody pays for
-    what another one left in the background.
+    With several ways each save waits, outside of what is measured, for the one before to be finished: nobody
+    pays for what another one left in the background.
     """
 
     def __init__(self, a: argparse.Namespace, world: World, checkpointer: cairn.Checkpointer) -> None:
@@ -413,7 +417,7 @@ class Saves:
             self.running.finish()
 
     def report(self, state: State) -> None:
-        """Writes --stalls: for each way its stalls in milliseconds, a list for each rank, and the bytes of a rank's state."""
+        """Writes --stalls: a rank's bytes of state; of each way the stalls in milliseconds, rank by rank."""
         of_ranks = self.world.gather(self.stalls)
         if self.file and self.world.rank == 0:
             result = {"bytes": sum(t.nbytes for t in tensors(state)),
@@ -421,11 +425,11 @@ class Saves:
             pathlib.Path(self.file).write_text(json.dumps(result))
 
 
-# ---- training --------------------------------------------------------------------------------------------------------
+# ---- training ----------------------------------------------------------------------------------------------
 
 
 class Losses:
-    """--losses: a line for each step, its loss as an exact hexadecimal number; a resumed run goes on behind its step."""
+    """--losses: a line for each step, its loss as an exact hexadecimal number; a resumed run goes on."""
 
     def __init__(self, path: Optional[str], resumed: int, world: World) -> None:
         self.file = None
@@ -442,7 +446,8 @@ class Losses:
 
 def die(a: argparse.Namespace, world: World, resumed: int, step: int, when: str) -> None:
     """SIGKILL for this process, if it is the one: once, not again in the run that resumes."""
-    if (step, when, world.rank) == (a.kill_at, a.kill_when, a.kill_rank % world.size) and not (resumed or world.restarts):
+    here = (step, when, world.rank) == (a.kill_at, a.kill_when, a.kill_rank % world.size)
+    if here and not resumed and not world.restarts:
         print(f"rank {world.rank}: kill -9 of myself, step {step}, {KILL_WHEN[when]}", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -486,8 +491,8 @@ KILL_WHEN = {"step": "between forward and backward", "saved": "right after its s
 
 def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--job", default="train-gpt", help="the run's name in Cairn; the same one resumes (%(default)s)")
-    p.add_argument("--parallel", choices=("none", "ddp", "fsdp"), default="none", help="how ranks share the work")
+    p.add_argument("--job", default="train-gpt", help="the run's name in Cairn: the same one resumes")
+    p.add_argument("--parallel", choices=("none", "ddp", "fsdp"), default="none")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--steps", type=int, default=100)
     p.add_argument("--every", type=int, default=10, help="steps between saves (%(default)s)")
@@ -496,16 +501,16 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--width", type=int, default=256)
     p.add_argument("--heads", type=int, default=4)
     p.add_argument("--context", type=int, default=64, help="bytes that the model sees (%(default)s)")
-    p.add_argument("--batch", type=int, default=8, help="windows in a step, of all ranks together (%(default)s)")
+    p.add_argument("--batch", type=int, default=8, help="windows in a step, of all ranks (%(default)s)")
     p.add_argument("--dropout", type=float, default=0.1)
     p.add_argument("--lr", type=float, default=1e-3)
     p.add_argument("--seed", type=int, default=7)
     p.add_argument("--kill-at", type=int, metavar="STEP", help="a rank kills itself, once, with SIGKILL")
-    p.add_argument("--kill-when", choices=KILL_WHEN, default="step", help="in the middle of that step, or right after its save")
+    p.add_argument("--kill-when", choices=KILL_WHEN, default="step", help="in the middle, or after its save")
     p.add_argument("--kill-rank", type=int, default=-1, help="which one; default: the last")
-    p.add_argument("--losses", metavar="FILE", help="exact losses, and at the end the state's SHA-256 of each rank")
+    p.add_argument("--losses", metavar="FILE", help="exact losses, and at the end the SHA-256 of states")
     p.add_argument("--checkpoint", default="cairn", metavar="WAY[,WAY...]",
-                   help="cairn, torch, dcp-async, dcp-async-kept; several take turns. A run resumes from Cairn only")
+                   help="cairn, torch, dcp-async, dcp-async-kept; several take turns. Only Cairn's resume")
     p.add_argument("--directory", default="checkpoints", help="where the ways of PyTorch save (%(default)s)")
     p.add_argument("--stalls", metavar="FILE", help="how long each save held up each rank, as JSON")
     return p.parse_args()
