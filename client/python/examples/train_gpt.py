@@ -16,8 +16,8 @@ To see what each save costs beside what PyTorch brings along, in one run over th
 
 Needs a cairnd on this node ($CAIRN_SOCKET, or /run/cairn/cairnd.sock). A resumed run has the same losses as
 one that nothing happened to, to the last bit: order of the data, dropout, schedule and moments are part of
-the checkpoint. (Gradients of two ranks are added up the same way in every step; with more ranks and ddp the last
-bit may depend on how they fell into buckets.)
+the checkpoint. (Gradients of two ranks are added up the same way in every step; with more ranks and ddp the
+last bit may depend on how they fell into buckets.)
 """
 import argparse
 import ctypes
@@ -315,11 +315,12 @@ class Cairn:
         self.checkpointer = checkpointer
 
     def save(self, step: int, state: State) -> None:
-        self.checkpointer.save(step, state)
+        self.handle = self.checkpointer.save(step, state)  # None: it has failed, has warned, and training goes on
 
     def finish(self) -> None:
         """Until what was saved last is committed."""
-        self.checkpointer.wait(timeout=60)
+        if self.handle:
+            self.handle.wait("committed", timeout=60)
 
 
 class Files:
@@ -454,11 +455,12 @@ def die(a: argparse.Namespace, world: World, resumed: int, step: int, when: str)
 
 def resume(training: Training, checkpointer: cairn.Checkpointer) -> int:
     """The step that the training goes on behind; 0: from the beginning."""
-    if checkpointer.latest() is None:
-        return 0
     begin = time.perf_counter()
     state = training.state()
     step = checkpointer.load(state)
+    if step is None:
+        training.optimizer.state.clear()  # get_state_dict() has made moments by a step that changed nothing
+        return 0
     training.restore(state)
     training.world.say(f"resumed from step {step} in {1e3 * (time.perf_counter() - begin):.0f} ms")
     return step
