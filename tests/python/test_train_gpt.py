@@ -19,9 +19,15 @@ def torchrun(root, job, *args):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", SCRIPT,
                "--job", job, "--losses", losses, *TINY, *args]
     env = dict(os.environ, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
-    done = subprocess.run([str(c) for c in command], env=env, text=True, timeout=100, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode == 0, done.stdout[-6000:]
-    return done.stdout, losses.read_text().splitlines()
+    with subprocess.Popen([str(c) for c in command], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            out, _ = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # torchrun ends its ranks
+            out, _ = process.communicate(timeout=40)
+            pytest.fail(f"the training did not end:\n{out[-6000:]}")
+    assert process.returncode == 0, out[-6000:]
+    return out, losses.read_text().splitlines()
 
 
 @pytest.mark.parametrize("parallel, when", [("ddp", "step"), ("fsdp", "saved")])

@@ -21,6 +21,7 @@ last bit may depend on how they fell into buckets.)
 """
 import argparse
 import ctypes
+import datetime
 import hashlib
 import json
 import math
@@ -49,6 +50,7 @@ from torch.nn import functional as F  # noqa: E402
 import cairn  # noqa: E402
 
 VOCABULARY = 256  # a token is a byte
+TIMEOUT = datetime.timedelta(seconds=120)  # of whatever ranks wait for each other
 State = Dict[str, Any]
 
 
@@ -72,10 +74,20 @@ class World:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda":
             torch.cuda.set_device(int(env.get("LOCAL_RANK", 0)))
+        world = cls(int(env.get("RANK", 0)), int(env.get("WORLD_SIZE", 1)), torch.device(device),
+                    int(env.get("TORCHELASTIC_RESTART_COUNT", 0)))
         if "RANK" in env:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-        return cls(int(env.get("RANK", 0)), int(env.get("WORLD_SIZE", 1)), torch.device(device),
-                   int(env.get("TORCHELASTIC_RESTART_COUNT", 0)))
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=TIMEOUT,
+                                    store=world._store(), rank=world.rank, world_size=world.size)
+        return world
+
+    def _store(self) -> dist.Store:
+        """Where ranks find each other. Torchrun's outlives the ranks: those of a second start look in a place of
+        their own, or they may find addresses of dead ones and wait for them (pytorch/pytorch issue 135712)."""
+        env = os.environ
+        serve = self.rank == 0 and env.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), self.size, serve, timeout=TIMEOUT)
+        return dist.PrefixStore(f"start-{self.restarts}", store)
 
     def barrier(self) -> None:
         if dist.is_initialized():
@@ -315,7 +327,7 @@ class Cairn:
         self.checkpointer = checkpointer
 
     def save(self, step: int, state: State) -> None:
-        self.handle = self.checkpointer.save(step, state)  # None: it has failed, has warned, and training goes on
+        self.handle = self.checkpointer.save(step, state)  # None: it failed and warned, training goes on
 
     def finish(self) -> None:
         """Until what was saved last is committed."""
