@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.utils import find_state_dict_object
 from torch.distributed.remote_device import _remote_device
 from torch.distributed.tensor import DTensor
 
-from .._torch import check, replica_of, stores
+from .._torch import check, stores
 from ..errors import InvalidError
 from ..session import Save
 from ..table import Table
@@ -158,7 +158,7 @@ class _Staging:
         left = set(learned)
         for item in self.plan.items:
             value = self.flat[item.index.fqn]
-            if isinstance(value, DTensor) and not stores(item.index.fqn, *replica_of(value)):
+            if isinstance(value, DTensor) and not stores(value, item.index.fqn):
                 left.add(item.index)
         return frozenset(left)
 
