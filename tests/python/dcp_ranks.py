@@ -89,7 +89,7 @@ def two_ranks(job):
         check(target)
     dist.barrier()
     dist.destroy_process_group()
-    return ["ok"]
+    return "ok"
 
 
 def process_save(job, mesh):

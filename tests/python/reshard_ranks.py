@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""States of test_reshard.py, and the four ranks that save them.
+"""States of test_reshard.py, the four ranks that save them, and those that load them.
 
 What a tensor holds follows from its name alone, so every process knows the whole of each and compares its own part.
 """
@@ -9,6 +9,7 @@ import zlib
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -16,7 +17,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 import cairn
-from cairn.torch import StagingWriter, StorageWriter
+from cairn.torch import StagingWriter, StorageReader, StorageWriter
 
 warnings.filterwarnings("ignore")
 
@@ -148,3 +149,50 @@ def save(job):
     dist.barrier()
     dist.destroy_process_group()
     return "saved"
+
+
+# ---- the ranks that load ----
+
+def line():
+    dist.init_process_group("cpu:gloo")
+    return init_device_mesh("cpu", (dist.get_world_size(),))
+
+
+def load(way, job, step, state, **options):
+    """way: who loads, and whose checkpoint."""
+    saved = f"{job}-own" if way in ("own", "dcp reads own") else f"{job}-dcp"
+    if way.startswith("dcp"):
+        rename = options.pop("rename", None)
+        dcp.load(state, checkpoint_id=step, storage_reader=StorageReader(saved, rename=rename), **options)
+    else:
+        with cairn.Checkpointer(saved) as own:
+            assert own.load(state, step, strict=way == "own" and options.pop("strict", True), **options) == step
+    return state
+
+
+def load_fsdp(job, cases):
+    mesh = line()
+    return [check(load(way, job, step, zero(fsdp_state(mesh)))) > 15 for way, step in cases]
+
+
+def load_data_parallel(job):
+    mesh = line()
+    return [check(load(way, job, 2, data_parallel(mesh))) for way in ("dcp", "own")]
+
+
+def load_whole(job):
+    line()
+    return [check(load(way, job, 3, whole(two_dimensional(init_device_mesh("cpu", (1, 1)))))) for way in ("dcp", "own")]
+
+
+def load_parts(job):
+    mesh, counts = line(), []
+    for way, partial in (("dcp", {"planner": DefaultLoadPlanner(allow_partial_load=True)}), ("own", {"strict": False})):
+        state = {"attention": {"wo": data_parallel(mesh)["attention"]["wo"]}, "new": torch.full((2,), 7.0)}
+        load(way, job, 2, state, **partial)
+        assert (state.pop("new") == 7).all()
+        counts.append(check(state))
+    for way in ("dcp", "own"):
+        state = load(way, job, 2, {"mixer": data_parallel(mesh)["attention"]}, rename={"mixer": "attention"})
+        counts.append(check(state, lambda name: name.replace("mixer", "attention")))
+    return counts

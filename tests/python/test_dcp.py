@@ -16,9 +16,10 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, _Em
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict, _load_state_dict_from_keys  # noqa: E402
 
 import cairn  # noqa: E402
+import dcp_ranks  # noqa: E402
 from cairn.torch import StorageReader, StorageWriter, close_sessions  # noqa: E402
 from cairn.torch import _document, _ids, _memory  # noqa: E402
-from ranks import run_ranks  # noqa: E402
+from forked import run_forked  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:.*no_dist.*")
 
@@ -232,5 +233,4 @@ def test_memory_helpers():
 
 def test_on_two_ranks(cluster, job):
     """Sharded, replicated and rank-only entries, a subgroup of requests, process mode, and a failing rank; see dcp_ranks.py."""
-    results = run_ranks(2, "dcp_ranks:two_ranks", {"job": job}, timeout=110)
-    assert results == [["ok"], ["ok"]]
+    assert run_forked(2, dcp_ranks.two_ranks, {"job": job}, timeout=110) == ["ok", "ok"]
