@@ -4,7 +4,7 @@
     CAIRN_LIBRARY=build/dev/client/libcairn.so.0 python tests/python/pytorch_suite.py CHECKOUT [FILE ...]
 
 CHECKOUT is PyTorch's source (test/distributed/checkpoint is all that is used); FILEs are names in that directory, by default
-those below. The daemon is a real one; pytorch_shim/ makes the replacement in every process that a test starts. Prints a table
+those below. PyTorch's test utilities need the package expecttest. The daemon is a real one; pytorch_shim/ makes the replacement in every process that a test starts. Prints a table
 for docs/python-matrix.md and ends with 1 if a test failed.
 """
 import argparse
@@ -26,7 +26,8 @@ FILES = (
 
 def environment(checkout, socket):
     paths = [HERE / "pytorch_shim", HERE.parents[1] / "client" / "python" / "src", checkout / "test"]
-    return dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)), CAIRN_SOCKET=socket, PYTHONDONTWRITEBYTECODE="1",
+    path = os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")])
+    return dict(os.environ, PYTHONPATH=path, CAIRN_SOCKET=socket, PYTHONDONTWRITEBYTECODE="1",
                 OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", TMPDIR=tempfile.gettempdir())
 
 
@@ -50,7 +51,7 @@ def outcome_of(case):
     for tag, outcome in (("failure", "failed"), ("error", "failed"), ("skipped", "skipped")):
         found = case.find(tag)
         if found is not None:
-            return outcome, (found.get("message") or found.text or "").strip()
+            return outcome, f'{found.get("message") or ""} {found.text or ""}'.strip()
     return "passed", ""
 
 
@@ -69,7 +70,7 @@ def main():
     parser.add_argument("files", nargs="*", default=FILES)
     parser.add_argument("-k", dest="chosen", help="only tests that match, as pytest's -k")
     parser.add_argument("--seconds", type=float, default=600.0, help="for each file")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     sys.path.insert(0, str(HERE))
     from conftest import Daemon
 
@@ -81,10 +82,12 @@ def main():
                 results[name] = run_file(options.checkout.resolve(), name, daemon.socket, options.seconds, options.chosen)
                 for test, (outcome, reason) in results[name].items():
                     if outcome == "failed":
-                        print(f"FAILED {name} {test}: {reason[:3000]}\n", flush=True)
+                        print(f"FAILED {name} {test}: {reason[-3000:]}\n", flush=True)
+        jobs = daemon.cairn("ls", "--json").stdout.count('"pytorch-')
     finally:
         daemon.close()
     print(table(results))
+    print(f"jobs that these tests made in Cairn: {jobs}")
     return any(outcome == "failed" for tests in results.values() for outcome, _ in tests.values())
 
 

@@ -12,12 +12,15 @@ import pytest
 torch = pytest.importorskip("torch")
 import torch.distributed.checkpoint as dcp  # noqa: E402
 from torch.distributed.checkpoint.api import CheckpointException  # noqa: E402
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, _EmptyStateDictLoadPlanner  # noqa: E402
+from torch.distributed.checkpoint.default_planner import (  # noqa: E402
+    DefaultLoadPlanner, DefaultSavePlanner, _EmptyStateDictLoadPlanner,
+)
+from torch.distributed.checkpoint.staging import AsyncStager as Protocol  # noqa: E402
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict, _load_state_dict_from_keys  # noqa: E402
 
 import cairn  # noqa: E402
 import dcp_ranks  # noqa: E402
-from cairn.torch import StorageReader, StorageWriter, close_sessions  # noqa: E402
+from cairn.torch import AsyncStager, StagingWriter, StorageReader, StorageWriter, close_sessions  # noqa: E402
 from cairn.torch import _document, _ids, _memory  # noqa: E402
 from forked import run_forked  # noqa: E402
 
@@ -204,6 +207,80 @@ def test_async_save_in_a_thread(cluster, job):
     del loaded["model"]
     dcp.load(loaded, checkpoint_id=1, storage_reader=StorageReader(job))
     assert same(want, loaded)
+
+
+# ---- staging into the arena ----
+
+def staged_state():
+    made = state()
+    made["model"].pop("parameter")
+    return made
+
+
+def test_staged_tensors_alias_the_arena(cluster, job):
+    """One copy, by libcairn: what stage() gives back lies in the arena, and the save that follows copies nothing. What training
+    changes after async_save() has returned is not in the checkpoint."""
+    writer, saved, want, loaded = StagingWriter(job), staged_state(), staged_state(), zeroed(staged_state())
+    assert isinstance(writer, Protocol) and isinstance(AsyncStager(writer), Protocol) and not isinstance(StorageWriter(job), Protocol)
+    future = dcp.async_save(saved, storage_writer=writer.at(1))
+    for tensor in saved["model"].values():
+        if not tensor.is_conj() and 0 not in tensor.stride():
+            tensor.zero_()
+    saved["mixed"]["deep"]["x"][1]["y"].zero_()
+    saved["optim"]["betas"].append("later")
+    future.result(60)
+    dcp.load(loaded, checkpoint_id=1, storage_reader=StorageReader(job))
+    assert same(want, loaded)
+
+    inside = writer.at(2).stage(staged_state())
+    staged = writer._staged
+    ends = {p.address: p.address + p.bytes for p in staged.places.values() if p.bytes}
+    for name, tensor in inside["model"].items():
+        assert tensor.numel() == 0 or ends[tensor.data_ptr()] >= tensor.data_ptr() + tensor.nbytes, name
+        assert same(tensor, want["model"][name]), name
+    copied = staged.save.info()["copied_bytes"]
+    dcp.save(inside, storage_writer=writer, checkpoint_id=2)
+    assert copied == sum(t.nbytes for t in want["model"].values()) + 4 + 4 + 8  # two steps and mixed.deep.x.1.y
+    loaded = zeroed(staged_state())
+    dcp.load(loaded, checkpoint_id=2, storage_reader=StorageReader(job))
+    assert same(want, loaded)
+
+
+def test_staging_without_a_step_copies_elsewhere(cluster, job):
+    """async_save() tells the checkpoint_id only after staging; such a save is right all the same."""
+    writer, tensor, target = StagingWriter(job), torch.ones(5), {"a": torch.zeros(5)}
+    future = dcp.async_save({"a": tensor}, checkpoint_id=3, storage_writer=writer)
+    tensor.zero_()
+    future.result(60)
+    dcp.load(target, checkpoint_id=3, storage_reader=StorageReader(job))
+    assert (target["a"] == 1).all()
+    writer.close()
+
+
+class Scaling(DefaultSavePlanner):
+    """Saves something else than what is in the state dict."""
+
+    def transform_object(self, write_item, object):
+        return super().transform_object(write_item, object * 2 if isinstance(object, torch.Tensor) else object)
+
+
+def test_what_was_staged_and_is_not_written(cluster, job):
+    """Another step, another tensor, another key, another process: an error that names it; the writer goes on with the next step."""
+    writer = StagingWriter(job)
+    with fails(cairn.InvalidError, "step 1 of .* was staged, and step 2"):
+        dcp.async_save({"a": torch.ones(2)}, checkpoint_id=2, storage_writer=writer.at(1)).result(60)
+    with fails(cairn.InvalidError, 'another tensor for "a"'):
+        dcp.async_save({"a": torch.ones(2)}, storage_writer=writer.at(3), planner=Scaling()).result(60)
+    inside = writer.at(4).stage({"a": torch.ones(2)})
+    with fails(cairn.InvalidError, '"b".*did not stage'):
+        dcp.save({**inside, "b": torch.ones(1)}, storage_writer=writer)
+    writer.at(5).stage({"a": torch.ones(2)})
+    with pytest.raises(cairn.InvalidError, match="process mode"):
+        pickle.dumps(writer)
+    writer.at(6).stage({"a": torch.ones(2)})
+    writer.close()  # gives it up
+    dcp.async_save({"a": torch.ones(2)}, storage_writer=writer.at(7)).result(60)
+    assert {c["step"] for c in json.loads(cluster.cairn("ls", job, "--json").stdout)["checkpoints"] if c["state"] == "committed"} == {7}
 
 
 def test_documents_are_read_with_care():
