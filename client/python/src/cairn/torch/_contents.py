@@ -72,12 +72,11 @@ class Contents:
         own = {name: pieces for name, pieces in by_name.items() if not name.startswith(_document.RESERVED)}
         self._what = f"step {restore.step}"
         reader = _Documents(restore, by_name, timeout)
-        documents = reader.of(_document.PREFIX)
+        documents = reader.read(_document.PREFIX, reader.ranks(_document.PREFIX))
         if documents:
             self._take_documents(documents, own)
         else:
-            trees = reader.of(_TREES)
-            self._take_tree(trees.get(rank, trees[min(trees)]) if trees else None, own, rank, allow_pickle)
+            self._take_trees(reader, own, rank, allow_pickle)
 
     def _take_documents(self, documents: dict[int, bytes], own: dict[str, list[Slice]]) -> None:
         all_of_them = Document()
@@ -97,24 +96,37 @@ class Contents:
                 return Stream(piece, length)
         raise CorruptError(f'{self._what}: rank {rank} says that it stored {length} bytes as "{name}", and they are not there')
 
-    def _take_tree(self, data: Optional[bytes], own: dict[str, list[Slice]], rank: int, allow_pickle: bool) -> None:
-        """A checkpoint of cairn.Checkpointer; without a tree, of a program in another language: names are all there is."""
-        self.paths = {}
-        if data is None:
-            for name, pieces in own.items():
-                self.tensors[name], self.paths[name] = self._tensor(name, pieces, None, rank), (name,)
-            return
-        tree = _tree.read(data, f"{self._what}: {_TREES}", allow_pickle)
+    def _take_trees(self, reader: "_Documents", own: dict[str, list[Slice]], rank: int, allow_pickle: bool) -> None:
+        """A checkpoint of cairn.Checkpointer: this rank's tree, or the first; the others' where they know tensors that it does
+        not. Without a tree, of a program in another language: names are all there is."""
+        ranks, self.paths = reader.ranks(_TREES), {}
+        unknown = set(own)
+        first = rank if rank in ranks else min(ranks, default=rank)
+        for of_rank in (first, *(r for r in ranks if r != first)) if ranks else ():
+            data = reader.read(_TREES, [of_rank])[of_rank]
+            self._take_tree(_tree.read(data, f"{self._what}: {_TREES}{of_rank}", allow_pickle), own, unknown, rank)
+            if not unknown:
+                return
+        for name in sorted(unknown):
+            if name not in self.tensors:
+                self.tensors[name], self.paths[name] = self._tensor(name, own[name], None, rank), (name,)
+
+    def _take_tree(self, tree: Any, own: dict[str, list[Slice]], unknown: set[str], rank: int) -> None:
+        """Notes what no tree before has named."""
+        assert self.paths is not None
         for path, value in _values(tree, ()):
             name = ".".join(map(str, path))
+            if name in self.paths:
+                continue
             self.paths[name] = path
-            if isinstance(value, _tree.TensorRef):
-                if value.name not in own:
-                    raise CorruptError(f'{self._what}: the tree refers to tensor "{value.name}", which nobody saved')
-                true = None if value.dtype is None else dtype_of(value.dtype)
-                self.tensors[name] = self._tensor(value.name, own[value.name], true, rank)
-            else:
+            if not isinstance(value, _tree.TensorRef):
                 self.streams[name] = Stream(value=value)
+                continue
+            if value.name not in own:
+                raise CorruptError(f'{self._what}: the tree refers to tensor "{value.name}", which nobody saved')
+            true = None if value.dtype is None else dtype_of(value.dtype)
+            self.tensors[name] = self._tensor(value.name, own[value.name], true, rank)
+            unknown.discard(value.name)
 
     def _tensor(self, name: str, pieces: list[Slice], true: Optional[torch.dtype], rank: int) -> Tensor:
         first = next((p for p in pieces if p.rank == rank), pieces[0])
@@ -178,21 +190,26 @@ def _values(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
 
 
 class _Documents:
-    """Reads the documents of all ranks by one call."""
+    """The documents in a checkpoint."""
 
     def __init__(self, restore: Restore, by_name: dict[str, list[Slice]], timeout: float) -> None:
         self.restore, self.by_name, self.timeout = restore, by_name, timeout
 
-    def of(self, prefix: str) -> dict[int, bytes]:
+    def ranks(self, prefix: str) -> list[int]:
+        """Of which ranks there are documents."""
+        texts = (name.removeprefix(prefix) for name in self.by_name if name.startswith(prefix))
+        return sorted(int(text) for text in texts if text.isdecimal() and text.isascii())
+
+    def read(self, prefix: str, ranks: list[int]) -> dict[int, bytes]:
+        """Those of the given ranks."""
         found: dict[int, torch.Tensor] = {}
-        for name, pieces in self.by_name.items():
-            rank = name.removeprefix(prefix)
-            if rank != name and rank.isdecimal():
-                found[int(rank)] = torch.empty(pieces[0].bytes, dtype=torch.uint8)
-                self.restore.add_slice(pieces[0].index, found[int(rank)].data_ptr(), keep=found[int(rank)])
+        for rank in ranks:
+            piece = self.by_name[f"{prefix}{rank}"][0]
+            found[rank] = torch.empty(piece.bytes, dtype=torch.uint8)
+            self.restore.add_slice(piece.index, found[rank].data_ptr(), keep=found[rank])
         if found:
             self.restore.run(self.timeout)
-        return {rank: content_of(found[rank]) for rank in sorted(found)}
+        return {rank: content_of(tensor) for rank, tensor in found.items()}
 
 
 def serialised(value: Any) -> io.BytesIO:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -86,6 +87,7 @@ def over(address: int, dtype: torch.dtype, shape: Sequence[int], owner: Any) -> 
     return torch.frombuffer(room, dtype=torch.uint8).view(dtype).view(tuple(shape))
 
 
+@functools.lru_cache(maxsize=4096)
 def _room_type(nbytes: int) -> Any:
     """A ctypes array whose instances take attributes."""
     return type("Room", (ctypes.c_uint8 * nbytes,), {})

@@ -122,6 +122,13 @@ class StagingWriter(StorageWriter):
         """See AsyncStager."""
         self._stager.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_stager": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._stager = AsyncStager(self)
+
 
 class _Staging:
     """One stage(). The default planner says what the items are, as it will in the background."""

@@ -7,6 +7,7 @@ planner itself turns into bytes (values that are no tensors).
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -175,18 +176,35 @@ class StorageWriter(storage.StorageWriter):
         return done(results)
 
     def _copy(self, step: int, who: Who, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
-        rows, results, document = [], [], Document()
-        for item in plan.items:
-            row = self._row(item, plan, planner, document)
-            rows += [row] if row.bytes or 0 in row.shape else []  # a rank may have nothing of a tensor
-            results.append(WriteResult(item.index, row.bytes, None))
-        rows += self._document_rows(document, who.rank)
+        rows: list[Row] = []
+        try:
+            results = self._collect(rows, who, plan, planner)
+        except BaseException:
+            self._give_up(step, who)
+            raise
         self._lease = self.borrow(who, _sessions.arena_for(_memory.sizes_of(rows)))
         table = Table()
         for row in rows:
             row.add_to(table)
         self._save = self._lease.session.save(step, table, on_busy=self.on_busy, timeout=self.timeout)
         return results
+
+    def _collect(self, rows: list[Row], who: Who, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
+        """Fills the rows with what the plan gives to this rank, and the document."""
+        results, document = [], Document()
+        for item in plan.items:
+            row = self._row(item, plan, planner, document)
+            rows += [row] if row.bytes or 0 in row.shape else []  # a rank may have nothing of a tensor
+            results.append(WriteResult(item.index, row.bytes, None))
+        rows += self._document_rows(document, who.rank)
+        return results
+
+    def _give_up(self, step: int, who: Who) -> None:
+        """Tells the other ranks that this step will not come, so that their arenas are free again at once."""
+        if who.world_size == 1:
+            return
+        with contextlib.suppress(Error), self.borrow(who, 0) as lease:
+            lease.session.stage(step, Table()).close()
 
     def _seal(self, staged: Staged, step: int, who: Who, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
         if (staged.save.step, staged.who) != (step, who):
