@@ -15,9 +15,16 @@ _NAMES_SHOWN = 20
 
 
 class Loader:
-    """Reads one opened checkpoint for one rank. what: "step 7 of job x", for messages; timeout: for each run, seconds."""
+    """Reads one opened checkpoint for one rank. what: "step 7 of job x", for messages; timeout: for each run, seconds.
 
-    def __init__(self, restore: Restore, rank: int, what: str, allow_pickle: bool, timeout: float) -> None:
+    observer: the session has no rank, so that of what several ranks saved under one name libcairn takes the lowest rank's; whole
+    tensors of the wanted rank are then asked for one by one.
+    """
+
+    def __init__(
+        self, restore: Restore, rank: int, what: str, allow_pickle: bool, timeout: float, observer: bool = False
+    ) -> None:
+        self._own = {s.name: s.index for s in restore.slices() if s.rank == rank and s.length == s.shape} if observer else {}
         self._restore, self._rank, self._what = restore, rank, what
         self._allow_pickle, self._timeout = allow_pickle, timeout
         self._after: list[Callable[[], None]] = []  # copies to where Cairn cannot write
@@ -132,7 +139,11 @@ class Loader:
         targets, after = module.targets_of(w.value, path)
         self._after.extend(after)
         for piece in targets:
-            if 0 not in piece.length:
+            if 0 in piece.length:
+                continue
+            if w.ref.name in self._own and piece.length == piece.shape and piece.strides is None:
+                self._restore.add_slice(self._own[w.ref.name], piece.address, keep=piece.local)
+            else:
                 self._restore.add(w.ref.name, piece.dtype, piece.shape, piece.address, offset=piece.offset,
                                   length=piece.length, strides=piece.strides, keep=piece.local)
 
