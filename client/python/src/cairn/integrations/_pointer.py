@@ -7,11 +7,14 @@ snapshot is complete, before the checkpoint is committed: therefore it also name
 before, and a reader falls back to that one if the newer never came to be.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence
+from typing import Any
 
 _LIMIT = 64 * 1024  # bytes: what is longer is no pointer
 _KEEP = 2  # checkpoints a pointer names: the newest, and the one before it
@@ -57,7 +60,7 @@ def write(path: str, newest: Pointer, earlier: Sequence[Pointer] = ()) -> None:
         raise
 
 
-def read(path: str) -> List[Pointer]:
+def read(path: str) -> list[Pointer]:
     """The checkpoints that the file names, newest first.
 
     Errors: FileNotFoundError; ValueError if the file is something else (its content is never executed).
@@ -75,7 +78,7 @@ def read(path: str) -> List[Pointer]:
         ) from None
 
 
-def read_if_any(path: str) -> List[Pointer]:
+def read_if_any(path: str) -> list[Pointer]:
     """As read(), but an absent or foreign file is an empty list."""
     try:
         return read(path)
@@ -83,7 +86,7 @@ def read_if_any(path: str) -> List[Pointer]:
         return []
 
 
-def _parse(document: Dict[str, Any]) -> List[Pointer]:
+def _parse(document: dict[str, Any]) -> list[Pointer]:
     if document.get("cairn") != 1:
         raise ValueError(f"version {document.get('cairn')!r}, not 1")
     job = document["job"]

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """States of the random number generators of this process, as tensors and plain values: nothing that needs pickle."""
 
+from __future__ import annotations
+
 import random
 import sys
-from typing import Any, Dict, Tuple
+from typing import Any
 
 import torch
 
 
-def capture() -> Dict[str, Any]:
+def capture() -> dict[str, Any]:
     """The states of Python's, numpy's (if it was imported) and torch's generators, of all devices in use.
 
     The tensors are new: the caller may change the generators at once.
     """
     version, words, gauss = random.getstate()
-    state: Dict[str, Any] = {
+    state: dict[str, Any] = {
         "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
         "torch": torch.get_rng_state(),
     }
@@ -34,7 +36,7 @@ def capture() -> Dict[str, Any]:
     return state
 
 
-def apply(state: Dict[str, Any]) -> None:
+def apply(state: dict[str, Any]) -> None:
     """Sets the generators to what capture() gave. Devices that are not here are left out."""
     random.setstate(python_state(state))
     torch.set_rng_state(state["torch"].cpu())
@@ -45,13 +47,13 @@ def apply(state: Dict[str, Any]) -> None:
         torch.get_device_module(device).set_rng_state_all([each.cpu() for each in state[device]])
 
 
-def python_state(state: Dict[str, Any]) -> Tuple[Any, ...]:
+def python_state(state: dict[str, Any]) -> tuple[Any, ...]:
     """What random.setstate() takes."""
     python = state["python"]
     return python["version"], tuple(python["words"].tolist()), python["gauss"]
 
 
-def numpy_state(state: Dict[str, Any]) -> Tuple[Any, ...]:
+def numpy_state(state: dict[str, Any]) -> tuple[Any, ...]:
     """What numpy.random.set_state() takes."""
     numpy = state["numpy"]
     keys = numpy["keys"].numpy().astype("uint32")

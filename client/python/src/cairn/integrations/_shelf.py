@@ -6,74 +6,65 @@ saves a step once and frameworks save one step under several paths (best and las
 "latest" is what was saved last.
 """
 
+from __future__ import annotations
+
+import logging
 import os
 import threading
+import time
 import warnings
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Optional
 
-from .. import errors
+from ..checkpointer import Checkpointer, SaveHandle
+from ..errors import Error, InvalidError, NotFoundError
+from ..session import Session
 from . import _pointer
 from ._pointer import Pointer
+
+_LOG = logging.getLogger("cairn")
 
 
 class Shelf:
     """Paths on top of one Checkpointer. Save, load and remove from one thread; deletions run on a thread of their own.
 
-    `checkpointer`: an open cairn.Checkpointer; the shelf does not close it.
-    `delete_removed`: a removed or overwritten path's checkpoint is deleted from Cairn too, once a later one is
-    committed. False leaves that to `cairn retain`.
+    checkpointer: the shelf does not close it. delete_removed: a removed or overwritten path's checkpoint is deleted from
+    Cairn too, once a later one is committed. False leaves that to `cairn retain`.
     """
 
-    def __init__(self, checkpointer: Any, *, delete_removed: bool = True) -> None:
+    def __init__(self, checkpointer: Checkpointer, *, delete_removed: bool = True) -> None:
         self._checkpointer = checkpointer
         self._delete_removed = delete_removed
-        self._taken: Optional[Set[int]] = None
+        self._taken: Optional[set[int]] = None
         self._last = -1
+        self._handle: Optional[SaveHandle] = None
         self._lock = threading.Lock()
-        self._doomed: Set[Tuple[int, int]] = set()  # (incarnation, step)
+        self._doomed: set[tuple[int, int]] = set()  # (incarnation, step)
         self._sweeper: Optional[threading.Thread] = None
 
-    def save(self, path: Optional[str], wanted_step: int, state: Any) -> Optional[Pointer]:
-        """Saves `state` and leaves a pointer at `path`. Returns it, or None when the save failed (it was warned of).
+    def save(self, path: Optional[str], wanted_step: int, state: dict[Any, Any]) -> Optional[Pointer]:
+        """Saves the state and leaves a pointer at path. Returns it, or None when the save failed (it was warned of) or was
+        skipped.
 
-        Returns when the snapshot is complete. Where a pointer lay at `path` already it becomes the fallback; what
-        was the fallback before is deleted once the new checkpoint is committed. Of several ranks that see one
-        directory only one gives a path.
+        Returns when the snapshot is complete. Where a pointer lay at the path already it becomes the fallback; what was the
+        fallback before is deleted once the new checkpoint is committed. Of several ranks that see one directory only one
+        gives a path.
         """
         step = self._last = self._next_step(wanted_step)
-        if not self._checkpointer.save(step, state):
+        handle = self._checkpointer.save(step, state)
+        if handle is None:
             return None
-        session = self._checkpointer.session
-        newest = Pointer(self._checkpointer.job, step, session.incarnation)
-        if path is None:
-            return newest
-        earlier = _pointer.read_if_any(path)
-        _pointer.write(path, newest, earlier)
-        self._doom(each for each in earlier[1:] if each.job == newest.job)
+        self._handle = handle
+        newest = Pointer(self._checkpointer.job, step, self._checkpointer.incarnation)
+        if path is not None:
+            earlier = [each for each in _pointer.read_if_any(path) if each.job == newest.job]
+            _pointer.write(path, newest, earlier)
+            self._doom(earlier[1:])
         return newest
 
-    def find(self, path: str) -> Pointer:
-        """The committed checkpoint that `path` means: the newest that it names and that exists.
-
-        Errors: FileNotFoundError, ValueError of the pointer; NotFoundError when nothing it names was committed.
-        """
-        named = _pointer.read(path)
-        committed = {(each["incarnation"], each["step"]) for each in self._list(named[0].job, committed=True)}
-        for each in named:
-            if (each.incarnation, each.step) in committed:
-                if each != named[0]:
-                    warnings.warn(
-                        f"{path} meant {named[0]}, which was never committed: reading the one before, {each}",
-                        RuntimeWarning,
-                        stacklevel=3,
-                    )
-                return each
-        newest = max(committed, default=None)
-        raise errors.NotFoundError(
-            f"read {path}: {named[0]} is not committed; "
-            + (f"the newest checkpoint of the job is step {newest[1]}" if newest else "the job has no checkpoint")
-            + f" (cairn ls {named[0].job})"
-        )
+    def wait(self, timeout: float) -> None:
+        """Waits until the last save is committed. Raises TimeoutError, AbortedError and what else a save may fail with."""
+        if self._handle is not None:
+            self._handle.wait("committed", timeout)
 
     def remove(self, path: str) -> None:
         """Removes the pointer, and its checkpoints once a later one is committed. An absent path is no error."""
@@ -82,38 +73,35 @@ class Shelf:
             os.unlink(path)
         except FileNotFoundError:
             return
-        self._doom(each for each in named if each.job == self._checkpointer.job)
+        self._doom([each for each in named if each.job == self._checkpointer.job])
 
     def close(self, timeout: float = 30.0) -> None:
-        """Runs what deletions are due, and waits for them at most `timeout` seconds."""
-        sweeper = self._start_sweep()
-        if sweeper is not None:
-            sweeper.join(timeout)
-
-    # ---- steps ----
+        """Runs what deletions are due, and waits for them at most so many seconds."""
+        end = time.monotonic() + timeout
+        for _ in range(2):  # one that runs already may have looked too early
+            sweeper = self._start_sweep()
+            if sweeper is not None:
+                sweeper.join(max(0.0, end - time.monotonic()))
 
     def _next_step(self, wanted: int) -> int:
         """The same on all ranks: what this start has saved is left out of the list, since another rank may be ahead."""
         if self._taken is None:
-            own = self._checkpointer.session.incarnation if self._checkpointer.world_size > 1 else -1
-            self._taken = {each["step"] for each in self._list(self._checkpointer.job) if each["incarnation"] != own}
+            checkpointer = self._checkpointer
+            own = checkpointer.incarnation if checkpointer.world_size > 1 else -1
+            with checkpointer.observe() as session:
+                self._taken = {each["step"] for each in listed(session) if each["incarnation"] != own}
         step = max(wanted, self._last + 1)
         while step in self._taken:
             step += 1
         return step
 
-    def _list(self, job: str, committed: bool = False) -> List[Dict[str, Any]]:
-        try:
-            found = self._checkpointer.session.query("list", job)["checkpoints"]
-        except errors.NotFoundError:
-            return []
-        return [each for each in found if not committed or each["state"] == "committed"]
-
     # ---- deletion, in the background ----
 
-    def _doom(self, pointers: Any) -> None:
+    def _doom(self, pointers: list[Pointer]) -> None:
+        if not self._delete_removed:
+            return
         with self._lock:
-            self._doomed.update((each.incarnation, each.step) for each in pointers if self._delete_removed)
+            self._doomed.update((each.incarnation, each.step) for each in pointers)
         self._start_sweep()
 
     def _start_sweep(self) -> Optional[threading.Thread]:
@@ -131,15 +119,44 @@ class Shelf:
         with self._lock:
             doomed = sorted(self._doomed)
         try:
-            listed = {(each["incarnation"], each["step"]): each for each in self._list(self._checkpointer.job)}
-            newest = max((key for key, each in listed.items() if each["state"] == "committed"), default=(-1, -1))
-            for key in doomed:
-                state = listed.get(key, {"state": "aborted"})["state"]
-                if state == "undecided" or (state == "committed" and key >= newest):
-                    continue
-                if state == "committed":
-                    self._checkpointer.session.command("delete", step=key[1])
-                with self._lock:
-                    self._doomed.discard(key)
-        except errors.Error as error:
-            warnings.warn(f"delete removed checkpoints of {self._checkpointer.job}: {error}", RuntimeWarning)
+            with self._checkpointer.observe() as session:
+                states = {(each["incarnation"], each["step"]): each["state"] for each in listed(session)}
+                newest = max((key for key, state in states.items() if state == "committed"), default=(-1, -1))
+                for key in doomed:
+                    state = states.get(key)
+                    if state == "undecided" or (state == "committed" and key >= newest):
+                        continue
+                    if state == "committed":
+                        session.command("delete", step=key[1])
+                    with self._lock:
+                        self._doomed.discard(key)
+        except Error as e:
+            _LOG.warning("delete removed checkpoints of %s: %s", self._checkpointer.job, e)
+
+
+def listed(session: Session) -> list[dict[str, Any]]:
+    """The checkpoints of the session's job as `cairn ls` lists them, in any state."""
+    try:
+        return session.query("list")["checkpoints"]
+    except NotFoundError:
+        return []
+
+
+def find(path: str, session: Session) -> Pointer:
+    """The committed checkpoint that the pointer at a path means: the newest that it names and that exists.
+
+    session: of the job. Raises FileNotFoundError and ValueError of the pointer, InvalidError for another job's, NotFoundError
+    when nothing that it names was committed.
+    """
+    named = _pointer.read(path)
+    if named[0].job != session.job:
+        raise InvalidError(f"{path} names a checkpoint of the job {named[0].job}: load it with that job's name, not {session.job}")
+    committed = {(each["incarnation"], each["step"]) for each in listed(session) if each["state"] == "committed"}
+    for each in named:
+        if (each.incarnation, each.step) in committed:
+            if each != named[0]:
+                warnings.warn(f"{path} meant {named[0]}, which was never committed: this is the one before, {each}", RuntimeWarning)
+            return each
+    newest = max(committed, default=None)
+    instead = f"the newest of the job is step {newest[1]}" if newest else "the job has no checkpoint"
+    raise NotFoundError(f"load {path}: {named[0]} is not committed; {instead} (cairn ls {session.job})")

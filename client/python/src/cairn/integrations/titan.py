@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Optional, Protocol, Union
 
-from ..checkpointer import Checkpointer
+from ..checkpointer import Checkpointer, SaveHandle
 
 
 class Stateful(Protocol):
@@ -57,6 +57,7 @@ class CheckpointManager:
         self.states = {name: each for name, each in states.items() if each is not None}
         self._interval, self._first_step, self._load_only = interval, first_step, load_only
         self._keep_latest, self._timeout = keep_latest, timeout
+        self._handle: Optional[SaveHandle] = None
 
     def load(self, step: int = -1, only: Optional[set[str]] = None) -> bool:
         """Restores the states from `step`, -1 being the latest; False when there is none. only: names of states to load.
@@ -68,10 +69,8 @@ class CheckpointManager:
             if latest is None:
                 return False
             step = latest
-        wanted = {name: each for name, each in self.states.items() if only is None or name in only}
-        loaded = self.checkpointer.load({name: each.state_dict() for name, each in wanted.items()}, step, strict=only is None)
-        for name, each in wanted.items():
-            each.load_state_dict(loaded[name])
+        wanted: dict[str, Any] = {name: each for name, each in self.states.items() if only is None or name in only}
+        self.checkpointer.load(wanted, step, strict=only is None)
         return True
 
     def save(self, curr_step: int, last_step: bool = False) -> bool:
@@ -89,21 +88,26 @@ class CheckpointManager:
     def save_states(self, states: dict[str, Any], curr_step: int, last_step: bool) -> bool:
         """As save(), of state dicts that the caller has made."""
         self._set_retention()
-        if last_step:
-            return bool(self.checkpointer.save(curr_step, states, wait="committed", timeout=self._timeout))
-        return bool(self.checkpointer.save(curr_step, states))
+        handle = self.checkpointer.save(curr_step, states)
+        self._handle = handle or self._handle
+        if handle is not None and last_step:
+            self.maybe_wait_for_saving()
+        return handle is not None
 
     def _set_retention(self) -> None:
         keep, self._keep_latest = self._keep_latest, 0
         if keep and self.checkpointer.rank == 0:
-            self.checkpointer.session.command("retain", argument=f"last={keep}")
+            with self.checkpointer.observe() as session:
+                session.command("retain", argument=f"last={keep}")
 
     def maybe_wait_for_staging(self) -> None:
         """Nothing to wait for: save() returns when the snapshot is complete."""
 
     def maybe_wait_for_saving(self) -> None:
         """Waits until the last save is committed. Errors: cairn.TimeoutError, cairn.AbortedError."""
-        self.checkpointer.wait(timeout=self._timeout)
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.wait("committed", self._timeout)
 
     def close(self) -> None:
         """Disconnects, if the manager connected. Saves on their way go on in the daemon."""

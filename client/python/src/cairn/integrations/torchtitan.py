@@ -34,8 +34,8 @@ class CairnCheckpointManager(BaseCheckpointManager):
         job: str = "torchtitan"
         """The job's name in Cairn: [A-Za-z0-9._-]."""
 
-        arena: Any = None
-        """Shared memory for snapshots, as cairn.Checkpointer takes it; None: it is sized by the state."""
+        arena: int = 0
+        """Bytes of shared memory for snapshots; 0: sized by the state."""
 
         def __post_init__(self) -> None:
             BaseCheckpointManager.Config.__post_init__(self)
@@ -73,7 +73,7 @@ class CairnCheckpointManager(BaseCheckpointManager):
             first_step=config.enable_first_step_checkpoint,
             keep_latest=config.keep_latest_k,
             load_only=config.load_only,
-            arena=config.arena,
+            arena=config.arena or "auto",
         )
 
     def __del__(self) -> None:

@@ -144,7 +144,7 @@ class CairnCallback(TrainerCallback):
             if found is None:
                 return None
             step = found
-        saved = checkpointer.read(step)
+        saved = checkpointer.load_tree(step)
         self._directory = _directory(args, int(step))
         if args.local_process_index == 0:
             _write_shared(self._directory, saved)

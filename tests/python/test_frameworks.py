@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The integrations against the real packages: each trains a tiny model once without a break, and once with a break from which
+it resumes through Cairn; the losses after the break and the weights at the end must be the same bits.
+
+A package that is not installed skips its tests, with the reason.
+"""
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import enum
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+torch = pytest.importorskip("torch")
+import cairn  # noqa: E402
+from cairn.checkpointer import read  # noqa: E402
+from cairn.integrations import _plain, _pointer, _rng  # noqa: E402
+from cairn.integrations._shelf import Shelf, find  # noqa: E402
+from ranks import run_ranks  # noqa: E402
+
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "client" / "python" / "examples"
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """One thread, so that sums are made in one order; and no pages of the frameworks' own advice."""
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def committed(cluster, job):
+    answer = cluster.cairn("ls", job, "--json")
+    assert answer.returncode == 0, answer.stderr
+    return sorted(c["step"] for c in json.loads(answer.stdout)["checkpoints"] if c["state"] == "committed")
+
+
+def same(a, b):
+    """Whether two states are the same bits."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+# ---- what frameworks put beside tensors ----
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+def test_plain_values_come_back():
+    value = {
+        "namespace": argparse.Namespace(lr=0.1, layers=[1, 2], nested=argparse.Namespace(a=None)),
+        "enum": Colour.RED,
+        "when": datetime.datetime(2026, 1, 2, 3, 4, 5),
+        "long": datetime.timedelta(seconds=90),
+        "path": pathlib.Path("/a/b"),
+        "milestones": collections.Counter({30: 1, 80: 2}),
+        "recent": collections.deque([1, 2], maxlen=3),
+        "ordered": collections.OrderedDict(b=1, a=2),
+        ("tuple", 1): {"scores": {"/x/epoch=1.ckpt": torch.tensor(0.5)}},
+        "__cairn_type__": "a user's own key",
+        "bf16": torch.tensor([[1.5, -0.0]], dtype=torch.bfloat16),
+    }
+    there = _plain.encode(value)
+    back = _plain.decode(there)
+    assert same(back.pop("bf16"), value.pop("bf16")) and same(back.pop(("tuple", 1)), value.pop(("tuple", 1)))
+    assert back == value and back["recent"].maxlen == 3 and list(back["ordered"]) == ["b", "a"]
+    assert "tensor" not in str(there).replace("'tensor'", "")  # small ones are values now, not tensors by changing names
+
+
+def test_enum_of_a_class_that_is_not_imported_is_its_value():
+    """A checkpoint must not decide what is imported: an import in _decode_enum would make this fail."""
+    there = _plain.encode(Colour.RED)
+    there["value"][0] = "this_module_is_not_imported"
+    with pytest.warns(RuntimeWarning, match="not imported"):
+        assert _plain.decode(there) == "red"
+
+
+def test_generators_come_back():
+    numpy = pytest.importorskip("numpy")
+    random.seed(1), numpy.random.seed(2), torch.manual_seed(3)
+    random.gauss(0, 1), numpy.random.randn()
+    state = _rng.capture()
+    expected = random.gauss(0, 1), random.random(), numpy.random.randn(), numpy.random.rand(), torch.rand(3)
+    random.seed(9), numpy.random.seed(9), torch.manual_seed(9)
+    _rng.apply(state)
+    assert same(expected, (random.gauss(0, 1), random.random(), numpy.random.randn(), numpy.random.rand(), torch.rand(3)))
+
+
+# ---- paths ----
+
+
+def test_paths_are_steps(cluster, job, tmp_path):
+    """Two paths at one step are two checkpoints; a path that is overwritten keeps the one before until the next."""
+    best, last = str(tmp_path / "best.ckpt"), str(tmp_path / "sub" / "last.ckpt")
+    with cairn.Checkpointer(job, 0, 1) as checkpointer:
+        shelf = Shelf(checkpointer)
+        assert shelf.save(best, 10, {"x": torch.tensor([1.0])}).step == 10
+        assert shelf.save(last, 10, {"x": torch.tensor([2.0])}).step == 11
+        assert shelf.save(last, 20, {"x": torch.tensor([3.0])}).step == 20
+        assert shelf.save(last, 30, {"x": torch.tensor([4.0])}).step == 30
+        shelf.wait(30)
+        shelf.close()
+        assert committed(cluster, job) == [10, 20, 30]  # 11 was two behind
+        with checkpointer.observe() as session:
+            assert find(best, session).step == 10 and find(last, session).step == 30
+        shelf.remove(best)
+        assert not os.path.exists(best)
+        shelf.close()
+        assert committed(cluster, job) == [20, 30]
+    # A second start that goes back to an earlier step does not take a number that is taken.
+    with cairn.Checkpointer(job, 0, 1) as checkpointer:
+        assert Shelf(checkpointer).save(best, 20, {"x": torch.tensor([5.0])}).step == 21
+
+
+def test_pointer_to_what_was_never_committed(cluster, job, tmp_path):
+    path = str(tmp_path / "last.ckpt")
+    with cairn.Checkpointer(job, 0, 1) as checkpointer:
+        shelf = Shelf(checkpointer)
+        good = shelf.save(path, 1, {"x": torch.tensor([1.0])})
+        shelf.wait(30)
+        lost = _pointer.Pointer(job, 2, good.incarnation)  # as a node that died before the commit leaves it
+        _pointer.write(path, lost, [good])
+        with checkpointer.observe() as session:
+            with pytest.warns(RuntimeWarning, match="never committed"):
+                assert find(path, session) == good
+            _pointer.write(path, lost)
+            with pytest.raises(cairn.NotFoundError, match="step 2.*the newest of the job is step 1"):
+                find(path, session)
+            (tmp_path / "torch.ckpt").write_bytes(b"PK\3\4 not a pointer")
+            with pytest.raises(ValueError, match="not a pointer"):
+                find(str(tmp_path / "torch.ckpt"), session)
+
+
+# ---- Lightning ----
+
+
+def lightning_parts(job, directory, **io_options):
+    """A model with dropout and hyper-parameters of kinds that need converting, and a CheckpointIO."""
+    L = pytest.importorskip("lightning.pytorch")
+    from cairn.integrations.lightning import CairnCheckpointIO
+
+    class Model(L.LightningModule):
+        def __init__(self, args):
+            super().__init__()
+            self.save_hyperparameters()
+            self.net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 1))
+            self.losses = []
+
+        def training_step(self, batch, index):
+            # Lightning does not skip what an epoch has read when it resumes within one: the data follows the step instead.
+            data = torch.randn(4, 8, generator=torch.Generator().manual_seed(self.global_step))
+            loss = self.net(data).square().mean()
+            self.losses.append(loss.item())
+            self.log("loss", loss)
+            return loss
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.args.lr)
+            return [optimizer], [{"scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 7]), "interval": "step"}]
+
+    def trainer(steps, every, io, **options):
+        callback = L.callbacks.ModelCheckpoint(
+            dirpath=directory, every_n_train_steps=every, monitor="loss", mode="min", save_top_k=2, save_last=True)
+        return L.Trainer(
+            max_steps=steps, plugins=[io], callbacks=[callback], logger=False, enable_progress_bar=False, accelerator="cpu",
+            devices=1, enable_model_summary=False, log_every_n_steps=1, **options)
+
+    def data():
+        return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.arange(48)), batch_size=4)
+
+    def model():
+        torch.manual_seed(11)
+        return Model(argparse.Namespace(lr=0.05, colour=Colour.RED, root=pathlib.Path("/data")))
+
+    return CairnCheckpointIO(job, **io_options), model, trainer, data
+
+
+def test_lightning_resumes(cluster, job, tmp_path):
+    io, model, trainer, data = lightning_parts(job, tmp_path / "through")
+    whole = model()
+    trainer(12, 4, io).fit(whole, data(), ckpt_path=io.latest())
+    assert io.latest() == "cairn:latest"
+    # last.ckpt and the best ones were saved, and what ModelCheckpoint removed is gone from Cairn
+    files = sorted(p.name for p in (tmp_path / "through").iterdir())
+    assert "last.ckpt" in files and len(files) == 3
+    named = {p.step for name in files for p in _pointer.read(str(tmp_path / "through" / name))[:1]}
+    assert named <= set(committed(cluster, job)) and len(committed(cluster, job)) <= 4
+
+    io, model, trainer, data = lightning_parts(job + "-b", tmp_path / "broken")
+    trainer(8, 4, io).fit(model(), data())
+    resumed = model()
+    torch.nn.init.zeros_(resumed.net[0].weight)  # must come from the checkpoint
+    trainer(12, 4, io).fit(resumed, data(), ckpt_path="last")
+    assert resumed.losses == whole.losses[8:]
+    assert same(resumed.state_dict(), whole.state_dict())
+    state = io.load_checkpoint(str(tmp_path / "broken" / "last.ckpt"))
+    assert state["hyper_parameters"]["args"] == argparse.Namespace(lr=0.05, colour=Colour.RED, root=pathlib.Path("/data"))
+    assert state["global_step"] == 12
