@@ -214,3 +214,156 @@ def test_lightning_resumes(cluster, job, tmp_path):
     state = io.load_checkpoint(str(tmp_path / "broken" / "last.ckpt"))
     assert state["hyper_parameters"]["args"] == argparse.Namespace(lr=0.05, colour=Colour.RED, root=pathlib.Path("/data"))
     assert state["global_step"] == 12
+
+
+# ---- Hugging Face Trainer ----
+
+
+class ScheduledLosses:
+    """Records each step's loss out of the Trainer's own log."""
+
+    @staticmethod
+    def of(trainer):
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def hf_trainer(directory, callback, steps, **arguments):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(21)
+    config = transformers.GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    generator = torch.Generator().manual_seed(22)
+    rows = [{"input_ids": row, "labels": row} for row in torch.randint(0, 32, (24, 16), generator=generator)]
+    options = {"output_dir": str(directory), "max_steps": steps, "per_device_train_batch_size": 4, "logging_steps": 1,
+               "save_strategy": "no", "report_to": [], "use_cpu": True, "disable_tqdm": True, "learning_rate": 1e-2,
+               "logging_nan_inf_filter": False, "seed": 23, **arguments}
+    return transformers.Trainer(
+        transformers.GPT2LMHeadModel(config), transformers.TrainingArguments(**options), train_dataset=rows,
+        eval_dataset=rows, callbacks=[callback])
+
+
+def test_transformers_resumes(cluster, job, tmp_path):
+    pytest.importorskip("transformers")
+    from cairn.integrations.transformers import CairnCallback
+
+    evaluation = {"eval_strategy": "steps", "eval_steps": 4}
+    through = CairnCallback(job, every=4)
+    whole = hf_trainer(tmp_path / "a", through, 10, **evaluation)
+    assert through.resume(whole) is None
+    whole.train()
+    through.close()
+    assert committed(cluster, job) == [4, 8]
+
+    # dies after step 9; 24 rows in batches of 4: step 8 is the second step of the second epoch, shuffled
+    saving = CairnCallback(job + "-b", every=4)
+    broken = hf_trainer(tmp_path / "b", saving, 10, **evaluation)
+    saving.resume(broken)
+
+    class Death(Exception):
+        pass
+
+    import transformers
+
+    class Killer(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 9:
+                raise Death
+
+    broken.add_callback(Killer())
+    with pytest.raises(Death):
+        broken.train()
+    saving.close()
+    after = CairnCallback(job + "-b", every=4)
+    resumed = hf_trainer(tmp_path / "b", after, 10, **evaluation)
+    torch.nn.init.zeros_(resumed.model.transformer.wte.weight)
+    directory = after.resume(resumed)
+    assert os.path.isdir(directory)
+    resumed.train(resume_from_checkpoint=directory)
+    assert not os.path.exists(directory)
+    after.close()
+    assert ScheduledLosses.of(resumed) == ScheduledLosses.of(whole) and len(ScheduledLosses.of(whole)) == 10
+    assert same(resumed.model.state_dict(), whole.model.state_dict())
+    # tied weights are stored once
+    shown = json.loads(cluster.cairn("show", job, 8, "--json").stdout)
+    names = [t["name"] for t in shown["tensors"]]
+    assert ("model.lm_head.weight" in names) != ("model.transformer.wte.weight" in names)
+
+
+def test_transformers_saves_when_trainer_does(cluster, job, tmp_path):
+    pytest.importorskip("transformers")
+    from cairn.integrations.transformers import CairnCallback
+
+    callback = CairnCallback(job)
+    hf_trainer(tmp_path, callback, 3, save_strategy="steps", save_steps=2, save_only_model=True).train()
+    callback.close()
+    assert committed(cluster, job) == [2, 3]
+    assert json.loads(read(job, 3)["trainer_state"])["global_step"] == 3
+
+
+# ---- Accelerate ----
+
+
+def accelerated(seed):
+    accelerate = pytest.importorskip("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True)
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Dropout(0.2), torch.nn.Linear(16, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)
+    model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+
+    class Counter:
+        batches = 0
+
+        def state_dict(self):
+            return {"batches": self.batches, "rate": argparse.Namespace(lr=0.05)}
+
+        def load_state_dict(self, state):
+            assert state["rate"] == argparse.Namespace(lr=0.05)
+            self.batches = state["batches"]
+
+    counter = Counter()
+    accelerator.register_for_checkpointing(counter)
+
+    def train(steps):
+        losses = []
+        for _ in range(steps):
+            data = torch.randn(4, 8)  # from the generator that the checkpoint restores
+            loss = model(data).square().mean()
+            accelerator.backward(loss)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            counter.batches += 1
+            losses.append(loss.item())
+        return losses
+
+    return accelerator, model, counter, train
+
+
+def test_accelerate_resumes(cluster, job, tmp_path):
+    pytest.importorskip("accelerate")
+    from cairn.integrations.accelerate import CairnState
+
+    accelerator, model, counter, train = accelerated(31)
+    state = CairnState(accelerator, job)
+    train(4)
+    accelerator.save_state(str(tmp_path / "step_4"))
+    assert not list((tmp_path / "step_4").glob("*.safetensors"))  # Cairn has the weights
+    assert torch.load(tmp_path / "step_4" / "optimizer.bin") == {}
+    assert accelerator._optimizers[0].state_dict()["state"]  # the class's own method is back
+    expected, end = train(4), {k: v.clone() for k, v in model.state_dict().items()}
+
+    accelerator.load_state(str(tmp_path / "step_4"))  # in the same process
+    assert counter.batches == 4
+    assert train(4) == expected and same(dict(model.state_dict()), end)
+    state.close()
+
+    accelerator, model, counter, train = accelerated(99)  # another start, another directory
+    state = CairnState(accelerator, job)
+    assert state.load_latest(str(tmp_path / "elsewhere")) == 4
+    assert counter.batches == 4
+    assert train(4) == expected and same(dict(model.state_dict()), end)
+    with pytest.raises(cairn.InvalidError, match="holds 1 registered objects and the Accelerator 2"):
+        accelerator.register_for_checkpointing(counter)
+        accelerator.load_state(str(tmp_path / "step_4"))
+    state.close()
