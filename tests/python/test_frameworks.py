@@ -367,3 +367,92 @@ def test_accelerate_resumes(cluster, job, tmp_path):
         accelerator.register_for_checkpointing(counter)
         accelerator.load_state(str(tmp_path / "step_4"))
     state.close()
+
+
+# ---- torch_checkpointing ----
+
+
+def storage_manager(job, save, **options):
+    pytest.importorskip("torch_checkpointing")
+    from cairn.integrations.torch_checkpointing import configure
+    from torch_checkpointing import CheckpointManager, ItemSpec
+    from torch_checkpointing.checkpoint_layout import JsonSerialization, LayoutInfo
+
+    items = {"model": ItemSpec(), "step": ItemSpec(requires_copy=False, layout=LayoutInfo("step.json", JsonSerialization()))}
+    return CheckpointManager(configure(CheckpointManager.Config(items=items, save=save), job, **options))
+
+
+def torch_checkpointing_saves(job, save):
+    module = torch.nn.Linear(300, 400)
+    manager = storage_manager(job, save)
+    done = manager.save("runs/step_7", {"model": module.state_dict(), "step": {"at": 7}})
+    if done is not None:
+        done.result(60)
+    saved = {k: v.clone() for k, v in module.state_dict().items()}
+    torch.nn.init.zeros_(module.weight)
+    loaded = manager.load("elsewhere/step_7", into={"model": module.state_dict(), "step": None})
+    assert same(dict(module.state_dict()), saved) and loaded["step"] == {"at": 7}
+    with pytest.raises(FileNotFoundError, match="step_8"):
+        manager.load("step_8", into={"model": module.state_dict(), "step": None})
+    manager.close()
+
+
+def test_torch_checkpointing_sync(cluster, job):
+    pytest.importorskip("torch_checkpointing")
+    from torch_checkpointing import SyncCheckpointSaverConfig
+
+    torch_checkpointing_saves(job, SyncCheckpointSaverConfig())
+    assert committed(cluster, job) == [7]
+
+
+def test_torch_checkpointing_async(cluster, job):
+    """Saved by the package's own background process."""
+    pytest.importorskip("torch_checkpointing")
+    from torch_checkpointing import AsyncCheckpointSaverConfig, CheckpointStagerConfig
+
+    staging = CheckpointStagerConfig(use_pinned_memory=False, use_non_blocking_copy=False)
+    torch_checkpointing_saves(job, AsyncCheckpointSaverConfig(staging_config=staging))
+    assert committed(cluster, job) == [7]
+
+
+def test_torch_checkpointing_storage(cluster, job):
+    """The table of Storage.rename and reads at places, of which CheckpointManager uses only some."""
+    pytest.importorskip("torch_checkpointing")
+    from cairn.integrations.torch_checkpointing import CairnStorageConfig
+    from torch_checkpointing.storage.base_storage import ReadArgs
+
+    path = pathlib.Path
+    data = os.urandom(3 << 20)
+    storage = CairnStorageConfig(job, timeout=30).create_storage()
+    storage.write(path("tmp_step_1/a.bin"), data)
+    with storage.stream_write(path("tmp_step_1/empty")):
+        pass
+    with pytest.raises(ZeroDivisionError), storage.stream_write(path("tmp_step_1/half")) as half:
+        half.write(b"x" * (1 // 0))
+    assert storage.ls(path("tmp_step_1")) == ["a.bin", "empty"] and not storage.exists(path("step_1"))
+    storage.rename(path("tmp_step_1"), path("step_1"), is_directory=True)
+    assert not storage.exists(path("tmp_other/x")) and storage.isdir(path("step_1")) and not storage.isdir(path("step_1/a.bin"))
+    assert storage.ls(path("step_1")) == ["a.bin", "empty"]
+    assert storage.read(path("step_1/a.bin")) == data and storage.read(path("step_1/empty")) == b""
+    assert storage.getsize(path("step_1/a.bin")) == len(data)
+    with storage.stream_read(path("step_1/a.bin"), ReadArgs(pre_read_full_file=False)) as stream:
+        stream.seek(-5, os.SEEK_END)
+        assert stream.read() == data[-5:] and stream.read(1) == b""
+        stream.seek(1 << 20)
+        assert stream.read(7) == data[1 << 20 : (1 << 20) + 7] and stream.tell() == (1 << 20) + 7
+        assert stream.read(9) == data[(1 << 20) + 7 : (1 << 20) + 16]
+    storage.write(path("tmp_step_1/a.bin"), b"again")
+    with pytest.raises(FileExistsError):
+        storage.rename(path("tmp_step_1"), path("step_1"), is_directory=True)
+    with pytest.raises(OSError, match="only the checkpoint"):
+        storage.delete(path("step_1/a.bin"))
+    with pytest.raises(cairn.DeniedError, match="newest"):
+        storage.rmdir(path("step_1"))
+    storage.write(path("step_2/a.bin"), b"later")
+    storage.commit(path("step_2"))
+    storage.rmdir(path("step_1"))
+    assert not storage.exists(path("step_1")) and storage.read(path("step_2/a.bin")) == b"later"
+    with pytest.raises(FileNotFoundError):
+        storage.read(path("step_1/a.bin"))
+    with pytest.raises(ValueError, match="must end in the step"):
+        storage.write(path("last/a.bin"), b"x"), storage.commit(path("last"))
