@@ -456,3 +456,29 @@ def test_torch_checkpointing_storage(cluster, job):
         storage.read(path("step_1/a.bin"))
     with pytest.raises(ValueError, match="must end in the step"):
         storage.write(path("last/a.bin"), b"x"), storage.commit(path("last"))
+
+
+# ---- ranks ----
+
+
+def test_ranks(cluster, job, tmp_path):
+    """Lightning DDP, torchtitan on FSDP2, Accelerate and the Trainer on two ranks (gloo), and FSDP2 from two ranks to three."""
+    for package in ("lightning", "torchtitan", "accelerate", "transformers"):
+        pytest.importorskip(package)
+    results = run_ranks(2, "framework_ranks:all_of", {"job": job, "directory": str(tmp_path)}, timeout=110)
+    for found in results:
+        for name in ("lightning", "torchtitan", "accelerate", "transformers"):
+            assert found[name]["resumed"] == found[name]["whole"] and found[name]["whole"], name
+        assert found["lightning"]["end"] and found["transformers"]["end"]
+        assert (found["torchtitan"]["fresh"], found["torchtitan"]["again"]) == (False, True)
+        assert found["transformers"]["first"] is None and found["transformers"]["path"]
+    assert results[0]["accelerate"]["whole"] != results[1]["accelerate"]["whole"]  # generators were each rank's own
+    last = read(job + "-torchtitan-c", 7)
+    assert set(last) == {"model"} and committed(cluster, job + "-torchtitan-c")[-1] == 7
+    # The loop in torchtitan's style goes on with three ranks from what two have saved.
+    whole = results[0]["titan"]
+    assert whole["resumed_from"] == 0 and committed(cluster, job + "-titan") == [4, 6]
+    more = run_ranks(3, "framework_ranks:titan", {"job": job + "-titan", "steps": 6, "load_step": 4}, timeout=60)
+    for found in more:
+        assert found["resumed_from"] == 4 and found["losses"][:4] == whole["losses"][:4]
+        assert found["losses"][4:] == pytest.approx(whole["losses"][4:], rel=1e-4)
