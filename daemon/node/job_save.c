@@ -249,6 +249,9 @@ int save_begin(struct member *member, uint64_t step, const struct save_events *e
     if (r < 0)
         return r;
     struct run *run = job_find_run(member->job, step, member->incarnation);
+    if (run && run->told && run->code == 0) /* it lives on behind its commit until it is full */
+        return cairn_fail(err, CAIRN_E_EXISTS, "job %s: step %llu is committed already", member->job->name,
+                          (unsigned long long)step);
     r = run ? save_check_run(run, member, err) : save_check_new(member->job, step, err);
     if (r == 0 && !run)
         r = run_new(member->job, step, &run, err);

@@ -21,6 +21,7 @@ static void two_ranks_commit(void **state)
     assert_int_equal(join(f, m, "j", "a", 0, 2, false, &r[0]), 0);
     assert_int_equal(join(f, m, "j", "a", 1, 2, false, &r[1]), 0);
     commit_step_of(f, m, r, 2, 40);
+    assert_int_equal(begin(f, m, r[0], 40, &s), CAIRN_E_EXISTS); /* also while its decision is being copied */
     assert_string_equal(fate(f, m, "j", 40, 1), "committed");
     for (int i = 0; i < 100 && m->links.ended == 0; i++)
         turn_for(m, 10); /* the decision's copy is the last that goes into the streams */

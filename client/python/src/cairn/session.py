@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions, saves and restores as libcairn knows them; cairn.Checkpointer is built of these.
+
+Times are in seconds, sizes in bytes. Every call into libcairn gives the interpreter lock back while it runs; every wait
+has a deadline and can be interrupted by Ctrl-C. A session may be used from several threads at once, a Save or a Restore
+by one at a time.
+"""
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from ctypes import byref, c_char_p, c_uint32, c_uint64, c_void_p
+from typing import Any, Optional
+
+from . import _lib
+from .errors import Error, InterruptedError, InvalidError, NotFoundError, TimeoutError
+from .table import Table
+
+_MAX_MS = 2**32 - 1
+
+
+def _ms(seconds: float) -> int:
+    if not seconds >= 0:
+        raise InvalidError(f"a timeout of {seconds} s: a number from 0 is wanted")
+    return min(int(seconds * 1000), _MAX_MS)
+
+
+def _text(value: Optional[str]) -> Optional[bytes]:
+    return None if value is None else value.encode()
+
+
+class Session:
+    """A connection of one rank (or, with observer=True, of a reader without a rank) to the node's cairnd.
+
+    arena_bytes: room for snapshots, one shard plus 25% to overlap saves; faulted in by the time this returns. start_id: names
+    this start of the job, equal on all ranks (see cairn.h). socket: None for $CAIRN_SOCKET or /run/cairn/cairnd.sock.
+    timeout: for the opening and each later exchange with the daemon. Raises UnavailableError when no daemon listens,
+    ExistsError when the rank is taken, BusyError when another start of the job lives, FencedError, TooLargeError.
+    """
+
+    def __init__(
+        self,
+        job: Optional[str],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        arena_bytes: int = 0,
+        start_id: Optional[str] = None,
+        socket: Optional[str] = None,
+        timeout: float = 30.0,
+        copy_threads: int = 1,
+        observer: bool = False,
+        take_over: bool = False,
+        track: bool = False,
+    ) -> None:
+        self._handle = c_void_p()
+        flags = observer * _lib.OBSERVER | take_over * _lib.TAKE_OVER | track * _lib.TRACK
+        options = _lib.SessionOptions(
+            ctypes.sizeof(_lib.SessionOptions), _text(job), rank, world_size, arena_bytes, _text(start_id), _text(socket),
+            max(_ms(timeout), 1), copy_threads, flags,
+        )
+        self.job = job
+        self._children: "weakref.WeakSet[Any]" = weakref.WeakSet()
+        _lib.call("cairn_session_open", byref(options), byref(self._handle))
+
+    @property
+    def incarnation(self) -> int:
+        """The fencing number this session saves under; 0 for an observer."""
+        return _lib.lib().cairn_session_incarnation(self._open())
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when a state of a save may have changed. The session's."""
+        return _lib.lib().cairn_session_fd(self._open())
+
+    def save(self, step: int, table: Table, *, on_busy: str = "fail", timeout: Optional[float] = None) -> "Save":
+        """Copies every slice of the table into the arena, in one call. When it returns the tensors may be changed.
+
+        on_busy: "fail" raises BusyError at once when the arena has no room, "wait" waits up to timeout (None: the
+        session's). Raises also TooLargeError, ExistsError (this step was saved already), FencedError, UnavailableError.
+        """
+        handle = c_void_p()
+        options = self._save_options(step, on_busy, timeout)
+        if not hasattr(_lib.lib(), "cairn_save_all"):  # UNTIL libcairn has it
+            _lib.call("cairn_save_begin", self._open(), byref(options), byref(handle))
+            save = Save(self, handle, step, len(table))
+            save._add_all(table)
+            save.seal()
+            return save
+        _lib.call("cairn_save_all", self._open(), byref(options), table.pack(), len(table), byref(handle))
+        return Save(self, handle, step, len(table))
+
+    def stage(self, step: int, table: Table, *, on_busy: str = "fail", timeout: Optional[float] = None) -> "Save":
+        """As save(), but slices with address 0 are left for the caller to write through Save.place(), and the snapshot is
+        complete only with Save.seal()."""
+        handle = c_void_p()
+        options = self._save_options(step, on_busy, timeout)
+        _lib.call("cairn_save_begin", self._open(), byref(options), byref(handle))
+        save = Save(self, handle, step, len(table))
+        try:
+            save._add_all(table)
+            _lib.call("cairn_save_stage", handle)
+        except BaseException:
+            save.close()
+            raise
+        return save
+
+    @staticmethod
+    def _save_options(step: int, on_busy: str, timeout: Optional[float]) -> _lib.SaveOptions:
+        if on_busy not in _lib.ON_BUSY:
+            raise InvalidError(f'on_busy is {on_busy!r}: "fail" or "wait" is wanted')
+        if not 0 <= step < _lib.LATEST:
+            raise InvalidError(f"step is {step}: a number from 0 to {_lib.LATEST - 1} is wanted")
+        milliseconds = 0 if timeout is None else max(_ms(timeout), 1)
+        return _lib.SaveOptions(ctypes.sizeof(_lib.SaveOptions), step, _lib.ON_BUSY[on_busy], milliseconds)
+
+    def latest(self) -> Optional[int]:
+        """The step that all ranks of this incarnation resume from (for an observer the newest committed one), or None."""
+        step = c_uint64()
+        try:
+            _lib.call("cairn_latest", self._open(), byref(step))
+        except NotFoundError:
+            return None
+        return step.value
+
+    def restore(self, step: Optional[int] = None, timeout: float = 60.0) -> "Restore":
+        """Opens a committed checkpoint, the newest by default, for reading. Raises NotFoundError."""
+        handle = c_void_p()
+        wanted = _lib.LATEST if step is None else step
+        _lib.call("cairn_restore_open", self._open(), wanted, _ms(timeout), byref(handle))
+        return Restore(self, handle)
+
+    def query(self, kind: str, job: Optional[str] = None, step: int = 0, timeout: float = 60.0) -> dict[str, Any]:
+        """The daemon's answer (docs/json.md). kind: "status", "list", "show" or "verify"."""
+        return self._ask("cairn_query", _lib.QUERIES, kind, job, step, timeout)
+
+    def command(
+        self,
+        kind: str,
+        job: Optional[str] = None,
+        step: int = 0,
+        argument: Optional[str] = None,
+        timeout: float = 60.0,
+    ) -> dict[str, Any]:
+        """As query(), for what changes something: "pin", "unpin", "delete", "retain", "repair", "scrub", "rebuild"."""
+        return self._ask("cairn_command", _lib.COMMANDS, kind, job, step, timeout, _text(argument))
+
+    def _ask(self, function: str, kinds: dict[str, int], kind: str, job: Optional[str], step: int, timeout: float,
+             *argument: Optional[bytes]) -> dict[str, Any]:
+        if kind not in kinds:
+            raise InvalidError(f"kind is {kind!r}: one of {', '.join(kinds)} is wanted")
+        answer = c_void_p()
+        _lib.call(function, self._open(), kinds[kind], _text(job or self.job), step, *argument, _ms(timeout), byref(answer))
+        try:
+            return json.loads(ctypes.cast(answer, c_char_p).value or b"{}")
+        finally:
+            _lib.free(answer)
+
+    def _open(self) -> c_void_p:
+        if not self._handle:
+            raise InvalidError("the session is closed")
+        return self._handle
+
+    def close(self) -> None:
+        """Waits for nothing: sealed saves go on in the daemon. Saves and restores of this session are closed with it."""
+        for child in list(self._children):
+            child.close()
+        handle, self._handle = self._handle, c_void_p()
+        if handle:
+            _lib.lib().cairn_session_close(handle)
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.close()
+
+
+class Save:
+    """A save on its way: in the arena when this object exists, then durable, then committed."""
+
+    def __init__(self, session: Session, handle: c_void_p, step: int, count: int) -> None:
+        self._session, self._handle, self.step, self._count = session, handle, step, count
+        self._table: Optional[Table] = None
+        session._children.add(self)
+
+    def _add_all(self, table: Table) -> None:
+        size = ctypes.sizeof(_lib.CTensor)
+        first = table.pack()
+        for i in range(len(table)):
+            _lib.call("cairn_save_add", self._handle, first + i * size)
+        self._table = table  # owns the memory until the seal
+
+    def _open(self) -> c_void_p:
+        if not self._handle:
+            raise InvalidError(f"the save of step {self.step} is closed")
+        return self._handle
+
+    def place(self, index: int) -> int:
+        """After Session.stage(): the address of a slice in the arena, dense and row-major; writable until seal(), mapped
+        until close()."""
+        address = c_void_p()
+        _lib.call("cairn_save_place", self._open(), index, byref(address))
+        return address.value or 0
+
+    def seal(self) -> None:
+        """After Session.stage(): all bytes are written, the snapshot is complete."""
+        _lib.call("cairn_save_seal", self._open())
+        self._table = None
+
+    def wait(self, state: str = "committed", timeout: float = 600.0) -> None:
+        """Waits until the save is "snapshot", "durable" (this rank's shard is on stable storage) or "committed" (the
+        checkpoint of all ranks exists). Raises TimeoutError, AbortedError (why is in the message), UnavailableError."""
+        if state not in _lib.STATES:
+            raise InvalidError(f'state is {state!r}: "snapshot", "durable" or "committed" is wanted')
+        end = time.monotonic() + timeout
+        while True:
+            left = max(0.0, end - time.monotonic())
+            try:
+                return _lib.call("cairn_save_wait", self._open(), _lib.STATES[state], _ms(left))
+            except InterruptedError:  # Python has run its signal handlers: Ctrl-C would have left this loop
+                continue
+
+    def is_reached(self, state: str = "committed") -> bool:
+        """Looks without waiting. Raises what made the save fail."""
+        try:
+            self.wait(state, 0)
+        except TimeoutError:
+            return False
+        return True
+
+    def info(self) -> dict[str, Any]:
+        """bytes of all slices, copied_bytes of them, tracked_bytes, and tracking: "on" or why nothing is tracked."""
+        info = _lib.SaveInfo(size=ctypes.sizeof(_lib.SaveInfo))
+        code = _lib.lib().cairn_save_info(self._open(), byref(info))
+        if code < 0:
+            raise Error(f"ask what the save of step {self.step} did: code {code}")
+        return {
+            "bytes": info.bytes, "copied_bytes": info.copied_bytes, "tracked_bytes": info.tracked_bytes,
+            "tracking": info.tracking.decode(),
+        }
+
+    def close(self) -> None:
+        """Before the seal: gives the step up. After it: only forgets the handle, the daemon goes on."""
+        handle, self._handle = self._handle, c_void_p()
+        if handle:
+            _lib.lib().cairn_save_free(handle)
+        self._table = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """A slice as a rank saved it: where it lies in its tensor, in elements."""
+
+    rank: int
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: tuple[int, ...]
+    length: tuple[int, ...]
+    index: int
+
+    @property
+    def bytes(self) -> int:
+        """Of the slice, dense."""
+        size = _lib.ITEM_SIZES[self.dtype]
+        for n in self.length:
+            size *= n
+        return size
+
+
+class Restore:
+    """A committed checkpoint opened for reading. add() what is wanted, then run()."""
+
+    def __init__(self, session: Session, handle: c_void_p) -> None:
+        self._session, self._handle = session, handle
+        self._wanted = Table()
+        self._keep: list[Any] = []
+        session._children.add(self)
+        info = _lib.CheckpointInfo(size=ctypes.sizeof(_lib.CheckpointInfo))
+        code = _lib.lib().cairn_restore_info(handle, byref(info))
+        if code < 0:
+            raise Error(f"ask what a checkpoint holds: code {code}")
+        self.step: int = info.step
+        self.incarnation: int = info.incarnation
+        self.world_size: int = info.world_size
+        self.bytes: int = info.bytes
+        self._count: int = info.slices
+
+    def _open(self) -> c_void_p:
+        if not self._handle:
+            raise InvalidError("the restore is closed")
+        return self._handle
+
+    def slices(self) -> Iterator[Slice]:
+        """Every slice that was saved, by rank and then in the order of saving."""
+        for i in range(self._count):
+            rank, t = c_uint32(), _lib.CTensor(size=ctypes.sizeof(_lib.CTensor))
+            code = _lib.lib().cairn_restore_slice(self._open(), i, byref(rank), byref(t))
+            if code < 0:
+                raise Error(f"read slice {i} of the checkpoint's table: code {code}")
+            n = t.ndim
+            name, dtype = t.name.decode(), _lib.DTYPE_NAMES[t.dtype]
+            yield Slice(rank.value, name, dtype, tuple(t.shape[:n]), tuple(t.offset[:n]), tuple(t.length[:n]), i)
+
+    def find(self, name: str) -> Optional[tuple[str, tuple[int, ...]]]:
+        """dtype and shape of a saved tensor, or None."""
+        if not hasattr(_lib.lib(), "cairn_restore_find"):  # UNTIL libcairn has it
+            return next(((s.dtype, s.shape) for s in self.slices() if s.name == name), None)
+        t = _lib.CTensor(size=ctypes.sizeof(_lib.CTensor))
+        try:
+            _lib.call("cairn_restore_find", self._open(), name.encode(), byref(t))
+        except NotFoundError:
+            return None
+        return _lib.DTYPE_NAMES[t.dtype], tuple(t.shape[: t.ndim])
+
+    def add(
+        self,
+        name: str,
+        dtype: str,
+        shape: Sequence[int],
+        address: int,
+        *,
+        offset: Optional[Sequence[int]] = None,
+        length: Optional[Sequence[int]] = None,
+        strides: Optional[Sequence[int]] = None,
+        keep: Any = None,
+    ) -> None:
+        """Asks for a slice of a tensor, in global coordinates, into memory at address (see Table.add). Errors of dtype,
+        shape and missing elements come with run()."""
+        self._wanted.add(name, dtype, shape, address, offset=offset, length=length, strides=strides, keep=keep)
+
+    def add_slice(self, index: int, address: int, keep: Any = None) -> None:
+        """Asks for exactly one saved slice (Slice.index), dense."""
+        _lib.call("cairn_restore_add_slice", self._open(), index, address)
+        self._keep.append(keep)
+
+    def run(self, timeout: float = 3600.0, progress: Optional[Callable[[int, int], None]] = None) -> None:
+        """Reads everything that was asked for; only bytes whose checksums verified arrive. After an error the contents
+        of the targets are undefined. progress: called about ten times a second with bytes done and of all. Ctrl-C ends it."""
+        wanted, self._wanted = self._wanted, Table()
+        if len(wanted):
+            self._keep.append(wanted)
+            if not hasattr(_lib.lib(), "cairn_restore_add_all"):  # UNTIL libcairn has it
+                for i in range(len(wanted)):
+                    err = _lib.CError()
+                    add = _lib.lib().cairn_restore_add
+                    _lib.check(add(self._open(), c_void_p(wanted.pack() + 72 * i), byref(err)), err)
+            else:
+                _lib.call("cairn_restore_add_all", self._open(), wanted.pack(), len(wanted))
+        raised: list[BaseException] = []
+
+        def tell(_: object, done: int, total: int) -> None:
+            try:  # runs Python's signal handlers too
+                if progress:
+                    progress(done, total)
+            except BaseException as e:  # noqa: BLE001 - ctypes would print it and go on
+                raised.append(e)
+
+        callback = _lib.PROGRESS(tell)
+        _lib.call("cairn_restore_run", self._open(), _ms(timeout), callback, None)
+        if raised:
+            raise raised[0]
+        self._keep.clear()
+
+    def close(self) -> None:
+        """Gives the checkpoint back; it may be deleted from now on."""
+        handle, self._handle = self._handle, c_void_p()
+        if handle:
+            _lib.lib().cairn_restore_free(handle)
+        self._keep.clear()
+
+    def __enter__(self) -> "Restore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.close()
