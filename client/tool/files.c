@@ -56,8 +56,8 @@ static int component_check(const char *path, const char *name, size_t len, struc
     if (len == 0 || (len == 1 && name[0] == '.') || (len == 2 && name[0] == '.' && name[1] == '.'))
         return cairn_fail(err, CAIRN_E_INVAL, "\"%s\" is no path within a tree", printable(path, buf));
     if (len > FILES_MAX_NAME)
-        return cairn_fail(err, CAIRN_E_INVAL, "\"%s\": a name has %zu bytes, %d are possible", printable(path, buf), len,
-                          FILES_MAX_NAME);
+        return cairn_fail(err, CAIRN_E_INVAL, "\"%s\": a name has %zu bytes, %d are possible", printable(path, buf),
+                          len, FILES_MAX_NAME);
     if (cairn_tensor_name_check(name, len, NULL) < 0)
         return cairn_fail(err, CAIRN_E_INVAL, "\"%s\": the name is no UTF-8 or has control characters: rename it",
                           printable(path, buf));
@@ -291,15 +291,15 @@ int files_merge(struct files *into, const struct files *from, uint32_t rank, str
     for (uint32_t i = 0; i < from->count && r == 0; i++) {
         const struct files_entry *e = &from->entries[i];
         struct files_entry key = {.path = e->path};
-        const struct files_entry *there =
-            before ? bsearch(&key, into->entries, before, sizeof key, by_path) : NULL;
+        const struct files_entry *there = before ? bsearch(&key, into->entries, before, sizeof key, by_path) : NULL;
         if (!there)
             r = files_add(into, e, err);
         else if (there->kind != e->kind || (e->kind == FILES_LINK && strcmp(there->target, e->target) != 0) ||
-                 (e->kind == FILES_FILE && (there->size != e->size || there->sum.low != e->sum.low ||
-                                            there->sum.high != e->sum.high)))
-            r = cairn_fail(err, CAIRN_E_EXISTS, "rank %u has another \"%s\" than the ranks before it: restore each with --rank",
-                           rank, printable(e->path, buf));
+                 (e->kind == FILES_FILE &&
+                  (there->size != e->size || there->sum.low != e->sum.low || there->sum.high != e->sum.high)))
+            r = cairn_fail(err, CAIRN_E_EXISTS,
+                           "rank %u has another \"%s\" than the ranks before it: restore each with --rank", rank,
+                           printable(e->path, buf));
     }
     return r < 0 ? r : files_finish(into, err);
 }
@@ -317,7 +317,7 @@ uint64_t files_room(uint64_t size, uint64_t before)
         want = round_up_u64(size + size / 4 + 1, 4096);
     else
         want = round_up_u64(size, size < LARGE ? 65536 : SMALL);
-    return before >= size && before <= 2 * want ? before : want;
+    return before > 0 && before >= size && before <= 2 * want ? before : want;
 }
 
 static int class_of(const struct files_entry *e)
@@ -335,7 +335,7 @@ uint32_t files_arrange(struct files *f, const struct files *before, uint32_t *or
         if (e->kind == FILES_FILE)
             e->room = files_room(e->size, old && old->kind == FILES_FILE ? old->room : 0);
     }
-    for (int class = 0; class < 3; class++)
+    for (int class = 0; class < 3; class ++)
         for (uint32_t i = 0; i < f->count; i++)
             if (f->entries[i].kind == FILES_FILE && class_of(&f->entries[i]) == class)
                 order[n++] = i;

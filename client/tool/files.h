@@ -23,9 +23,9 @@
 #define FILES_TENSOR "files/"
 #define FILES_DOCUMENT ".cairn/files/"
 #define FILES_MAX_PATH (CAIRN_MAX_TENSOR_NAME - (sizeof FILES_TENSOR - 1))
-#define FILES_MAX_NAME 255                      /* of one component, as the systems have it */
-#define FILES_MAX_DEPTH 64                      /* directories in directories */
-#define FILES_MAX_ENTRIES (1u << 19)            /* of one rank */
+#define FILES_MAX_NAME 255                       /* of one component, as the systems have it */
+#define FILES_MAX_DEPTH 64                       /* directories in directories */
+#define FILES_MAX_ENTRIES (1u << 19)             /* of one rank */
 #define FILES_MAX_DOCUMENT ((uint64_t)256 << 20) /* bytes */
 
 enum files_kind { FILES_FILE, FILES_DIRECTORY, FILES_LINK };
@@ -92,8 +92,8 @@ bool files_describe(const struct files *stored, const struct files *scanned);
 int files_merge(struct files *into, const struct files *from, uint32_t rank, struct cairn_error *err);
 
 /* How long the tensor of so many bytes is: a little longer, so that the next step's file fits a tensor of the same
- * length, and what it was before (0: nothing) as long as that is not wasteful. Equal lengths make equal layouts, and only
- * saves of equal layouts can be stored one against the other. */
+ * length, and what it was before (0: nothing) as long as that is not wasteful. Equal lengths make equal layouts, and
+ * only saves of equal layouts can be stored one against the other. */
 uint64_t files_room(uint64_t size, uint64_t before);
 /* Room of every file and the order of their tensors: large files first, so that what small ones do moves none of them.
  * order has room for f->count; returns how many files there are. */

@@ -47,8 +47,8 @@ static json_t *tree_to_json(const struct files *f)
     bool ok = o;
 
     if (ok && f->tracker)
-        ok = json_object_set_new(o, "tracker",
-                                 json_pack("{s:s, s:s}", "name", f->tracker, "text", f->tracker_text)) == 0;
+        ok = json_object_set_new(o, "tracker", json_pack("{s:s, s:s}", "name", f->tracker, "text", f->tracker_text)) ==
+             0;
     for (uint32_t i = 0; i < f->count && ok; i++)
         ok = json_array_append_new(entries, entry_to_json(&f->entries[i])) == 0;
     if (ok)

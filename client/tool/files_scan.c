@@ -118,8 +118,8 @@ static int scan_one(void *arg, int dir, const char *name, const char *path, cons
         e.mode = 0;
         r = read_target(dir, name, path, target, err);
     } else {
-        r = cairn_fail(err, CAIRN_E_INVAL, "%s is a device, a pipe or a socket: only files, directories and links are kept",
-                       path);
+        r = cairn_fail(err, CAIRN_E_INVAL,
+                       "%s is a device, a pipe or a socket: only files, directories and links are kept", path);
     }
     return r < 0 ? r : files_add(arg, &e, err);
 }
@@ -148,7 +148,11 @@ int files_scan(int root, const char *name, struct files *ret, struct cairn_error
 static int sign_one(void *arg, int dir, const char *name, const char *path, const struct stat *st,
                     struct cairn_error *err)
 {
-    uint64_t facts[] = {st->st_dev, st->st_ino, st->st_mode, (uint64_t)st->st_size, (uint64_t)ns_of(st->st_mtim),
+    uint64_t facts[] = {st->st_dev,
+                        st->st_ino,
+                        st->st_mode,
+                        (uint64_t)st->st_size,
+                        (uint64_t)ns_of(st->st_mtim),
                         (uint64_t)ns_of(st->st_ctim)};
     uint64_t *sum = arg;
 

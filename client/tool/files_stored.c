@@ -37,8 +37,8 @@ static int find_document(struct cairn_restore *restore, uint32_t rank, uint64_t 
     }
     if (r < 0)
         return cairn_fail(err, r, "look through the slices of step %llu", (unsigned long long)info.step);
-    return cairn_fail(err, CAIRN_E_NOT_FOUND, "rank %u has no files in step %llu: \"cairn watch\" did not save it", rank,
-                      (unsigned long long)info.step);
+    return cairn_fail(err, CAIRN_E_NOT_FOUND, "rank %u has no files in step %llu: \"cairn watch\" did not save it",
+                      rank, (unsigned long long)info.step);
 }
 
 int files_stored(struct cairn_restore *restore, uint32_t rank, uint32_t timeout_ms, struct files *ret,
@@ -82,7 +82,8 @@ int files_slices(struct cairn_restore *restore, struct files_slices *ret, struct
 
     *ret = (struct files_slices){.list = calloc(info.slices + 1, sizeof *ret->list)};
     if (r < 0 || !ret->list)
-        return cairn_fail(err, r < 0 ? r : CAIRN_E_NOMEM, "make a table of %llu slices", (unsigned long long)info.slices);
+        return cairn_fail(err, r < 0 ? r : CAIRN_E_NOMEM, "make a table of %llu slices",
+                          (unsigned long long)info.slices);
     for (uint64_t i = 0; i < info.slices && r == 0; i++) {
         struct files_slice *s = &ret->list[ret->count];
         struct cairn_tensor t = {.size = sizeof t};
@@ -108,12 +109,12 @@ int files_slice_of(const struct files_slices *s, const struct files_entry *e, co
                    struct cairn_error *err)
 {
     struct files_slice key = {.path = e->path, .rank = e->rank};
-    const struct files_slice *found =
-        s->count ? bsearch(&key, s->list, s->count, sizeof key, by_rank_and_path) : NULL;
+    const struct files_slice *found = s->count ? bsearch(&key, s->list, s->count, sizeof key, by_rank_and_path) : NULL;
 
     if (!found || found->bytes < e->size)
-        return cairn_fail(err, CAIRN_E_CORRUPT, "rank %u: the document has a file of %llu bytes that is not there: %.200s",
-                          e->rank, (unsigned long long)e->size, e->path);
+        return cairn_fail(err, CAIRN_E_CORRUPT,
+                          "rank %u: the document has a file of %llu bytes that is not there: %.200s", e->rank,
+                          (unsigned long long)e->size, e->path);
     *ret = found;
     return 0;
 }

@@ -10,7 +10,7 @@
 int files_stored(struct cairn_restore *restore, uint32_t rank, uint32_t timeout_ms, struct files *ret,
                  struct cairn_error *err);
 
-struct files_slice { /* a file's tensor */
+struct files_slice {  /* a file's tensor */
     const char *path; /* as long as the restore */
     uint32_t rank;
     uint64_t index; /* for cairn_restore_add_slice() */

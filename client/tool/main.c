@@ -230,9 +230,9 @@ static int parse_number(const char *name, const char *text, long max, long *ret)
 static int parse_options(struct tool *t, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"socket", 1, NULL, 's'},  {"json", 0, NULL, 'j'}, {"timeout", 1, NULL, 't'}, {"to", 1, NULL, 'o'},
-        {"format", 1, NULL, 'F'},  {"merge", 0, NULL, 'm'},   {"rank", 1, NULL, 'r'}, {"force", 0, NULL, 'f'},   {"help", 0, NULL, 'h'},
-        {"version", 0, NULL, 'v'}, {NULL, 0, NULL, 0}};
+        {"socket", 1, NULL, 's'}, {"json", 0, NULL, 'j'},    {"timeout", 1, NULL, 't'}, {"to", 1, NULL, 'o'},
+        {"format", 1, NULL, 'F'}, {"merge", 0, NULL, 'm'},   {"rank", 1, NULL, 'r'},    {"force", 0, NULL, 'f'},
+        {"help", 0, NULL, 'h'},   {"version", 0, NULL, 'v'}, {NULL, 0, NULL, 0}};
     int c, help = 0;
     long number;
 

@@ -113,7 +113,8 @@ static int target_finish(struct target *f, struct cairn_error *err)
     struct hash128 sum = cairn_hash128(f->map, e->size);
 
     if (sum.low != e->sum.low || sum.high != e->sum.high)
-        return cairn_fail(err, CAIRN_E_CORRUPT, "%s does not have the checksum that it had when it was taken up", e->path);
+        return cairn_fail(err, CAIRN_E_CORRUPT, "%s does not have the checksum that it had when it was taken up",
+                          e->path);
     munmap(f->map, f->bytes);
     f->map = NULL;
     if (ftruncate(f->fd, (off_t)e->size) < 0)

@@ -17,7 +17,7 @@ struct tool {
     /* of the command */
     int argc;
     char **argv;
-    const char *to; /* --to */
+    const char *to;     /* --to */
     const char *format; /* --format; NULL: the command's own */
     bool merge, force;
     int64_t rank; /* --rank; -1: all */

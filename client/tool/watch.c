@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define LOOK_MS 5000        /* between two looks when no event comes: network file systems send none */
+#define AWAY_LOOK_MS 1000   /* while the directory is not there */
 #define COMMIT_MS 3600000   /* a commit is waited for; the daemon gives up before */
 #define ONCE_TRIES 5        /* of --once, when the daemon is busy */
 #define ELSEWHERE_MS 120000 /* of --once, for what another start is saving */
@@ -35,7 +36,8 @@ static void print_text(const char *event, json_t *fields)
     json_t *value;
 
     fputs(event, stdout);
-    json_object_foreach (fields, key, value) {
+    json_object_foreach(fields, key, value)
+    {
         char *text = json_dumps(value, JSON_ENCODE_ANY);
         printf(" %s=%s", key, text ? text : "?");
         free(text);
@@ -191,8 +193,9 @@ static int64_t turn(struct watch *w, int64_t begun_ms)
     watch_keep(w, now);
     if (w->o->once && (next.idle || now - begun_ms > ELSEWHERE_MS))
         return -1;
-    int64_t wait = next.wake_ms == INT64_MAX || !known ? LOOK_MS : next.wake_ms - now;
-    return wait < 0 ? 1 : wait < LOOK_MS ? wait : LOOK_MS;
+    int64_t most = w->directory < 0 ? AWAY_LOOK_MS : LOOK_MS;
+    int64_t wait = next.wake_ms == INT64_MAX || !known ? most : next.wake_ms - now;
+    return wait < 0 ? 1 : wait < most ? wait : most;
 }
 
 static void loop(struct watch *w)

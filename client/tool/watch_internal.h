@@ -23,7 +23,7 @@ struct watch {
     size_t nsteps, steps_room;
     struct watch_record *records; /* as the daemon listed them last */
     size_t nrecords;
-    uint64_t latest; /* committed; CAIRN_LATEST: none */
+    uint64_t latest;               /* committed; CAIRN_LATEST: none */
     char base[CAIRN_MAX_NAME + 1]; /* of start ids */
     int directory;                 /* open; -1: it is not there */
     int inotify;                   /* -1: events cannot be had, it is looked at every few seconds */

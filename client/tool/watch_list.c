@@ -66,14 +66,17 @@ static void tell(struct watch *w, struct watch_step *s)
         return;
     s->told = true;
     if (s->fate == WATCH_COMMITTED)
-        watch_log(w, "known", json_pack("{s:I, s:s, s:s}", "step", (json_int_t)s->step, "directory", s->name, "because",
-                                        "the job has this step"));
+        watch_log(w, "known",
+                  json_pack("{s:I, s:s, s:s}", "step", (json_int_t)s->step, "directory", s->name, "because",
+                            "the job has this step"));
     else if (s->fate == WATCH_PASSED)
-        watch_log(w, "passed", json_pack("{s:I, s:s, s:s, s:I}", "step", (json_int_t)s->step, "directory", s->name,
-                                         "because", "a later step is committed", "latest", (json_int_t)w->latest));
+        watch_log(w, "passed",
+                  json_pack("{s:I, s:s, s:s, s:I}", "step", (json_int_t)s->step, "directory", s->name, "because",
+                            "a later step is committed", "latest", (json_int_t)w->latest));
     else
-        watch_log(w, "elsewhere", json_pack("{s:I, s:s, s:s}", "step", (json_int_t)s->step, "directory", s->name,
-                                            "because", "another start of the job saves this step"));
+        watch_log(w, "elsewhere",
+                  json_pack("{s:I, s:s, s:s}", "step", (json_int_t)s->step, "directory", s->name, "because",
+                            "another start of the job saves this step"));
 }
 
 int watch_list(struct watch *w, struct cairn_error *err)

@@ -68,19 +68,25 @@ static bool is_marked(const struct watch_rule *rule, int fd, const struct watch_
 
 /* ---- steps ----------------------------------------------------------------------------------- */
 
-static struct watch_step *find_step(struct watch *w, uint64_t step, size_t *ret_at)
+static int compare(const struct watch_step *s, uint64_t step, const char *name)
+{
+    return s->step != step ? (s->step < step ? -1 : 1) : strcmp(s->name, name);
+}
+
+/* Two directories may have one number: the one that is complete first is the step, and then the other is known. */
+static struct watch_step *find_step(struct watch *w, uint64_t step, const char *name, size_t *ret_at)
 {
     size_t low = 0, high = w->nsteps;
 
     while (low < high) {
         size_t mid = low + (high - low) / 2;
-        if (w->steps[mid].step < step)
+        if (compare(&w->steps[mid], step, name) < 0)
             low = mid + 1;
         else
             high = mid;
     }
     *ret_at = low;
-    return low < w->nsteps && w->steps[low].step == step ? &w->steps[low] : NULL;
+    return low < w->nsteps && compare(&w->steps[low], step, name) == 0 ? &w->steps[low] : NULL;
 }
 
 static struct watch_step *new_step(struct watch *w, size_t at)
@@ -105,15 +111,8 @@ static struct watch_step *note_step(struct watch *w, const char *name, uint64_t 
                                     int64_t now_ms)
 {
     size_t at;
-    struct watch_step *s = find_step(w, step, &at);
+    struct watch_step *s = find_step(w, step, name, &at);
 
-    if (s && strcmp(s->name, name) != 0 && s->there) {
-        if (!s->told)
-            watch_log(w, "ignored", json_pack("{s:I, s:s, s:s}", "step", (json_int_t)step, "directory", name, "because",
-                                              "another directory has this step"));
-        s->told = true;
-        return NULL;
-    }
     if (s && s->device == st->st_dev && s->inode == st->st_ino)
         return s;
     if (!s)

@@ -10,16 +10,33 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LIKE = 256, PATTERN, MARKER, RENAME, SETTLE, RANK, WORLD, START, ARENA, KEEP, ONCE, SOCKET, JSON, TIMEOUT, HELP, VERSION };
+enum {
+    LIKE = 256,
+    PATTERN,
+    MARKER,
+    RENAME,
+    SETTLE,
+    RANK,
+    WORLD,
+    START,
+    ARENA,
+    KEEP,
+    ONCE,
+    SOCKET,
+    JSON,
+    TIMEOUT,
+    HELP,
+    VERSION
+};
 
-static const struct option options[] = {{"like", 1, NULL, LIKE},       {"pattern", 1, NULL, PATTERN},
-                                        {"marker", 1, NULL, MARKER},   {"rename", 0, NULL, RENAME},
-                                        {"settle", 1, NULL, SETTLE},   {"rank", 1, NULL, RANK},
-                                        {"world", 1, NULL, WORLD},     {"start", 1, NULL, START},
-                                        {"arena", 1, NULL, ARENA},     {"keep", 1, NULL, KEEP},
-                                        {"once", 0, NULL, ONCE},       {"socket", 1, NULL, SOCKET},
-                                        {"json", 0, NULL, JSON},       {"timeout", 1, NULL, TIMEOUT},
-                                        {"help", 0, NULL, HELP},       {"version", 0, NULL, VERSION},
+static const struct option options[] = {{"like", 1, NULL, LIKE},     {"pattern", 1, NULL, PATTERN},
+                                        {"marker", 1, NULL, MARKER}, {"rename", 0, NULL, RENAME},
+                                        {"settle", 1, NULL, SETTLE}, {"rank", 1, NULL, RANK},
+                                        {"world", 1, NULL, WORLD},   {"start", 1, NULL, START},
+                                        {"arena", 1, NULL, ARENA},   {"keep", 1, NULL, KEEP},
+                                        {"once", 0, NULL, ONCE},     {"socket", 1, NULL, SOCKET},
+                                        {"json", 0, NULL, JSON},     {"timeout", 1, NULL, TIMEOUT},
+                                        {"help", 0, NULL, HELP},     {"version", 0, NULL, VERSION},
                                         {NULL, 0, NULL, 0}};
 
 void watch_print_options(FILE *f)
@@ -79,7 +96,8 @@ static int read_size(const char *text, uint64_t *ret)
     uint64_t v = strtoull(text, &end, 10);
     const char *unit = *end ? strchr(units, *end & ~0x20) : NULL;
     unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
-    if (text[0] < '0' || text[0] > '9' || errno || v == 0 || v > INT64_MAX >> shift || (*end && (!unit || end[1]))) {
+    if (text[0] < '0' || text[0] > '9' || errno || v == 0 || v > (uint64_t)INT64_MAX >> shift ||
+        (*end && (!unit || end[1]))) {
         fprintf(stderr, "cairn: --arena %s: a size as 512M or 20G is wanted, or auto\n", text);
         return -1;
     }

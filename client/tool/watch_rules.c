@@ -54,10 +54,11 @@ static bool is_digit(char c)
 int watch_pattern_check(const char *pattern, struct cairn_error *err)
 {
     if (!strchr(pattern, '*'))
-        return cairn_fail(err, CAIRN_E_INVAL, "the pattern \"%s\" has no \"*\": the last one stands for the step", pattern);
-    if (strchr(pattern, '/') || strlen(pattern) > 255)
-        return cairn_fail(err, CAIRN_E_INVAL, "the pattern \"%s\" is of names in the directory: no \"/\", at most 255 bytes",
+        return cairn_fail(err, CAIRN_E_INVAL, "the pattern \"%s\" has no \"*\": the last one stands for the step",
                           pattern);
+    if (strchr(pattern, '/') || strlen(pattern) > 255)
+        return cairn_fail(err, CAIRN_E_INVAL,
+                          "the pattern \"%s\" is of names in the directory: no \"/\", at most 255 bytes", pattern);
     return 0;
 }
 
@@ -150,7 +151,8 @@ bool watch_is_ready(const struct watch_rule *rule, const struct watch_step *s, i
     return s->there && s->marked && watch_is_settled(rule, s, now_ms);
 }
 
-enum watch_fate watch_fate_of(uint64_t step, const struct watch_record *records, size_t n, uint64_t latest, uint64_t ours)
+enum watch_fate watch_fate_of(uint64_t step, const struct watch_record *records, size_t n, uint64_t latest,
+                              uint64_t ours)
 {
     enum watch_fate fate = WATCH_PENDING;
 
@@ -196,8 +198,7 @@ struct watch_next watch_choose(const struct watch_rule *rule, const struct watch
 
     for (size_t i = 0; i < n; i++) {
         const struct watch_step *s = &steps[i];
-        if (!s->there || s->fate == WATCH_COMMITTED || s->fate == WATCH_PASSED || !s->marked ||
-            s->given_up)
+        if (!s->there || s->fate == WATCH_COMMITTED || s->fate == WATCH_PASSED || !s->marked || s->given_up)
             continue;
         if (!watch_is_settled(rule, s, now_ms)) {
             wake_at(&next, s->same_since_ms + rule->settle_ms);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What `cairn watch` decides: which directory is which step, whether it is complete, what to do next. Pure: names, texts,
- * times and the daemon's list come in, no file is touched.
+/* What `cairn watch` decides: which directory is which step, whether it is complete, what to do next. Pure: names,
+ * texts, times and the daemon's list come in, no file is touched.
  *
  *     WRITING --its marker is there, and nothing changed for settle_ms--> READY --saved--> COMMITTED
- *        |                                                                 |  \--failed--> READY, not before its back-off
- *        |                                                                 |--another start is saving it--> ELSEWHERE
+ *        |                                                                 |  \--failed--> READY, not before its
+ * back-off |                                                                 |--another start is saving it--> ELSEWHERE
  *        \-----------------------------------------------------------------\--a later step is committed--> PASSED
  */
 #ifndef CAIRN_CLIENT_TOOL_WATCH_RULES_H
@@ -72,7 +72,8 @@ struct watch_record { /* of the job's list */
 };
 /* What has become of a step. latest is the job's newest committed step, CAIRN_LATEST: there is none; ours our
  * incarnation, 0: we have none yet. */
-enum watch_fate watch_fate_of(uint64_t step, const struct watch_record *records, size_t n, uint64_t latest, uint64_t ours);
+enum watch_fate watch_fate_of(uint64_t step, const struct watch_record *records, size_t n, uint64_t latest,
+                              uint64_t ours);
 /* The start id that all ranks come to by themselves: base, and behind it the highest incarnation that has given a step
  * up, because no incarnation saves a step twice. INVAL when it gets too long. */
 int watch_start_id(const char *base, const struct watch_record *records, size_t n, char ret_id[CAIRN_MAX_NAME + 1],
@@ -84,8 +85,8 @@ struct watch_next {
     int64_t wake_ms; /* when to look again, if nothing happens before; INT64_MAX: no need to */
     bool idle;       /* nothing is under way: no step settles, is refused or is saved elsewhere */
 };
-/* The lowest step that is ready. One that waits for its next try holds later ones up for a while, since an older step is
- * not saved behind a later one. steps are in ascending order. */
+/* The lowest step that is ready. One that waits for its next try holds later ones up for a while, since an older step
+ * is not saved behind a later one. steps are in ascending order. */
 struct watch_next watch_choose(const struct watch_rule *rule, const struct watch_step *steps, size_t n, int64_t now_ms);
 /* The pause before the next try. */
 int64_t watch_backoff_ms(unsigned tries);

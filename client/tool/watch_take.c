@@ -102,8 +102,9 @@ static int open_session(struct taker *t, uint64_t image_bytes, const char *start
     files_free(&t->last); /* there is nothing in the new arena to be alike */
     snprintf(t->start_id, sizeof t->start_id, "%s", start_id);
     if (t->arena_bytes && t->arena_bytes < image_bytes)
-        return cairn_fail(err, CAIRN_E_TOO_LARGE, "the directory needs an arena of %" PRIu64 " MiB, --arena has %" PRIu64,
-                          image_bytes >> 20, t->arena_bytes >> 20);
+        return cairn_fail(err, CAIRN_E_TOO_LARGE,
+                          "the directory needs an arena of %" PRIu64 " MiB, --arena has %" PRIu64, image_bytes >> 20,
+                          t->arena_bytes >> 20);
     if (t->arena_bytes)
         return open_until(t, t->arena_bytes, err);
     int r = open_until(t, 2 * image_bytes + image_bytes / 4, err);

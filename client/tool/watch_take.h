@@ -14,10 +14,10 @@
 struct taker {
     /* given */
     const char *job;
-    const char *socket;   /* NULL: libcairn's default */
+    const char *socket; /* NULL: libcairn's default */
     uint32_t rank, world;
-    uint64_t arena_bytes; /* 0: sized by what is saved */
-    uint32_t commit_ms;   /* how long a commit is waited for */
+    uint64_t arena_bytes;             /* 0: sized by what is saved */
+    uint32_t commit_ms;               /* how long a commit is waited for */
     bool (*stopped)(const void *arg); /* whether to end as soon as possible; asked often */
     const void *arg;
     /* its own */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cluster-put JOB STEP NAME FILE [NAME FILE]...: saves files' bytes as tensors of any name and waits for the commit, so that
- * tests can store what no tool of ours would. */
+/* cluster-put JOB STEP NAME FILE [NAME FILE]...: saves files' bytes as tensors of any name and waits for the commit, so
+ * that tests can store what no tool of ours would. */
 #include <cairn/cairn.h>
 
 #include <stdio.h>

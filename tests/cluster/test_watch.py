@@ -133,6 +133,7 @@ def hugging_face(c):
     (ckpt / "latest").symlink_to("global_step500")
     (ckpt / "empty" / "up").symlink_to("../model.safetensors")
     write(d / "tmp-checkpoint-600" / "trainer_state.json", trainer_state(600))
+    write(d / "checkpoint-0500" / "model.safetensors", b"another directory of this step")
     write(d / "checkpoint-400.bak" / "trainer_state.json", trainer_state(400))
     assert steps(once(c, "hf", d, "--like", "hf")) == []
     write(ckpt / "trainer_state.json", trainer_state(500)[:-2])
@@ -327,6 +328,12 @@ def daemon_away(c):
         c.node.start()
         c.wait_peers_up(len(c.peers))
         w.wait("committed", 1)
+        c.node.freeze()  # it does not answer: the end does not wait for it
+        try:
+            write(d / "2" / "a.bin", noise(1000))
+            assert w.stop() == 0
+        finally:
+            c.node.thaw()
 
 
 def changing(c):
@@ -484,7 +491,7 @@ def main():
     tests = (hugging_face, deepspeed, megatron, orbax, dcp, running, unchanged, kept, killed_before, killed_behind, daemon_killed, daemon_away,
              changing, not_kept, hostile, disk_full, nodes)
     # without raw: on a fast path a part may be sooner there as it is than as a delta
-    with Cluster(options.build, peers=2, node__delta_chain=2, node__codecs="lz4 float dense") as c:
+    with Cluster(options.build, peers=2, node__delta_chain=2, node__codecs="lz4 float dense", node__checkpoint_s=10) as c:
         c.start_all()
         for test in tests:
             if not options.only or test.__name__ in options.only:

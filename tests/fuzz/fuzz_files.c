@@ -21,9 +21,10 @@ static size_t put(uint8_t *buf, size_t room, char kind, const char *text, size_t
 
 static size_t seed_document(uint8_t *buf, size_t room)
 {
-    struct files_entry e[] = {{.kind = FILES_DIRECTORY, .path = (char *)"sub", .mode = 0755},
-                              {.kind = FILES_FILE, .path = (char *)"sub/model.safetensors", .mode = 0644, .size = 1 << 20},
-                              {.kind = FILES_LINK, .path = (char *)"sub/link", .target = (char *)"../sub"}};
+    struct files_entry e[] = {
+        {.kind = FILES_DIRECTORY, .path = (char *)"sub", .mode = 0755},
+        {.kind = FILES_FILE, .path = (char *)"sub/model.safetensors", .mode = 0644, .size = 1 << 20},
+        {.kind = FILES_LINK, .path = (char *)"sub/link", .target = (char *)"../sub"}};
     struct files f;
     char *text = NULL;
     size_t len = 0;
@@ -44,7 +45,8 @@ static size_t seed_document(uint8_t *buf, size_t room)
 size_t fuzz_seed_nth(unsigned i, uint8_t *buf, size_t room)
 {
     static const char *const seeds[] = {"pa/b/../c.bin-0123456789", "ta/b/link\0../../c/d-0123456789",
-                                        "nepoch=1-step=300-of-0000001000", "m{\"global_step\": 500, \"log_history\": []}"};
+                                        "nepoch=1-step=300-of-0000001000",
+                                        "m{\"global_step\": 500, \"log_history\": []}"};
     static const size_t lens[] = {25, 30, 32, 41};
 
     if (i % 5 == 0)

@@ -53,9 +53,11 @@ static void tree(struct files *f)
 /* Catches a path that leaves its tree, in every spelling. */
 static void test_paths(void **state)
 {
-    static const char *const bad[] = {"",    "/",    "/etc/passwd", "..",   "../a", "a/../b", "a/..", ".",     "./a",
-                                      "a//b", "a/",  "a/./b",       "a\nb", "a\x1b[2J", "\xff", "a/\xc0\xaf", "a/b\x7f"};
-    static const char *const good[] = {"a", "a/b/c", "...", "a b", ".metadata", "\xc3\xa4/\xe2\x82\xac", "-rf", "__0_0.distcp"};
+    static const char *const bad[] = {"",     "/",        "/etc/passwd", "..",         "../a",   "a/../b",
+                                      "a/..", ".",        "./a",         "a//b",       "a/",     "a/./b",
+                                      "a\nb", "a\x1b[2J", "\xff",        "a/\xc0\xaf", "a/b\x7f"};
+    static const char *const good[] = {"a",   "a/b/c",       "...", "a b", ".metadata", "\xc3\xa4/\xe2\x82\xac",
+                                       "-rf", "__0_0.distcp"};
     struct cairn_error err = CAIRN_ERROR_INIT;
     char deep[4096] = "d", name[300];
     (void)state;
@@ -85,9 +87,10 @@ static void test_targets(void **state)
 {
     static const struct {
         const char *path, *target;
-    } bad[] = {{"a", ".."},      {"a", "../b"},      {"a/b", "../.."},       {"a/b", "../../c"}, {"a", "/etc/passwd"},
-               {"a/b", "c/../d"}, {"a", ""},         {"a", "b/.."},          {"a", "./b"},       {"a", "b//c"},
-               {"a/b", ".././c"}, {"a/b/c", "../../../d"}, {"a", "b\nc"},    {"a", NULL}},
+    } bad[] = {{"a", ".."},          {"a", "../b"},     {"a/b", "../.."},  {"a/b", "../../c"},
+               {"a", "/etc/passwd"}, {"a/b", "c/../d"}, {"a", ""},         {"a", "b/.."},
+               {"a", "./b"},         {"a", "b//c"},     {"a/b", ".././c"}, {"a/b/c", "../../../d"},
+               {"a", "b\nc"},        {"a", NULL}},
       good[] = {{"a", "b"}, {"a", "b/c"}, {"a/b", ".."}, {"a/b", "../c"}, {"a/b/c", "../../d/e"}, {"a/b/c", "../.."}};
     (void)state;
 
@@ -131,7 +134,8 @@ static void test_document(void **state)
 }
 
 #define HEAD "{\"v\":1,\"name\":\"n\",\"mode\":493,\"mtime_ns\":0,\"entries\":["
-#define FILE_OF(path) "{\"path\":\"" path "\",\"kind\":\"file\",\"mode\":420,\"mtime_ns\":0,\"size\":1,\"xxh3\":\"" SUM "\"}"
+#define FILE_OF(path) \
+    "{\"path\":\"" path "\",\"kind\":\"file\",\"mode\":420,\"mtime_ns\":0,\"size\":1,\"xxh3\":\"" SUM "\"}"
 #define DIR_OF(path) "{\"path\":\"" path "\",\"kind\":\"dir\",\"mode\":493,\"mtime_ns\":0}"
 #define LINK_OF(path, to) "{\"path\":\"" path "\",\"kind\":\"link\",\"mtime_ns\":0,\"target\":\"" to "\"}"
 #define SUM "00000000000000000000000000000000"
@@ -140,19 +144,33 @@ static void test_document(void **state)
 static void test_hostile(void **state)
 {
     static const char *const bad[] = {
-        "", "[]", "null", "{}", "{\"v\":1}", HEAD, HEAD "]} x", "{\"v\":2,\"name\":\"n\",\"mode\":0,\"mtime_ns\":0,\"entries\":[]}",
+        "",
+        "[]",
+        "null",
+        "{}",
+        "{\"v\":1}",
+        HEAD,
+        HEAD "]} x",
+        "{\"v\":2,\"name\":\"n\",\"mode\":0,\"mtime_ns\":0,\"entries\":[]}",
         "{\"v\":1,\"name\":\"..\",\"mode\":0,\"mtime_ns\":0,\"entries\":[]}",
         "{\"v\":1,\"name\":\"a/b\",\"mode\":0,\"mtime_ns\":0,\"entries\":[]}",
         "{\"v\":1,\"name\":\"n\",\"name\":\"m\",\"mode\":0,\"mtime_ns\":0,\"entries\":[]}",
         "{\"v\":1,\"name\":\"n\",\"mode\":2541,\"mtime_ns\":0,\"entries\":[]}", /* set-user-ID */
-        "{\"v\":1,\"name\":\"n\",\"mode\":0,\"mtime_ns\":0,\"entries\":[],\"tracker\":{\"name\":\".profile\",\"text\":\"n\"}}",
-        "{\"v\":1,\"name\":\"n\",\"mode\":0,\"mtime_ns\":0,\"entries\":[],\"tracker\":{\"name\":\"latest\",\"text\":\"rm\"}}",
-        HEAD FILE_OF("../x") "]}", HEAD FILE_OF("/etc/x") "]}", HEAD FILE_OF("a\\u0000b") "]}", HEAD FILE_OF("a\\nb") "]}",
-        HEAD FILE_OF("a") "," FILE_OF("a") "]}",                        /* twice */
-        HEAD FILE_OF("a/b") "]}",                                       /* its directory is not there */
-        HEAD FILE_OF("a") "," FILE_OF("a/b") "]}",                      /* below a file */
-        HEAD LINK_OF("a", "b") "," FILE_OF("a/c") "]}",                 /* below a link */
-        HEAD LINK_OF("a", "/etc") "]}", HEAD LINK_OF("a", "..") "]}", HEAD LINK_OF("a", "") "]}",
+        "{\"v\":1,\"name\":\"n\",\"mode\":0,\"mtime_ns\":0,\"entries\":[],\"tracker\":{\"name\":\".profile\",\"text\":"
+        "\"n\"}}",
+        "{\"v\":1,\"name\":\"n\",\"mode\":0,\"mtime_ns\":0,\"entries\":[],\"tracker\":{\"name\":\"latest\",\"text\":"
+        "\"rm\"}}",
+        HEAD FILE_OF("../x") "]}",
+        HEAD FILE_OF("/etc/x") "]}",
+        HEAD FILE_OF("a\\u0000b") "]}",
+        HEAD FILE_OF("a\\nb") "]}",
+        HEAD FILE_OF("a") "," FILE_OF("a") "]}",        /* twice */
+        HEAD FILE_OF("a/b") "]}",                       /* its directory is not there */
+        HEAD FILE_OF("a") "," FILE_OF("a/b") "]}",      /* below a file */
+        HEAD LINK_OF("a", "b") "," FILE_OF("a/c") "]}", /* below a link */
+        HEAD LINK_OF("a", "/etc") "]}",
+        HEAD LINK_OF("a", "..") "]}",
+        HEAD LINK_OF("a", "") "]}",
         HEAD "{\"path\":\"a\",\"kind\":\"fifo\",\"mode\":420,\"mtime_ns\":0}]}",
         HEAD "{\"path\":\"a\",\"kind\":\"file\",\"mode\":420,\"mtime_ns\":0,\"size\":-1,\"xxh3\":\"" SUM "\"}]}",
         HEAD "{\"path\":\"a\",\"kind\":\"file\",\"mode\":4095,\"mtime_ns\":0,\"size\":1,\"xxh3\":\"" SUM "\"}]}",
