@@ -62,7 +62,7 @@ static int read_records(struct watch *w, const json_t *list, struct cairn_error 
 /* What is told once about a step that is not saved. */
 static void tell(struct watch *w, struct watch_step *s)
 {
-    if (s->told || s->fate == WATCH_PENDING)
+    if (s->told || !s->marked || s->fate == WATCH_PENDING)
         return;
     s->told = true;
     if (s->fate == WATCH_COMMITTED)
