@@ -125,23 +125,33 @@ static void committed(struct watch *w, struct watch_step *s, const struct taken 
     tell_manager(w, "committed step", s->step);
 }
 
-static void take(struct watch *w, struct watch_step *s)
+static int save(struct watch *w, const struct watch_step *s, int fd, const char *start_id, struct taken *ret,
+                struct cairn_error *err)
 {
     const struct watch_rule *rule = &w->o->rule;
+
+    watch_log(w, "saving", json_pack("{s:I, s:s}", "step", (json_int_t)s->step, "directory", s->name));
+    return taker_save(&w->taker, fd, s, start_id, rule->marker == WATCH_TRACKER ? rule->file : NULL, ret, err);
+}
+
+/* With other ranks the session comes first, and then the list is looked at again: only now it is known whether what is
+ * undecided there is theirs, of our start, or another start's. */
+static void take(struct watch *w, struct watch_step *s)
+{
     struct cairn_error err = CAIRN_ERROR_INIT;
     char start_id[CAIRN_MAX_NAME + 1];
     struct taken taken = {0};
     _cleanup_close_ int fd = -1;
 
-    watch_log(w, "saving", json_pack("{s:I, s:s}", "step", (json_int_t)s->step, "directory", s->name));
     int r = watch_open_step(w, s, &fd, &err);
     if (r == 0)
         r = watch_start_id(w->base, w->records, w->nrecords, start_id, &err);
+    bool saves = w->o->world == 1 || taker_is_open(&w->taker, start_id);
     if (r == 0)
-        r = taker_save(&w->taker, fd, s, start_id, rule->marker == WATCH_TRACKER ? rule->file : NULL, &taken, &err);
-    if (r == 0)
+        r = saves ? save(w, s, fd, start_id, &taken, &err) : taker_open(&w->taker, fd, s, start_id, &err);
+    if (r == 0 && saves)
         committed(w, s, &taken);
-    else if (r != CAIRN_E_INTR)
+    else if (r < 0 && r != CAIRN_E_INTR)
         failed(w, s, &err);
 }
 

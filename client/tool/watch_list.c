@@ -95,10 +95,13 @@ int watch_list(struct watch *w, struct cairn_error *err)
         const json_t *latest = json_object_get(answer, "latest");
         w->latest = json_is_integer(latest) ? (uint64_t)json_integer_value(latest) : CAIRN_LATEST;
     }
+    uint64_t ours = taker_incarnation(&w->taker);
+    if (ours == 0 && w->o->world > 1)
+        ours = WATCH_ANY;
     for (size_t i = 0; i < w->nsteps; i++) {
         struct watch_step *s = &w->steps[i];
         enum watch_fate before = s->fate;
-        s->fate = watch_fate_of(s->step, w->records, w->nrecords, w->latest, taker_incarnation(&w->taker));
+        s->fate = watch_fate_of(s->step, w->records, w->nrecords, w->latest, ours);
         s->told &= s->fate == before;
         tell(w, s);
     }

@@ -161,7 +161,7 @@ enum watch_fate watch_fate_of(uint64_t step, const struct watch_record *records,
             continue;
         if (records[i].state == WATCH_RECORD_COMMITTED)
             return WATCH_COMMITTED;
-        if (records[i].state == WATCH_RECORD_UNDECIDED && records[i].incarnation != ours)
+        if (records[i].state == WATCH_RECORD_UNDECIDED && ours != WATCH_ANY && records[i].incarnation != ours)
             fate = WATCH_ELSEWHERE;
     }
     return latest != CAIRN_LATEST && latest > step ? WATCH_PASSED : fate;

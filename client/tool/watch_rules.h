@@ -71,7 +71,9 @@ struct watch_record { /* of the job's list */
     enum watch_record_state state;
 };
 /* What has become of a step. latest is the job's newest committed step, CAIRN_LATEST: there is none; ours our
- * incarnation, 0: we have none yet. */
+ * incarnation, 0: we have none yet, WATCH_ANY: which one it will be is open, as other ranks of our start may have
+ * begun. */
+#define WATCH_ANY UINT64_MAX
 enum watch_fate watch_fate_of(uint64_t step, const struct watch_record *records, size_t n, uint64_t latest,
                               uint64_t ours);
 /* The start id that all ranks come to by themselves: base, and behind it the highest incarnation that has given a step

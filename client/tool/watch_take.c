@@ -96,7 +96,7 @@ static int open_until(struct taker *t, uint64_t arena_bytes, struct cairn_error 
  * as long as it is still in the arena. A daemon that has no room for that gives room for one. */
 static int open_session(struct taker *t, uint64_t image_bytes, const char *start_id, struct cairn_error *err)
 {
-    if (t->session && strcmp(t->start_id, start_id) == 0 && t->session_arena >= image_bytes)
+    if (taker_is_open(t, start_id) && t->session_arena >= image_bytes)
         return 0;
     close_session(t);
     files_free(&t->last); /* there is nothing in the new arena to be alike */
@@ -348,6 +348,20 @@ static int take(struct taking *g, const struct watch_step *step, const char *sta
     r = wait_committed(g->t, g->save, err);
     ret->commit_ms = now_ms() - begun_ms - ret->read_ms;
     return r;
+}
+
+bool taker_is_open(const struct taker *t, const char *start_id)
+{
+    return t->session && strcmp(t->start_id, start_id) == 0;
+}
+
+int taker_open(struct taker *t, int root, const struct watch_step *step, const char *start_id, struct cairn_error *err)
+{
+    CAIRN_CLEANUP(taking_free) struct taking g = {.t = t, .root = root};
+
+    files_init(&g.tree);
+    int r = plan(&g, step, NULL, err);
+    return r < 0 ? r : open_session(t, arrange(&g), start_id, err);
 }
 
 int taker_save(struct taker *t, int root, const struct watch_step *step, const char *start_id, const char *tracker,

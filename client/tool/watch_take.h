@@ -38,6 +38,10 @@ void taker_close(struct taker *t); /* also the session */
 /* 0: there is no session. */
 uint64_t taker_incarnation(const struct taker *t);
 
+/* Whether a session of this start is open. */
+bool taker_is_open(const struct taker *t, const char *start_id);
+/* Opens one for a directory of this size, so that its incarnation is known before anything is saved. */
+int taker_open(struct taker *t, int root, const struct watch_step *step, const char *start_id, struct cairn_error *err);
 /* Saves the directory that is open as root. start_id is the one to save under: another one than the session's opens a
  * new session. tracker: the marker's name and its text, or NULL. Errors: ABORTED when something changed while it was
  * read or the checkpoint was given up, INTR when it was stopped, INVAL names the file that cannot be kept. */

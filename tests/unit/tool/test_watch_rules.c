@@ -100,6 +100,7 @@ static void test_fates(void **state)
     assert_int_equal(watch_fate_of(500, records, 7, 400, 3), WATCH_PENDING); /* other ranks of ours */
     assert_int_equal(watch_fate_of(500, records, 7, 400, 0), WATCH_ELSEWHERE);
     assert_int_equal(watch_fate_of(500, records, 7, 400, 4), WATCH_ELSEWHERE);
+    assert_int_equal(watch_fate_of(500, records, 7, 400, WATCH_ANY), WATCH_PENDING);
     assert_int_equal(watch_fate_of(600, records, 7, 400, 3), WATCH_PENDING);
     assert_int_equal(watch_fate_of(0, NULL, 0, CAIRN_LATEST, 0), WATCH_PENDING);
     assert_int_equal(watch_start_id("run", records, 0, id, NULL), 0);
