@@ -23,8 +23,6 @@
 #define LOOK_MS 500                  /* between two looks at a save */
 #define AWAY_MS 30000                /* how long a daemon that is away is waited for */
 
-CAIRN_DEFINE_CLEANUP(struct cairn_save *, cairn_save_free, drop_save)
-#define _cleanup_save_ CAIRN_CLEANUP(drop_save)
 CAIRN_DEFINE_CLEANUP(struct hash_stream *, hash_stream_free, drop_hash)
 #define _cleanup_hash_ CAIRN_CLEANUP(drop_hash)
 #define _cleanup_files_ CAIRN_CLEANUP(files_free)
