@@ -30,6 +30,7 @@ ITEM_SIZES = {
     "F32": 4, "F64": 8, "C64": 8,
 }
 
+TIMEOUT, UNAVAILABLE, INTR = -4, -12, -19  # enum cairn_code: those that a wait looks at itself
 OBSERVER, TAKE_OVER, TRACK = 1, 2, 4  # enum cairn_session_flags
 DEVICE_WRITES = 1  # enum cairn_tensor_flags
 ON_BUSY = {"fail": 0, "wait": 1}  # enum cairn_on_busy
@@ -37,7 +38,7 @@ STATES = {"snapshot": 1, "durable": 2, "committed": 3}  # enum cairn_save_state
 QUERIES = {"status": 1, "list": 2, "show": 3, "verify": 4}  # enum cairn_query_kind
 COMMANDS = {"pin": 1, "unpin": 2, "delete": 3, "retain": 4, "repair": 10, "scrub": 11, "rebuild": 12}
 
-PROGRESS = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint64)  # cairn_progress_fn
+PROGRESS = ctypes.CFUNCTYPE(c_int, c_void_p, c_uint64, c_uint64)  # cairn_progress_fn
 
 
 class CError(ctypes.Structure):
@@ -177,6 +178,11 @@ def call(name: str, *arguments: object) -> None:
     """Calls a function whose last argument is a struct cairn_error, and raises what it reports."""
     err = CError()
     check(getattr(lib(), name)(*arguments, byref(err)), err)
+
+
+def address_of(buffer: bytearray) -> int:
+    """Where a buffer's bytes lie. It cannot be resized while somebody else holds a view of it."""
+    return ctypes.addressof((c_char * len(buffer)).from_buffer(buffer))
 
 
 def free(pointer: c_void_p) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import errno
 import json
+import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -17,16 +20,33 @@ from ctypes import byref, c_char_p, c_uint32, c_uint64, c_void_p
 from typing import Any, Optional
 
 from . import _lib
-from .errors import Error, InterruptedError, InvalidError, NotFoundError, TimeoutError
+from .errors import (
+    DeniedError, Error, InvalidError, NotFoundError, TimeoutError, UnavailableError,
+)
 from .table import Table
 
 _MAX_MS = 2**32 - 1
+_REPORT_S = 0.1  # between two calls of a progress function
+_PIECE_S = 2.0  # of a long wait: a signal that came just before the library began to wait is seen after it
+
+_NO_DAEMON = (": is cairnd running? `systemctl start cairnd` starts it; CAIRN_SOCKET, or socket=, names the socket of one that "
+              "runs elsewhere")
+_HINTS = {
+    errno.ENOENT: _NO_DAEMON,
+    errno.ECONNREFUSED: _NO_DAEMON,
+    errno.EACCES: ": members of the group cairn may connect (`usermod -aG cairn USER`, then log in again)",
+}
 
 
 def _ms(seconds: float) -> int:
     if not seconds >= 0:
         raise InvalidError(f"a timeout of {seconds} s: a number from 0 is wanted")
     return min(int(seconds * 1000), _MAX_MS)
+
+
+def _ours(thing: Any) -> bool:
+    """False in a forked child, where nothing of the parent's is to be touched, and when the interpreter is going down."""
+    return os is not None and os.getpid() == thing._pid
 
 
 def _text(value: Optional[str]) -> Optional[bytes]:
@@ -58,6 +78,7 @@ class Session:
         track: bool = False,
     ) -> None:
         self._handle = c_void_p()
+        self._pid = os.getpid()
         flags = observer * _lib.OBSERVER | take_over * _lib.TAKE_OVER | track * _lib.TRACK
         options = _lib.SessionOptions(
             ctypes.sizeof(_lib.SessionOptions), _text(job), rank, world_size, arena_bytes, _text(start_id), _text(socket),
@@ -65,7 +86,10 @@ class Session:
         )
         self.job = job
         self._children: "weakref.WeakSet[Any]" = weakref.WeakSet()
-        _lib.call("cairn_session_open", byref(options), byref(self._handle))
+        try:
+            _lib.call("cairn_session_open", byref(options), byref(self._handle))
+        except (UnavailableError, DeniedError) as e:
+            raise type(e)(f"{e}{_HINTS.get(e.sys_errno, '')}", e.sys_errno) from None
 
     @property
     def incarnation(self) -> int:
@@ -179,7 +203,7 @@ class Session:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
+        if getattr(self, "_handle", None) and _ours(self):
             self.close()
 
 
@@ -188,6 +212,7 @@ class Save:
 
     def __init__(self, session: Session, handle: c_void_p, step: int, count: int) -> None:
         self._session, self._handle, self.step, self._count = session, handle, step, count
+        self._pid = os.getpid()
         self._table: Optional[Table] = None
         session._children.add(self)
 
@@ -221,12 +246,35 @@ class Save:
         if state not in _lib.STATES:
             raise InvalidError(f'state is {state!r}: "snapshot", "durable" or "committed" is wanted')
         end = time.monotonic() + timeout
-        while True:
-            left = max(0.0, end - time.monotonic())
-            try:
-                return _lib.call("cairn_save_wait", self._open(), _lib.STATES[state], _ms(left))
-            except InterruptedError:  # Python has run its signal handlers: Ctrl-C would have left this loop
-                continue
+        while not self.wait_a_while(state, end, timeout):
+            pass
+
+    def wait_a_while(self, state: str, end: float, timeout: float) -> bool:
+        """As wait(), until the monotonic time end, but for two seconds at most; False when there is more to wait for. timeout:
+        of the whole, for messages."""
+        try:
+            return self._wait_a_piece(_lib.STATES[state], max(0.0, end - time.monotonic()))
+        except TimeoutError as e:  # which knows of its last piece only
+            raise e if timeout <= _PIECE_S else TimeoutError(f"waited {timeout:g} s: {e}") from None
+
+    def _wait_a_piece(self, state: int, left: float) -> bool:
+        """False: go on waiting. Between two pieces Python runs its signal handlers, and Ctrl-C leaves wait()."""
+        piece_end = time.monotonic() + _PIECE_S
+        is_last = left <= _PIECE_S
+        err = _lib.CError()
+        # Without a struct for the error libcairn does not ask the daemon why it takes so long.
+        told = byref(err) if is_last else None
+        code = _lib.lib().cairn_save_wait(self._open(), state, _ms(min(left, _PIECE_S)), told)
+        if code == _lib.INTR or (code == _lib.TIMEOUT and not is_last):
+            return False
+        if code == _lib.UNAVAILABLE and not is_last and time.monotonic() >= piece_end:
+            return False  # a daemon that is away is waited for; one that has lost the save says so at once
+        if code < 0 and not is_last:
+            code = _lib.lib().cairn_save_wait(self._open(), state, 0, byref(err))  # the same again, with its reason
+            if code == _lib.TIMEOUT:
+                return False
+        _lib.check(code, err)
+        return True
 
     def is_reached(self, state: str = "committed") -> bool:
         """Looks without waiting. Raises what made the save fail."""
@@ -255,7 +303,7 @@ class Save:
         self._table = None
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
+        if getattr(self, "_handle", None) and _ours(self):
             self.close()
 
 
@@ -285,6 +333,7 @@ class Restore:
 
     def __init__(self, session: Session, handle: c_void_p) -> None:
         self._session, self._handle = session, handle
+        self._pid = os.getpid()
         self._wanted = Table()
         self._keep: list[Any] = []
         session._children.add(self)
@@ -347,32 +396,35 @@ class Restore:
         self._keep.append(keep)
 
     def run(self, timeout: float = 3600.0, progress: Optional[Callable[[int, int], None]] = None) -> None:
-        """Reads everything that was asked for; only bytes whose checksums verified arrive. After an error the contents
-        of the targets are undefined. progress: called about ten times a second with bytes done and of all. Ctrl-C ends it."""
-        wanted, self._wanted = self._wanted, Table()
-        if len(wanted):
-            self._keep.append(wanted)
-            if not hasattr(_lib.lib(), "cairn_restore_add_all"):  # UNTIL libcairn has it
-                for i in range(len(wanted)):
-                    err = _lib.CError()
-                    add = _lib.lib().cairn_restore_add
-                    _lib.check(add(self._open(), c_void_p(wanted.pack() + 72 * i), byref(err)), err)
-            else:
-                _lib.call("cairn_restore_add_all", self._open(), wanted.pack(), len(wanted))
-        raised: list[BaseException] = []
-
-        def tell(_: object, done: int, total: int) -> None:
-            try:  # runs Python's signal handlers too
-                if progress:
-                    progress(done, total)
-            except BaseException as e:  # noqa: BLE001 - ctypes would print it and go on
-                raised.append(e)
-
-        callback = _lib.PROGRESS(tell)
-        _lib.call("cairn_restore_run", self._open(), _ms(timeout), callback, None)
-        if raised:
-            raise raised[0]
+        """Reads everything that was asked for; only bytes whose checksums verified arrive. After an error the contents of the
+        targets are undefined, and run() may be called again. progress: called about ten times a second, in this thread, with
+        bytes done and of all; what it raises, or Ctrl-C, ends the read."""
+        self._hand_over()
+        read = _Read(self._open(), _ms(timeout))
+        read.start()
+        try:
+            while read.is_alive():
+                read.join(_REPORT_S)
+                if progress and read.total:
+                    progress(read.done, read.total)
+        finally:
+            read.end()
+        _lib.check(read.code, read.err)
         self._keep.clear()
+
+    def _hand_over(self) -> None:
+        """Tells libcairn what is wanted."""
+        wanted, self._wanted = self._wanted, Table()
+        if not len(wanted):
+            return
+        self._keep.append(wanted)
+        if hasattr(_lib.lib(), "cairn_restore_add_all"):
+            _lib.call("cairn_restore_add_all", self._open(), wanted.pack(), len(wanted))
+            return
+        for i in range(len(wanted)):  # UNTIL libcairn has it
+            err = _lib.CError()
+            add = _lib.lib().cairn_restore_add
+            _lib.check(add(self._open(), c_void_p(wanted.pack() + 72 * i), byref(err)), err)
 
     def close(self) -> None:
         """Gives the checkpoint back; it may be deleted from now on."""
@@ -388,5 +440,33 @@ class Restore:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
+        if getattr(self, "_handle", None) and _ours(self):
             self.close()
+
+
+class _Read(threading.Thread):
+    """cairn_restore_run() in a thread of its own, so that the caller's can run Python's signal handlers meanwhile: a
+    callback cannot, since what a handler raises on the way into it would be lost."""
+
+    def __init__(self, restore: c_void_p, timeout_ms: int) -> None:
+        super().__init__(name="cairn-read", daemon=True)
+        self._restore, self._timeout_ms, self._given_up = restore, timeout_ms, False
+        self.done = self.total = self.code = 0
+        self.err = _lib.CError()
+
+    def run(self) -> None:
+        tell = _lib.PROGRESS(self._tell)
+        self.code = _lib.lib().cairn_restore_run(self._restore, self._timeout_ms, tell, None, byref(self.err))
+
+    def _tell(self, _: object, done: int, total: int) -> int:
+        self.done, self.total = done, total
+        return 1 if self._given_up else 0
+
+    def end(self) -> None:
+        """Nothing is written to the targets any more when this returns: within one report after a Ctrl-C."""
+        self._given_up = True
+        while self.is_alive():
+            try:
+                self.join()
+            except KeyboardInterrupt:
+                continue

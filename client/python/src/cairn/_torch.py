@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Cairn knows about torch: dtypes, and where the pieces of a tensor lie in memory and in the whole.
+
+The only module of the package, besides cairn.torch and the integrations, that imports torch.
+"""
+from __future__ import annotations
+
+import functools
+import operator
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Optional
+
+import torch
+
+from .errors import InvalidError
+
+_NAMES = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32", "int32": "I32",
+    "uint64": "U64", "int64": "I64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ", "float16": "F16", "bfloat16": "BF16",
+    "float32": "F32", "float64": "F64", "complex64": "C64",
+}
+_TO_NAME = {getattr(torch, t): name for t, name in _NAMES.items() if hasattr(torch, t)}
+_TO_DTYPE = {name: dtype for dtype, name in _TO_NAME.items()}
+# dtypes whose tensors carry more than their bytes (scales, zero points).
+_QUANTISED = {getattr(torch, t) for t in ("qint8", "quint8", "qint32", "quint4x2", "quint2x4") if hasattr(torch, t)}
+
+
+def dtype_name(dtype: torch.dtype) -> Optional[str]:
+    """Cairn's (safetensors') name of a dtype, or None: then it is stored as "BYTES" with a last dimension of itemsize."""
+    return _TO_NAME.get(dtype)
+
+
+def dtype_of(name: str) -> Optional[torch.dtype]:
+    """The dtype of a name: Cairn's ("BF16"; BYTES reads as uint8) or torch's ("complex128"); None where this torch has none."""
+    found = torch.uint8 if name == "BYTES" else _TO_DTYPE.get(name) or getattr(torch, name, None)
+    return found if isinstance(found, torch.dtype) else None
+
+
+def true_name(dtype: torch.dtype) -> Optional[str]:
+    """What the tree has to note of a dtype: torch's name ("complex128") where Cairn has none, else None."""
+    return None if dtype in _TO_NAME else str(dtype).removeprefix("torch.")
+
+
+class Slice(NamedTuple):
+    """A piece of a tensor in this process: memory, the shape of the whole, and where the piece begins in it (elements)."""
+
+    local: torch.Tensor
+    shape: tuple[int, ...]
+    offset: tuple[int, ...]
+
+
+def slices_of(tensor: Any, name: str = "tensor") -> list[Slice]:
+    """The pieces of a tensor that this process has, as tensors that share its memory.
+
+    A plain tensor is one piece, itself. A DTensor is what its placements give to this rank: one piece, or several where
+    _StridedShard has interleaved them; none if this process is not of its mesh; a replica is given in full (see replica_of).
+    A ShardedTensor is its local shards. name: for messages. Raises InvalidError for partial sums.
+    """
+    if is_dtensor(tensor):
+        return _dtensor_slices(tensor, name)
+    if hasattr(tensor, "local_shards") and hasattr(tensor, "metadata"):  # ShardedTensor
+        shape = tuple(tensor.size())
+        return [Slice(s.tensor, shape, tuple(s.metadata.shard_offsets)) for s in tensor.local_shards()]
+    return [Slice(tensor, tuple(tensor.shape), (0,) * tensor.ndim)]
+
+
+def is_dtensor(tensor: Any) -> bool:
+    return hasattr(tensor, "_local_tensor") and hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
+
+
+def replica_of(tensor: Any) -> tuple[int, int]:
+    """Which of how many processes with the same bytes this is: (0, 1) but for DTensors with Replicate placements."""
+    index, count = 0, 1
+    if not is_dtensor(tensor):
+        return index, count
+    coordinate = tensor.device_mesh.get_coordinate()
+    for dim, placement in enumerate(tensor.placements):
+        if placement.is_replicate():
+            n = tensor.device_mesh.size(dim)
+            index, count = index * n + (coordinate[dim] if coordinate else 0), count * n
+    return index, count
+
+
+def stores(tensor: Any, name: str) -> bool:
+    """Whether this process is the one of its equal replicas that stores the tensor. All of them agree without a word; names
+    are spread over them."""
+    index, count = replica_of(tensor)
+    return count == 1 or zlib.crc32(name.encode("utf-8", "surrogatepass")) % count == index
+
+
+# ---- DTensor -----------------------------------------------------------------------------------------------------------
+
+Runs = list[tuple[int, int]]  # elements [begin, end) of a dimension, in the order in which they lie in memory
+
+
+def _dtensor_slices(tensor: Any, name: str) -> list[Slice]:
+    local, shape = tensor._local_tensor, tuple(tensor.shape)
+    if hasattr(local, "local_shards") and hasattr(local, "local_offsets"):  # several shards in one
+        return [Slice(s, shape, tuple(o)) for s, o in zip(local.local_shards(), local.local_offsets())]
+    coordinate = tensor.device_mesh.get_coordinate()
+    if coordinate is None:
+        return []
+    mesh = [tensor.device_mesh.size(d) for d in range(tensor.device_mesh.ndim)]
+    runs = shard_runs(shape, mesh, coordinate, tensor.placements, name)
+    expect = tuple(sum(end - begin for begin, end in r) for r in runs)
+    if expect != tuple(local.shape):
+        raise InvalidError(f'tensor "{name}": its local part is {list(local.shape)}, but its placements {tensor.placements} '
+                           f"on a mesh of {mesh} make it {list(expect)}: was it padded?")
+    return _boxes(local, shape, runs)
+
+
+def shard_runs(shape: Sequence[int], mesh: Sequence[int], coordinate: Sequence[int], placements: Sequence[Any],
+               name: str = "tensor") -> list[Runs]:
+    """Which elements of each dimension the process at a coordinate of a mesh has. Placements are applied from the first
+    mesh dimension to the last, each to what the ones before have left."""
+    runs: list[Runs] = [[(0, n)] for n in shape]
+    for dim, placement in enumerate(placements):
+        if placement.is_partial():
+            raise InvalidError(f'tensor "{name}" is a partial sum ({placements}): redistribute() it before it is saved or loaded')
+        d = getattr(placement, "dim", None)
+        if placement.is_replicate() or d is None:
+            continue
+        split = getattr(placement, "split_factor", 1)
+        length = sum(end - begin for begin, end in runs[d])
+        pieces = []
+        for begin, end in _chunks(length, split):
+            mine = _chunk(end - begin, mesh[dim], coordinate[dim])
+            pieces.append((begin + mine[0], begin + mine[1]))
+        runs[d] = _pick(runs[d], pieces)
+    return runs
+
+
+def _chunk(length: int, count: int, index: int) -> tuple[int, int]:
+    """torch.chunk's rule: equal chunks, rounded up, the last ones shorter or empty."""
+    size = -(-length // count) if length else 0
+    return min(index * size, length), min((index + 1) * size, length)
+
+
+def _chunks(length: int, count: int) -> list[tuple[int, int]]:
+    return [_chunk(length, count, i) for i in range(count)]
+
+
+def _pick(runs: Runs, pieces: Runs) -> Runs:
+    """The given positions within what the runs list, neighbours joined."""
+    picked: Runs = []
+    for first, last in pieces:
+        at = 0
+        for begin, end in runs:
+            low, high = max(first - at, 0), min(last - at, end - begin)
+            at += end - begin
+            if low >= high:
+                continue
+            if picked and picked[-1][1] == begin + low:
+                picked[-1] = (picked[-1][0], begin + high)
+            else:
+                picked.append((begin + low, begin + high))
+    return picked
+
+
+def _boxes(local: torch.Tensor, shape: tuple[int, ...], runs: list[Runs]) -> list[Slice]:
+    """One slice for each combination of runs: almost always one."""
+    boxes = [(local, ())]
+    for d, dim_runs in enumerate(runs):
+        more = []
+        for part, offset in boxes:
+            at = 0
+            for begin, end in dim_runs or [(0, 0)]:
+                n = end - begin
+                more.append((part if len(dim_runs) < 2 else part.narrow(d, at, n), (*offset, begin)))
+                at += n
+        boxes = more
+    return [Slice(part, shape, offset) for part, offset in boxes if part.numel() or 0 in shape]
+
+
+# ---- memory ------------------------------------------------------------------------------------------------------------
+
+
+def check(tensor: torch.Tensor, path: str) -> None:
+    """Raises InvalidError for a tensor whose bytes are not all of it, or that has none."""
+    what = None
+    if tensor.layout is not torch.strided:
+        what = f"has layout {tensor.layout}: save to_dense() of it"
+    elif tensor.dtype in _QUANTISED:
+        what = f"is quantised ({tensor.dtype}), with scales besides its bytes: save int_repr() and the scales"
+    elif tensor.device.type == "meta":
+        what = "is on the meta device and has no data: materialise it first"
+    if what:
+        raise InvalidError(f"{path} {what}")
+
+
+def identity(tensor: Any) -> Optional[tuple[Any, ...]]:
+    """Equal only for the same memory seen the same way; None for what has no memory."""
+    local = tensor._local_tensor if is_dtensor(tensor) else tensor
+    try:
+        if local.numel() == 0:
+            return None
+        return (local.data_ptr(), local.dtype, local.shape, local.stride(), local.device, tuple(tensor.shape),
+                getattr(tensor, "placements", None), local.is_conj(), local.is_neg())
+    except (RuntimeError, NotImplementedError, AttributeError):  # wrappers without memory of their own
+        return None
+
+
+def bytes_strides(tensor: torch.Tensor) -> Optional[tuple[int, ...]]:
+    """Strides in bytes; None for a dense, row-major tensor."""
+    if tensor.is_contiguous():
+        return None
+    size = tensor.element_size()
+    return tuple(s * size for s in tensor.stride())
+
+
+class Piece(NamedTuple):
+    """A slice of a tensor as cairn_tensor describes it. strides: in bytes, or None; address: 0 where the processor cannot
+    read the memory, then `local` is to be copied."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: tuple[int, ...]
+    length: tuple[int, ...]
+    strides: Optional[tuple[int, ...]]
+    address: int
+    local: Any
+
+
+def pieces_of(tensor: Any, path: str) -> list[Piece]:
+    """The pieces of a tensor that this process has. path: for messages. Raises InvalidError."""
+    return [_piece(s, path) for s in slices_of(tensor, path)]
+
+
+def _piece(s: Slice, path: str) -> Piece:
+    local = s.local
+    check(local, path)
+    if local.is_conj() or local.is_neg():
+        local = local.resolve_conj().resolve_neg()
+    address = _address(local, path) if local.is_cpu else 0
+    name, shape, offset, length, strides = dtype_name(local.dtype), s.shape, s.offset, tuple(local.shape), bytes_strides(local)
+    if name is None:
+        size = local.element_size()
+        shape, offset, length = (*shape, size), (*offset, 0), (*length, size)
+        name, strides = "BYTES", None if strides is None else (*strides, 1)
+    return Piece(name, shape, offset, length, strides, address, local)
+
+
+def _address(local: torch.Tensor, path: str) -> int:
+    try:
+        address = local.data_ptr()
+    except RuntimeError:
+        address = 0
+    if not address and local.numel():
+        raise InvalidError(f"{path} is a {type(local).__name__} without memory of its own: save the tensors that it is made of")
+    return address
+
+
+_PTR, _DENSE, _STRIDE = torch.Tensor.data_ptr, torch.Tensor.is_contiguous, torch.Tensor.stride
+_CONJ, _NEG = torch.Tensor.is_conj, torch.Tensor.is_neg
+_DTYPE, _SHAPE, _CPU = map(operator.attrgetter, ("dtype", "shape", "is_cpu"))
+
+
+def signature(tensors: Sequence[Any]) -> tuple[tuple[Any, ...], list[int]]:
+    """What says whether tensors lie in memory as others did, in few calls for many tensors: equal for equal dtypes, shapes,
+    strides and placements. And the addresses of their (local) memory. Raises RuntimeError for what has none."""
+    specs = None
+    if set(map(type, tensors)) - _ORDINARY:
+        specs = [t._spec if is_dtensor(t) else None for t in tensors]
+        tensors = [t._local_tensor if spec is not None else t for t, spec in zip(tensors, specs)]
+    dense = list(map(_DENSE, tensors))
+    strides = None if all(dense) else list(map(_STRIDE, tensors))
+    lazy = any(map(_CONJ, tensors)) or any(map(_NEG, tensors))
+    what = (list(map(_DTYPE, tensors)), list(map(_SHAPE, tensors)), strides, list(map(_CPU, tensors)), specs, lazy)
+    return what, list(map(_PTR, tensors))
+
+
+_ORDINARY = {torch.Tensor, torch.nn.Parameter}
+
+
+def has_one_place(tensor: Any) -> bool:
+    """Whether all its pieces are views of one piece of memory, which signature() knows."""
+    local = tensor._local_tensor if is_dtensor(tensor) else tensor
+    return not hasattr(local, "local_shards") and not local.is_conj() and not local.is_neg()
+
+
+def base_of(tensor: Any) -> int:
+    """The address that signature() gives, or 0 where the processor cannot read it."""
+    local = tensor._local_tensor if is_dtensor(tensor) else tensor
+    return _address(local, "a tensor") if local.layout is torch.strided and local.is_cpu else 0
+
+
+def is_distributed(tensor: Any) -> bool:
+    """Whether it says itself which part of the whole this process has."""
+    return is_dtensor(tensor) or hasattr(tensor, "local_shards")
+
+
+def copy_in(source: torch.Tensor, address: int) -> None:
+    """Copies a tensor of any device to dense memory at an address."""
+    _at(address, tuple(source.shape), source.dtype).copy_(source)
+
+
+def _at(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    import ctypes
+
+    size = torch.empty((), dtype=dtype).element_size()
+    for n in shape:
+        size *= n
+    if size == 0:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer((ctypes.c_char * size).from_address(address), dtype=dtype).view(shape)
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------------
+
+
+def name_of(tensor: Any) -> str:
+    """A dtype as messages call it."""
+    return dtype_name(tensor.dtype) or str(true_name(tensor.dtype))
+
+
+def item_size(dtype: torch.dtype) -> int:
+    return torch.empty((), dtype=dtype).element_size()
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(tuple(shape), dtype=dtype)
+
+
+def targets_of(tensor: Any, path: str) -> tuple[list[Piece], list[Callable[[], None]]]:
+    """Where to read a tensor's pieces to, and what is to be done afterwards for those that Cairn cannot write to itself (on a
+    device, lazily conjugated). Raises InvalidError for memory that several elements share."""
+    pieces, after = [], []
+    for s in slices_of(tensor, path):
+        check(s.local, path)
+        if any(n > 1 and step == 0 for n, step in zip(s.local.shape, s.local.stride())):
+            raise InvalidError(f"{path} is expanded: several of its elements are one place in memory; load into clone() of it")
+        local = s.local
+        if not local.is_cpu or local.is_conj() or local.is_neg():
+            local = torch.empty(local.shape, dtype=local.dtype)
+            after.append(functools.partial(_copy_back, s.local.detach(), local))
+        pieces.append(_piece(Slice(local, s.shape, s.offset), path))
+    return pieces, after
+
+
+def _copy_back(target: torch.Tensor, source: torch.Tensor) -> None:
+    with torch.no_grad():
+        target.copy_(source)
