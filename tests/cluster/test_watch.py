@@ -119,7 +119,7 @@ def comes_back(c, job, step, source):
 
 
 def trainer_state(step):
-    return json.dumps({"epoch": 1.0, "global_step": step, "log_history": [{"loss": i} for i in range(step)]}, indent=2)
+    return json.dumps({"epoch": 1.0, "global_step": step, "log_history": [{"loss": i, "grad_norm": float("nan")} for i in range(step)]}, indent=2)
 
 
 def hugging_face(c):

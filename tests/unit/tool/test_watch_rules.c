@@ -70,6 +70,15 @@ static void test_markers(void **state)
     assert_false(says("hf", "{\"global_step\": 400}", "checkpoint-500", 500));
     assert_false(says("hf", "{\"global_step\": \"500\"}", "checkpoint-500", 500));
     assert_false(says("hf", "{\"global_step\": -1}", "checkpoint-500", UINT64_MAX));
+    assert_true(
+        says("hf", "{\"a\": {\"global_step\": 4}, \"s\": \"}\\\"{\", \"loss\": NaN, \"global_step\":500}", "n", 500));
+    assert_false(says("hf", "{\"a\": {\"global_step\": 500}, \"global_step\": 4}", "n", 500));
+    assert_false(says("hf", "{\"a\": \"global_step\", \"b\": 500}", "n", 500));
+    assert_false(says("hf", "{\"global_step\": 5000}", "n", 500));
+    assert_false(says("hf", "{\"global_step\": 500.5}", "n", 500));
+    assert_false(says("hf", "{\"global_step\": 500, \"a\": \"}", "n", 500));
+    assert_false(says("hf", "{\"global_step\": 500} {", "n", 500));
+    assert_false(says("hf", "{\"global_step\": 500", "n", 500));
     assert_false(says("hf", "[500]", "checkpoint-500", 500));
     assert_false(says("hf", "", "checkpoint-500", 500));
     assert_true(says("deepspeed", "global_step500", "global_step500", 500));
