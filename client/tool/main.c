@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "client/tool/tool.h"
+#include "client/tool/watch.h"
 
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
@@ -17,6 +18,7 @@ static const struct command commands[] = {
     {"show", "JOB STEP", cmd_show, "one checkpoint: shards, tensors, where fragments lie"},
     {"verify", "JOB [STEP]", cmd_verify, "reads and checks every fragment where it lies"},
     {"restore", "JOB [STEP|latest] --to DIR", cmd_restore, "writes a checkpoint as safetensors files"},
+    {"watch", "JOB DIR", cmd_watch, "takes up the checkpoints that a framework writes into a directory"},
     {"repair", "JOB [STEP]", cmd_repair, "makes again what peers have lost of a job's checkpoints"},
     {"scrub", "[JOB]", cmd_scrub, "lets every peer read and check what it stores"},
     {"rebuild", "[JOB]", cmd_rebuild, "writes the catalog again from what the peers store"},
@@ -54,9 +56,12 @@ static void print_command_usage(FILE *f, const struct command *c)
     if (c->run == cmd_restore)
         fputs("      --to DIR           where the files go; made when it is missing\n"
               "      --merge            one file of whole tensors instead of one for each rank\n"
+              "      --format files     the directory that \"cairn watch\" took up, as it was\n"
               "      --rank N           only this rank's file\n"
               "      --force            overwrite files that are there\n",
               f);
+    if (c->run == cmd_watch)
+        watch_print_options(f);
     print_options(f);
 }
 
@@ -225,9 +230,9 @@ static int parse_number(const char *name, const char *text, long max, long *ret)
 static int parse_options(struct tool *t, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"socket", 1, NULL, 's'},  {"json", 0, NULL, 'j'}, {"timeout", 1, NULL, 't'}, {"to", 1, NULL, 'o'},
-        {"merge", 0, NULL, 'm'},   {"rank", 1, NULL, 'r'}, {"force", 0, NULL, 'f'},   {"help", 0, NULL, 'h'},
-        {"version", 0, NULL, 'v'}, {NULL, 0, NULL, 0}};
+        {"socket", 1, NULL, 's'}, {"json", 0, NULL, 'j'},    {"timeout", 1, NULL, 't'}, {"to", 1, NULL, 'o'},
+        {"format", 1, NULL, 'F'}, {"merge", 0, NULL, 'm'},   {"rank", 1, NULL, 'r'},    {"force", 0, NULL, 'f'},
+        {"help", 0, NULL, 'h'},   {"version", 0, NULL, 'v'}, {NULL, 0, NULL, 0}};
     int c, help = 0;
     long number;
 
@@ -238,6 +243,8 @@ static int parse_options(struct tool *t, int argc, char **argv)
             t->json = true;
         else if (c == 'o')
             t->to = optarg;
+        else if (c == 'F')
+            t->format = optarg;
         else if (c == 'm')
             t->merge = true;
         else if (c == 'f')
@@ -259,8 +266,31 @@ static int parse_options(struct tool *t, int argc, char **argv)
     return help;
 }
 
+/* Words that are no command line of this command: main has read options of others in front of it. */
+int cmd_watch(struct tool *t)
+{
+    (void)t;
+    return EXIT_USAGE;
+}
+
+static int run_watch(int argc, char **argv)
+{
+    struct watch_options o;
+    int r = watch_options_read(&o, argc, argv);
+
+    if (r == 0)
+        return watch_run(&o);
+    if (r == 2)
+        printf("cairn %s\n", CAIRN_VERSION);
+    else
+        print_command_usage(r == 1 ? stdout : stderr, find_command("watch"));
+    return r < 0 ? EXIT_USAGE : EXIT_OK;
+}
+
 int main(int argc, char **argv)
 {
+    if (watch_is_asked(argc, argv))
+        return run_watch(argc, argv);
     struct tool t = {.rank = -1};
     int help = parse_options(&t, argc, argv); /* getopt moves options to the front */
     const struct command *c = t.argc > 0 && help >= 0 ? find_command(t.argv[0]) : NULL;

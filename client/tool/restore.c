@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cairn restore: safetensors files, one for each rank, or with --merge one of whole tensors. The tensors are restored
  * straight into the mapped file: memory does not grow with the checkpoint. */
+#include "client/tool/restore_files.h"
 #include "client/tool/safetensors.h"
 #include "client/tool/tool.h"
 
@@ -294,6 +295,8 @@ int cmd_restore(struct tool *t)
     if (t->argc < 2 || t->argc > 3 || !t->to || (t->merge && t->rank >= 0) ||
         (t->argc == 3 && tool_parse_step(t->argv[2], &step) < 0))
         return EXIT_USAGE;
+    if (t->format && strcmp(t->format, "files") == 0)
+        return t->merge ? EXIT_USAGE : restore_files(t, step);
     j.name = t->argv[1];
     if (mkdir(t->to, 0755) < 0 && errno != EEXIST) {
         cairn_fail_errno(&err, errno, "create the directory %s", t->to);

@@ -17,7 +17,8 @@ struct tool {
     /* of the command */
     int argc;
     char **argv;
-    const char *to; /* --to */
+    const char *to;     /* --to */
+    const char *format; /* --format; NULL: the command's own */
     bool merge, force;
     int64_t rank; /* --rank; -1: all */
 };
@@ -56,6 +57,7 @@ int cmd_ls(struct tool *t);
 int cmd_show(struct tool *t);
 int cmd_verify(struct tool *t);
 int cmd_restore(struct tool *t);
+int cmd_watch(struct tool *t);
 int cmd_repair(struct tool *t);
 int cmd_scrub(struct tool *t);
 int cmd_rebuild(struct tool *t);
