@@ -521,6 +521,10 @@ void session_on_resume(struct session *s, const struct local_resume *m)
         return;
     }
     session_answer_ok(s, m->h.id);
+    if (sv && sv->rank_save && !sv->failed && !sv->filled && snapshot_is_filled(sv->snapshot)) {
+        save_start_drain(sv); /* filled after the arena came back: that sends the event */
+        return;
+    }
     if (e.state == 0)
         return; /* begun: it is for the client to fill it */
     local_header_init(&e.h, LOCAL_EVENT, sizeof e, 0);
