@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cairn: checkpoints that training does not wait for.
 
+    ckpt = cairn.Checkpointer("llm")
+    start = ckpt.load(state) or 0
+    ckpt.save(step, state)
+
 Importing this package imports neither torch nor libcairn; both are loaded when something needs them.
 """
 from __future__ import annotations
 
+from .checkpointer import Checkpointer, SaveFailedWarning, SaveHandle, read
 from .errors import (
     AbortedError, BusyError, CorruptError, DeniedError, Error, ExistsError, FencedError, ForkedError, InterruptedError,
     InvalidError, NoSpaceError, NotFoundError, OutOfMemoryError, ProtocolError, StalePinError, StorageError, TimeoutError,
@@ -14,8 +19,8 @@ from .session import Restore, Save, Session, Slice
 from .table import Table
 
 __all__ = [
-    "AbortedError", "BusyError", "CorruptError", "DeniedError", "Error", "ExistsError", "FencedError", "ForkedError",
-    "InterruptedError", "InvalidError", "NoSpaceError", "NotFoundError", "OutOfMemoryError", "ProtocolError", "Restore",
-    "Save", "Session", "Slice", "StalePinError", "StorageError", "Table", "TimeoutError", "TooLargeError",
-    "UnavailableError", "UnsupportedError",
+    "AbortedError", "BusyError", "Checkpointer", "CorruptError", "DeniedError", "Error", "ExistsError", "FencedError",
+    "ForkedError", "InterruptedError", "InvalidError", "NoSpaceError", "NotFoundError", "OutOfMemoryError", "ProtocolError",
+    "Restore", "Save", "SaveFailedWarning", "SaveHandle", "Session", "Slice", "StalePinError", "StorageError", "Table",
+    "TimeoutError", "TooLargeError", "UnavailableError", "UnsupportedError", "read",
 ]

@@ -30,6 +30,7 @@ ITEM_SIZES = {
     "F32": 4, "F64": 8, "C64": 8,
 }
 
+TIMEOUT, UNAVAILABLE, INTR = -4, -12, -19  # enum cairn_code: those that a wait looks at itself
 OBSERVER, TAKE_OVER, TRACK = 1, 2, 4  # enum cairn_session_flags
 DEVICE_WRITES = 1  # enum cairn_tensor_flags
 ON_BUSY = {"fail": 0, "wait": 1}  # enum cairn_on_busy
@@ -177,6 +178,11 @@ def call(name: str, *arguments: object) -> None:
     """Calls a function whose last argument is a struct cairn_error, and raises what it reports."""
     err = CError()
     check(getattr(lib(), name)(*arguments, byref(err)), err)
+
+
+def address_of(buffer: bytearray) -> int:
+    """Where a buffer's bytes lie. It cannot be resized while somebody else holds a view of it."""
+    return ctypes.addressof((c_char * len(buffer)).from_buffer(buffer))
 
 
 def free(pointer: c_void_p) -> None:

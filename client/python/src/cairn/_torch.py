@@ -5,8 +5,10 @@ The only module of the package, besides cairn.torch and the integrations, that i
 """
 from __future__ import annotations
 
+import functools
+import operator
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Optional
 
 import torch
@@ -81,9 +83,10 @@ def replica_of(tensor: Any) -> tuple[int, int]:
     return index, count
 
 
-def stores(name: str, index: int, count: int) -> bool:
-    """Whether this one of `count` equal replicas is the one that stores the tensor. All of them agree without a word; names
+def stores(tensor: Any, name: str) -> bool:
+    """Whether this process is the one of its equal replicas that stores the tensor. All of them agree without a word; names
     are spread over them."""
+    index, count = replica_of(tensor)
     return count == 1 or zlib.crc32(name.encode("utf-8", "surrogatepass")) % count == index
 
 
@@ -205,3 +208,137 @@ def bytes_strides(tensor: torch.Tensor) -> Optional[tuple[int, ...]]:
         return None
     size = tensor.element_size()
     return tuple(s * size for s in tensor.stride())
+
+
+class Piece(NamedTuple):
+    """A slice of a tensor as cairn_tensor describes it. strides: in bytes, or None; address: 0 where the processor cannot
+    read the memory, then `local` is to be copied."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: tuple[int, ...]
+    length: tuple[int, ...]
+    strides: Optional[tuple[int, ...]]
+    address: int
+    local: Any
+
+
+def pieces_of(tensor: Any, path: str) -> list[Piece]:
+    """The pieces of a tensor that this process has. path: for messages. Raises InvalidError."""
+    return [_piece(s, path) for s in slices_of(tensor, path)]
+
+
+def _piece(s: Slice, path: str) -> Piece:
+    local = s.local
+    check(local, path)
+    if local.is_conj() or local.is_neg():
+        local = local.resolve_conj().resolve_neg()
+    address = _address(local, path) if local.is_cpu else 0
+    name, shape, offset, length, strides = dtype_name(local.dtype), s.shape, s.offset, tuple(local.shape), bytes_strides(local)
+    if name is None:
+        size = local.element_size()
+        shape, offset, length = (*shape, size), (*offset, 0), (*length, size)
+        name, strides = "BYTES", None if strides is None else (*strides, 1)
+    return Piece(name, shape, offset, length, strides, address, local)
+
+
+def _address(local: torch.Tensor, path: str) -> int:
+    try:
+        address = local.data_ptr()
+    except RuntimeError:
+        address = 0
+    if not address and local.numel():
+        raise InvalidError(f"{path} is a {type(local).__name__} without memory of its own: save the tensors that it is made of")
+    return address
+
+
+_PTR, _DENSE, _STRIDE = torch.Tensor.data_ptr, torch.Tensor.is_contiguous, torch.Tensor.stride
+_CONJ, _NEG = torch.Tensor.is_conj, torch.Tensor.is_neg
+_DTYPE, _SHAPE, _CPU = map(operator.attrgetter, ("dtype", "shape", "is_cpu"))
+
+
+def signature(tensors: Sequence[Any]) -> tuple[tuple[Any, ...], list[int]]:
+    """What says whether tensors lie in memory as others did, in few calls for many tensors: equal for equal dtypes, shapes,
+    strides and placements. And the addresses of their (local) memory. Raises RuntimeError for what has none."""
+    specs = None
+    if set(map(type, tensors)) - _ORDINARY:
+        specs = [t._spec if is_dtensor(t) else None for t in tensors]
+        tensors = [t._local_tensor if spec is not None else t for t, spec in zip(tensors, specs)]
+    dense = list(map(_DENSE, tensors))
+    strides = None if all(dense) else list(map(_STRIDE, tensors))
+    lazy = any(map(_CONJ, tensors)) or any(map(_NEG, tensors))
+    what = (list(map(_DTYPE, tensors)), list(map(_SHAPE, tensors)), strides, list(map(_CPU, tensors)), specs, lazy)
+    return what, list(map(_PTR, tensors))
+
+
+_ORDINARY = {torch.Tensor, torch.nn.Parameter}
+
+
+def has_one_place(tensor: Any) -> bool:
+    """Whether all its pieces are views of one piece of memory, which signature() knows."""
+    local = tensor._local_tensor if is_dtensor(tensor) else tensor
+    return not hasattr(local, "local_shards") and not local.is_conj() and not local.is_neg()
+
+
+def base_of(tensor: Any) -> int:
+    """The address that signature() gives, or 0 where the processor cannot read it."""
+    local = tensor._local_tensor if is_dtensor(tensor) else tensor
+    return _address(local, "a tensor") if local.layout is torch.strided and local.is_cpu else 0
+
+
+def is_distributed(tensor: Any) -> bool:
+    """Whether it says itself which part of the whole this process has."""
+    return is_dtensor(tensor) or hasattr(tensor, "local_shards")
+
+
+def copy_in(source: torch.Tensor, address: int) -> None:
+    """Copies a tensor of any device to dense memory at an address."""
+    _at(address, tuple(source.shape), source.dtype).copy_(source)
+
+
+def _at(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    import ctypes
+
+    size = torch.empty((), dtype=dtype).element_size()
+    for n in shape:
+        size *= n
+    if size == 0:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer((ctypes.c_char * size).from_address(address), dtype=dtype).view(shape)
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------------
+
+
+def name_of(tensor: Any) -> str:
+    """A dtype as messages call it."""
+    return dtype_name(tensor.dtype) or str(true_name(tensor.dtype))
+
+
+def item_size(dtype: torch.dtype) -> int:
+    return torch.empty((), dtype=dtype).element_size()
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(tuple(shape), dtype=dtype)
+
+
+def targets_of(tensor: Any, path: str) -> tuple[list[Piece], list[Callable[[], None]]]:
+    """Where to read a tensor's pieces to, and what is to be done afterwards for those that Cairn cannot write to itself (on a
+    device, lazily conjugated). Raises InvalidError for memory that several elements share."""
+    pieces, after = [], []
+    for s in slices_of(tensor, path):
+        check(s.local, path)
+        if any(n > 1 and step == 0 for n, step in zip(s.local.shape, s.local.stride())):
+            raise InvalidError(f"{path} is expanded: several of its elements are one place in memory; load into clone() of it")
+        local = s.local
+        if not local.is_cpu or local.is_conj() or local.is_neg():
+            local = torch.empty(local.shape, dtype=local.dtype)
+            after.append(functools.partial(_copy_back, s.local.detach(), local))
+        pieces.append(_piece(Slice(local, s.shape, s.offset), path))
+    return pieces, after
+
+
+def _copy_back(target: torch.Tensor, source: torch.Tensor) -> None:
+    with torch.no_grad():
+        target.copy_(source)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import errno
 import json
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -17,16 +19,32 @@ from ctypes import byref, c_char_p, c_uint32, c_uint64, c_void_p
 from typing import Any, Optional
 
 from . import _lib
-from .errors import Error, InterruptedError, InvalidError, NotFoundError, TimeoutError
+from .errors import (
+    DeniedError, Error, InterruptedError, InvalidError, NotFoundError, TimeoutError, UnavailableError,
+)
 from .table import Table
 
 _MAX_MS = 2**32 - 1
+_PIECE_S = 2.0  # of a long wait: a signal that came just before the library began to wait is seen after it
+
+_NO_DAEMON = (": is cairnd running? `systemctl start cairnd` starts it; CAIRN_SOCKET, or socket=, names the socket of one that "
+              "runs elsewhere")
+_HINTS = {
+    errno.ENOENT: _NO_DAEMON,
+    errno.ECONNREFUSED: _NO_DAEMON,
+    errno.EACCES: ": members of the group cairn may connect (`usermod -aG cairn USER`, then log in again)",
+}
 
 
 def _ms(seconds: float) -> int:
     if not seconds >= 0:
         raise InvalidError(f"a timeout of {seconds} s: a number from 0 is wanted")
     return min(int(seconds * 1000), _MAX_MS)
+
+
+def _ours(thing: Any) -> bool:
+    """False in a forked child, where nothing of the parent's is to be touched, and when the interpreter is going down."""
+    return os is not None and os.getpid() == thing._pid
 
 
 def _text(value: Optional[str]) -> Optional[bytes]:
@@ -58,6 +76,7 @@ class Session:
         track: bool = False,
     ) -> None:
         self._handle = c_void_p()
+        self._pid = os.getpid()
         flags = observer * _lib.OBSERVER | take_over * _lib.TAKE_OVER | track * _lib.TRACK
         options = _lib.SessionOptions(
             ctypes.sizeof(_lib.SessionOptions), _text(job), rank, world_size, arena_bytes, _text(start_id), _text(socket),
@@ -65,7 +84,10 @@ class Session:
         )
         self.job = job
         self._children: "weakref.WeakSet[Any]" = weakref.WeakSet()
-        _lib.call("cairn_session_open", byref(options), byref(self._handle))
+        try:
+            _lib.call("cairn_session_open", byref(options), byref(self._handle))
+        except (UnavailableError, DeniedError) as e:
+            raise type(e)(f"{e}{_HINTS.get(e.sys_errno, '')}", e.sys_errno) from None
 
     @property
     def incarnation(self) -> int:
@@ -179,7 +201,7 @@ class Session:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
+        if getattr(self, "_handle", None) and _ours(self):
             self.close()
 
 
@@ -188,6 +210,7 @@ class Save:
 
     def __init__(self, session: Session, handle: c_void_p, step: int, count: int) -> None:
         self._session, self._handle, self.step, self._count = session, handle, step, count
+        self._pid = os.getpid()
         self._table: Optional[Table] = None
         session._children.add(self)
 
@@ -221,12 +244,30 @@ class Save:
         if state not in _lib.STATES:
             raise InvalidError(f'state is {state!r}: "snapshot", "durable" or "committed" is wanted')
         end = time.monotonic() + timeout
-        while True:
-            left = max(0.0, end - time.monotonic())
-            try:
-                return _lib.call("cairn_save_wait", self._open(), _lib.STATES[state], _ms(left))
-            except InterruptedError:  # Python has run its signal handlers: Ctrl-C would have left this loop
-                continue
+        try:
+            while not self._wait_a_piece(_lib.STATES[state], max(0.0, end - time.monotonic())):
+                pass
+        except TimeoutError as e:  # which knows of its last piece only
+            raise e if timeout <= _PIECE_S else TimeoutError(f"waited {timeout:g} s: {e}") from None
+
+    def _wait_a_piece(self, state: int, left: float) -> bool:
+        """False: go on waiting. Between two pieces Python runs its signal handlers, and Ctrl-C leaves wait()."""
+        piece_end = time.monotonic() + _PIECE_S
+        is_last = left <= _PIECE_S
+        err = _lib.CError()
+        # Without a struct for the error libcairn does not ask the daemon why it takes so long.
+        told = byref(err) if is_last else None
+        code = _lib.lib().cairn_save_wait(self._open(), state, _ms(min(left, _PIECE_S)), told)
+        if code == _lib.INTR or (code == _lib.TIMEOUT and not is_last):
+            return False
+        if code == _lib.UNAVAILABLE and not is_last and time.monotonic() >= piece_end:
+            return False  # a daemon that is away is waited for; one that has lost the save says so at once
+        if code < 0 and not is_last:
+            code = _lib.lib().cairn_save_wait(self._open(), state, 0, byref(err))  # the same again, with its reason
+            if code == _lib.TIMEOUT:
+                return False
+        _lib.check(code, err)
+        return True
 
     def is_reached(self, state: str = "committed") -> bool:
         """Looks without waiting. Raises what made the save fail."""
@@ -255,7 +296,7 @@ class Save:
         self._table = None
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
+        if getattr(self, "_handle", None) and _ours(self):
             self.close()
 
 
@@ -285,6 +326,7 @@ class Restore:
 
     def __init__(self, session: Session, handle: c_void_p) -> None:
         self._session, self._handle = session, handle
+        self._pid = os.getpid()
         self._wanted = Table()
         self._keep: list[Any] = []
         session._children.add(self)
@@ -388,5 +430,5 @@ class Restore:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
+        if getattr(self, "_handle", None) and _ours(self):
             self.close()

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a state dict to a table for libcairn, and again for the next save of a state dict that is built the same way.
+
+    first save   walk, names, slices, tree document -> Table        tens of microseconds a tensor
+    later saves  Layout.refresh(): same keys, dtypes, shapes and strides? then only addresses are set
+"""
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Optional, Union
+
+from . import _lib, _tree
+from .table import Table
+
+Replicated = Union[bool, Callable[[str], bool]]
+
+_MIB = 1 << 20
+_ALIGN = 64  # CAIRN_TENSOR_ALIGN
+_DOCUMENT_STEP = 4096
+_SHARE_ROWS_BYTES = 1 << 16  # replicated tensors below this are stored whole by one rank
+
+
+def leaf_tag(kind: type) -> Optional[str]:
+    """ "tensor" or "ndarray" for the type of a value with bytes of its own, else None."""
+    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+    if torch and issubclass(kind, torch.Tensor):
+        return "tensor"
+    return "ndarray" if numpy and kind in (numpy.ndarray, numpy.memmap) else None
+
+
+def arrays_of(value: Any) -> Any:
+    """The module that knows this kind of array: _torch or _numpy."""
+    if leaf_tag(type(value)) == "tensor":
+        from . import _torch as module
+    else:
+        from . import _numpy as module  # type: ignore[no-redef]
+    return module
+
+
+def _true_dtype(value: Any, path: _tree.Key) -> Optional[str]:
+    module = arrays_of(value)
+    if module.__name__.endswith("_numpy"):
+        return module.true_name(value, _tree.show(path))
+    return module.true_name(value.dtype)
+
+
+def _identity(value: Any) -> Any:
+    return arrays_of(value).identity(value)
+
+
+def tree_name(rank: int) -> str:
+    """Under which a rank's tree document is stored."""
+    return f".cairn/tree/{rank}"
+
+
+class Layout:
+    """A state dict's tensors as a table, with the tree document as its last slice.
+
+    rank, world_size: of the saving job; replicated: what plain tensors all ranks hold alike (see Checkpointer). before: the
+    layout of the save before, whose room for the document is kept. After the constructor and after each refresh() the table
+    is ready to be saved, as long as the state's tensors and what `held` keeps live. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        state: Any,
+        rank: int = 0,
+        world_size: int = 1,
+        replicated: Replicated = False,
+        pickle_allowed: bool = False,
+        before: Optional["Layout"] = None,
+    ) -> None:
+        self.table = Table()
+        self.tree = _tree.Tree(state, leaf_tag, _identity, _true_dtype, pickle_allowed)
+        self.held: list[Any] = []  # copies that the addresses point to
+        self.device_rows: list[tuple[int, int, int]] = []  # row, leaf, piece: to be copied after a stage
+        self._share = (rank, world_size, replicated)
+        self._rows: list[tuple[int, int]] = []  # leaf, bytes behind the leaf's own address
+        self._bytes: dict[str, int] = {}
+        values, self.tree.values = self.tree.values, []
+        self.values = values
+        self._torch = [i for i, leaf in enumerate(self.tree.leaves) if leaf.tag == "tensor"]
+        self._numpy = [i for i, leaf in enumerate(self.tree.leaves) if leaf.tag == "ndarray"]
+        self._refreshable = True
+        for i, value in enumerate(values):
+            self._add_leaf(i, value)
+        self._direct = self._rows == [(i, 0) for i in range(len(values))] and not self._numpy
+        self._note_signature(values)
+        self._add_document(rank, before)
+
+    @property
+    def arena_bytes(self) -> int:
+        """Room that one save of this layout takes in the arena: whole MiB for each dtype."""
+        return sum(-(-n // _MIB) * _MIB for n in self._bytes.values())
+
+    # ---- the first time ----
+
+    def _add_leaf(self, number: int, value: Any) -> None:
+        if self.tree.leaves[number].same_as is not None:
+            return
+        module = arrays_of(value)
+        self._refreshable = self._refreshable and module.has_one_place(value)
+        base = module.base_of(value) if self._refreshable else 0
+        for i, piece in enumerate(self._pieces(number, value)):
+            self._add_piece(number, i, piece, base)
+
+    def _pieces(self, number: int, value: Any) -> list[Any]:
+        """What this rank stores of a leaf."""
+        leaf, module = self.tree.leaves[number], arrays_of(value)
+        if not module.stores(value, leaf.name):
+            return []
+        pieces = module.pieces_of(value, _tree.show(leaf.path))
+        return pieces if module.is_distributed(value) else self._my_share(leaf.name, pieces[0])
+
+    def _add_piece(self, number: int, i: int, piece: Any, base: int) -> None:
+        name = self.tree.leaves[number].name
+        row = self.table.add(name, piece.dtype, piece.shape, piece.address, offset=piece.offset, length=piece.length,
+                             strides=piece.strides)
+        if not piece.address and piece.local is not None and 0 not in piece.length:
+            self.device_rows.append((row, number, i))
+        self.held.append(piece.local)
+        self._rows.append((number, piece.address - base if piece.address else 0))
+        self._count(piece.dtype, piece.length)
+
+    def _count(self, dtype: str, length: Sequence[int]) -> None:
+        size = _lib.ITEM_SIZES[dtype]
+        for n in length:
+            size *= n
+        self._bytes[dtype] = -(-self._bytes.get(dtype, 0) // _ALIGN) * _ALIGN + size
+
+    def _my_share(self, name: str, piece: Any) -> list[Any]:
+        """What this rank stores of a tensor that all ranks hold: rows of a large one, a small one whole or not at all. All
+        ranks come to the same division without a word, since they hold the same."""
+        rank, world_size, replicated = self._share
+        if world_size == 1 or not (replicated(name) if callable(replicated) else replicated):
+            return [piece]
+        row = _lib.ITEM_SIZES[piece.dtype]
+        for n in piece.shape[1:]:
+            row *= n
+        rows = piece.shape[0] if piece.shape else 0
+        if rows < world_size or row * rows < _SHARE_ROWS_BYTES:
+            mine = zlib.crc32(name.encode("utf-8", "surrogatepass")) % world_size == rank
+            return [piece] if mine else []
+        first, end = rows * rank // world_size, rows * (rank + 1) // world_size
+        stride = row if piece.strides is None else piece.strides[0]
+        address = piece.address + first * stride if piece.address else 0
+        local = piece.local[first:end] if not piece.address else piece.local
+        return [piece._replace(offset=(first, *piece.offset[1:]), length=(end - first, *piece.length[1:]), address=address,
+                               local=local)]
+
+    def _add_document(self, rank: int, before: Optional["Layout"]) -> None:
+        text = self.tree.text.encode("ascii")
+        room = -(-(len(text) * 5 // 4 + 1024) // _DOCUMENT_STEP) * _DOCUMENT_STEP
+        self._room = max(room, before._room if before else 0)
+        self._document = bytearray(self._room)
+        self._view = memoryview(self._document)
+        self._write_document(text)
+        self._document_at = _lib.address_of(self._document)
+        self.table.add(tree_name(rank), "BYTES", (self._room,), self._document_at)
+        self._count("BYTES", (self._room,))
+
+    def _write_document(self, text: bytes) -> None:
+        self._view[: len(text)] = text
+        self._view[len(text):] = b" " * (self._room - len(text))
+
+    # ---- later ----
+
+    def _note_signature(self, values: list[Any]) -> None:
+        self._signature = self._signature_of(values) if self._refreshable else None
+        self._same = [(i, leaf.same_as) for i, leaf in enumerate(self.tree.leaves) if leaf.same_as is not None]
+
+    def _signature_of(self, values: list[Any]) -> tuple[Any, ...]:
+        """What must be equal for the table to fit, and notes where the leaves lie now."""
+        arrays = [values[i] for i in self._numpy]
+        tensors = values if not arrays else [values[i] for i in self._torch]
+        signature: tuple[Any, ...] = ([(a.dtype.str, a.shape, a.strides) for a in arrays],)
+        self._addresses: list[int] = []
+        if tensors:
+            from . import _torch
+
+            more, self._addresses = _torch.signature(tensors)
+            signature += more
+        if arrays:
+            from . import _numpy
+
+            at = dict(zip(self._torch, self._addresses))
+            at.update(zip(self._numpy, map(_numpy.address_of, arrays)))
+            self._addresses = [at[i] for i in range(len(values))]
+        return signature
+
+    def refresh(self, state: Any) -> bool:
+        """Makes the table fit a later state dict. False: it is built otherwise, a new Layout is needed; the table is not to
+        be used any more."""
+        if not self._refreshable:
+            return False
+        values = self.tree.refresh(state)
+        try:
+            if values is None or len(self.tree.text) > self._room or self._signature_of(values) != self._signature:
+                return False
+        except RuntimeError:  # a tensor that has no strides or no address any more
+            return False
+        at = self._addresses
+        if any(at[i] != at[j] for i, j in self._same):
+            return False
+        self.values = values
+        addresses = at if self._direct else [at[i] + more for i, more in self._rows]
+        for row, _, _ in self.device_rows:
+            addresses[row] = 0
+        addresses.append(self._document_at)
+        self.table.set_addresses(addresses)
+        self._write_document(self.tree.text.encode("ascii"))
+        return True
+
+    def forget(self) -> None:
+        """After a save: the state's memory is not held any more."""
+        self.values, self.held, self._addresses = [], [], []
+
+    def device_pieces(self) -> list[tuple[int, Any]]:
+        """Rows that the processor cannot read, each with the tensor to copy to its place."""
+        return [(row, self._pieces(leaf, self.values[leaf])[i].local) for row, leaf, i in self.device_rows]

@@ -1,0 +1,507 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cairn.Checkpointer: save and load the state dict of one rank of a training job.
+
+    ckpt = cairn.Checkpointer("llm")
+    state = {"model": model, "optimizer": optimizer, "step": 0}
+    start = ckpt.load(state) or 0                  # None: no checkpoint yet
+    for step in range(start + 1, steps + 1):
+        train_one_step()
+        if step % 100 == 0:
+            ckpt.save(step, state)                 # returns after one copy into memory
+
+Times are in seconds, sizes in bytes.
+"""
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any, Optional, Union
+
+from . import _lib, launch
+from ._layout import Layout, Replicated
+from ._load import Loader
+from ._merge import Rename
+from .errors import (
+    AbortedError, BusyError, Error, ExistsError, FencedError, ForkedError, InvalidError, NotFoundError, StalePinError,
+    TimeoutError, TooLargeError, UnavailableError,
+)
+from .session import Restore, Save, Session
+
+_MIB = 1 << 20
+_LOG = logging.getLogger("cairn")
+_RETRY_S = 0.05  # between two tries to reopen a session
+_ON_BUSY = ("wait", "skip", "fail")
+
+
+class SaveFailedWarning(RuntimeWarning):
+    """A save failed and training goes on. Issued once for each kind of failure, until a save has succeeded again."""
+
+
+class SaveHandle:
+    """A save on its way. step: what was saved. Its checkpoint exists once it is committed, on all ranks alike."""
+
+    def __init__(self, save: Save) -> None:
+        self.step = save.step
+        self._save: Optional[Save] = save
+        self._reached = "snapshot"
+        self._failure: Optional[Error] = None
+
+    def wait(self, state: str = "committed", timeout: float = 600.0) -> None:
+        """Waits until this rank's part is on stable storage ("durable") or the checkpoint of all ranks exists ("committed").
+        Raises TimeoutError, AbortedError (why is in the message), UnavailableError. Ctrl-C ends it at once."""
+        if state not in _lib.STATES:
+            raise InvalidError(f'state is {state!r}: one of {", ".join(_lib.STATES)} is wanted')
+        if self._failure:
+            raise self._failure
+        if _lib.STATES[self._reached] >= _lib.STATES[state]:
+            return
+        if self._save is None:
+            raise TimeoutError(f"step {self.step} was {self._reached} when its session was closed; it goes on in the daemon, "
+                               f"and latest() of a later start, or `cairn ls`, tells what became of it")
+        try:
+            self._save.wait(state, timeout)
+        except (AbortedError, FencedError, StalePinError) as e:
+            self._failure = e
+            raise
+        self._reached = max(self._reached, state, key=_lib.STATES.__getitem__)
+
+    def is_reached(self, state: str = "committed") -> bool:
+        """As wait(), but only looks. False also where nobody can tell any more."""
+        try:
+            self.wait(state, 0)
+        except (TimeoutError, UnavailableError):
+            return False
+        return True
+
+    @property
+    def committed(self) -> bool:
+        """Whether the checkpoint exists by now. Raises what made the save fail."""
+        return self.is_reached("committed")
+
+    def info(self) -> dict[str, Any]:
+        """What the save copied, see Save.info(); empty once its session is closed."""
+        return self._save.info() if self._save else {}
+
+    def _let_go(self) -> None:
+        save, self._save = self._save, None
+        if save:
+            save.close()
+
+
+class Checkpointer:
+    """Saves and loads the state of one rank of a job, through the node's cairnd.
+
+    job: the job's name, [A-Za-z0-9._-], the same on all ranks and at every start. rank, world_size: from torch.distributed or
+    the launcher where they are not given (cairn.launch). start_id: names this start of the job, equal on all ranks; from the
+    launcher by default, and new for each Checkpointer in a world of one.
+
+    arena: bytes of shared memory that snapshots are copied to. "auto" takes a quarter more than one save needs, faulted in at
+    the first use, and grows when the state has grown: that save then first waits for those under way.
+    on_busy: when earlier saves still fill the arena, "wait" for room (up to timeout), "skip" this step (save() returns None),
+    or "fail". A step that one rank skips is no checkpoint for any rank.
+    replicated: plain tensors are each rank's own by default. True, or a function of a tensor's name, says that all ranks hold
+    the same: then each stores a share. DTensors say themselves what is sharded and what is replicated.
+    copy_threads: threads of the copy. track: copy only what was written since the last save (CAIRN_TRACK in cairn.h).
+    pickle: what has no safe form is pickled; load() then needs allow_pickle=True.
+    raise_errors: save() raises what failed. By default it warns (SaveFailedWarning), counts (failures, last_error) and
+    returns None, since training can go on without a checkpoint.
+    timeout: for opening, for each exchange with the daemon, and for room in the arena.
+    take_over: start although another start of the job lives; its ranks are fenced.
+
+    The session opens at the first use. Not thread-safe, but for handles: several threads may not save at once. After a fork
+    the child must not use it (ForkedError), and is not disturbed by it: data-loader workers may inherit it.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        rank: Optional[int] = None,
+        world_size: Optional[int] = None,
+        *,
+        arena: Union[str, int] = "auto",
+        on_busy: str = "wait",
+        replicated: Replicated = False,
+        socket: Optional[str] = None,
+        timeout: float = 30.0,
+        copy_threads: int = 1,
+        track: bool = False,
+        start_id: Optional[str] = None,
+        pickle: bool = False,
+        raise_errors: bool = False,
+        take_over: bool = False,
+    ) -> None:
+        self._session: Optional[Session] = None
+        self._pid = os.getpid()
+        if not isinstance(job, str) or not launch.is_name(job):
+            raise InvalidError(f"job is {job!r}: 1 to 128 characters of [A-Za-z0-9._-] are wanted")
+        if on_busy not in _ON_BUSY:
+            raise InvalidError(f'on_busy is {on_busy!r}: "wait", "skip" or "fail" is wanted')
+        if arena != "auto" and (isinstance(arena, bool) or not isinstance(arena, int) or arena <= 0):
+            raise InvalidError(f'arena is {arena!r}: "auto" or a number of bytes is wanted')
+        self.job = job
+        self.launch = launch.find(rank, world_size, start_id)
+        self.failures = 0
+        self.skipped = 0
+        self.last_error: Optional[Error] = None
+        self._arena_asked = None if arena == "auto" else int(arena)
+        self._arena = 0  # of the open session
+        self._on_busy, self._replicated, self._pickle = on_busy, replicated, pickle
+        self._raise_errors, self._timeout = raise_errors, timeout
+        self._options: dict[str, Any] = dict(
+            rank=self.launch.rank, world_size=self.launch.world_size, start_id=self.launch.start_id, socket=socket,
+            timeout=timeout, copy_threads=copy_threads, track=track, take_over=take_over,
+        )
+        self._layout: Optional[Layout] = None
+        self._under_way: list[SaveHandle] = []
+        self._warned: set[str] = set()
+        self._resumed: Optional[tuple[Optional[int]]] = None  # what latest() said in this start
+        self._lock = threading.RLock()
+
+    @property
+    def rank(self) -> int:
+        """This process's rank."""
+        return self.launch.rank
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of this start."""
+        return self.launch.world_size
+
+    # ---- save ----
+
+    def save(
+        self,
+        step: int,
+        state_dict: Mapping[Any, Any],
+        *,
+        wait: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> Optional[SaveHandle]:
+        """Copies the state into the arena; when this returns it may change. The daemon does the rest.
+
+        step: a number from 0, higher than those saved before; each step once. state_dict: nested dicts, lists and tuples of
+        tensors, arrays and plain values (docs/python-state.md); at the top, objects with state_dict() and load_state_dict()
+        stand for their state. wait: "durable" or "committed" waits for that too, up to timeout (600 s by default).
+
+        Returns a handle; None when the step was skipped or has failed. What fails is raised with wait or raise_errors=True,
+        else warned about and counted. Raises InvalidError for a wrong step or wait in any case.
+        """
+        self._check_process()
+        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < _lib.LATEST:
+            raise InvalidError(f"step is {step!r}: a whole number from 0 is wanted")
+        if wait not in (None, "snapshot", "durable", "committed"):
+            raise InvalidError(f'wait is {wait!r}: "durable" or "committed" is wanted, or None')
+        with self._lock:
+            try:
+                handle = self._save(step, state_dict)
+                if handle and wait:
+                    handle.wait(wait, 600.0 if timeout is None else timeout)
+            except BusyError as e:
+                if self._on_busy != "skip":
+                    return self._failed(step, e, wait is not None)
+                self.skipped += 1
+                return None
+            except (Error, OSError) as e:
+                return self._failed(step, e if isinstance(e, Error) else Error(str(e)), wait is not None)
+            self._look_at_earlier(handle)
+            return handle
+
+    def _save(self, step: int, state_dict: Mapping[Any, Any]) -> SaveHandle:
+        layout = self._layout_for(_states_of(state_dict))
+        try:
+            session = self._open(layout.arena_bytes)
+            on_busy = "wait" if self._on_busy == "wait" else "fail"
+            if layout.device_rows:
+                save = self._save_staged(session, step, layout, on_busy)
+            else:
+                save = session.save(step, layout.table, on_busy=on_busy)
+        finally:
+            layout.forget()
+        return SaveHandle(save)
+
+    @staticmethod
+    def _save_staged(session: Session, step: int, layout: Layout, on_busy: str) -> Save:
+        """Tensors on devices are copied straight to their places in the arena."""
+        from . import _torch
+
+        save = session.stage(step, layout.table, on_busy=on_busy)
+        try:
+            for row, tensor in layout.device_pieces():
+                _torch.copy_in(tensor, save.place(row))
+            save.seal()
+        except BaseException:
+            save.close()
+            raise
+        return save
+
+    def _layout_for(self, state: dict[Any, Any]) -> Layout:
+        layout = self._layout
+        if layout is None or not layout.refresh(state):
+            self._layout = None
+            layout = Layout(state, self.rank, self.world_size, self._replicated, self._pickle, layout)
+            self._layout = layout
+        return layout
+
+    def _failed(self, step: int, error: Error, asked: bool) -> None:
+        self.failures += 1
+        self.last_error = error
+        if asked or self._raise_errors:
+            raise error
+        self._warn(step, error)
+
+    def _warn(self, step: int, error: Error) -> None:
+        text = f"job {self.job}, rank {self.rank}: step {step} was not saved, training goes on: {error}"
+        if error.code in self._warned:
+            _LOG.debug(text)
+            return
+        self._warned.add(error.code)
+        _LOG.warning(text)
+        warnings.warn(text, SaveFailedWarning, stacklevel=4)
+
+    def _look_at_earlier(self, newest: Optional[SaveHandle]) -> None:
+        """Saves that failed behind our back are counted too. The daemon has just answered: who is lost now is lost."""
+        earlier, self._under_way = self._under_way, [newest] if newest else []
+        for handle in earlier:
+            try:
+                handle.wait("committed", 0)
+            except TimeoutError:
+                self._under_way.append(handle)
+            except Error as e:
+                self.failures += 1
+                self.last_error = e
+                self._warn(handle.step, e)
+            else:
+                self._warned.clear()
+                handle._let_go()
+
+    # ---- load ----
+
+    def latest(self) -> Optional[int]:
+        """The step that all ranks of this start resume from, or None when the job has no checkpoint. The first rank that asks
+        fixes it for all, and for as long as this start lives. Raises what fails."""
+        self._check_process()
+        with self._lock:
+            step = self._open(0).latest()
+            self._resumed = (step,)
+            return step
+
+    def load(
+        self,
+        state_dict: dict[Any, Any],
+        step: Union[int, str, None] = "latest",
+        *,
+        strict: bool = True,
+        rename: Rename = None,
+        allow_pickle: bool = False,
+        timeout: float = 3600.0,
+    ) -> Optional[int]:
+        """Fills a state dict from a checkpoint: tensors in place (of a DTensor this rank's part), other values into the given
+        dicts and lists, objects at the top through load_state_dict(). Any world size reads any checkpoint.
+
+        Where the given state has an empty dict or list, or None, the saved value is put whole, with new tensors on the
+        processor: so the state of an optimizer that has not stepped yet is loaded. Of values that are no tensors a rank gets
+        its own, or the first rank's where there was no such rank.
+
+        step: a number, or "latest": what latest() says. strict: entries that are only on one side are an error; else they
+        stay as they are. rename: names of the state -> names in the checkpoint, as a mapping (an entry holds for everything
+        below it too) or a function. allow_pickle: run the code of pickled values; trust who saved them.
+
+        Returns the step, or None when there is no checkpoint. Raises InvalidError, which lists what does not fit, before
+        anything is changed; NotFoundError for a step that is not there; TimeoutError, CorruptError, UnavailableError: then
+        the tensors' contents are undefined. Ctrl-C ends it within a fraction of a second.
+        """
+        self._check_process()
+        if not isinstance(state_dict, dict):
+            raise InvalidError(f"state_dict is a {type(state_dict).__name__}: a dict is wanted")
+        state = _states_of(state_dict)
+        with self._lock:
+            restore = self._restore(step, state, timeout)
+            if restore is None:
+                return None
+            with restore:
+                Loader(restore, self.rank, self._what(restore.step), allow_pickle, timeout).fill(state, strict, rename)
+                found = restore.step
+        for key, value in state_dict.items():
+            if _is_stateful(value):
+                value.load_state_dict(state[key])
+            elif value is not state[key]:
+                state_dict[key] = state[key]
+        for key in state.keys() - state_dict.keys():
+            state_dict[key] = state[key]
+        return found
+
+    def load_tree(
+        self, step: Union[int, str, None] = "latest", *, allow_pickle: bool = False, timeout: float = 3600.0
+    ) -> Optional[dict[Any, Any]]:
+        """The state dict as this rank saved it (or the first rank, where there was no such rank), in new tensors, each in
+        full. None when there is no checkpoint. Raises as load()."""
+        self._check_process()
+        with self._lock:
+            restore = self._restore(step, None, timeout)
+            if restore is None:
+                return None
+            with restore:
+                return Loader(restore, self.rank, self._what(restore.step), allow_pickle, timeout).make()
+
+    def _what(self, step: int) -> str:
+        return f"step {step} of job {self.job}"
+
+    def _restore(self, step: Union[int, str, None], state: Optional[dict[Any, Any]], timeout: float) -> Optional[Restore]:
+        number = _step_number(step)
+        session = self._open(self._guess(state))
+        if number is not None:
+            return session.restore(number, min(timeout, 60.0))
+        if self.latest() is None:
+            return None
+        try:
+            return session.restore(None, min(timeout, 60.0))
+        except NotFoundError:
+            return None
+
+    def _guess(self, state: Optional[dict[Any, Any]]) -> int:
+        """What a save of this state would need, so that the arena need not grow at the first one."""
+        if state is None or self._arena_asked or self._session:
+            return 0
+        try:
+            layout = self._layout_for(state)
+        except Error:  # what cannot be saved may be loaded all the same
+            return 0
+        layout.forget()
+        return layout.arena_bytes
+
+    # ---- the session ----
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError(f"this Checkpointer of job {self.job} belongs to process {self._pid}: a forked child must not "
+                              f"save or load with it")
+
+    def _wanted_arena(self, need: int) -> int:
+        if self._arena_asked is None:
+            return -(-need * 5 // 4 // _MIB) * _MIB + 2 * _MIB
+        if need > self._arena_asked:
+            raise TooLargeError(f"one save needs {need // _MIB} MiB and the arena has {self._arena_asked // _MIB}: pass "
+                                f'arena={-(-need * 5 // 4 // _MIB) * _MIB} (a quarter more, to overlap saves) or arena="auto"')
+        return self._arena_asked
+
+    def _open(self, need: int) -> Session:
+        """The session, with an arena that one save of so many bytes fits into."""
+        if self._session and need <= self._arena:
+            return self._session
+        wanted = self._wanted_arena(need)
+        again = self._session is not None
+        if again:
+            self._close_session(self._timeout)
+        self._session = self._reopen(wanted) if again else Session(self.job, arena_bytes=wanted, **self._options)
+        self._arena = wanted
+        if again and self._resumed is not None:
+            self._check_pin(self._session)
+        return self._session
+
+    def _reopen(self, wanted: int) -> Session:
+        """The daemon may not have noticed yet that the old session is gone."""
+        end = time.monotonic() + self._timeout
+        while True:
+            try:
+                return Session(self.job, arena_bytes=wanted, **self._options)
+            except (ExistsError, BusyError):
+                if time.monotonic() > end:
+                    raise
+                time.sleep(_RETRY_S)
+
+    def _check_pin(self, session: Session) -> None:
+        """A new session knows nothing of what the one before has loaded."""
+        assert self._resumed is not None
+        step = session.latest()
+        if step != self._resumed[0]:
+            was, self._resumed = self._resumed[0], None
+            raise StalePinError(f"job {self.job}: the step to resume from was {was} and is {step} now: load it before saving")
+
+    def _close_session(self, timeout: float) -> None:
+        """Waits for what is under way, then lets it go; it goes on in the daemon."""
+        end = time.monotonic() + timeout
+        try:
+            for handle in self._under_way:
+                self._settle(handle, max(0.0, end - time.monotonic()))
+        finally:
+            for handle in self._under_way:
+                handle._let_go()
+            self._under_way = []
+            session, self._session, self._arena = self._session, None, 0
+            if session:
+                session.close()
+
+    def _settle(self, handle: SaveHandle, timeout: float) -> None:
+        try:
+            handle.wait("committed", timeout)
+        except TimeoutError as e:
+            _LOG.warning("job %s: closed before step %d was committed; it goes on in the daemon: %s", self.job, handle.step, e)
+        except Error as e:
+            self.failures += 1
+            self.last_error = e
+            self._warn(handle.step, e)
+
+    def close(self, timeout: Optional[float] = None) -> None:
+        """Waits up to timeout (the Checkpointer's by default) until the saves under way are committed, so that one that fails
+        is not missed, and closes the session. What is not committed by then goes on in the daemon. May be called twice."""
+        self._check_process()
+        with self._lock:
+            self._close_session(self._timeout if timeout is None else timeout)
+            self._layout = None
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if os.getpid() == self._pid:
+            self.close(0.0 if kind else None)
+
+
+def read(
+    job: str,
+    step: Union[int, str, None] = "latest",
+    *,
+    rank: int = 0,
+    socket: Optional[str] = None,
+    allow_pickle: bool = False,
+    timeout: float = 3600.0,
+) -> Optional[dict[Any, Any]]:
+    """The state dict that a rank of a job saved, in new tensors, each in full; without being a rank of the job, so that a
+    notebook can read what a running training saves. None when the job has no checkpoint. Raises as Checkpointer.load()."""
+    number = _step_number(step)
+    with Session(job, observer=True, socket=socket) as session:
+        try:
+            restore = session.restore(number, min(timeout, 60.0))
+        except NotFoundError:
+            if number is not None:
+                raise
+            return None
+        with restore:
+            return Loader(restore, rank, f"step {restore.step} of job {job}", allow_pickle, timeout, rank > 0).make()
+
+
+def _step_number(step: Union[int, str, None]) -> Optional[int]:
+    if step is None or step == "latest":
+        return None
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < _lib.LATEST:
+        raise InvalidError(f'step is {step!r}: "latest" or a whole number from 0 is wanted')
+    return step
+
+
+def _is_stateful(value: Any) -> bool:
+    return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+
+
+def _states_of(state: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The state dict with the states of the objects at its top in their place."""
+    if not isinstance(state, Mapping):
+        raise InvalidError(f"state_dict is a {type(state).__name__}: a dict is wanted")
+    if type(state) is dict and not any(map(_is_stateful, state.values())):
+        return state
+    if hasattr(state, "_metadata"):
+        return state  # type: ignore[return-value] # Module.state_dict()
+    return {k: v.state_dict() if _is_stateful(v) else v for k, v in state.items()}

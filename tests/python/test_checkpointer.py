@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cairn.Checkpointer on a real daemon: what was saved is what is loaded, whatever the state dict is made of and whoever loads it."""
+import gc
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+
+import numpy
+import pytest
+import torch
+from ranks import run_ranks
+
+import cairn
+from checkpointer_ranks import SHAPES, whole
+
+DTYPES = [torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64, torch.float16,
+          torch.bfloat16, torch.float32, torch.float64, torch.complex32, torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2,
+          torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.float8_e8m0fnu, torch.bits8, torch.bits16]
+
+
+def of_dtype(dtype, shape=(3, 5)):
+    size = torch.empty((), dtype=dtype).element_size()
+    data = torch.randint(0, 2 if dtype == torch.bool else 256, (*shape[:-1], shape[-1] * size), dtype=torch.uint8)
+    return data.view(dtype)
+
+
+def bits(t):
+    """What is compared: not-a-numbers too."""
+    return t.dtype, tuple(t.shape), t.contiguous().flatten().view(torch.uint8).tolist() if t.numel() else []
+
+
+def a_state():
+    base = torch.randn(6, 8)
+    return {
+        "dtypes": {str(d): of_dtype(d) for d in DTYPES},
+        "views": {"transposed": base.t(), "every second": base[::2, 1::3], "permuted": torch.randn(2, 3, 4).permute(2, 0, 1), "expanded": torch.randn(3, 1).expand(3, 4),
+                  "conjugate": torch.randn(3, dtype=torch.complex64).conj(), "negative": torch.randn(3, dtype=torch.complex64).conj().imag},
+        "shapes": [torch.tensor(3.5), torch.empty(0), torch.empty(4, 0, 2), torch.randn(1, 1, 1)],
+        "arrays": {"f": numpy.asfortranarray(numpy.arange(6.0).reshape(2, 3)), "c16": numpy.arange(3) * 2j, "big": numpy.arange(3, dtype=">i4"), "u": numpy.array(["a", "ü"]),
+                   "0d": numpy.array(7)},
+        "rng": {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy.random.get_state()},
+        "values": {"step": 12, "lr": 1e-4, "nan": float("nan"), "name": "x", "none": None, "betas": (0.9, 0.999), "set": {1, 2}, "bytes": b"\0\1", "big": 2**100},
+        0: torch.ones(1),
+    }
+
+
+def zeroed(state):
+    """The same containers with other contents, of the same kinds."""
+    if isinstance(state, torch.Tensor):
+        return torch.zeros(state.shape, dtype=torch.uint8).to(state.dtype) if state.dtype not in (torch.bits8, torch.bits16) else of_dtype(state.dtype)
+    if isinstance(state, numpy.ndarray):
+        return numpy.zeros_like(state)
+    if isinstance(state, dict):
+        return {k: zeroed(v) for k, v in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(zeroed(v) for v in state)
+    return None
+
+
+def assert_same(a, b, path="state"):
+    assert type(a) is type(b), path
+    if isinstance(a, torch.Tensor):
+        assert bits(a) == bits(b), path
+    elif isinstance(a, numpy.ndarray):
+        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes()), path
+    elif isinstance(a, dict):
+        assert list(a) == list(b), path
+        for k in a:
+            assert_same(a[k], b[k], f"{path}.{k}")
+    elif type(a) in (list, tuple):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_same(x, y, f"{path}.{i}")
+    else:
+        assert a == b or a != a and b != b, path
+
+
+def plain(tensor):
+    return tensor.resolve_conj().resolve_neg()
+
+
+def checkpointer(job, **kwargs):
+    return cairn.Checkpointer(job, raise_errors=True, **kwargs)
+
+
+def test_everything_comes_back(cluster, job):
+    state = a_state()
+    expect = {**state, "views": {k: plain(v) for k, v in state["views"].items()}}
+    with checkpointer(job) as ckpt:
+        handle = ckpt.save(3, state, wait="committed", timeout=30)
+        assert handle.committed and handle.step == 3
+    back = zeroed(state)
+    tensors = {id(t): t for t in [*back["dtypes"].values(), *back["shapes"], back["views"]["transposed"]]}
+    with checkpointer(job) as ckpt:
+        assert ckpt.load(back) == 3
+        assert_same(back, expect)
+        assert all(id(t) in tensors for t in [*back["dtypes"].values(), *back["shapes"]]), "tensors are filled in place"
+        assert_same(ckpt.load_tree(), expect)
+    assert_same(cairn.read(job), expect)
+    assert cairn.read(job, 3)["values"]["step"] == 12 and cairn.read("nobody-" + job) is None
+
+
+def test_loads_into_views(cluster, job):
+    """Targets that are not dense."""
+    state = {"a": torch.randn(6, 8), "b": torch.randn(4, dtype=torch.complex64)}
+    with checkpointer(job) as ckpt:
+        ckpt.save(1, state, wait="committed")
+        memory = torch.zeros(20, 20)
+        lazy = torch.zeros(4, dtype=torch.complex64).conj()
+        ckpt.load({"a": memory[1:17:2, 3:9].t(), "b": lazy})
+        assert torch.equal(memory[1:17:2, 3:9].t(), state["a"]) and memory.count_nonzero() == 48
+        assert torch.equal(lazy.resolve_conj(), state["b"])
+        with pytest.raises(cairn.InvalidError, match=r"state_dict\['a'\] is expanded"):
+            ckpt.load({"a": torch.zeros(1, 8).expand(6, 8), "b": lazy})
+
+
+def trained(seed):
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Embedding(11, 4), torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 11, bias=False))
+    model[3].weight = model[0].weight
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    return model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2)
+
+
+def train(model, optimizer, scheduler, steps):
+    losses = []
+    for i in range(steps):
+        loss = model(torch.arange(i, i + 8) % 11).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_a_training_goes_on_bit_for_bit(cluster, job):
+    """Objects at the top stand for their state; an optimizer that has not stepped yet gets its state."""
+    objects = dict(zip(("model", "optimizer", "scheduler"), trained(1)))
+    train(*objects.values(), 3)
+    with checkpointer(job) as ckpt:
+        assert ckpt.load({**objects, "epoch": 1}) is None
+        handle = ckpt.save(3, {**objects, "epoch": 7})
+        handle.wait(timeout=30)
+        names = {s.name for s in ckpt._session.restore(3).slices()}
+    assert "model.0.weight" in names and "model.3.weight" not in names, "tied weights are stored once"
+    expect = train(*objects.values(), 4)
+    again = {**dict(zip(("model", "optimizer", "scheduler"), trained(2))), "epoch": 0}
+    with checkpointer(job) as ckpt:
+        assert ckpt.load(again) == 3
+    assert again["epoch"] == 7 and train(*list(again.values())[:3], 4) == expect
+
+
+def test_later_saves_take_what_the_state_is_then(cluster, job):
+    """The fast path: other addresses, other values, tensors that were replaced."""
+    state = {"w": torch.zeros(1000), "n": numpy.zeros(3), "log": []}
+    with checkpointer(job) as ckpt:
+        for step in range(1, 6):
+            state = {"w": torch.full((1000,), float(step)), "n": numpy.full(3, float(step)), "log": [*state["log"], step]}
+            layout = ckpt._layout
+            ckpt.save(step, state)
+            state["w"].zero_()
+        assert ckpt._layout is layout, "one layout served all"
+        ckpt.save(6, {**state, "more": torch.ones(2)}, wait="committed")
+        assert cairn.read(job, 6)["more"].tolist() == [1, 1]
+        for step in (1, 5):
+            back = cairn.read(job, step)
+            assert back["w"].unique().tolist() == [step] and back["n"].tolist() == [step] * 3 and back["log"] == list(range(1, step + 1))
+
+
+def test_the_arena_grows_with_the_state(cluster, job):
+    with checkpointer(job) as ckpt:
+        assert ckpt.latest() is None
+        small = ckpt._arena
+        first = ckpt.save(1, {"w": torch.ones(1000)})
+        ckpt.save(2, {"w": torch.ones(3 << 20)})
+        assert ckpt._arena > small and first.committed
+        ckpt.save(3, {"w": torch.ones(6 << 20)}, wait="committed")
+        assert cairn.read(job)["w"].sum() == 6 << 20
+        ckpt._resumed = (2,)  # as if the step to resume from had moved while no session was open
+        with pytest.raises(cairn.StalePinError, match="was 2 and is None"):
+            ckpt.save(4, {"w": torch.ones(12 << 20)})
+        ckpt.save(5, {"w": torch.ones(12 << 20)})
+
+
+def test_latest_is_fixed_for_a_start(cluster, job):
+    with checkpointer(job) as ckpt:
+        ckpt.save(1, {"w": torch.ones(3)}, wait="committed")
+    with checkpointer(job) as ckpt:
+        assert ckpt.latest() == 1
+        ckpt.save(2, {"w": torch.ones(3 << 20)}, wait="committed")  # with a larger arena, so another session
+        assert ckpt.latest() == 1
+    with checkpointer(job) as ckpt:
+        assert ckpt.latest() == 2
+
+
+def busy(job, on_busy, **kwargs):
+    """Two saves at once in an arena for one."""
+    state = {"w": torch.ones(12 << 20)}  # 48 MiB: not on the disk by the time the next line runs
+    with cairn.Checkpointer(job, arena=50 << 20, on_busy=on_busy, **kwargs) as ckpt:
+        assert ckpt.save(1, state)
+        return ckpt, ckpt.save(2, state)
+
+
+def test_on_busy(cluster, job):
+    ckpt, second = busy(job, "skip")
+    assert second is None and (ckpt.skipped, ckpt.failures) == (1, 0)
+    with pytest.warns(cairn.SaveFailedWarning, match="free while earlier saves drain"):
+        ckpt, second = busy(job + "f", "fail")
+    assert second is None and ckpt.failures == 1 and isinstance(ckpt.last_error, cairn.BusyError)
+    ckpt, second = busy(job + "w", "wait")
+    assert second.step == 2 and ckpt.failures == 0 and cairn.read(job + "w")["w"].sum() == 12 << 20
+
+
+def test_ranks_save_and_any_world_loads(cluster, job):
+    """DTensors on a 2x2 mesh with every kind of placement, replicated and own tensors; loaded by three ranks and by one without torch.distributed."""
+    stored = run_ranks(4, "checkpointer_ranks:save", {"job": job}, timeout=90)
+    once = sum(whole(n).nbytes for n in SHAPES) + 21000 * 4 + 3 * 4 + 4 * 4
+    documents = sum(stored) - once
+    assert 0 < documents <= 4 * 8192 and documents % 4096 == 0, "what is replicated is stored once"
+    for world in (3,):
+        results = run_ranks(world, "checkpointer_ranks:load", {"job": job}, timeout=90)
+        assert [r["step"] for r in results] == [2] * world and not any(r["wrong"] for r in results), results
+        assert [r["own"] for r in results] == list(range(world)), "each rank's own comes back to it"
+    back = cairn.read(job)
+    assert all(torch.equal(back["model"][n], whole(n)) for n in SHAPES)
+    assert torch.equal(back["same"], torch.arange(21000.0).view(300, 70)) and back["own"]["rank"].item() == 0
+    assert cairn.read(job, rank=3)["own"]["rank"].item() == 3
+    with checkpointer(job) as ckpt:
+        state = {"model": {"even": torch.zeros(SHAPES["even"])}}
+        assert ckpt.load(state, strict=False) == 2 and torch.equal(state["model"]["even"], whole("even"))
+
+
+class Data(torch.utils.data.Dataset):
+    """Holds a Checkpointer, as a careless program's does."""
+
+    def __init__(self, ckpt=None):
+        self.ckpt = ckpt
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        if self.ckpt:
+            with pytest.raises(cairn.ForkedError, match="belongs to process"):
+                self.ckpt.save(99, {"w": torch.ones(1)})
+            self.ckpt = None  # the last reference in this process
+            gc.collect()
+        return i
+
+
+def test_data_loader_workers_do_not_disturb(cluster, job):
+    state = {"w": torch.ones(1000)}
+    with checkpointer(job) as ckpt:
+        handle = ckpt.save(1, state)
+        for context, data in (("fork", Data(ckpt)), ("spawn", Data())):
+            loader = torch.utils.data.DataLoader(data, num_workers=2, multiprocessing_context=context)
+            assert sum(int(i) for i in loader) == 28
+        handle.wait(timeout=30)
+        ckpt.save(2, state, wait="committed", timeout=30)
+
+
+def interrupt_soon():
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    return timer
+
+
+def test_ctrl_c_ends_a_wait(cluster, job):
+    with cairn.Checkpointer(job, rank=0, world_size=2, start_id="alone") as ckpt:
+        handle = ckpt.save(1, {"w": torch.ones(3)})
+        interrupt_soon()
+        with pytest.raises(KeyboardInterrupt):
+            handle.wait("committed", 60)  # the other rank never comes
+        ckpt.close(0)
+
+
+def test_ctrl_c_ends_a_load(cluster, job):
+    with checkpointer(job) as ckpt:
+        ckpt.save(1, {"w": torch.ones(1 << 20)}, wait="committed")
+    with cairn.Session(job, observer=True) as session:
+        restore, target = session.restore(1), torch.zeros(1 << 20)
+        restore.add("w", "F32", (1 << 20,), target.data_ptr(), keep=target)
+        cluster.all.node.freeze()
+        try:
+            interrupt_soon()
+            with pytest.raises(KeyboardInterrupt):
+                restore.run(60)
+        finally:
+            cluster.all.node.thaw()
+        restore.run(60)
+        assert target.sum() == 1 << 20
+
+
+def test_a_daemon_that_dies_does_not_stop_training(cluster, job):
+    state = {"w": torch.ones(1000)}
+    with cairn.Checkpointer(job, timeout=1.0) as ckpt:
+        ckpt.save(1, state, wait="committed", timeout=30)
+        cluster.kill()
+        with pytest.warns(cairn.SaveFailedWarning, match=r"step 2 was not saved, training goes on.*cairnd") as warned:
+            assert ckpt.save(2, state) is None and ckpt.save(3, state) is None
+        assert len(warned) == 1 and ckpt.failures == 2 and isinstance(ckpt.last_error, ConnectionError)
+        with pytest.raises(cairn.UnavailableError):
+            ckpt.save(4, state, wait="committed", timeout=1)
+        cluster.restart()
+        assert ckpt.save(5, state, wait="committed", timeout=30).committed
+    assert cairn.read(job, 5)["w"].sum() == 1000
+
+
+def test_a_save_that_fails_later_is_counted(cluster, job):
+    """A rank that goes on alone: its step is given up when the next one of the other begins."""
+    ranks = [cairn.Checkpointer(job, rank=r, world_size=2, start_id="both") for r in range(2)]
+    state = {"w": torch.ones(3)}
+    first = ranks[0].save(1, state)
+    ranks[1].save(2, state)
+    with pytest.raises(cairn.AbortedError):
+        first.wait(timeout=30)
+    with pytest.warns(cairn.SaveFailedWarning, match="step 1 was not saved"):
+        ranks[0].save(2, state, wait="committed", timeout=30)
+    assert ranks[0].failures == 1 and ranks[1].failures == 0
+    for r in ranks:
+        r.close()
+
+
+def test_nothing_is_left_behind_by_a_process(cluster, job):
+    """Interpreter shutdown with a Checkpointer that nobody closed."""
+    code = (f"import cairn, array\nc = cairn.Checkpointer({job!r}, raise_errors=True)\nh = c.save(1, {{'a': 1}})\nimport sys\n"
+            "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n")
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    with checkpointer(job) as ckpt:
+        assert ckpt.load_tree() == {"a": 1}, "what was sealed is committed after its process is gone"
+
+
+def test_no_warning_without_a_reason(cluster, job):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with cairn.Checkpointer(job) as ckpt:
+            for step in range(5):
+                ckpt.save(step, {"w": torch.ones(10)})
+    assert (ckpt.failures, ckpt.skipped, ckpt.last_error) == (0, 0, None)
