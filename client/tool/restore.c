@@ -17,7 +17,7 @@
 
 /* ---- progress -------------------------------------------------------------------------------- */
 
-static void progress(void *arg, uint64_t done, uint64_t total)
+static int progress(void *arg, uint64_t done, uint64_t total)
 {
     struct job *j = arg;
     struct timespec now;
@@ -25,7 +25,7 @@ static void progress(void *arg, uint64_t done, uint64_t total)
     double part = total ? (double)done / (double)total : 1;
 
     if (!j->terminal)
-        return;
+        return 0;
     clock_gettime(CLOCK_MONOTONIC, &now);
     double seconds = (double)(now.tv_sec - j->begin.tv_sec) + (double)(now.tv_nsec - j->begin.tv_nsec) * 1e-9;
     double rate = seconds > 0 ? (double)done / seconds : 0;
@@ -34,6 +34,7 @@ static void progress(void *arg, uint64_t done, uint64_t total)
     bar[30] = 0;
     fprintf(stderr, "\r[%s] %3.0f%%  %.0f MiB/s  %.0f s left ", bar, part * 100, rate / (1 << 20),
             rate > 0 ? (double)(total - done) / rate : 0);
+    return 0;
 }
 
 static int run(struct job *j, struct cairn_error *err)

@@ -284,8 +284,9 @@ CAIRN_API int cairn_restore_add_all(struct cairn_restore *restore, const struct 
 /* As above, but exactly the i-th saved slice: for tools that give back each rank's own view. */
 CAIRN_API int cairn_restore_add_slice(struct cairn_restore *restore, uint64_t i, void *data, struct cairn_error *err);
 
-/* Called by cairn_restore_run from the calling thread, about ten times a second and once at the end. */
-typedef void (*cairn_progress_fn)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+/* Called by cairn_restore_run from the calling thread, about ten times a second and once at the end. Anything but 0 ends
+ * the run with INTR. */
+typedef int (*cairn_progress_fn)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
 
 /* Reads everything that was added. Only bytes whose checksums verified are handed out. Not atomic: after an error the
  * contents of the targets are undefined. May be called again after more adds. */

@@ -649,6 +649,30 @@ static void test_restore_daemon_goes(void **state)
     no_complaint(f);
 }
 
+static int stop_at_once(void *arg, uint64_t done, uint64_t total)
+{
+    (void)arg;
+    return done < total ? 1 : 0;
+}
+
+static void test_restore_stops(void **state)
+{
+    static char back[sizeof(data)];
+    struct cairn_session *s;
+    struct cairn_restore *r;
+
+    (void)state;
+    OK(open_rank(f, 0, 1, 4, 2000, &s));
+    save_step(s, 1);
+    OK(cairn_restore_open(s, 1, 2000, &r, &err));
+    add_data(r, back);
+    fake_fault(f, LOCAL_READ, FAKE_SILENT, 0, 1);
+    FAILS(CAIRN_E_INTR, cairn_restore_run(r, 60000, stop_at_once, NULL, &err)); /* a minute before its deadline */
+    cairn_restore_free(r);
+    cairn_session_close(s);
+    no_complaint(f);
+}
+
 /* ---- queries, observers, children ------------------------------------------------------------ */
 
 static void test_query(void **state)
@@ -777,6 +801,7 @@ int main(void)
         TEST(test_reconnect_waits),
         TEST(test_restore_faults),
         TEST(test_restore_daemon_goes),
+        TEST(test_restore_stops),
         TEST(test_query),
         TEST(test_fork),
     };

@@ -276,13 +276,14 @@ static void test_strides(void **state)
 
 /* ---- many ------------------------------------------------------------------------------------ */
 
-static void count_progress(void *arg, uint64_t done, uint64_t total)
+static int count_progress(void *arg, uint64_t done, uint64_t total)
 {
     uint64_t *last = arg;
 
     assert_true(done >= last[0] && done <= total);
     last[0] = done;
     last[1] = total;
+    return 0;
 }
 
 static void test_many_tiny_from(unsigned reads)

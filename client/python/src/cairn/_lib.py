@@ -38,7 +38,7 @@ STATES = {"snapshot": 1, "durable": 2, "committed": 3}  # enum cairn_save_state
 QUERIES = {"status": 1, "list": 2, "show": 3, "verify": 4}  # enum cairn_query_kind
 COMMANDS = {"pin": 1, "unpin": 2, "delete": 3, "retain": 4, "repair": 10, "scrub": 11, "rebuild": 12}
 
-PROGRESS = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint64)  # cairn_progress_fn
+PROGRESS = ctypes.CFUNCTYPE(c_int, c_void_p, c_uint64, c_uint64)  # cairn_progress_fn
 
 
 class CError(ctypes.Structure):

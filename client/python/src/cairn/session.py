@@ -403,15 +403,18 @@ class Restore:
                 _lib.call("cairn_restore_add_all", self._open(), wanted.pack(), len(wanted))
         raised: list[BaseException] = []
 
-        def tell(_: object, done: int, total: int) -> None:
+        def tell(_: object, done: int, total: int) -> int:
             try:  # runs Python's signal handlers too
                 if progress:
                     progress(done, total)
             except BaseException as e:  # noqa: BLE001 - ctypes would print it and go on
                 raised.append(e)
+            return 1 if raised else 0
 
-        callback = _lib.PROGRESS(tell)
-        _lib.call("cairn_restore_run", self._open(), _ms(timeout), callback, None)
+        try:
+            _lib.call("cairn_restore_run", self._open(), _ms(timeout), _lib.PROGRESS(tell), None)
+        except InterruptedError:
+            raise (raised[0] if raised else KeyboardInterrupt()) from None
         if raised:
             raise raised[0]
         self._keep.clear()
