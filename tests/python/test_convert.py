@@ -19,6 +19,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 
+import cairn
 import conftest
 from cluster import wait_until
 from cairn.convert import __main__ as convert
@@ -205,6 +206,62 @@ def test_from_pretrained(cluster, job, tmp_path):
     loaded, said = transformers.GPT2LMHeadModel.from_pretrained(out, output_loading_info=True)
     assert not said["missing_keys"] and not said["unexpected_keys"]
     same(dict(model.state_dict()), dict(loaded.state_dict()))
+
+
+def zeroed(value):
+    if isinstance(value, torch.Tensor):
+        return torch.zeros_like(value)
+    if isinstance(value, dict):
+        return type(value)((k, zeroed(v)) for k, v in value.items())
+    return type(value)(map(zeroed, value)) if isinstance(value, (list, tuple)) else value
+
+
+def test_what_a_checkpointer_saved_and_loads(cluster, job, tmp_path):
+    state = {"model": {"w": random((700, 300), torch.bfloat16), "z": random((3,), torch.complex128)}, "step": 3, "rng": [torch.get_rng_state()]}
+    state["model"]["tied"] = state["model"]["w"]
+    with cairn.Checkpointer(job) as saver:
+        saver.save(3, state, wait="committed")
+    assert give(job, tmp_path / "t", "torch", "--merge") == 0
+    same(state, torch.load(tmp_path / "t" / "model.pt", weights_only=True))
+    assert give(job, tmp_path / "d", "dcp") == 0
+    assert cluster.cairn("restore", job, "--to", tmp_path / "s", "--merge").returncode == 0
+    assert set(load_file(tmp_path / "s" / "model.safetensors")) == {"model.w", "model.z", "rng.0"}  # no documents, ties once
+    for kind, path in (("torch", tmp_path / "t" / "model.pt"), ("dcp", tmp_path / "d")):
+        assert take(path, f"{job}-{kind}", "--step=4") == 0
+        loaded = zeroed(state)
+        with cairn.Checkpointer(f"{job}-{kind}") as loader:
+            assert loader.load(loaded) == 4
+        same(state, loaded)
+
+
+def test_ranks_with_tensors_of_their_own(cluster, job, tmp_path, monkeypatch):
+    states = [{"w": random((600, 512), torch.float32), "rank": r, "shape": torch.zeros(r + 1)} for r in (0, 1)]
+    savers = [cairn.Checkpointer(job, r, 2, start_id=job) for r in (0, 1)]
+    handles = [saver.save(1, state) for saver, state in zip(savers, states)]
+    handles[0].wait("committed")
+    for saver in savers:
+        saver.close()
+    monkeypatch.setattr(to_torch, "WINDOW", 1 << 20)  # a tensor is larger: it is read into the mapped file
+    assert give(job, tmp_path, "torch") == 0
+    for r, state in enumerate(states):
+        same(state, torch.load(tmp_path / f"rank-{r:05}.pt", weights_only=True))
+        assert zipfile.ZipFile(tmp_path / f"rank-{r:05}.pt").testzip() is None
+    assert give(job, tmp_path, "torch", "--merge") == 1  # they call different tensors "shape"
+
+
+def test_through_the_storage_of_dcp(cluster, job, tmp_path):
+    storage = pytest.importorskip("cairn.torch")
+    state = {"w": random((300, 100), torch.float32), "z": random((3,), torch.complex128), "n": {"epoch": 3, "pair": (torch.arange(4), "x")}}
+    dcp.save(state, checkpoint_id=1, storage_writer=storage.StorageWriter(job), no_dist=True)
+    storage.close_sessions()
+    assert give(job, tmp_path / "t", "torch", "--merge") == 0
+    same(state, torch.load(tmp_path / "t" / "model.pt", weights_only=True))
+    assert give(job, tmp_path / "d", "dcp") == 0
+    for kind, path in (("torch", tmp_path / "t" / "model.pt"), ("dcp", tmp_path / "d")):
+        assert take(path, f"{job}-{kind}") == 0
+        loaded = {"w": torch.zeros(300, 100), "z": torch.zeros(3, dtype=torch.complex128), "n": {"epoch": 0}}
+        dcp.load(loaded, checkpoint_id=0, storage_reader=storage.StorageReader(f"{job}-{kind}"), no_dist=True)
+        same({"w": state["w"], "z": state["z"], "n": {"epoch": 3}}, loaded)
 
 
 # ---- memory ------------------------------------------------------------------------------------------------------------
@@ -397,8 +454,6 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
 
 
 def test_a_job_that_lives_is_left_alone(cluster, job, tmp_path):
-    import cairn
-
     torch.save({"w": torch.zeros(3)}, tmp_path / "in.pt")
     with cairn.Session(job, arena_bytes=1 << 20):
         assert take(tmp_path / "in.pt", job, "--timeout=5") == 4

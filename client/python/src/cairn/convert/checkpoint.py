@@ -13,10 +13,11 @@ from .. import _torch, _tree
 from .._lib import ITEM_SIZES
 from ..session import Restore, Slice
 from .boxes import Dims
+from .dcp_documents import DCP, leaf_of, read_notes
 from .errors import ConvertError
 from .memory import address_of
 from .progress import Progress
-from .trees import TREE, flat, merge
+from .trees import RESERVED, TREE, flat, merge, put
 
 
 @dataclass
@@ -68,8 +69,25 @@ class Checkpoint:
         name = f"{TREE}{rank}"
         return _tree.read(self.read(name), name) if name in self.entries else None
 
+    def _dcp_state(self) -> Any:
+        """Of a checkpoint that DCP saved; None when it is none."""
+        documents = {n: bytes(self.read(n)) for n in self.entries if n.startswith(DCP)}
+        if not documents:
+            return None
+        notes = read_notes(documents)
+        state: Dict[Any, Any] = {}
+        for name in self.entries:
+            if not name.startswith(RESERVED):
+                leaf = leaf_of(name, notes, bytes(self.read(name)) if name in notes.streams else b"")
+                put(state, notes.paths.get(name, (name,)), leaf, name)
+        return state
+
     def state(self, rank: Optional[int]) -> Any:
-        """The state dict of a rank, or of all (None): with TensorRefs. Without a tree every tensor by its name."""
+        """The state dict of a rank, or of all (None): with TensorRefs, and Streams where DCP saved it. Without a tree every
+        tensor by its name."""
+        saved_by_dcp = self._dcp_state()
+        if saved_by_dcp is not None:
+            return saved_by_dcp
         if rank is not None:
             found = self._tree(rank)
             return found if found is not None else flat([n for n, e in self.entries.items() if any(s.rank == rank for s in e.slices)])

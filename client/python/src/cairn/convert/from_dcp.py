@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import torch
 
@@ -17,9 +17,7 @@ from .files import SourceFile
 from .from_torch import is_tensor, item_of
 from .saved import Saved, read_saved
 from .source import Item, Nothing, Reader, Source
-from .trees import TREE, tree_document, tree_of
-
-_MAX_INDEX = 1 << 20  # of a list in a state dict
+from .trees import TREE, put, tree_document, tree_of
 
 
 class _Files:
@@ -86,34 +84,11 @@ def _items_of(entry: Entry, files: _Files, checked: bool) -> List[Item]:
     return [Item(entry.name, dtype, shape, c.offset + zero, c.length + tail, _ChunkReader(files, entry, c, checked)) for c in entry.chunks]
 
 
-def _put(state: Dict[Any, Any], path: Tuple[Any, ...], value: Any) -> None:
-    """Puts a value where its path leads, as DCP does: words lead through dicts, numbers through lists."""
-    at: Any = state
-    for i, key in enumerate(path):
-        last = i + 1 == len(path)
-        if isinstance(at, list):
-            if type(key) is not int or not 0 <= key < _MAX_INDEX:
-                raise ValueError(f"{key!r} leads into a list")
-            at += [None] * (key + 1 - len(at))
-        elif not isinstance(at, dict):
-            raise ValueError("it leads through a value")
-        if last:
-            at[key] = value
-            return
-        below = at[key] if isinstance(at, list) else at.get(key)
-        if below is None:
-            below = at[key] = [] if type(path[i + 1]) is int else {}
-        at = below
-
-
 def _nested(metadata: DcpMetadata, values: Dict[str, Any], what: str) -> Dict[Any, Any]:
     state: Dict[Any, Any] = {}
     for name, value in values.items():
         path = metadata.paths.get(name) or (name,)
-        try:
-            _put(state, path if name_of(path) == name else (name,), value)
-        except ValueError as error:
-            raise ConvertError("corrupt", f'{what}: the path of "{name}" leads nowhere: {error}') from None
+        put(state, path if name_of(path) == name else (name,), value, f'{what}: "{name}"')
     return state
 
 

@@ -10,18 +10,16 @@ at every moment one save is unfinished, and the daemon aborts the checkpoint as 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import uuid
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional
 
-from .. import _lib
 from ..errors import AbortedError, TimeoutError
 from ..session import Save, Session
 from ..table import Table
 from .errors import ConvertError
-from .memory import address_of, view
+from .memory import view
 from .pack import Piece, Share, pack
 from .progress import Progress
 from .source import Source
@@ -53,23 +51,10 @@ class _Rank:
             table = Table()
             for piece in share.pieces:
                 table.add(piece.name, piece.dtype, piece.shape, 0, offset=piece.offset, length=piece.length)
-            self.save: Save = self._stage(step, table)
+            self.save: Save = self.session.stage(step, table)
         except BaseException:
             self.session.close()
             raise
-
-    def _stage(self, step: int, table: Table) -> Save:
-        if hasattr(_lib.lib(), "cairn_save_place"):  # UNTIL libcairn has it
-            return self.session.stage(step, table)
-        self.buffers = [bytearray(max(p.nbytes, 1)) for p in self.share.pieces]
-        for i, p in enumerate(self.share.pieces):
-            table._addresses[i] = address_of(self.buffers[i])
-        handle, options = ctypes.c_void_p(), self.session._save_options(step, "fail", None)
-        _lib.call("cairn_save_begin", self.session._open(), ctypes.byref(options), ctypes.byref(handle))
-        save = Save(self.session, handle, step, len(table))
-        save._add_all(table)
-        save.place = lambda i: address_of(self.buffers[i])
-        return save
 
     def fill(self, progress: Progress) -> None:
         """Brings every byte of the share to its place in the arena."""

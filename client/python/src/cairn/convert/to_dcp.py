@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.metadata import (
 from .._tree import TensorRef
 from .boxes import Dims, cut
 from .checkpoint import Checkpoint, Entry, Pump, tensor_kind
+from .dcp_documents import Stream
 from .errors import ConvertError
 from .files import NewFile
 from .progress import Progress
@@ -65,7 +66,10 @@ class _Files:
         if self._stream is None:
             self._stream = _Stream(NewFile(os.path.join(self._directory, self._name()), self._force))
         begin = self._stream.at
-        torch.save(value, self._stream)
+        if isinstance(value, Stream):  # as it was
+            self._stream.write(value.data)
+        else:
+            torch.save(value, self._stream)
         info = _StorageInfo(self._name(), begin, self._stream.at - begin)
         if self._stream.at >= FILE:
             self.finish()

@@ -16,9 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from .._tree import TensorRef
 from .boxes import cut, linear
 from .checkpoint import Checkpoint, Entry, Pump, tensor_kind
+from .dcp_documents import Stream
 from .errors import ConvertError
 from .files import NewFile, SourceFile
-from .memory import address_of
+from .memory import address_of, view
 from .progress import Progress
 from .source import ITEMSIZE
 from .trees import map_leaves
@@ -38,9 +39,11 @@ def plain(value: Any) -> Any:
 class _Target:
     """A tensor of the file: what it is in the checkpoint, and where its bytes go."""
 
-    entry: Entry
-    own: Optional[Any]  # the very slice that is wanted, where several ranks saved one
     fake: torch.Tensor
+    nbytes: int
+    entry: Optional[Entry] = None  # None: it is here already
+    own: Optional[Any] = None  # the very slice that is wanted, where several ranks saved one
+    here: Optional[torch.Tensor] = None
     record: Optional[Record] = None
 
 
@@ -49,9 +52,10 @@ class _Skeleton:
 
     def __init__(self, checkpoint: Checkpoint, state: Any, rank: Optional[int]) -> None:
         self._checkpoint, self._rank = checkpoint, rank
-        self.targets: Dict[Tuple[str, Optional[str]], _Target] = {}
+        self.targets: Dict[Any, _Target] = {}
+        read = map_leaves(state, lambda value: value.value() if isinstance(value, Stream) else value)
         with FakeTensorMode():
-            self.state = map_leaves(state, self._leaf)
+            self.state = map_leaves(read, self._leaf)
 
     def _own(self, name: str) -> Tuple[Entry, Optional[Any]]:
         """A rank's own tensor, where it saved all of one and others have their own of that name."""
@@ -62,13 +66,18 @@ class _Skeleton:
         return self._checkpoint.entry(name), None
 
     def _leaf(self, value: Any) -> Any:
-        if not isinstance(value, TensorRef):
+        key: Any = (value.name, value.dtype) if isinstance(value, TensorRef) else id(value)
+        if not isinstance(value, (TensorRef, torch.Tensor)):
             return plain(value)
-        key = (value.name, value.dtype)
-        if key not in self.targets:
+        if key in self.targets:
+            return self.targets[key].fake
+        if isinstance(value, TensorRef):
             entry, own = self._own(value.name)
             dtype, shape = tensor_kind(entry, value)
-            self.targets[key] = _Target(entry, own, torch.empty(shape, dtype=dtype))
+            self.targets[key] = _Target(torch.empty(shape, dtype=dtype), entry.nbytes, entry, own)
+        else:  # in a value that DCP saved as bytes
+            fake = torch.empty(value.shape, dtype=value.dtype)
+            self.targets[key] = _Target(fake, value.numel() * value.element_size(), here=value)
         return self.targets[key].fake
 
 
@@ -99,7 +108,7 @@ def _write_skeleton(skeleton: _Skeleton, path: str) -> List[Record]:
     for fake, there in zip(_tensors(skeleton.state, []), loaded):
         if there.numel():
             record = by_offset.get(there.untyped_storage()._checkpoint_offset)
-            if record is None or record.size != targets[id(fake)].entry.nbytes:
+            if record is None or record.size != targets[id(fake)].nbytes:
                 raise ConvertError("unsupported", f"this torch ({torch.__version__}) does not lay files out as expected: 2.13 does")
             targets[id(fake)].record = record
     return list(by_offset.values())
@@ -118,7 +127,11 @@ class _Filler:
         if record is None:
             return
         self.sums[record.offset] = 0
-        if target.own is None:
+        if target.here is not None:
+            dense = target.here.contiguous()
+            self._writer(record, record.offset)(view(dense.data_ptr(), target.nbytes))
+        elif target.own is None:
+            assert target.entry
             itemsize = ITEMSIZE[target.entry.dtype]
             for start, length in cut(target.entry.shape, itemsize, WINDOW):
                 at = record.offset + linear(start, target.entry.shape) * itemsize
@@ -161,7 +174,7 @@ def write_torch(checkpoint: Checkpoint, state: Any, path: str, rank: Optional[in
         skeleton = _Skeleton(checkpoint, state, rank)
         records = _write_skeleton(skeleton, file.temporary)
         os.posix_fallocate(file.fd, 0, os.fstat(file.fd).st_size)  # a full disk is found before anything is read
-        progress = Progress(sum(t.entry.nbytes for t in skeleton.targets.values()), quiet)
+        progress = Progress(sum(t.nbytes for t in skeleton.targets.values()), quiet)
         filler = _Filler(file, checkpoint, progress)
         try:
             for target in skeleton.targets.values():

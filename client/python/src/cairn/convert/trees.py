@@ -42,6 +42,29 @@ def tree_document(tree: Tree) -> bytes:
 
 # ---- export ------------------------------------------------------------------------------------------------------------
 
+_MAX_INDEX = 1 << 20  # of a list in a state dict
+
+
+def put(state: Dict[Any, Any], path: Tuple[Any, ...], value: Any, what: str) -> None:
+    """Puts a value where its path leads, as DCP does: words lead through dicts, numbers through lists. Errors: ConvertError
+    "corrupt" names what the value is."""
+    at: Any = state
+    for i, key in enumerate(path):
+        if isinstance(at, list):
+            if type(key) is not int or not 0 <= key < _MAX_INDEX:
+                raise ConvertError("corrupt", f"{what}: its path {path} leads into a list by {key!r}")
+            at += [None] * (key + 1 - len(at))
+        elif not isinstance(at, dict):
+            raise ConvertError("corrupt", f"{what}: its path {path} leads through a value")
+        if i + 1 == len(path):
+            at[key] = value
+            return
+        below = at[key] if isinstance(at, list) else at.get(key)
+        if below is None:
+            below = at[key] = [] if type(path[i + 1]) is int else {}
+        at = below
+
+
 Mapper = Callable[[Any], Any]
 
 
