@@ -116,8 +116,9 @@ class Strided:
         torch.frombuffer(target, dtype=torch.uint8).view(length + (self.itemsize,)).copy_(view)
 
 
-def _load(file: SourceFile, base: int, size: int, what: str) -> Any:
-    """The structure. weights_only executes nothing but what torch vouches for."""
+def load_structure(file: SourceFile, base: int, size: int, what: str) -> Any:
+    """What a torch.save at base of file holds, tensors on "meta". Nothing is executed but what torch vouches for. Errors:
+    ConvertError "unsupported" names what else was asked for; "corrupt"."""
     try:
         with file.window(base, size) as window:
             return torch.load(window, map_location="meta", weights_only=True)
@@ -149,7 +150,7 @@ def read_saved(file: SourceFile, what: str, checked: bool, base: int = 0, size: 
     order = records.get("byteorder")
     if order and file.read(base + order.offset, min(order.size, 16)) != b"little":
         raise ConvertError("unsupported", f"{what}: it was saved on a big-endian machine")
-    value = _load(file, base, size, what)
+    value = load_structure(file, base, size, what)
     data = [r for r in records.values() if r.name.startswith("data/") and r.size > 0]
     checksums = Checksums(file, what, base, data) if checked else None
     return Saved(file, base, what, value, {r.offset: r for r in data}, checksums)

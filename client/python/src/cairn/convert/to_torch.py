@@ -21,6 +21,7 @@ from .errors import ConvertError
 from .files import NewFile, SourceFile
 from .memory import address_of, view
 from .progress import Progress
+from .saved import load_structure
 from .source import ITEMSIZE
 from .trees import map_leaves
 from .zips import Record, read_records, write_sums
@@ -29,7 +30,9 @@ WINDOW = 64 << 20  # bytes in memory at once
 
 
 def plain(value: Any) -> Any:
-    """A value as torch.load(weights_only=True) takes it: a number of numpy becomes Python's."""
+    """A value as torch.load(weights_only=True) takes it: a number of numpy becomes Python's, a frozen set a set."""
+    if isinstance(value, frozenset):
+        return set(value)
     if type(value).__module__ == "numpy" and hasattr(value, "item"):
         return value.item()
     return value
@@ -100,11 +103,12 @@ def _write_skeleton(skeleton: _Skeleton, path: str) -> List[Record]:
     file = SourceFile(path)
     try:
         records = read_records(file, path)
+        structure = load_structure(file, 0, file.size, path)  # as whoever loads it will
     finally:
         file.close()
     by_offset = {r.offset: r for r in records.values() if r.name.startswith("data/") and r.size}
     targets = {id(t.fake): t for t in skeleton.targets.values()}
-    loaded = _tensors(torch.load(path, map_location="meta", weights_only=True), [])
+    loaded = _tensors(structure, [])
     for fake, there in zip(_tensors(skeleton.state, []), loaded):
         if there.numel():
             record = by_offset.get(there.untyped_storage()._checkpoint_offset)
