@@ -277,6 +277,9 @@ def killed_before(c):
         w.stop(signal.SIGKILL)
     with watching(c, "kill", d, "--like", "orbax") as w:
         wait_until("step 1", lambda: w.events("committed", 1) or w.events("known", 1), 60)
+        memory = pathlib.Path(f"/proc/{w.process.pid}/status").read_text().split("RssAnon:")[1].split()[0]
+        if "asan" not in pathlib.Path(f"/proc/{w.process.pid}/maps").read_text():
+            assert int(memory) < 32 << 10, f"{memory} KiB beside the arena for a file of 64 MiB"
     comes_back(c, "kill", 1, d / "1")
 
 
