@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo: six peers, one node daemon, a training run of two ranks; everything on the node and two peers are killed; the run resumes and
-ends bit-identical to one that nothing happened to. Uses the same process starter as the cluster tests. --cluster: see demo_cluster.py."""
+ends bit-identical to one that nothing happened to. Uses the same process starter as the cluster tests. --cluster: see
+demo_cluster.py; --torch: demo_torch.py."""
 import argparse
 import pathlib
 import sys
@@ -21,12 +22,19 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--build", required=True)
     parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, help="default: 120, and 48 of --torch")
     parser.add_argument("--cluster", action="store_true", help="several nodes, every daemon on a host of its own")
     parser.add_argument("--nodes", type=int, default=3, help="of --cluster")
     parser.add_argument("--peers", type=int, default=6, help="of --cluster")
     parser.add_argument("--etcd", type=int, help="members, of --cluster (3); 0: a SQLite file")
+    parser.add_argument("--torch", action="store_true", help="a GPT in PyTorch")
+    parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="of --torch")
+    parser.add_argument("--python", help="of --torch: an interpreter that has torch; default: an environment made under build/")
     a = parser.parse_args()
+    a.steps = a.steps or (48 if a.torch else 120)
+    if a.torch:
+        import demo_torch
+        sys.exit(demo_torch.main(a))
     if a.cluster:
         import demo_cluster
         sys.exit(demo_cluster.main(a))

@@ -25,15 +25,15 @@ def build(root, say):
     return root / "build" / "release"
 
 
-def venv(root, say):
+def venv(root, say, name="bench-venv", packages=PACKAGES):
     """The environment's python. A mark is written last: what was broken off is made again."""
-    where = root / "build" / "bench-venv"
-    mark, wanted = where / "complete", json.dumps(PACKAGES)
+    where = root / "build" / name
+    mark, wanted = where / "complete", json.dumps(packages)
     if not mark.exists() or mark.read_text() != wanted:
-        say(f"making a Python environment with {', '.join(PACKAGES)} in {where} ...")
+        say(f"making a Python environment with {', '.join(packages)} in {where} ...")
         if not (where / "bin" / "python").exists():
             command([sys.executable, "-m", "venv", where], 300)
-        command([where / "bin" / "python", "-m", "pip", "install", "--quiet", *PACKAGES], 3600)
+        command([where / "bin" / "python", "-m", "pip", "install", "--quiet", *packages], 3600)
         mark.write_text(wanted)
     return where / "bin" / "python"
 

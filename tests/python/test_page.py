@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/python.md does what it says: every block runs, in the page's order, against one daemon. Catches a name or an argument that has
+changed under the page, and an example that does not work when it is copied."""
+import shlex
+
+import page
+import ranks
+
+
+def run_tool(cluster, text):
+    for line in text.splitlines():
+        command = shlex.split(line, comments=True)
+        if command[:1] == ["cairn"]:
+            done = cluster.cairn(*command[1:], cwd=cluster.root)
+            assert done.returncode == 0, f"{line}: {done.returncode}\n{done.stdout}{done.stderr}"
+
+
+def test_every_block_runs(cluster, monkeypatch):
+    monkeypatch.chdir(cluster.root)
+    for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    names, count = {"__name__": "__main__"}, 0
+    for block in page.blocks():
+        count += 1
+        if block.language == "sh":
+            run_tool(cluster, block.text)
+        elif block.ranks:
+            ranks.run_ranks(block.ranks, "page:rank", {"line": block.line}, timeout=60)
+        else:
+            block.run(names)
+    assert count >= 10, "the page has lost its blocks"
+    for value in names.values():
+        if hasattr(value, "close"):
+            value.close()
