@@ -130,6 +130,40 @@ void arena_unref(struct arena *a, bool forked)
     free(a);
 }
 
+static int map_runs(const struct arena *a, const uint32_t *pages, uint32_t n, char *view)
+{
+    for (uint32_t first = 0, len; first < n; first += len) {
+        for (len = 1; first + len < n && pages[first + len] == pages[first] + len;)
+            len++;
+        off_t at = (off_t)(a->control_bytes + pages[first] * CAIRN_PART);
+        if (mmap(view + first * CAIRN_PART, len * CAIRN_PART, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, a->fd,
+                 at) == MAP_FAILED)
+            return errno;
+    }
+    return madvise(view, n * CAIRN_PART, MADV_DONTFORK) < 0 ? errno : 0;
+}
+
+int arena_view(const struct arena *a, const uint32_t *pages, uint32_t n, char **ret_view, struct cairn_error *err)
+{
+    char *view = mmap(NULL, n * CAIRN_PART, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (view == MAP_FAILED)
+        return cairn_fail_errno(err, errno, "find addresses for %u MiB of arena", n);
+    int e = map_runs(a, pages, n, view);
+    if (e) {
+        arena_view_unmap(view, n);
+        return cairn_fail_errno(err, e, "map %u MiB of arena in one piece (vm.max_map_count?)", n);
+    }
+    (void)madvise(view, n * CAIRN_PART, MADV_DONTDUMP);
+    *ret_view = view;
+    return 0;
+}
+
+void arena_view_unmap(char *view, uint32_t n)
+{
+    munmap(view, n * CAIRN_PART);
+}
+
 bool arena_keep_held(struct arena *a)
 {
     if (!a->held)

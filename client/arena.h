@@ -12,7 +12,8 @@
 
 /* Its descriptors are kept: a daemon that was restarted gets them back. */
 struct arena {
-    unsigned refs;           /* the session's, and one for each save that copies; under session.lock */
+    unsigned refs;           /* the session's, and one for each save that has places in it; under session.lock */
+    unsigned writers;        /* saves that write to their pages now; under session.lock */
     uint64_t serial;         /* in the session: an id is the daemon's word */
     uint64_t id;             /* the daemon's */
     int fd;                  /* owned */
@@ -30,6 +31,10 @@ int arena_map(int fd, int ledger_fd, uint64_t control_bytes, uint64_t page_bytes
 void arena_unref(struct arena *a, bool forked);
 /* Makes the table of what its pages hold, if it is not there; false: no memory. */
 bool arena_keep_held(struct arena *a);
+/* So many pages one behind the other, in a mapping of its own that shares their memory. IO when the process has no
+ * more mappings (vm.max_map_count). */
+int arena_view(const struct arena *a, const uint32_t *pages, uint32_t n, char **ret_view, struct cairn_error *err);
+void arena_view_unmap(char *view, uint32_t n);
 /* The page's first byte. */
 char *arena_page(const struct arena *a, uint32_t page);
 /* Tells the daemon, which reads it with acquire, that every byte of the save is in place. */

@@ -353,6 +353,8 @@ static void complete(struct channel *c, struct channel_request *r, const void *m
         const struct local_error *e = message;
         r->code = cairn_fail(&r->error, e->code, "%s", e->message);
         r->error.sys_errno = e->sys_errno;
+        if (r->fails)
+            watch_fail(c, r->fails, r->code, e->message);
     } else {
         memcpy(r->answer, message, got->len);
         memcpy(r->fds, got->fds, sizeof(r->fds));
@@ -535,6 +537,17 @@ int channel_watch_look(struct channel *c, struct channel_watch *w, int *ret_stat
     watch_seen(c, w);
     int code = w->code;
     *ret_state = w->state;
+    if (code < 0)
+        cairn_fail(err, code, "%s", w->message);
+    pthread_mutex_unlock(&c->lock);
+    return code;
+}
+
+int channel_watch_ended(struct channel *c, struct channel_watch *w, struct cairn_error *err)
+{
+    (void)channel_is_dead(c);
+    pthread_mutex_lock(&c->lock);
+    int code = w->lost ? 0 : w->code;
     if (code < 0)
         cairn_fail(err, code, "%s", w->message);
     pthread_mutex_unlock(&c->lock);

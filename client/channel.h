@@ -52,6 +52,7 @@ struct channel_request {
     int fds[LOCAL_MAX_FDS]; /* that came with the answer; the caller's once done */
     unsigned nfds;
     struct channel_watch *watch; /* linked when a GRANT comes; else NULL */
+    struct channel_watch *fails; /* whose save has failed for good when ERROR comes; else NULL */
     struct cairn_error error;    /* when code is negative */
 };
 
@@ -113,12 +114,14 @@ int channel_wait(struct channel *c, channel_ready_fn ready, const void *arg, boo
 
 /* Takes what a watch knows and marks it seen. Returns its code and its message, or 0 and its state. */
 int channel_watch_look(struct channel *c, struct channel_watch *w, int *ret_state, struct cairn_error *err);
-/* Notes a state that an answer, not an event, has told. */
+/* Reads what has come. The failure for good of this watch's save, which stays unseen; 0: none is known. */
+int channel_watch_ended(struct channel *c, struct channel_watch *w, struct cairn_error *err);
+/* Notes a state that no event has told. */
 void channel_watch_reach(struct channel *c, struct channel_watch *w, int state);
 void channel_watch_remove(struct channel *c, struct channel_watch *w);
 /* A removed watch whose connection was lost, over another channel; it keeps its save and the state it has reached. */
 void channel_watch_add(struct channel *c, struct channel_watch *w);
-/* What an answer, not an event, has told: the save failed for good. */
+/* What no event has told: the save failed for good. */
 void channel_watch_fail(struct channel *c, struct channel_watch *w, int code, const char *message);
 /* Whether only the connection is lost. */
 bool channel_watch_is_lost(struct channel *c, const struct channel_watch *w);

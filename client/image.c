@@ -56,7 +56,21 @@ static void copy_piece(const struct image_copy *c, const struct plan_piece *p, c
         copy_stream(c->path, dst, source->data + (begin - p->begin), end - begin);
 }
 
-/* All of the part, gaps and all. */
+/* Whether the caller writes to the part, so that nobody knows what its page will hold. */
+static bool part_is_open(const struct image_copy *c, uint32_t part)
+{
+    const struct plan *plan = c->plan;
+    uint64_t base = part * (uint64_t)CAIRN_PART, end = base + CAIRN_PART;
+
+    if (!c->open)
+        return false;
+    for (uint32_t n = first_behind(plan, base); n < plan->npieces && plan->pieces[n].begin < end; n++)
+        if (!c->sources[plan->pieces[n].slice].data)
+            return true;
+    return false;
+}
+
+/* All of the part, gaps and all, but for what the caller writes. */
 static uint64_t copy_whole(const struct image_copy *c, char *dst, uint64_t base, uint64_t end)
 {
     const struct plan *plan = c->plan;
@@ -67,9 +81,11 @@ static uint64_t copy_whole(const struct image_copy *c, char *dst, uint64_t base,
         uint64_t from = p->begin > base ? p->begin : base;
         uint64_t to = p->end < end ? p->end : end;
         memset(dst + (at - base), 0, from - at); /* the gap before it */
+        at = to;
+        if (!c->sources[p->slice].data)
+            continue;
         copy_piece(c, p, dst + (from - base), from, to);
         copied += to - from;
-        at = to;
     }
     memset(dst + (at - base), 0, end - at);
     return copied;
@@ -183,7 +199,7 @@ static uint64_t copy_part(struct crew *crew, uint32_t part)
     if (!c->tracked)
         return copy_whole(c, dst, base, end);
     struct cairn_held *held = &c->arena->held[c->pages[part]];
-    uint32_t since = cairn_held_since(held, c->plan->serial, part);
+    uint32_t since = part_is_open(c, part) ? 0 : cairn_held_since(held, c->plan->serial, part);
     cairn_held_drop(held);
     return since ? copy_part_changed(crew, part, dst, end, since) : copy_whole(c, dst, base, end);
 }
@@ -228,6 +244,7 @@ uint64_t image_copy_run(const struct image_copy *c, unsigned threads)
         return copied + run(&all, threads, &wrong);
     }
     for (uint32_t p = 0; c->tracked && p < c->plan->layout.nparts; p++)
-        cairn_held_set(&c->arena->held[c->pages[p]], c->plan->serial, p, c->tracked->epoch);
+        if (!part_is_open(c, p))
+            cairn_held_set(&c->arena->held[c->pages[p]], c->plan->serial, p, c->tracked->epoch);
     return copied;
 }

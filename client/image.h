@@ -13,6 +13,7 @@ struct image_copy {
     const struct arena *arena;
     const uint32_t *pages; /* of each part */
     enum copy_path path;
+    bool open;               /* some slices have no data: their bytes stay as they are */
     struct tracked *tracked; /* NULL: copy all */
 };
 

@@ -211,6 +211,46 @@ int cairn_restore_slice(const struct cairn_restore *restore, uint64_t i, uint32_
     return 0;
 }
 
+/* Whether this session's rank saved it. */
+static bool is_own(const struct cairn_restore *r, uint32_t shard)
+{
+    const struct local_open *o = &r->session->open;
+
+    return !(o->flags & CAIRN_OBSERVER) && r->catalog.shards[shard].rank == o->rank;
+}
+
+/* The slice of a name that a reader of all of it would be given first. */
+static const struct cairn_slice *find_nearest(const struct cairn_restore *r, const char *name)
+{
+    const struct cairn_slice *nearest = NULL;
+    uint32_t len = (uint32_t)strlen(name), shard;
+
+    for (uint64_t i = INDEX_NONE; (i = slice_index_next(&r->index, name, len, i)) != INDEX_NONE;) {
+        const struct cairn_slice *s = slice_index_get(&r->index, i, &shard);
+        if (is_own(r, shard))
+            return s;
+        nearest = nearest ? nearest : s;
+    }
+    return nearest;
+}
+
+int cairn_restore_find(const struct cairn_restore *restore, const char *name, struct cairn_tensor *ret_tensor,
+                       struct cairn_error *err)
+{
+    int r = restore_check(restore, err);
+
+    if (r < 0)
+        return r;
+    if (!name || strnlen(name, CAIRN_MAX_TENSOR_NAME + 1) > CAIRN_MAX_TENSOR_NAME)
+        return cairn_fail(err, CAIRN_E_INVAL, "a tensor's name has up to %d bytes", CAIRN_MAX_TENSOR_NAME);
+    const struct cairn_slice *s = find_nearest(restore, name);
+    if (!s)
+        return cairn_fail(err, CAIRN_E_NOT_FOUND, "the checkpoint has no tensor \"%.300s\"", name);
+    *ret_tensor = (struct cairn_tensor){
+        .size = sizeof(*ret_tensor), .name = s->name, .dtype = s->dtype, .ndim = s->box.ndim, .shape = s->shape};
+    return 0;
+}
+
 /* ---- add: targets and pieces ----------------------------------------------------------------- */
 
 static int reserve_target(struct cairn_restore *r, struct cairn_error *err)
@@ -363,8 +403,7 @@ static int cover(struct cairn_restore *r, struct todo *t, const struct cairn_sli
     while (code == 0 && t->n && (i = slice_index_next(&r->index, asked->name, asked->name_len, i)) != INDEX_NONE) {
         uint32_t shard;
         const struct cairn_slice *s = slice_index_get(&r->index, i, &shard);
-        bool is_own = !(r->session->open.flags & CAIRN_OBSERVER) && shard == r->session->open.rank;
-        if (is_own == own && same_tensor(asked, s))
+        if (is_own(r, shard) == own && same_tensor(asked, s))
             code = cover_with(r, t, shard, s, err);
     }
     return code;
@@ -417,17 +456,42 @@ static int add_slice(struct cairn_restore *r, const struct cairn_slice *asked, c
     return code;
 }
 
-int cairn_restore_add(struct cairn_restore *restore, const struct cairn_tensor *tensor, struct cairn_error *err)
+static int add_tensor(struct cairn_restore *r, const struct cairn_tensor *tensor, struct cairn_error *err)
 {
     CAIRN_CLEANUP(cairn_layout_free) struct cairn_layout asked;
-    int r = restore_check(restore, err);
+    int code = struct_check("cairn_tensor", tensor, tensor ? tensor->size : 0, sizeof(*tensor), err);
 
     cairn_layout_init(&asked);
-    if (r == 0)
-        r = struct_check("cairn_tensor", tensor, tensor ? tensor->size : 0, sizeof(*tensor), err);
-    if (r == 0)
-        r = cairn_layout_add(&asked, tensor, err); /* checks what save checks */
-    return r < 0 ? r : add_slice(restore, &asked.slices[0], tensor, err);
+    if (code == 0)
+        code = cairn_layout_add(&asked, tensor, err); /* checks what save checks */
+    return code < 0 ? code : add_slice(r, &asked.slices[0], tensor, err);
+}
+
+int cairn_restore_add(struct cairn_restore *restore, const struct cairn_tensor *tensor, struct cairn_error *err)
+{
+    int r = restore_check(restore, err);
+
+    return r < 0 ? r : add_tensor(restore, tensor, err);
+}
+
+int cairn_restore_add_all(struct cairn_restore *restore, const struct cairn_tensor *tensors, uint64_t count,
+                          struct cairn_error *err)
+{
+    int r = restore_check(restore, err);
+
+    if (r == 0 && !tensors && count)
+        r = cairn_fail(err, CAIRN_E_INVAL, "there are no tensors");
+    if (r < 0)
+        return r;
+    size_t npieces = restore->npieces;
+    uint32_t ntargets = restore->ntargets;
+    for (uint64_t i = 0; i < count && r == 0; i++)
+        r = add_tensor(restore, tensor_at(tensors, i), err);
+    if (r < 0) { /* all or none */
+        restore->npieces = npieces;
+        restore->ntargets = ntargets;
+    }
+    return r;
 }
 
 int cairn_restore_add_slice(struct cairn_restore *restore, uint64_t i, void *data, struct cairn_error *err)

@@ -233,7 +233,15 @@ void run_report(struct run *run, uint64_t more_bytes, bool at_end)
     if (!run->progress || (!at_end && now < run->next_report_ns))
         return;
     run->next_report_ns = now + PROGRESS_NS;
-    run->progress(run->progress_arg, done < run->total_bytes ? done : run->total_bytes, run->total_bytes);
+    if (run->progress(run->progress_arg, done < run->total_bytes ? done : run->total_bytes, run->total_bytes) != 0)
+        run->stopped = true;
+}
+
+static int check_stopped(const struct run *run, struct cairn_error *err)
+{
+    return run->stopped ? cairn_fail(err, CAIRN_E_INTR, "read %llu bytes: the caller ended the restore",
+                                     (unsigned long long)run->total_bytes)
+                        : 0;
 }
 
 static int take_done(struct run *run, struct cairn_error *err)
@@ -291,12 +299,16 @@ static int read_all(struct run *run, struct cairn_error *err)
 {
     run_hot(run);
     settle_hot(run);
-    int code = ask_for_more(run, err);
+    int code = check_stopped(run, err);
+    if (code == 0)
+        code = ask_for_more(run, err);
 
     while (code == 0 && run->nbusy) {
         code = wait_for_one(run, err);
         if (code == 0)
             code = take_done(run, err);
+        if (code == 0)
+            code = check_stopped(run, err);
         if (code == 0)
             code = ask_for_more(run, err);
     }

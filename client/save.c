@@ -36,6 +36,7 @@ int cairn_save_begin(struct cairn_session *session, const struct cairn_save_opti
     s->plan = session_plan(session);
     cairn_layout_init(&s->layout);
     list_init(&s->watch.link);
+    list_init(&s->said.link);
     s->failure.size = sizeof(s->failure);
     *ret_save = s;
     return 0;
@@ -72,15 +73,14 @@ static int note_source(struct cairn_save *s, const struct cairn_tensor *t, const
 {
     struct image_source source = {.data = t->data, .by_device = t->flags & CAIRN_TENSOR_DEVICE_WRITES};
 
-    if (!t->data && slice->bytes)
-        return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%s\" has no data", t->name);
-    if (t->stride_bytes && slice->bytes && !is_dense(t, &slice->box)) {
+    if (t->data && t->stride_bytes && slice->bytes && !is_dense(t, &slice->box)) {
         size_t len = slice->box.ndim * sizeof(*source.stride);
         source.stride = malloc(len);
         if (!source.stride)
             return cairn_fail(err, CAIRN_E_NOMEM, "allocate the strides of tensor \"%s\"", t->name);
         memcpy(source.stride, t->stride_bytes, len);
     }
+    s->nopen += !t->data && slice->bytes;
     s->sources[s->nsources++] = source;
     return 0;
 }
@@ -93,6 +93,11 @@ int save_list(struct cairn_save *s, struct cairn_error *err)
         return r;
     session_release_plan(s->session, TAKE_PTR(s->plan));
     return 0;
+}
+
+const struct cairn_slice *save_slice(const struct cairn_save *s, uint64_t i)
+{
+    return s->plan ? &s->plan->layout.slices[i] : &s->layout.slices[i];
 }
 
 static int list_slice(struct cairn_save *s, const struct cairn_tensor *t, struct cairn_error *err)
@@ -119,7 +124,7 @@ static int check_add(const struct cairn_save *save, const struct cairn_tensor *t
     if (r < 0)
         return r;
     if (save->phase != SAVE_NOTING)
-        return cairn_fail(err, CAIRN_E_INVAL, "step %llu is sealed already", (unsigned long long)save->step);
+        return cairn_fail(err, CAIRN_E_INVAL, "step %llu is staged or sealed already", (unsigned long long)save->step);
     if (tensor->flags & ~(uint32_t)CAIRN_TENSOR_DEVICE_WRITES)
         return cairn_fail(err, CAIRN_E_INVAL, "a tensor has unknown flags %#x", tensor->flags);
     return 0;
@@ -162,32 +167,47 @@ int cairn_save_info(const struct cairn_save *save, struct cairn_save_info *ret_i
 
 /* ---- free ------------------------------------------------------------------------------------ */
 
-static void give_up_step(struct cairn_save *s, struct attachment *a)
+/* save 0: the step, whatever was granted for it. */
+static void give_up_step(const struct cairn_save *s, struct attachment *a, uint64_t save)
 {
-    struct local_drop m = {.save = s->watch.save, .step = s->step};
+    struct local_drop m = {.save = save, .step = s->step};
 
     local_header_init(&m.h, LOCAL_DROP, sizeof(m), 0);
     channel_tell(a->channel, &m.h);
 }
 
-/* Without an attachment of its own the session's live one is told; a dead one is not worth a new connection. */
+/* Without a live attachment of its own the session's is told; a dead one is not worth a new connection. */
 void save_abandon(struct cairn_save *s)
 {
-    struct attachment *a = s->attachment ? NULL : session_attached(s->session);
-
-    if (s->attachment || a)
-        give_up_step(s, a ? a : s->attachment);
+    if (s->attachment && !channel_watch_is_lost(s->attachment->channel, &s->watch)) {
+        give_up_step(s, s->attachment, s->watch.save);
+        return;
+    }
+    struct attachment *a = session_attached(s->session);
+    if (a)
+        give_up_step(s, a, a->arena_serial == s->arena_serial ? s->watch.save : 0);
     session_detach(s->session, a);
 }
 
+void save_stop_writing(struct cairn_save *s)
+{
+    if (s->writing)
+        session_count_writer(s->session, s->arena, -1);
+    s->writing = false;
+}
+
+/* The pages are quiet before the daemon hears that they may be granted again. */
 static void let_go(struct cairn_save *s)
 {
-    if (s->phase == SAVE_NOTING)
+    save_unmap_view(s);
+    save_stop_writing(s);
+    session_release_arena(s->session, TAKE_PTR(s->arena));
+    if (s->phase == SAVE_NOTING || s->phase == SAVE_STAGED)
         save_abandon(s);
-    if (s->resuming)
-        channel_cancel(s->attachment->channel, &s->resume);
-    if (s->attachment)
+    if (s->attachment) {
+        channel_cancel(s->attachment->channel, &s->said);
         channel_watch_remove(s->attachment->channel, &s->watch);
+    }
     session_detach(s->session, s->attachment);
 }
 
@@ -197,9 +217,11 @@ void cairn_save_free(struct cairn_save *save)
         return;
     if (!session_forked(save->session))
         let_go(save);
+    arena_unref(save->arena, true); /* a child's own copy: let_go has left none */
     for (uint32_t i = 0; i < save->nsources; i++)
         free(save->sources[i].stride);
     free(save->sources);
+    free(save->pages);
     cairn_layout_free(&save->layout);
     session_release_plan(save->session, save->plan);
     free(save);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Seal: room, the copy, the word. */
+/* Stage: room and the copy. Seal: the word. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,19 +8,7 @@
 #include "core/base/error.h"
 #include "core/model/units.h"
 
-/* ---- seal ------------------------------------------------------------------------------------ */
-
-/* What seal has in its hands; released on every way out. */
-struct sealing {
-    struct local_grant *grant; /* room for the largest */
-    uint32_t *pages;           /* of each part */
-};
-
-static void sealing_free(struct sealing *g)
-{
-    free(g->grant);
-    free(g->pages);
-}
+/* ---- the plan -------------------------------------------------------------------------------- */
 
 /* Fewer tensors than planned are another layout. */
 static int seal_plan(struct cairn_save *s, struct cairn_error *err)
@@ -37,6 +25,8 @@ static int seal_plan(struct cairn_save *s, struct cairn_error *err)
         session_keep_plan(s->session, s->plan);
     return r;
 }
+
+/* ---- room ------------------------------------------------------------------------------------ */
 
 static int64_t exchange_deadline(const struct cairn_save *s)
 {
@@ -65,11 +55,11 @@ static size_t grant_room(void)
     return sizeof(struct local_grant) + LOCAL_MAX_RUNS * sizeof(struct local_run);
 }
 
-static int send_begin(struct cairn_save *s, struct sealing *g, struct cairn_error *err)
+static int send_begin(struct cairn_save *s, struct local_grant *grant, struct cairn_error *err)
 {
     struct local_begin m = {
         .step = s->step, .digest_low = s->plan->digest.low, .digest_high = s->plan->digest.high, .wait_ms = s->room_ms};
-    struct channel_request r = {.expect = LOCAL_GRANT, .answer = g->grant, .room = grant_room(), .watch = &s->watch};
+    struct channel_request r = {.expect = LOCAL_GRANT, .answer = grant, .room = grant_room(), .watch = &s->watch};
     int64_t deadline_ns = exchange_deadline(s) + (int64_t)s->room_ms * 1000000;
 
     local_header_init(&m.h, LOCAL_BEGIN, sizeof(m), 0);
@@ -77,42 +67,42 @@ static int send_begin(struct cairn_save *s, struct sealing *g, struct cairn_erro
 }
 
 /* Asks for room. A daemon that has forgotten the layout is told it again, once. */
-static int seal_begin(struct cairn_save *s, struct sealing *g, struct cairn_error *err)
+static int stage_begin(struct cairn_save *s, struct local_grant *grant, struct cairn_error *err)
 {
     int r = 0;
 
-    g->grant = malloc(grant_room());
-    if (!g->grant)
-        return cairn_fail(err, CAIRN_E_NOMEM, "allocate a grant");
     if (!attachment_knows(s->session, s->attachment, s->plan->digest))
         r = send_layout(s, err);
     if (r == 0)
-        r = send_begin(s, g, err);
+        r = send_begin(s, grant, err);
     if (r != CAIRN_E_NOT_FOUND)
         return r;
     attachment_forget(s->session, s->attachment, s->plan->digest);
     r = send_layout(s, err);
-    return r < 0 ? r : send_begin(s, g, err);
+    return r < 0 ? r : send_begin(s, grant, err);
 }
 
 /* Turns the grant's runs into the page of each part. */
-static int seal_pages(struct cairn_save *s, struct sealing *g, struct cairn_error *err)
+static int stage_pages(struct cairn_save *s, const struct local_grant *grant, struct cairn_error *err)
 {
     uint64_t in_arena = s->arena->page_bytes / CAIRN_PART;
     uint32_t n = 0;
 
-    g->pages = malloc((s->plan->layout.nparts ? s->plan->layout.nparts : 1) * sizeof(*g->pages));
-    if (!g->pages)
+    s->filled_word = grant->filled_word;
+    s->pages = malloc((s->plan->layout.nparts ? s->plan->layout.nparts : 1) * sizeof(*s->pages));
+    if (!s->pages)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate the pages of %u parts", s->plan->layout.nparts);
-    for (uint32_t i = 0; i < g->grant->nruns; i++) {
-        const struct local_run *run = &g->grant->runs[i];
+    for (uint32_t i = 0; i < grant->nruns; i++) {
+        const struct local_run *run = &grant->runs[i];
         if (run->npages > s->plan->layout.nparts - n || (uint64_t)run->first_page + run->npages > in_arena)
             return channel_break(s->attachment->channel, err, "GRANT has pages outside the arena or too many");
         for (uint32_t p = 0; p < run->npages; p++)
-            g->pages[n++] = run->first_page + p;
+            s->pages[n++] = run->first_page + p;
     }
     return n == s->plan->layout.nparts ? 0 : channel_break(s->attachment->channel, err, "GRANT has too few pages");
 }
+
+/* ---- the copy -------------------------------------------------------------------------------- */
 
 /* Only what changed, if the session tracks. The table of what the arena holds is the tracker's to guard. */
 static void copy_tracked(struct cairn_save *s, struct image_copy *copy)
@@ -126,91 +116,172 @@ static void copy_tracked(struct cairn_save *s, struct image_copy *copy)
     tracker_end(&tracked);
 }
 
-static void seal_copy(struct cairn_save *s, struct sealing *g)
+static void stage_copy(struct cairn_save *s)
 {
-    struct image_copy copy = {
-        .plan = s->plan, .sources = s->sources, .arena = s->arena, .pages = g->pages, .path = copy_best()};
+    struct image_copy copy = {.plan = s->plan,
+                              .sources = s->sources,
+                              .arena = s->arena,
+                              .pages = s->pages,
+                              .path = copy_best(),
+                              .open = s->nopen};
 
     if (s->session->tracker)
         copy_tracked(s, &copy);
     else
         s->copied_bytes = image_copy_run(&copy, s->session->copy_threads);
-    arena_fill_word(s->arena, g->grant->filled_word, g->grant->save);
 }
 
-static int seal_announce(struct cairn_save *s, struct cairn_error *err)
-{
-    struct local_save m = {.save = s->watch.save};
-    struct local_ok ok;
-    struct channel_request r = {.expect = LOCAL_OK, .answer = &ok, .room = sizeof(ok)};
+/* ---- stage ----------------------------------------------------------------------------------- */
 
-    local_header_init(&m.h, LOCAL_FILLED, sizeof(m), 0);
-    int code = channel_call(s->attachment->channel, &m.h, -1, &r, exchange_deadline(s), err);
-    if (code == 0)
-        channel_watch_reach(s->attachment->channel, &s->watch, CAIRN_SNAPSHOT);
-    else if (channel_watch_is_lost(s->attachment->channel, &s->watch))
-        code = 0; /* the word has said it; wait asks the daemon that comes */
-    return code;
-}
-
-static int seal(struct cairn_save *s, struct sealing *g, struct cairn_error *err)
+static int stage(struct cairn_save *s, struct cairn_error *err)
 {
-    int r = seal_plan(s, err);
+    _cleanup_free_ struct local_grant *grant = malloc(grant_room());
+    int r = grant ? seal_plan(s, err) : cairn_fail(err, CAIRN_E_NOMEM, "allocate a grant");
 
     if (r == 0)
         r = session_attach(s->session, deadline_in_ms(s->room_ms), SESSION_NO_LIMIT, &s->attachment, err);
     if (r == 0)
         r = session_hold_arena(s->session, s->attachment, &s->arena, err);
-    if (r == 0)
-        s->arena_serial = s->arena->serial;
-    if (r == 0)
-        r = seal_begin(s, g, err);
-    if (r == 0)
-        r = seal_pages(s, g, err);
     if (r < 0)
         return r;
-    seal_copy(s, g);
+    s->arena_serial = s->arena->serial;
+    session_count_writer(s->session, s->arena, 1);
+    s->writing = true;
+    r = stage_begin(s, grant, err);
+    if (r == 0)
+        r = stage_pages(s, grant, err);
+    if (r == 0)
+        stage_copy(s);
+    return r;
+}
+
+/* ---- seal ------------------------------------------------------------------------------------ */
+
+/* Nobody waits for the answer, for the word has said it already. */
+static int seal_announce(struct cairn_save *s, struct cairn_error *err)
+{
+    struct local_save m = {.save = s->watch.save};
+
+    local_header_init(&m.h, LOCAL_FILLED, sizeof(m), 0);
+    int r = save_say(s, &m.h, exchange_deadline(s), err);
+    if (r < 0 && channel_watch_is_lost(s->attachment->channel, &s->watch))
+        r = save_announce_anew(s, exchange_deadline(s), err);
+    if (r == 0)
+        channel_watch_reach(s->attachment->channel, &s->watch, CAIRN_SNAPSHOT);
+    return r;
+}
+
+static int seal(struct cairn_save *s, struct cairn_error *err)
+{
+    int r = channel_watch_ended(s->attachment->channel, &s->watch, err);
+
+    if (r < 0)
+        return r;
+    copy_fence(); /* what the caller wrote itself */
+    arena_fill_word(s->arena, s->filled_word, s->watch.save);
+    save_stop_writing(s);
     return seal_announce(s, err);
 }
 
+/* ---- in the open ----------------------------------------------------------------------------- */
+
 /* A step that is not this save's to give up: another save of this rank has it, or another incarnation. */
-static bool is_others_step(int code)
+static bool is_others_step(const struct cairn_save *s, int code)
 {
-    return code == CAIRN_E_EXISTS || code == CAIRN_E_FENCED;
+    return s->watch.save == 0 && (code == CAIRN_E_EXISTS || code == CAIRN_E_FENCED);
 }
 
-static void seal_failed(struct cairn_save *s, const struct cairn_error *why)
+/* The pages are quiet before the daemon hears that they may be granted again. */
+static int failed(struct cairn_save *s, int code, struct cairn_error *why, struct cairn_error *err)
 {
+    cairn_wrap(why, code, "save step %llu", (unsigned long long)s->step);
     s->phase = SAVE_FAILED;
     cairn_error_copy(&s->failure, why);
-    if (!is_others_step(why->code))
+    save_unmap_view(s);
+    save_stop_writing(s);
+    session_release_arena(s->session, TAKE_PTR(s->arena));
+    if (!is_others_step(s, code))
         save_abandon(s);
-    if (s->resuming)
-        channel_cancel(s->attachment->channel, &s->resume);
-    if (s->attachment)
+    if (s->attachment) {
+        channel_cancel(s->attachment->channel, &s->said);
         channel_watch_remove(s->attachment->channel, &s->watch); /* nobody wants its news */
+    }
+    cairn_error_copy(err, why);
+    return code;
+}
+
+static int check(const struct cairn_save *s, struct cairn_error *err)
+{
+    return s ? session_check(s->session, err) : cairn_fail(err, CAIRN_E_INVAL, "there is no save");
+}
+
+int cairn_save_stage(struct cairn_save *save, struct cairn_error *err)
+{
+    struct cairn_error why = CAIRN_ERROR_INIT;
+    int r = check(save, err);
+
+    if (r < 0)
+        return r;
+    if (save->phase != SAVE_NOTING)
+        return cairn_fail(err, CAIRN_E_INVAL, "step %llu is staged or sealed already", (unsigned long long)save->step);
+    r = stage(save, &why);
+    if (r < 0)
+        return failed(save, r, &why, err);
+    save->phase = SAVE_STAGED;
+    return 0;
+}
+
+static int fail_no_data(const struct cairn_save *s, struct cairn_error *err)
+{
+    uint32_t i = 0;
+
+    while (s->sources[i].data || !save_slice(s, i)->bytes) /* nopen: there is one */
+        i++;
+    return cairn_fail(err, CAIRN_E_INVAL,
+                      "step %llu: tensor \"%.300s\" has no data: stage the save and write it where it lies, or give it",
+                      (unsigned long long)s->step, save_slice(s, i)->name);
 }
 
 int cairn_save_seal(struct cairn_save *save, struct cairn_error *err)
 {
-    CAIRN_CLEANUP(sealing_free) struct sealing g = {0};
     struct cairn_error why = CAIRN_ERROR_INIT;
+    int r = check(save, err);
 
-    if (!save)
-        return cairn_fail(err, CAIRN_E_INVAL, "there is no save");
-    int r = session_check(save->session, err);
     if (r < 0)
         return r;
-    if (save->phase != SAVE_NOTING)
+    bool staged = save->phase == SAVE_STAGED;
+    if (!staged && save->phase != SAVE_NOTING)
         return cairn_fail(err, CAIRN_E_INVAL, "step %llu is sealed already", (unsigned long long)save->step);
-    r = seal(save, &g, &why);
-    session_release_arena(save->session, TAKE_PTR(save->arena));
-    if (r == 0) {
-        save->phase = SAVE_SEALED;
-        return 0;
+    if (!staged && save->nopen)
+        return fail_no_data(save, err);
+    r = staged ? 0 : stage(save, &why);
+    if (r == 0)
+        r = seal(save, &why);
+    if (r < 0)
+        return failed(save, r, &why, err);
+    save->phase = SAVE_SEALED;
+    if (!staged) /* nobody knows a place in it */
+        session_release_arena(save->session, TAKE_PTR(save->arena));
+    return 0;
+}
+
+int cairn_save_all(struct cairn_session *session, const struct cairn_save_options *options,
+                   const struct cairn_tensor *tensors, uint64_t count, struct cairn_save **ret_save,
+                   struct cairn_error *err)
+{
+    struct cairn_save *save = NULL;
+    int r = tensors || count == 0 ? 0 : cairn_fail(err, CAIRN_E_INVAL, "there are no tensors");
+
+    if (r == 0)
+        r = cairn_save_begin(session, options, &save, err);
+    for (uint64_t i = 0; i < count && r == 0; i++)
+        r = cairn_save_add(save, tensor_at(tensors, i), err);
+    if (r == 0)
+        r = cairn_save_seal(save, err);
+    if (r < 0) {
+        cairn_save_free(save);
+        return r;
     }
-    cairn_wrap(&why, r, "save step %llu", (unsigned long long)save->step);
-    seal_failed(save, &why);
-    cairn_error_copy(err, &why);
-    return r;
+    *ret_save = save;
+    return 0;
 }

@@ -102,6 +102,13 @@ int session_hold_arena(struct cairn_session *s, const struct attachment *a, stru
     return gone ? cairn_fail(err, CAIRN_E_UNAVAILABLE, "the connection to cairnd at %s was lost", s->socket_path) : 0;
 }
 
+void session_count_writer(struct cairn_session *s, struct arena *arena, int change)
+{
+    pthread_mutex_lock(&s->lock);
+    arena->writers += (unsigned)change;
+    pthread_mutex_unlock(&s->lock);
+}
+
 void session_release_arena(struct cairn_session *s, struct arena *arena)
 {
     if (!arena)
@@ -179,7 +186,7 @@ static bool hand_back(struct cairn_session *s, struct attachment *a, int64_t dea
     fds[1] = s->arena->ledger_fd;
     m.arena_id = s->arena->id;
     pthread_mutex_lock(&s->lock);
-    m.copying = s->arena->refs - 1;
+    m.copying = s->arena->writers;
     pthread_mutex_unlock(&s->lock);
     memcpy(m.job, s->open.job, sizeof(m.job));
     memcpy(m.start_id, s->open.start_id, sizeof(m.start_id));

@@ -79,6 +79,8 @@ void session_detach(struct cairn_session *s, struct attachment *a); /* NULL is a
  * already. */
 int session_hold_arena(struct cairn_session *s, const struct attachment *a, struct arena **ret_arena,
                        struct cairn_error *err);
+/* What is said of it when it is handed back: somebody writes to pages that an earlier connection granted. */
+void session_count_writer(struct cairn_session *s, struct arena *arena, int change);
 void session_release_arena(struct cairn_session *s, struct arena *arena); /* NULL is allowed */
 
 /* A reference to the newest plan; NULL: there is none yet. */
@@ -94,5 +96,11 @@ void attachment_forget(struct cairn_session *s, struct attachment *a, struct has
 /* A public struct of size bytes, given by the caller: refuses one that is shorter than the first version's and one
  * whose tail, which we do not know, is not zero. */
 int struct_check(const char *what, const void *given, size_t size, size_t known, struct cairn_error *err);
+
+/* The i-th of a caller's array, whose version of the struct may be longer than ours. */
+static inline const struct cairn_tensor *tensor_at(const struct cairn_tensor *tensors, uint64_t i)
+{
+    return (const struct cairn_tensor *)(const void *)((const char *)tensors + i * tensors->size);
+}
 
 #endif

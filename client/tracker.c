@@ -185,7 +185,7 @@ static bool take_plan(struct tracker *t, const struct plan *plan)
 /* Notes where a slice lies now; true when it is to be tracked and is not. */
 static bool is_candidate(struct tracker *t, struct region *r, const struct image_source *s)
 {
-    bool may = !s->stride && !s->by_device;
+    bool may = s->data && !s->stride && !s->by_device;
 
     if (!may)
         region_give_up(t, r);

@@ -18,9 +18,9 @@
 
 /* Where a slice lies in the trainer's memory. */
 struct image_source {
-    const char *data;
-    int64_t *stride; /* owned; NULL when dense and row-major */
-    bool by_device;  /* writes are not seen */
+    const char *data; /* NULL: the caller writes the slice where it lies in the arena */
+    int64_t *stride;  /* owned; NULL when dense and row-major */
+    bool by_device;   /* writes are not seen */
 };
 
 struct tracker;

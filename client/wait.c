@@ -30,17 +30,24 @@ static const char *state_name(int state)
 struct goal {
     const struct channel_watch *watch;
     int state;
-    const struct channel_request *resume; /* whose answer is waited for too; NULL: none */
 };
 
 static bool goal_reached(const void *arg)
 {
     const struct goal *g = arg;
 
-    return g->watch->code < 0 || g->watch->state >= g->state || (g->resume && g->resume->done);
+    return g->watch->code < 0 || g->watch->state >= g->state;
 }
 
 /* ---- over a restart of the daemon ------------------------------------------------------------ */
+
+int save_say(struct cairn_save *s, struct local_header *message, int64_t deadline_ns, struct cairn_error *err)
+{
+    s->said = (struct channel_request){
+        .expect = LOCAL_OK, .answer = &s->said_ok, .room = sizeof(s->said_ok), .fails = &s->watch};
+    list_init(&s->said.link);
+    return channel_send(s->attachment->channel, &s->said, message, -1, deadline_ns, err);
+}
 
 /* The save was in an arena that is not the session's any more. */
 static void lost_for_good(struct cairn_save *s, const struct attachment *now)
@@ -52,23 +59,19 @@ static void lost_for_good(struct cairn_save *s, const struct attachment *now)
     channel_watch_fail(s->attachment->channel, &s->watch, CAIRN_E_UNAVAILABLE, text);
 }
 
-/* Goes over to the attachment, whose reference it takes. */
+/* Goes over to the attachment, whose reference it takes. An OK changes nothing, events say the rest. */
 static int move_to(struct cairn_save *s, struct attachment *a, int64_t deadline_ns, struct cairn_error *err)
 {
     struct local_resume m = {.save = s->watch.save, .step = s->step};
 
-    if (s->resuming)
-        channel_cancel(s->attachment->channel, &s->resume);
+    channel_cancel(s->attachment->channel, &s->said);
     channel_watch_remove(s->attachment->channel, &s->watch);
     session_detach(s->session, s->attachment);
     s->attachment = a;
     s->waited = false;
     channel_watch_add(a->channel, &s->watch);
-    s->resume = (struct channel_request){.expect = LOCAL_OK, .answer = &s->resume_ok, .room = sizeof(s->resume_ok)};
     local_header_init(&m.h, LOCAL_RESUME, sizeof(m), 0);
-    int r = channel_send(a->channel, &s->resume, &m.h, -1, deadline_ns, err);
-    s->resuming = r == 0;
-    return r;
+    return save_say(s, &m.h, deadline_ns, err);
 }
 
 /* Tries until the deadline; a signal ends it, as it ends a wait. */
@@ -109,16 +112,21 @@ static int follow(struct cairn_save *s, bool patient, int64_t deadline_ns, struc
     return 0;
 }
 
-/* The answer to RESUME: OK changes nothing, events say the rest. */
-static void take_resume_answer(struct cairn_save *s)
+int save_announce_anew(struct cairn_save *s, int64_t deadline_ns, struct cairn_error *err)
 {
-    struct channel *c = s->attachment->channel;
+    struct attachment *a = session_attached(s->session);
+    int r = 0;
 
-    if (!s->resuming || !channel_is_done(c, &s->resume))
-        return;
-    s->resuming = false;
-    if (s->resume.code < 0 && !channel_watch_is_lost(c, &s->watch))
-        channel_watch_fail(c, &s->watch, s->resume.code, s->resume.error.message);
+    if (a && !channel_is_dead(a->channel)) {
+        if (a->arena_serial == s->arena_serial) {
+            r = move_to(s, a, deadline_ns, err);
+            return r < 0 && channel_watch_is_lost(s->attachment->channel, &s->watch) ? 0 : r;
+        }
+        r = cairn_fail(err, CAIRN_E_UNAVAILABLE, "the connection was lost, and the arena was not taken back: %s",
+                       a->refusal);
+    }
+    session_detach(s->session, a);
+    return r;
 }
 
 /* What holds the save up, in the daemon's words; an empty text when it does not say. */
@@ -167,16 +175,12 @@ static int wait_here(struct cairn_save *s, int state, uint32_t timeout_ms, int64
     struct channel *c = s->attachment->channel;
     struct goal goal = {.watch = &s->watch, .state = state};
     struct cairn_error why = CAIRN_ERROR_INIT;
-    int waited, reached, code;
+    int reached;
 
     say_waiting(s, state, timeout_ms);
-    do {
-        goal.resume = s->resuming ? &s->resume : NULL;
-        waited = channel_wait(c, goal_reached, &goal, true, deadline_ns, err);
-        take_resume_answer(s);
-        *ret_lost = channel_watch_is_lost(c, &s->watch);
-        code = channel_watch_look(c, &s->watch, &reached, &why);
-    } while (waited == 0 && code == 0 && reached < state);
+    int waited = channel_wait(c, goal_reached, &goal, true, deadline_ns, err);
+    *ret_lost = channel_watch_is_lost(c, &s->watch);
+    int code = channel_watch_look(c, &s->watch, &reached, &why);
     if (reached >= state) {
         *ret_lost = false;
         return 0;
@@ -218,7 +222,7 @@ int cairn_save_wait(struct cairn_save *save, int state, uint32_t timeout_ms, str
         return r;
     if (state < CAIRN_SNAPSHOT || state > CAIRN_COMMITTED)
         return cairn_fail(err, CAIRN_E_INVAL, "%d is no state of a save", state);
-    if (save->phase == SAVE_NOTING)
+    if (save->phase == SAVE_NOTING || save->phase == SAVE_STAGED)
         return cairn_fail(err, CAIRN_E_INVAL, "step %llu is not sealed yet", (unsigned long long)save->step);
     if (save->phase == SAVE_FAILED) {
         cairn_error_copy(err, &save->failure);

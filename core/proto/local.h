@@ -14,7 +14,7 @@
  *     BEGIN step, layout         ->
  *                                <-  GRANT save, pages        or ERROR (BUSY, TOO_LARGE, FENCED, ...)
  *     (copies; writes the save's id into its word of the control page)
- *     FILLED save                ->
+ *     FILLED save                ->                           whose OK nobody need wait for: the word has said it
  *                                <-  EVENT save SNAPSHOT, later DURABLE, COMMITTED, or a code and a message
  *     RESTORE_OPEN step          ->
  *                                <-  RESTORE_OPENED + catalog + window

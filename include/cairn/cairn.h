@@ -9,6 +9,7 @@
  *         cairn_save_add(tensor) ...           notes name, place and pointer
  *         cairn_save_seal()                    the stall: one copy into the arena; the tensors may change after it
  *         cairn_save_free()                    the daemon goes on by itself
+ *     (cairn_save_all() is begin, add and seal in one call)
  *     after a failure:
  *         cairn_restore_open(CAIRN_LATEST), cairn_restore_add() ..., cairn_restore_run()
  *
@@ -156,7 +157,8 @@ struct cairn_tensor {
     const uint64_t *offset;      /* where this rank's slice begins, elements per dimension */
     const uint64_t *length;      /* extent of the slice, elements per dimension; may be 0 only where shape is 0 */
     const int64_t *stride_bytes; /* distance between neighbours of a dimension in memory; NULL: row-major, dense */
-    void *data;                  /* first element of the slice; save only reads it, restore writes it */
+    void *data;                  /* first element of the slice; save only reads it, restore writes it. NULL: see
+                                    cairn_save_stage */
     uint32_t flags;              /* enum cairn_tensor_flags */
 };
 enum cairn_tensor_flags {
@@ -185,13 +187,36 @@ enum cairn_save_state {
 
 CAIRN_API int cairn_save_begin(struct cairn_session *session, const struct cairn_save_options *options,
                                struct cairn_save **ret_save, struct cairn_error *err);
-/* Notes one slice. The data is not read before seal and must not move until seal returns. Errors: INVAL names the
- * tensor (overlap with an earlier slice of this save, out of range, overflow, bad name). */
+/* Notes one slice. The data is not read before seal (or stage) and must not move until it returns. Errors: INVAL names
+ * the tensor (overlap with an earlier slice of this save, out of range, overflow, bad name). */
 CAIRN_API int cairn_save_add(struct cairn_save *save, const struct cairn_tensor *tensor, struct cairn_error *err);
-/* Copies every slice into the arena and hands the snapshot to the daemon. On return the tensors may be changed. A
- * daemon that dies after it has given room is no error: the next one finds the snapshot in the arena. Errors: BUSY,
- * TOO_LARGE, EXISTS (this step was saved already), FENCED, UNAVAILABLE; training may go on after any. */
+/* Copies every slice into the arena and hands the snapshot to the daemon, whose answer it does not wait for. On return
+ * the tensors may be changed. A daemon that dies after it has given room is no error: the next one finds the snapshot
+ * in the arena. What it says against the snapshot later (another rank gave the step up, a newer incarnation) is told by
+ * cairn_save_wait. Errors: BUSY, TOO_LARGE, EXISTS (this step was saved already), FENCED, ABORTED, UNAVAILABLE;
+ * training may go on after any. INVAL names a tensor without data of a save that was not staged; nothing is lost then.
+ */
 CAIRN_API int cairn_save_seal(struct cairn_save *save, struct cairn_error *err);
+/* begin, add for each of the tensors, and seal in one call. They lie tensors[0].size bytes apart, with one size, and
+ * may be as many as add takes. On failure there is no save, and the step is given up as cairn_save_free does before
+ * seal. Errors: those of the three. */
+CAIRN_API int cairn_save_all(struct cairn_session *session, const struct cairn_save_options *options,
+                             const struct cairn_tensor *tensors, uint64_t count, struct cairn_save **ret_save,
+                             struct cairn_error *err);
+/* The first half of seal: takes room in the arena and copies every slice that has data. Slices whose data is NULL
+ * (their stride_bytes are ignored) are the caller's to write, all of each, at cairn_save_place, from any thread; the
+ * snapshot is complete only with cairn_save_seal, which then copies nothing. By then every write must have ended: other
+ * threads are joined, a GPU has been waited for. What was not written is what an earlier save left there. Between the
+ * two the daemon keeps the room, for as long as this takes; but a checkpoint that is not complete after the daemon's
+ * checkpoint_s (default 600 s) is aborted for all ranks, and seal or cairn_save_wait says ABORTED. A process that dies
+ * between the two drops the save; a daemon that dies is no error, as with seal. cairn_save_free instead of seal gives
+ * the step up and the room back. Errors: those of seal. */
+CAIRN_API int cairn_save_stage(struct cairn_save *save, struct cairn_error *err);
+/* Where the i-th slice that was added lies, dense and row-major, at least 64 bytes aligned: memory shared with the
+ * daemon, unknown in a forked child. Valid after stage until the save is freed. One without data may be written until
+ * seal; nothing else may ever be, and what is read there after the commit may be a later save's. Errors: INVAL (not
+ * staged), NOT_FOUND (i), IO (no more mappings). */
+CAIRN_API int cairn_save_place(struct cairn_save *save, uint64_t i, void **ret_data, struct cairn_error *err);
 /* Waits until the save has reached the state. Errors: TIMEOUT, ABORTED (why is in the message), UNAVAILABLE, INTR. When
  * the daemon is away it is waited for until the deadline; UNAVAILABLE, which names the socket, is no end then: the
  * snapshot is in the arena, and a later wait finds the daemon that has come back. A timeout of 0 connects to nobody.
@@ -201,7 +226,7 @@ CAIRN_API int cairn_save_wait(struct cairn_save *save, int state, uint32_t timeo
 struct cairn_save_info {
     size_t size;
     uint64_t bytes;         /* of all slices */
-    uint64_t copied_bytes;  /* by seal; the rest was in the arena already (CAIRN_TRACK) */
+    uint64_t copied_bytes;  /* by seal or stage; the rest was in the arena already (CAIRN_TRACK), or is the caller's */
     uint64_t tracked_bytes; /* of tensors whose writes are watched now */
     char tracking[256];     /* "on", or why nothing is tracked */
 };
@@ -241,15 +266,27 @@ CAIRN_API int cairn_restore_info(const struct cairn_restore *restore, struct cai
 CAIRN_API int cairn_restore_slice(const struct cairn_restore *restore, uint64_t i, uint32_t *ret_rank,
                                   struct cairn_tensor *ret_tensor);
 
+/* dtype and global shape of a saved tensor, by name; the rest of ret_tensor is NULL. Where ranks saved different
+ * tensors under one name: that of the session's own rank, else of the lowest. What ret_tensor points to lives as long
+ * as the restore. Errors: NOT_FOUND when nobody saved it. */
+CAIRN_API int cairn_restore_find(const struct cairn_restore *restore, const char *name, struct cairn_tensor *ret_tensor,
+                                 struct cairn_error *err);
+
 /* Asks for a slice of a tensor by name, in global coordinates, into tensor->data. dtype and shape must be those of
- * the checkpoint. Errors: NOT_FOUND names the tensor or the elements that no rank saved. */
+ * the checkpoint. Elements that several ranks saved under this name are taken from the session's own rank if it is
+ * among them (a rank's number, whatever the world size was then), else from the lowest; an observer takes them from the
+ * lowest. Errors: NOT_FOUND names the tensor or the elements that no rank saved. */
 CAIRN_API int cairn_restore_add(struct cairn_restore *restore, const struct cairn_tensor *tensor,
                                 struct cairn_error *err);
+/* The same for each of them, all or none. They lie tensors[0].size bytes apart, with one size. */
+CAIRN_API int cairn_restore_add_all(struct cairn_restore *restore, const struct cairn_tensor *tensors, uint64_t count,
+                                    struct cairn_error *err);
 /* As above, but exactly the i-th saved slice: for tools that give back each rank's own view. */
 CAIRN_API int cairn_restore_add_slice(struct cairn_restore *restore, uint64_t i, void *data, struct cairn_error *err);
 
-/* Called by cairn_restore_run from the calling thread, about ten times a second and once at the end. */
-typedef void (*cairn_progress_fn)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+/* Called by cairn_restore_run from the calling thread, about ten times a second and once at the end. Anything but 0 ends
+ * the run with INTR. */
+typedef int (*cairn_progress_fn)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
 
 /* Reads everything that was added. Only bytes whose checksums verified are handed out. Not atomic: after an error the
  * contents of the targets are undefined. May be called again after more adds. */

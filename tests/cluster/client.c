@@ -19,7 +19,10 @@
  *
  *     --rounds N  waits so many times for a commit before it gives up
  *
- *     --lingers   waits for its last save only, once it reads a byte */
+ *     --lingers   waits for its last save only, once it reads a byte
+ *
+ *     --staged    saves in two steps: every second tensor is written where it lies, by turns. Between the two prints
+ *                 "staged STEP" and reads bytes: 'l' asks for the latest step ("asked STEP CODE"), 'g' goes on */
 #include "bench/random.h"
 
 #include <cairn/cairn.h>
@@ -38,7 +41,7 @@ struct options {
     const char *job, *start_id, *bad_case;
     uint32_t rank, world;
     uint64_t bytes, first, last, seed, step, arena_mib;
-    bool no_wait, take_over, stops, lingers, waits;
+    bool no_wait, take_over, stops, lingers, waits, staged;
     unsigned rounds;               /* waits for a commit */
     uint32_t timeout_ms, pause_ms; /* pause_ms: between two saves */
     unsigned tiny;                 /* so many tensors of a few bytes instead */
@@ -225,13 +228,43 @@ static int open_session(const struct options *o, uint32_t flags, const struct st
     return cairn_session_open(&so, ret, err);
 }
 
-static int add_all(struct cairn_save *save, struct state *s, struct cairn_error *err)
+static bool is_placed(const struct options *o, uint64_t step, unsigned i)
+{
+    return o->staged && (step + i) % 2 == 0;
+}
+
+static int add_all(struct cairn_save *save, struct state *s, const struct options *o, uint64_t step,
+                   struct cairn_error *err)
 {
     int r = 0;
 
     for (unsigned i = 0; i < s->n && r == 0; i++) {
         struct cairn_tensor t = describe(&s->t[i]);
+        if (is_placed(o, step, i))
+            t.data = NULL;
         r = cairn_save_add(save, &t, err);
+    }
+    return r;
+}
+
+/* Stages, does what it is told to, and writes what was not copied. */
+static int stage(struct cairn_session *session, struct cairn_save *save, struct state *s, const struct options *o,
+                 uint64_t step, struct cairn_error *err)
+{
+    struct cairn_error ignored = CAIRN_ERROR_INIT;
+    int r = cairn_save_stage(save, err), c;
+    uint64_t latest;
+
+    if (r < 0)
+        return r;
+    printf("staged %llu\n", (unsigned long long)step);
+    while ((c = getchar()) == 'l')
+        printf("asked %llu %s\n", (unsigned long long)step, cairn_code_name(cairn_latest(session, &latest, &ignored)));
+    for (unsigned i = 0; i < s->n && r == 0; i++) {
+        void *place;
+        r = cairn_save_place(save, i, &place, err);
+        if (r == 0 && is_placed(o, step, i))
+            memcpy(place, s->t[i].data, s->t[i].bytes);
     }
     return r;
 }
@@ -263,7 +296,9 @@ static void save_step(struct cairn_session *session, struct state *s, const stru
     }
     r = cairn_save_begin(session, &so, &save, &err);
     if (r == 0)
-        r = add_all(save, s, &err);
+        r = add_all(save, s, o, step, &err);
+    if (r == 0 && o->staged)
+        r = stage(session, save, s, o, step, &err);
     if (r == 0)
         r = cairn_save_seal(save, &err);
     if (r == 0) {
@@ -538,7 +573,7 @@ int main(int argc, char **argv)
         {"step", 1, NULL, 'p'},  {"no-wait", 0, NULL, 'N'},  {"timeout", 1, NULL, 't'},   {"arena-mib", 1, NULL, 'a'},
         {"case", 1, NULL, 'c'},  {"tiny", 1, NULL, 'y'},     {"take-over", 0, NULL, 'o'}, {"empty", 0, NULL, 'e'},
         {"pause", 1, NULL, 'P'}, {"stops", 0, NULL, 'S'},    {"rounds", 1, NULL, 'R'},    {"lingers", 0, NULL, 'L'},
-        {"waits", 0, NULL, 'W'}, {NULL, 0, NULL, 0}};
+        {"waits", 0, NULL, 'W'}, {"staged", 0, NULL, 'G'},   {NULL, 0, NULL, 0}};
     struct options o = {.job = "test",
                         .start_id = "first",
                         .bad_case = "",
@@ -560,6 +595,8 @@ int main(int argc, char **argv)
             o.lingers = o.no_wait = true;
         else if (c == 'W')
             o.waits = true;
+        else if (c == 'G')
+            o.staged = true;
         else if (c == 'i')
             o.start_id = optarg;
         else if (c == 'r')

@@ -228,6 +228,51 @@ def stopped_daemon(c):
     assert "committed" in c.client("save", *SIZE, "--job", "frozen", "--start-id", "again", "--take-over")[1]
 
 
+def staged(c):
+    """Room and copy first, the rest written where it lies, the daemon gone before the seal or behind it; and with another call of the
+    process that has come back to the next daemon before the seal (catches: a word that nobody looks at any more)."""
+    for job, asks in (("staged", ""), ("staged-asks", "l")):
+        t = trainer(c, "--job", job, "--staged", "--count", 3, "--seed", 2, "--timeout", 60000, stdin=-1)
+        t.stdin.write("g")
+        t.stdin.flush()
+        read_until(t, "committed 1")
+        read_until(t, "staged 2")
+        c.node.kill()
+        c.node.start()
+        c.wait_peers_up()
+        if asks:
+            t.stdin.write(asks)
+            t.stdin.flush()
+            read_until(t, "asked 2")
+        t.stdin.write("g")
+        t.stdin.flush()
+        read_until(t, "committed 2")
+        read_until(t, "staged 3")
+        kill_peers(c)
+        t.stdin.write("g")
+        t.stdin.flush()
+        read_until(t, "sealed 3")
+        c.node.kill()
+        start_peers(c)
+        c.node.start()
+        out, err = t.communicate(timeout=90)
+        assert "committed 3" in out, out + err + c.node.tail()
+        for step in (1, 2, 3):
+            verified(c, job, step, "--seed", 2)
+
+
+def staged_and_left(c):
+    """The trainer is killed between the two, or gives the save up: nothing is committed, and the room is there again."""
+    t = trainer(c, "--job", "left", "--staged", "--timeout", 60000, stdin=-1)
+    read_until(t, "staged 1")
+    t.kill()
+    t.wait()
+    wait_until("the step to be aborted", lambda: state_of(c, "left", 1) in ("aborted", "absent"), 30)
+    out = c.client("save", *SIZE, "--job", "left", "--start-id", "next", "--count", 4, "--first", 2)[1]
+    assert "committed 5" in out and "failed" not in out, out
+    verified(c, "left", 5)
+
+
 # ---- what a client may hand back ----------------------------------------------------------------
 
 
@@ -323,7 +368,7 @@ def refuses_what_does_not_match(c):
 
 
 DAYS = [filled_then_killed, killed_twice, ordered_restart, begun_then_ended, trainer_dead_too, kept_over_a_restart, both_of_two_come_back,
-        one_of_two_comes_back, dead_daemon, stopped_daemon, refuses_what_does_not_match]
+        one_of_two_comes_back, staged, staged_and_left, dead_daemon, stopped_daemon, refuses_what_does_not_match]
 
 
 def main():

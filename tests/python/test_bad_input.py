@@ -140,7 +140,7 @@ def test_an_arena_that_is_too_small_says_which_is_needed(cluster, job):
         c.save(2, {"w": torch.ones(10)}, wait="committed", timeout=30)
     with cairn.Checkpointer(job, arena=12582912, raise_errors=True) as c:
         c.save(3, {"w": torch.ones(2 << 20)}, wait="committed", timeout=30)
-    with cairn.Checkpointer(job, arena=1 << 45, raise_errors=True) as c, pytest.raises(cairn.TooLargeError, match="arena_max_mib"):
+    with cairn.Checkpointer(job, arena=1 << 40, raise_errors=True) as c, pytest.raises(cairn.TooLargeError, match="arena_max_mib"):
         c.save(4, {"w": torch.ones(10)})
 
 

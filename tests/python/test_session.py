@@ -67,7 +67,9 @@ def test_errors_are_told_apart(cluster, job):
             s.save(1, table)
         with pytest.raises(cairn.ExistsError):
             open_session(job)  # two processes, or sessions, with one rank
-        with s.restore() as r:
+        with pytest.raises(cairn.NotFoundError, match="scratch"):
+            s.restore()  # what this start resumes from was asked for before there was anything
+        with s.restore(1) as r:
             r.add("a", "F32", (8,), address(data))
             with pytest.raises(cairn.InvalidError, match="a"):
                 r.run(30)
@@ -78,7 +80,7 @@ def test_errors_are_told_apart(cluster, job):
     with pytest.raises(cairn.InvalidError, match="closed"):
         s.latest()
     with pytest.raises(ConnectionError, match="/nowhere"):
-        cairn.Session("x", socket="/nowhere/sock", timeout=1)
+        cairn.Session("x", observer=True, socket="/nowhere/sock", timeout=1)
 
 
 def test_structures_are_those_of_the_header():

@@ -74,7 +74,7 @@ struct fake {
     char dir[64], path[96];
     int listener, wake;
     bool stop, restart, away, event_now, take_back, places;
-    unsigned wander;
+    unsigned wander, copying;
     uint64_t next_arena, knows;
     int event_state, event_code, last_state, last_code;
     enum fake_fault fault[MAX_TYPES];
@@ -243,6 +243,7 @@ static void on_open(struct fake *f, struct connection *c, enum fake_fault fault,
 
 static void on_hand_back(struct fake *f, struct connection *c, const struct local_hand_back *m, int *fds)
 {
+    f->copying = m->copying;
     if (!f->take_back) {
         send_error(c->fd, m->h.id, CAIRN_E_INVAL, "the fake wants no arena back");
         return;
@@ -378,14 +379,16 @@ static void keep_image(struct fake *f, struct connection *c)
     check_gaps(f, l, s->image);
 }
 
-static void on_filled(struct fake *f, struct connection *c, const struct local_save *m)
+static void on_filled(struct fake *f, struct connection *c, enum fake_fault fault, const struct local_save *m)
 {
+    struct local_ok ok;
     struct local_control *control = (struct local_control *)(void *)c->arena;
 
     if (m->save != c->save || __atomic_load_n(&control->filled[c->word], __ATOMIC_ACQUIRE) != m->save)
         complain(f, "FILLED without the filled word");
     keep_image(f, c);
-    send_ok(c->fd, m->h.id);
+    local_header_init(&ok.h, LOCAL_OK, sizeof(ok), m->h.id);
+    answer(f, c, fault, &ok, sizeof(ok), NULL, 0);
     for (int state = CAIRN_SNAPSHOT; state <= f->last_state; state++)
         send_event(c->fd, m->save, state, 0);
     if (f->last_code)
@@ -626,7 +629,7 @@ static void obey(struct fake *f, struct connection *c, enum fake_fault fault, co
         on_begin(f, c, fault, m);
         break;
     case LOCAL_FILLED:
-        on_filled(f, c, m);
+        on_filled(f, c, fault, m);
         break;
     case LOCAL_WHY:
         on_why(c, m);
@@ -982,4 +985,12 @@ void fake_take_back(struct fake *f, int on)
     pthread_mutex_lock(&f->lock);
     f->take_back = on;
     pthread_mutex_unlock(&f->lock);
+}
+
+unsigned fake_copying(struct fake *f)
+{
+    pthread_mutex_lock(&f->lock);
+    unsigned n = f->copying;
+    pthread_mutex_unlock(&f->lock);
+    return n;
 }

@@ -48,6 +48,8 @@ void fake_knows(struct fake *f, uint64_t knows);
 void fake_wander(struct fake *f, unsigned places);
 /* Changes a byte of the newest save in its arena, in this part. */
 void fake_damage(struct fake *f, unsigned part);
+/* How many writers the newest arena was handed back with. */
+unsigned fake_copying(struct fake *f);
 /* What the client did wrong; NULL when nothing. */
 const char *fake_complaint(struct fake *f);
 

@@ -276,13 +276,14 @@ static void test_strides(void **state)
 
 /* ---- many ------------------------------------------------------------------------------------ */
 
-static void count_progress(void *arg, uint64_t done, uint64_t total)
+static int count_progress(void *arg, uint64_t done, uint64_t total)
 {
     uint64_t *last = arg;
 
     assert_true(done >= last[0] && done <= total);
     last[0] = done;
     last[1] = total;
+    return 0;
 }
 
 static void test_many_tiny_from(unsigned reads)
@@ -319,6 +320,69 @@ static void test_many_tiny_from(unsigned reads)
     assert_int_equal(progress[1], N / 4 * (1 + 2 + 3 + 4));
     /* Catches a read per tensor: 10,000 slices of 64 bytes are one part. */
     assert_int_equal(fake_count(f, LOCAL_READ), reads);
+    cairn_restore_free(r);
+    cairn_session_close(s);
+    no_complaint(f);
+}
+
+/* All at once, both ways. Catches: a table that is read at another distance than its structs have, a refused one of
+ * which some stays, a step that nobody gives up. */
+static void test_all_at_once(void **state)
+{
+    enum { N = 10000 };
+    struct longer {
+        struct cairn_tensor t;
+        uint64_t later; /* a field of a later version, at rest */
+    };
+    static struct longer table[N];
+    static char names[N][16];
+    static const uint64_t one[1] = {1};
+    static uint64_t values[N], back[N];
+    struct cairn_save_options o = {.size = sizeof(o), .step = 1};
+    struct cairn_session *s;
+    struct cairn_save *save = NULL;
+    struct cairn_restore *r;
+
+    (void)state;
+    OK(open_rank(f, 0, 1, 16, 5000, &s));
+    for (size_t i = 0; i < N; i++) {
+        (void)snprintf(names[i], sizeof(names[i]), "t%zu", i);
+        values[i] = i * 0x9e3779b97f4a7c15u;
+        table[i].t = bytes_tensor(names[i], one, &values[i]);
+        table[i].t.dtype = CAIRN_U64;
+        table[i].t.size = sizeof(table[i]);
+    }
+    table[N / 2].t.dtype = 99;
+    FAILS(CAIRN_E_INVAL, cairn_save_all(s, &o, &table[0].t, N, &save, &err));
+    assert_non_null(strstr(err.message, "t5000"));
+    table[N / 2].t.dtype = CAIRN_U64;
+    table[N / 2].t.data = NULL;
+    FAILS(CAIRN_E_INVAL, cairn_save_all(s, &o, &table[0].t, N, &save, &err));
+    FAILS(CAIRN_E_INVAL, cairn_save_all(s, &o, NULL, N, &save, &err));
+    assert_null(save);
+    table[N / 2].t.data = &values[N / 2];
+    for (o.step = 2; o.step <= 3; o.step++) {
+        OK(cairn_save_all(s, &o, &table[0].t, N, &save, &err));
+        OK(cairn_save_wait(save, CAIRN_COMMITTED, 5000, &err));
+        cairn_save_free(save);
+    }
+    assert_int_equal(fake_count(f, LOCAL_DROP), 2);
+    assert_int_equal(fake_count(f, LOCAL_LAYOUT), 1);
+
+    OK(cairn_restore_open(s, 3, 5000, &r, &err));
+    for (size_t i = 0; i < N; i++)
+        table[i].t.data = &back[i];
+    table[N - 1].t.name = "nobody";
+    FAILS(CAIRN_E_NOT_FOUND, cairn_restore_add_all(r, &table[0].t, N, &err));
+    OK(cairn_restore_run(r, 5000, NULL, NULL, &err)); /* nothing was added */
+    assert_int_equal(back[0], 0);
+    assert_int_equal(back[1], 0);
+    table[N - 1].t.name = names[N - 1];
+    FAILS(CAIRN_E_INVAL, cairn_restore_add_all(r, NULL, N, &err));
+    OK(cairn_restore_add_all(r, NULL, 0, &err));
+    OK(cairn_restore_add_all(r, &table[0].t, N, &err));
+    OK(cairn_restore_run(r, 5000, NULL, NULL, &err));
+    assert_memory_equal(back, values, sizeof(values));
     cairn_restore_free(r);
     cairn_session_close(s);
     no_complaint(f);
@@ -518,6 +582,80 @@ static void test_one_name_two_tensors(void **state)
     no_complaint(f);
 }
 
+/* Three ranks save the same 100 bytes and each its own half of others. Who asks gets its own where it has them, else
+ * the lowest rank's; catches: the first that is found, a rank that is taken for its place in the catalog. */
+static void save_three_ranks(char data[3][100])
+{
+    static const uint64_t all[1] = {100}, half[1] = {50}, offset[3][1] = {{0}, {50}, {50}};
+
+    for (uint32_t rank = 0; rank < 3; rank++) {
+        struct cairn_tensor t[3] = {bytes_tensor("same", all, data[rank]), bytes_tensor("halves", all, data[rank]),
+                                    bytes_tensor("shape", all, data[rank])};
+        struct cairn_save_options o = {.size = sizeof(o), .step = 1};
+        struct cairn_session *s;
+        struct cairn_save *save;
+        t[1].offset = offset[rank];
+        t[1].length = half;
+        t[2].shape = rank == 1 ? half : all;
+        t[2].dtype = rank == 1 ? CAIRN_U8 : CAIRN_BYTES;
+        memset(data[rank], 'a' + (int)rank, 100);
+        OK(open_rank(f, rank, 3, 8, 5000, &s));
+        OK(cairn_save_all(s, &o, t, 3, &save, &err));
+        OK(cairn_save_wait(save, CAIRN_COMMITTED, 5000, &err));
+        cairn_save_free(save);
+        cairn_session_close(s);
+    }
+}
+
+static void check_preference(struct cairn_session *s, char same, char first, char second, uint64_t shape)
+{
+    static const uint64_t all[1] = {100};
+    char got[2][100], want[2][100];
+    struct cairn_tensor t[2] = {bytes_tensor("same", all, got[0]), bytes_tensor("halves", all, got[1])}, found;
+    struct cairn_restore *r;
+
+    memset(want[0], same, 100);
+    memset(want[1], first, 50);
+    memset(want[1] + 50, second, 50);
+    OK(cairn_restore_open(s, 1, 5000, &r, &err));
+    OK(cairn_restore_add_all(r, t, 2, &err));
+    OK(cairn_restore_run(r, 5000, NULL, NULL, &err));
+    assert_memory_equal(got, want, sizeof(got));
+    OK(cairn_restore_find(r, "shape", &found, &err));
+    assert_string_equal(found.name, "shape");
+    assert_int_equal(found.ndim, 1);
+    assert_int_equal(found.shape[0], shape);
+    assert_int_equal(found.dtype, shape == 50 ? CAIRN_U8 : CAIRN_BYTES);
+    assert_true(!found.data && !found.offset && !found.length && !found.stride_bytes);
+    FAILS(CAIRN_E_NOT_FOUND, cairn_restore_find(r, "nobody", &found, &err));
+    assert_non_null(strstr(err.message, "nobody"));
+    FAILS(CAIRN_E_INVAL, cairn_restore_find(r, NULL, &found, &err));
+    cairn_restore_free(r);
+    cairn_session_close(s);
+}
+
+static void test_own_rank_is_preferred(void **state)
+{
+    struct cairn_session_options observer = {
+        .size = sizeof(observer), .job = "job", .socket_path = fake_path(f), .flags = CAIRN_OBSERVER, .rank = 2};
+    char data[3][100];
+    struct cairn_session *s;
+
+    (void)state;
+    save_three_ranks(data);
+    OK(open_rank(f, 0, 3, 8, 5000, &s));
+    check_preference(s, 'a', 'a', 'b', 100);
+    OK(open_rank(f, 1, 2, 8, 5000, &s)); /* in a world of another size */
+    check_preference(s, 'b', 'a', 'b', 50);
+    OK(open_rank(f, 2, 3, 8, 5000, &s));
+    check_preference(s, 'c', 'a', 'c', 100);
+    OK(open_rank(f, 3, 4, 8, 5000, &s)); /* which nobody was */
+    check_preference(s, 'a', 'a', 'b', 100);
+    OK(cairn_session_open(&observer, &s, &err));
+    check_preference(s, 'a', 'a', 'b', 100);
+    no_complaint(f);
+}
+
 int main(void)
 {
 #define TEST(name_) cmocka_unit_test_setup_teardown(name_, start, stop)
@@ -527,6 +665,7 @@ int main(void)
         TEST(test_strides),          TEST(test_many_tiny),
         TEST(test_resharding),       TEST(test_restore_errors),
         TEST(test_missing_elements), TEST(test_one_name_two_tensors),
+        TEST(test_all_at_once),      TEST(test_own_rank_is_preferred),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,12 +14,14 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "client/tracker.h"
 #include "tests/unit/client/support.h"
 
 #define PAGE ((size_t)4096)
@@ -199,6 +201,88 @@ static void test_what_changes_much_is_not_tracked(void **state)
         assert_int_equal(info.copied_bytes, 0);
     }
     end(f, s, t, 2);
+}
+
+/* Memory of its own somewhere else, with the same bytes. */
+static void carry(struct tensor *t)
+{
+    char *to = mmap(NULL, t->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    assert_ptr_not_equal(to, MAP_FAILED);
+    memcpy(to, t->memory, t->mapped);
+    munmap(t->memory, t->mapped);
+    t->data = to + (t->data - t->memory);
+    t->memory = to;
+}
+
+/* A tensor that is somewhere else in every save costs more to watch than to copy: after four moves it is left alone for
+ * good. Three are forgiven, and so are more if there are enough saves in between. */
+static void test_what_moves_too_often_is_not_tracked(void **state)
+{
+    enum { RESTLESS, MOVED, NOW_AND_THEN, N };
+    struct fake *f = fake_start();
+    struct cairn_session *s;
+    struct cairn_save_info info;
+    struct tensor t[N];
+
+    (void)state;
+    map_tensor(&t[RESTLESS], "restless", 50 * PAGE, 0, MAP_PRIVATE);
+    map_tensor(&t[MOVED], "moved", 60 * PAGE, 0, MAP_PRIVATE);
+    map_tensor(&t[NOW_AND_THEN], "now and then", 70 * PAGE, 0, MAP_PRIVATE);
+    open_tracking(f, 1, &s);
+    for (uint64_t step = 1; step <= 60; step++) {
+        if (step >= 2 && step < 6)
+            carry(&t[RESTLESS]);
+        if (step >= 2 && step < 5)
+            carry(&t[MOVED]);
+        if (step % 10 == 0)
+            carry(&t[NOW_AND_THEN]);
+        save(s, step, t, N, &info);
+        check(s, step, t, N);
+        if (step == 5 && tracks)
+            assert_int_equal(info.tracked_bytes, (60 + 70) * PAGE);
+    }
+    if (tracks)
+        assert_int_equal(info.tracked_bytes, (60 + 70) * PAGE);
+    end(f, s, t, N);
+}
+
+/* Every watched tensor may split a mapping, of which a process has a bounded number: there is an end to it, and what is
+ * beyond is copied. Nothing is copied here, only watched: the tensors are 512 MiB that were never touched. */
+static void test_not_more_than_8192(void **state)
+{
+    enum { ALL = 8200, WATCHED = 8192, PAGES = 16 };
+    static struct image_source sources[ALL];
+    const uint64_t bytes = PAGES * PAGE;
+    struct cairn_layout layout;
+    struct plan *plan = NULL;
+    struct tracker *tracker = NULL;
+    struct tracked tracked;
+    char why[TRACKER_TEXT], name[16];
+    uint64_t watched, first;
+
+    (void)state;
+    char *memory = mmap(NULL, ALL * bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_ptr_not_equal(memory, MAP_FAILED);
+    cairn_layout_init(&layout);
+    for (size_t i = 0; i < ALL; i++) {
+        (void)snprintf(name, sizeof(name), "t%zu", i);
+        struct cairn_tensor d = bytes_tensor(name, &bytes, NULL);
+        OK(cairn_layout_add(&layout, &d, &err));
+        sources[i].data = memory + i * bytes;
+    }
+    OK(plan_make(&layout, &plan, &err));
+    plan->serial = 1;
+    OK(tracker_new(&tracker, &err));
+    tracker_begin(tracker, plan, sources, &tracked);
+    assert_int_equal(tracked_pages(&tracked, WATCHED - 1, &first) != NULL, tracks);
+    assert_null(tracked_pages(&tracked, WATCHED, &first));
+    tracker_end(&tracked);
+    tracker_describe(tracker, why, &watched);
+    assert_int_equal(watched, tracks ? WATCHED * bytes : 0);
+    tracker_free(tracker, false);
+    plan_free(plan);
+    munmap(memory, ALL * bytes);
 }
 
 /* ---- who else writes ------------------------------------------------------------------------- */
@@ -575,6 +659,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_only_what_changed),
         cmocka_unit_test(test_what_changes_much_is_not_tracked),
+        cmocka_unit_test(test_what_moves_too_often_is_not_tracked),
+        cmocka_unit_test(test_not_more_than_8192),
         cmocka_unit_test(test_shared_memory),
         cmocka_unit_test(test_device_that_is_named),
         cmocka_unit_test(test_device_that_is_not_named),

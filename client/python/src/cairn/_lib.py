@@ -38,7 +38,7 @@ STATES = {"snapshot": 1, "durable": 2, "committed": 3}  # enum cairn_save_state
 QUERIES = {"status": 1, "list": 2, "show": 3, "verify": 4}  # enum cairn_query_kind
 COMMANDS = {"pin": 1, "unpin": 2, "delete": 3, "retain": 4, "repair": 10, "scrub": 11, "rebuild": 12}
 
-PROGRESS = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint64)  # cairn_progress_fn
+PROGRESS = ctypes.CFUNCTYPE(c_int, c_void_p, c_uint64, c_uint64)  # cairn_progress_fn
 
 
 class CError(ctypes.Structure):
@@ -125,10 +125,6 @@ _FUNCTIONS = {
 }
 
 
-# Until every libcairn has them.
-_LATER = {"cairn_save_all", "cairn_save_stage", "cairn_save_place", "cairn_restore_find", "cairn_restore_add_all"}
-
-
 def _candidates() -> list[str]:
     """Where the library may be: $CAIRN_LIBRARY alone if it is set; else the package's own, then the system's."""
     told = os.environ.get("CAIRN_LIBRARY")
@@ -158,8 +154,6 @@ def lib() -> ctypes.CDLL:
         try:
             function = getattr(library, name)
         except AttributeError:
-            if name in _LATER:
-                continue
             raise errors.UnsupportedError(
                 f"load libcairn: {library._name} has no {name}: it is older than this package; install both from one tree"
             ) from None

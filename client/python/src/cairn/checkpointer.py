@@ -42,11 +42,13 @@ class SaveFailedWarning(RuntimeWarning):
 
 
 class SaveHandle:
-    """A save on its way. step: what was saved. Its checkpoint exists once it is committed, on all ranks alike."""
+    """A save on its way. step: what was saved. Its checkpoint exists once it is committed, on all ranks alike. Any thread may
+    use it."""
 
     def __init__(self, save: Save) -> None:
         self.step = save.step
         self._save: Optional[Save] = save
+        self._lock = threading.Lock()  # of _save, which one thread at a time may use
         self._reached = "snapshot"
         self._failure: Optional[Error] = None
 
@@ -55,19 +57,27 @@ class SaveHandle:
         Raises TimeoutError, AbortedError (why is in the message), UnavailableError. Ctrl-C ends it at once."""
         if state not in _lib.STATES:
             raise InvalidError(f'state is {state!r}: one of {", ".join(_lib.STATES)} is wanted')
-        if self._failure:
-            raise self._failure
-        if _lib.STATES[self._reached] >= _lib.STATES[state]:
-            return
-        if self._save is None:
-            raise TimeoutError(f"step {self.step} was {self._reached} when its session was closed; it goes on in the daemon, "
-                               f"and latest() of a later start, or `cairn ls`, tells what became of it")
-        try:
-            self._save.wait(state, timeout)
-        except (AbortedError, FencedError, StalePinError) as e:
-            self._failure = e
-            raise
-        self._reached = max(self._reached, state, key=_lib.STATES.__getitem__)
+        end = time.monotonic() + timeout
+        while not self._wait_a_while(state, end, timeout):
+            pass
+
+    def _wait_a_while(self, state: str, end: float, timeout: float) -> bool:
+        with self._lock:
+            if self._failure:
+                raise self._failure
+            if _lib.STATES[self._reached] >= _lib.STATES[state]:
+                return True
+            if self._save is None:
+                raise TimeoutError(f"step {self.step} was {self._reached} when its session was closed; it goes on in the daemon, "
+                                   f"and latest() of a later start, or `cairn ls`, tells what became of it")
+            try:
+                reached = self._save.wait_a_while(state, end, timeout)
+            except (AbortedError, FencedError, StalePinError) as e:
+                self._failure = e
+                raise
+            if reached:
+                self._reached = state
+            return reached
 
     def is_reached(self, state: str = "committed") -> bool:
         """As wait(), but only looks. False also where nobody can tell any more."""
@@ -83,11 +93,13 @@ class SaveHandle:
         return self.is_reached("committed")
 
     def info(self) -> dict[str, Any]:
-        """What the save copied, see Save.info(); empty once its session is closed."""
-        return self._save.info() if self._save else {}
+        """What the save copied, see Save.info(); empty once its session is closed or it is known to be committed."""
+        with self._lock:
+            return self._save.info() if self._save else {}
 
     def _let_go(self) -> None:
-        save, self._save = self._save, None
+        with self._lock:
+            save, self._save = self._save, None
         if save:
             save.close()
 
@@ -112,8 +124,8 @@ class Checkpointer:
     timeout: for opening, for each exchange with the daemon, and for room in the arena.
     take_over: start although another start of the job lives; its ranks are fenced.
 
-    The session opens at the first use. Not thread-safe, but for handles: several threads may not save at once. After a fork
-    the child must not use it (ForkedError), and is not disturbed by it: data-loader workers may inherit it.
+    The session opens at the first use. Threads take turns: one call at a time, handles apart. After a fork the child must not
+    use it (ForkedError), and is not disturbed by it: data-loader workers may inherit it.
     """
 
     def __init__(
@@ -171,6 +183,18 @@ class Checkpointer:
         """Ranks of this start."""
         return self.launch.world_size
 
+    @property
+    def incarnation(self) -> int:
+        """The fencing number this start saves under. Opens the session if it is not open. Raises what fails."""
+        self._check_process()
+        with self._lock:
+            return self._open(0).incarnation
+
+    def observe(self) -> Session:
+        """A new session without a rank at the same daemon, for queries and commands, also from another thread. The caller's:
+        close it. Raises what fails."""
+        return Session(self.job, observer=True, socket=self._options["socket"], timeout=self._timeout)
+
     # ---- save ----
 
     def save(
@@ -198,8 +222,6 @@ class Checkpointer:
         with self._lock:
             try:
                 handle = self._save(step, state_dict)
-                if handle and wait:
-                    handle.wait(wait, 600.0 if timeout is None else timeout)
             except BusyError as e:
                 if self._on_busy != "skip":
                     return self._failed(step, e, wait is not None)
@@ -208,7 +230,20 @@ class Checkpointer:
             except (Error, OSError) as e:
                 return self._failed(step, e if isinstance(e, Error) else Error(str(e)), wait is not None)
             self._look_at_earlier(handle)
-            return handle
+        if wait:
+            self._wait(handle, wait, 600.0 if timeout is None else timeout)
+        return handle
+
+    def _wait(self, handle: SaveHandle, state: str, timeout: float) -> None:
+        """What has failed is counted now; what only takes longer may still come."""
+        try:
+            handle.wait(state, timeout)
+        except (TimeoutError, UnavailableError):
+            raise
+        except Error as e:
+            with self._lock:
+                self._under_way = [h for h in self._under_way if h is not handle]
+                self._failed(handle.step, e, True)
 
     def _save(self, step: int, state_dict: Mapping[Any, Any]) -> SaveHandle:
         layout = self._layout_for(_states_of(state_dict))
@@ -262,10 +297,13 @@ class Checkpointer:
         _LOG.warning(text)
         warnings.warn(text, SaveFailedWarning, stacklevel=4)
 
-    def _look_at_earlier(self, newest: Optional[SaveHandle]) -> None:
+    def _look_at_earlier(self, newest: SaveHandle) -> None:
         """Saves that failed behind our back are counted too. The daemon has just answered: who is lost now is lost."""
-        earlier, self._under_way = self._under_way, [newest] if newest else []
+        earlier, self._under_way = self._under_way, [newest]
         for handle in earlier:
+            if handle._lock.locked():  # another thread waits for it
+                self._under_way.append(handle)
+                continue
             try:
                 handle.wait("committed", 0)
             except TimeoutError:
@@ -452,6 +490,10 @@ class Checkpointer:
         with self._lock:
             self._close_session(self._timeout if timeout is None else timeout)
             self._layout = None
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"a Checkpointer (of job {self.job}) belongs to its process and cannot be pickled: keep it out of data sets "
+                        f"and of arguments of spawned processes")
 
     def __enter__(self) -> "Checkpointer":
         return self

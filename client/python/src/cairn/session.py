@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import json
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +21,12 @@ from typing import Any, Optional
 
 from . import _lib
 from .errors import (
-    DeniedError, Error, InterruptedError, InvalidError, NotFoundError, TimeoutError, UnavailableError,
+    DeniedError, Error, InvalidError, NotFoundError, TimeoutError, UnavailableError,
 )
 from .table import Table
 
 _MAX_MS = 2**32 - 1
+_REPORT_S = 0.1  # between two calls of a progress function
 _PIECE_S = 2.0  # of a long wait: a signal that came just before the library began to wait is seen after it
 
 _NO_DAEMON = (": is cairnd running? `systemctl start cairnd` starts it; CAIRN_SOCKET, or socket=, names the socket of one that "
@@ -106,12 +108,6 @@ class Session:
         """
         handle = c_void_p()
         options = self._save_options(step, on_busy, timeout)
-        if not hasattr(_lib.lib(), "cairn_save_all"):  # UNTIL libcairn has it
-            _lib.call("cairn_save_begin", self._open(), byref(options), byref(handle))
-            save = Save(self, handle, step, len(table))
-            save._add_all(table)
-            save.seal()
-            return save
         _lib.call("cairn_save_all", self._open(), byref(options), table.pack(), len(table), byref(handle))
         return Save(self, handle, step, len(table))
 
@@ -244,9 +240,14 @@ class Save:
         if state not in _lib.STATES:
             raise InvalidError(f'state is {state!r}: "snapshot", "durable" or "committed" is wanted')
         end = time.monotonic() + timeout
+        while not self.wait_a_while(state, end, timeout):
+            pass
+
+    def wait_a_while(self, state: str, end: float, timeout: float) -> bool:
+        """As wait(), until the monotonic time end, but for two seconds at most; False when there is more to wait for. timeout:
+        of the whole, for messages."""
         try:
-            while not self._wait_a_piece(_lib.STATES[state], max(0.0, end - time.monotonic())):
-                pass
+            return self._wait_a_piece(_lib.STATES[state], max(0.0, end - time.monotonic()))
         except TimeoutError as e:  # which knows of its last piece only
             raise e if timeout <= _PIECE_S else TimeoutError(f"waited {timeout:g} s: {e}") from None
 
@@ -358,8 +359,6 @@ class Restore:
 
     def find(self, name: str) -> Optional[tuple[str, tuple[int, ...]]]:
         """dtype and shape of a saved tensor, or None."""
-        if not hasattr(_lib.lib(), "cairn_restore_find"):  # UNTIL libcairn has it
-            return next(((s.dtype, s.shape) for s in self.slices() if s.name == name), None)
         t = _lib.CTensor(size=ctypes.sizeof(_lib.CTensor))
         try:
             _lib.call("cairn_restore_find", self._open(), name.encode(), byref(t))
@@ -389,32 +388,29 @@ class Restore:
         self._keep.append(keep)
 
     def run(self, timeout: float = 3600.0, progress: Optional[Callable[[int, int], None]] = None) -> None:
-        """Reads everything that was asked for; only bytes whose checksums verified arrive. After an error the contents
-        of the targets are undefined. progress: called about ten times a second with bytes done and of all. Ctrl-C ends it."""
-        wanted, self._wanted = self._wanted, Table()
-        if len(wanted):
-            self._keep.append(wanted)
-            if not hasattr(_lib.lib(), "cairn_restore_add_all"):  # UNTIL libcairn has it
-                for i in range(len(wanted)):
-                    err = _lib.CError()
-                    add = _lib.lib().cairn_restore_add
-                    _lib.check(add(self._open(), c_void_p(wanted.pack() + 72 * i), byref(err)), err)
-            else:
-                _lib.call("cairn_restore_add_all", self._open(), wanted.pack(), len(wanted))
-        raised: list[BaseException] = []
-
-        def tell(_: object, done: int, total: int) -> None:
-            try:  # runs Python's signal handlers too
-                if progress:
-                    progress(done, total)
-            except BaseException as e:  # noqa: BLE001 - ctypes would print it and go on
-                raised.append(e)
-
-        callback = _lib.PROGRESS(tell)
-        _lib.call("cairn_restore_run", self._open(), _ms(timeout), callback, None)
-        if raised:
-            raise raised[0]
+        """Reads everything that was asked for; only bytes whose checksums verified arrive. After an error the contents of the
+        targets are undefined, and run() may be called again. progress: called about ten times a second, in this thread, with
+        bytes done and of all; what it raises, or Ctrl-C, ends the read."""
+        self._hand_over()
+        read = _Read(self._open(), _ms(timeout))
+        read.start()
+        try:
+            while read.is_alive():
+                read.join(_REPORT_S)
+                if progress and read.total:
+                    progress(read.done, read.total)
+        finally:
+            read.end()
+        _lib.check(read.code, read.err)
         self._keep.clear()
+
+    def _hand_over(self) -> None:
+        """Tells libcairn what is wanted."""
+        wanted, self._wanted = self._wanted, Table()
+        if not len(wanted):
+            return
+        self._keep.append(wanted)
+        _lib.call("cairn_restore_add_all", self._open(), wanted.pack(), len(wanted))
 
     def close(self) -> None:
         """Gives the checkpoint back; it may be deleted from now on."""
@@ -432,3 +428,31 @@ class Restore:
     def __del__(self) -> None:
         if getattr(self, "_handle", None) and _ours(self):
             self.close()
+
+
+class _Read(threading.Thread):
+    """cairn_restore_run() in a thread of its own, so that the caller's can run Python's signal handlers meanwhile: a
+    callback cannot, since what a handler raises on the way into it would be lost."""
+
+    def __init__(self, restore: c_void_p, timeout_ms: int) -> None:
+        super().__init__(name="cairn-read", daemon=True)
+        self._restore, self._timeout_ms, self._given_up = restore, timeout_ms, False
+        self.done = self.total = self.code = 0
+        self.err = _lib.CError()
+
+    def run(self) -> None:
+        tell = _lib.PROGRESS(self._tell)
+        self.code = _lib.lib().cairn_restore_run(self._restore, self._timeout_ms, tell, None, byref(self.err))
+
+    def _tell(self, _: object, done: int, total: int) -> int:
+        self.done, self.total = done, total
+        return 1 if self._given_up else 0
+
+    def end(self) -> None:
+        """Nothing is written to the targets any more when this returns: within one report after a Ctrl-C."""
+        self._given_up = True
+        while self.is_alive():
+            try:
+                self.join()
+            except KeyboardInterrupt:
+                continue
