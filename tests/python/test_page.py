@@ -2,7 +2,9 @@
 """docs/python.md does what it says: every block runs, in the page's order, against one daemon. Catches a name or an argument that has
 changed under the page, and an example that does not work when it is copied."""
 import shlex
+import sys
 
+import conftest
 import page
 import ranks
 
@@ -17,6 +19,8 @@ def run_tool(cluster, text):
 
 def test_every_block_runs(cluster, monkeypatch):
     monkeypatch.chdir(cluster.root)
+    monkeypatch.setenv("CAIRN_PYTHON", sys.executable)
+    monkeypatch.setenv("PYTHONPATH", str(conftest.ROOT / "client" / "python" / "src"))
     for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     names, count = {"__name__": "__main__"}, 0
