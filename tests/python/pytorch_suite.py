@@ -25,9 +25,10 @@ FILES = (
 
 
 def environment(checkout, socket):
-    paths = [HERE / "pytorch_shim", HERE.parents[1] / "client" / "python" / "src", checkout / "test"]
+    """socket: the daemon's, or None to leave torch's file-system classes where they are."""
+    paths = [*([HERE / "pytorch_shim"] if socket else []), HERE.parents[1] / "client" / "python" / "src", checkout / "test"]
     path = os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")])
-    return dict(os.environ, PYTHONPATH=path, CAIRN_SOCKET=socket, PYTHONDONTWRITEBYTECODE="1",
+    return dict(os.environ, PYTHONPATH=path, CAIRN_SOCKET=socket or "", PYTHONDONTWRITEBYTECODE="1",
                 OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", TMPDIR=tempfile.gettempdir())
 
 
@@ -69,6 +70,7 @@ def main():
     parser.add_argument("checkout", type=pathlib.Path)
     parser.add_argument("files", nargs="*", default=FILES)
     parser.add_argument("-k", dest="chosen", help="only tests that match, as pytest's -k")
+    parser.add_argument("--file-system", action="store_true", help="with torch's own classes instead, to compare")
     parser.add_argument("--seconds", type=float, default=600.0, help="for each file")
     options = parser.parse_intermixed_args()
     sys.path.insert(0, str(HERE))
@@ -79,7 +81,7 @@ def main():
     try:
         for name in options.files:
             if (options.checkout / "test" / "distributed" / "checkpoint" / name).exists():
-                results[name] = run_file(options.checkout.resolve(), name, daemon.socket, options.seconds, options.chosen)
+                results[name] = run_file(options.checkout.resolve(), name, None if options.file_system else daemon.socket, options.seconds, options.chosen)
                 for test, (outcome, reason) in results[name].items():
                     if outcome == "failed":
                         print(f"FAILED {name} {test}: {reason[-3000:]}\n", flush=True)
