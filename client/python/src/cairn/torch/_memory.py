@@ -79,12 +79,13 @@ def is_writable_in_place(tensor: torch.Tensor) -> bool:
 
 def over(address: int, dtype: torch.dtype, shape: Sequence[int], owner: Any) -> torch.Tensor:
     """A dense tensor over memory at an address. The owner lives as long as the tensor's storage does."""
-    nbytes = math.prod(shape) * torch.empty((), dtype=dtype).element_size()
-    if nbytes == 0:
+    count = math.prod(shape)
+    if count == 0:
         return torch.empty(tuple(shape), dtype=dtype)
-    room = _room_type(nbytes).from_address(address)
+    room = _room_type(count * dtype.itemsize).from_address(address)
     room.owner = owner
-    return torch.frombuffer(room, dtype=torch.uint8).view(dtype).view(tuple(shape))
+    flat = torch.frombuffer(room, dtype=dtype)
+    return flat if len(shape) == 1 else flat.view(shape)
 
 
 @functools.lru_cache(maxsize=4096)

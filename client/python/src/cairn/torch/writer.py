@@ -26,6 +26,7 @@ from ..errors import Error, InvalidError
 from ..session import Save, Session
 from ..table import Table
 from . import _document, _ids, _memory, _sessions
+from ._arena_layout import ArenaLayout
 from ._document import Document
 from ._memory import Row
 from ._plan import check_name, note_bytes, note_tensor
@@ -86,6 +87,7 @@ class StorageWriter(storage.StorageWriter):
         self._document_room = 0
         self._staged: Optional[Staged] = None
         self._learned: dict[int, frozenset[MetadataIndex]] = {}
+        self.layout: Optional[ArenaLayout] = None  # an AsyncStager's, of the save before
         self._forget()
 
     def _forget(self) -> None:
@@ -220,7 +222,7 @@ class StorageWriter(storage.StorageWriter):
         except BaseException:
             staged.close()
             raise
-        self._learned = {staged.layout: staged.left | staged.deduplicated}
+        self._learned = {staged.layout.digest: staged.left | staged.deduplicated}
         return results
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -309,7 +311,7 @@ class StorageWriter(storage.StorageWriter):
         who = self.local_who()
         _sessions.release(who.job, who.rank, self._settings)
         settings = dataclasses.replace(self._settings, start_id=_sessions.start_id(self._settings, who.world_size))
-        return {**self.__dict__, "job": who.job, "_settings": settings}
+        return {**self.__dict__, "job": who.job, "_settings": settings, "layout": None}
 
 
 def _is_usable(plan: SavePlan) -> bool:
