@@ -377,10 +377,13 @@ class DcpAsync(Files):
     def __init__(self, keep: bool, directory: str, a: argparse.Namespace, world: World) -> None:
         super().__init__(directory, "dcp-async-kept" if keep else "dcp-async", a, world)
         self.stager = DefaultStager(StagingOptions(False, False, False, False)) if keep else None
+        # It talks to other ranks behind our back: in the group of the gradients these would be taken for each other.
+        self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
 
     def save(self, step: int, state: State) -> None:
         self.step = step
-        self.pending = dcp.async_save(state, checkpoint_id=self.path(step), async_stager=self.stager)
+        self.pending = dcp.async_save(state, checkpoint_id=self.path(step), async_stager=self.stager,
+                                      process_group=self.group)
 
     def finish(self) -> None:
         self.pending.result()
@@ -467,14 +470,15 @@ def die(a: argparse.Namespace, world: World, resumed: int, step: int, when: str)
 
 def resume(training: Training, checkpointer: cairn.Checkpointer) -> int:
     """The step that the training goes on behind; 0: from the beginning."""
-    begin = time.perf_counter()
     state = training.state()
+    begin = time.perf_counter()
     step = checkpointer.load(state)
+    took = time.perf_counter() - begin
     if step is None:
         training.optimizer.state.clear()  # get_state_dict() has made moments by a step that changed nothing
         return 0
     training.restore(state)
-    training.world.say(f"resumed from step {step} in {1e3 * (time.perf_counter() - begin):.0f} ms")
+    training.world.say(f"resumed from step {step}, read in {1e3 * took:.0f} ms")
     return step
 
 
