@@ -54,7 +54,9 @@ class ArenaLayout:
         self.mappings: dict[str, Path] = planner.mappings
         self.plan = planner.create_local_plan()
         self.learned = learned
-        self.left = frozenset(item.index for item in self.plan.items if item.index in learned or not _is_ours(item, self.flat))
+        self.left = frozenset(
+            item.index for item in self.plan.items if item.index in learned or not _is_ours(item, self.flat)
+        )
         self.known = [_Known(name, value) for name, value in self.flat.items()]
         self.digest = _digest(self.plan)
         self.table = Table()
@@ -66,8 +68,10 @@ class ArenaLayout:
         self.document, self.document_bytes = rows[-1].add_to(self.table, by_address=False), room
         self.need = _memory.sizes_of(rows)
         self.tensors = _tensors_by_name(self.plan)
-        self.placeholders = {i.index: _meta_like(find_state_dict_object(self.flat, i.index)) for i in self.plan.items
-                             if i.index in self.left and i.type != WriteItemType.BYTE_IO}
+        self.placeholders = {
+            item.index: _meta_like(find_state_dict_object(self.flat, item.index)) for item in self.plan.items
+            if item.index in self.left and item.type != WriteItemType.BYTE_IO
+        }
 
     def fits(self, flat: dict[str, Any], learned: frozenset[MetadataIndex]) -> bool:
         """Whether this flat state dict is built as the one that the layout was made for."""
@@ -199,6 +203,6 @@ def _meta_like(tensor: torch.Tensor) -> torch.Tensor:
 def _digest(plan: SavePlan) -> int:
     """Equal for state dicts that give the same items, in this process."""
     return hash(tuple(
-        (item.index.fqn, item.index.offset, item.tensor_data and (tuple(item.tensor_data.size), item.tensor_data.properties.dtype))
+        (item.index.fqn, item.index.offset, item.tensor_data and (item.tensor_data.size, item.tensor_data.properties.dtype))
         for item in plan.items
     ))

@@ -54,7 +54,8 @@ def row_of(name: str, tensor: torch.Tensor, shape: Sequence[int], offset: Sequen
 
 def bytes_row(name: str, data: bytes, room: int) -> Row:
     """A row of raw bytes, zero-filled up to the room."""
-    tensor = torch.frombuffer(bytearray(data) + bytes(room - len(data)), dtype=torch.uint8) if room else torch.empty(0, dtype=torch.uint8)
+    content = bytearray(data.ljust(room, b"\0"))
+    tensor = torch.frombuffer(content, dtype=torch.uint8) if room else torch.empty(0, dtype=torch.uint8)
     return Row(name, "BYTES", (room,), (0,), (room,), None, tensor)
 
 

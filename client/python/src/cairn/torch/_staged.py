@@ -24,7 +24,7 @@ _ADVICE = "save through a StorageWriter without an AsyncStager, or with the defa
 
 
 class Staged:
-    """The save, and where each piece of the layout lies in the arena (addresses, 0 for a piece without bytes; document: the last).
+    """The save, and where each piece of the layout lies in the arena (addresses: 0 for one without bytes), and the document.
 
     values: of byte streams, by name. A tensor that aliases the arena keeps the save alive, and with it the memory.
     """

@@ -146,11 +146,11 @@ class _Staging:
             raise
         finally:
             layout.forget()
-        values = {name: value if is_plain(value) else copy.deepcopy(value) for name, value in self.flat.items() if not isinstance(value, torch.Tensor)}
+        values = {name: _copy_of(value) for name, value in self.flat.items() if not isinstance(value, torch.Tensor)}
         staged = Staged(save, self.who, lease, layout, values)
-        tensors = self._alias(staged)
+        made = {**values, **self._alias(staged)}
         writer.take_staged(staged)
-        return unflatten_state_dict({name: tensors[name] if name in tensors else values[name] for name in self.flat}, layout.mappings)
+        return unflatten_state_dict({name: made[name] for name in self.flat}, layout.mappings)
 
     def _alias(self, staged: Staged) -> StateDict:
         """The tensors of the state dict over the arena's memory."""
@@ -161,7 +161,14 @@ class _Staging:
             tensor = made[piece.item.index] = _memory.over(address, piece.dtype, piece.shape, staged.save)
             if not piece.here:
                 tensor.copy_(local_of(self.flat, piece.item))
-        return {name: _rewrap(name, self.flat[name], items, [made[item.index] for item in items]) for name, items in self.layout.tensors.items()}
+        return {
+            name: _rewrap(name, self.flat[name], items, [made[item.index] for item in items])
+            for name, items in self.layout.tensors.items()
+        }
+
+
+def _copy_of(value: Any) -> Any:
+    return value if is_plain(value) else copy.deepcopy(value)
 
 
 def _rewrap(name: str, original: torch.Tensor, items: list[WriteItem], tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -181,5 +188,8 @@ def _rewrap_shards(original: ShardedTensor, items: list[WriteItem], tensors: lis
     for shard in metadata.shards_metadata:
         shard.placement = _remote_device(f"rank:{shard.placement.rank()}/cpu")
     by_offset = {tuple(item.index.offset or ()): tensor for item, tensor in zip(items, tensors)}
-    shards = [Shard(by_offset[tuple(m.shard_offsets)], m) for m in metadata.shards_metadata if tuple(m.shard_offsets) in by_offset]
-    return ShardedTensor._init_from_local_shards_and_global_metadata(shards, metadata, process_group=original._process_group)
+    ours = [shard for shard in metadata.shards_metadata if tuple(shard.shard_offsets) in by_offset]
+    shards = [Shard(by_offset[tuple(shard.shard_offsets)], shard) for shard in ours]
+    return ShardedTensor._init_from_local_shards_and_global_metadata(
+        shards, metadata, process_group=original._process_group
+    )

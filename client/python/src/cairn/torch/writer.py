@@ -326,8 +326,8 @@ def _check_left(plans: list[SavePlan]) -> None:
         left = plan.storage_data.get(LEFT, ()) if isinstance(plan.storage_data, dict) else ()
         lost = [index.fqn for index in left if index not in planned]
         if lost:
-            raise InvalidError(f'rank {rank} has left "{lost[0]}" ({len(lost)} in all) to other ranks, and none of them has it any '
-                               f"more: nothing is saved, and the next save stages everything anew")
+            raise InvalidError(f'rank {rank} has left "{lost[0]}" ({len(lost)} in all) to other ranks, and none of them has it '
+                               f"any more: nothing is saved, and the next save stages everything anew")
 
 
 def done(value: Any) -> "Future[Any]":
