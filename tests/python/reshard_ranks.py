@@ -150,11 +150,11 @@ def save(job):
             own.save(step, state, wait="committed", timeout=60)
             dcp.save(state, checkpoint_id=step, storage_writer=StorageWriter(f"{job}-dcp"))
         own.save(5, fill(pipeline([dist.get_rank()])), wait="committed", timeout=60)
-        dcp.save(fill(pipeline([dist.get_rank()])), checkpoint_id=5, storage_writer=StorageWriter(f"{job}-dcp"))
     writer = StagingWriter(f"{job}-dcp")
     future = dcp.async_save(states[1], checkpoint_id=4, storage_writer=writer.at(4))
     zero(states[1])  # training goes on
     future.result(60)
+    dcp.save(fill(pipeline([dist.get_rank()])), checkpoint_id=5, storage_writer=StorageWriter(f"{job}-dcp"))
     dist.barrier()
     dist.destroy_process_group()
     return "saved"
