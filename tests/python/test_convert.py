@@ -49,13 +49,14 @@ def give(job, to, kind, *options):
 
 
 def bits(tensor):
-    return (tensor.dtype, tuple(tensor.shape), tensor.detach().contiguous().view(-1).view(torch.uint8).tolist() if tensor.numel() else [])
+    return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
 def same(a, b, path="state"):
     assert type(a) is type(b) or isinstance(a, torch.Tensor), (path, type(a), type(b))
     if isinstance(a, torch.Tensor):
-        assert bits(a) == bits(b), path
+        assert (a.dtype, a.shape) == (b.dtype, b.shape), path
+        assert a.numel() == 0 or torch.equal(bits(a), bits(b)), path
     elif isinstance(a, dict):
         assert list(a) == list(b), (path, list(a), list(b))
         for key in a:
@@ -286,7 +287,7 @@ for arguments in (["import", f"--path={sys.argv[1]}/big.pt", f"--job={sys.argv[2
 
 
 def test_memory_is_bounded(cluster, job, tmp_path):
-    mib = 160
+    mib = 96
     torch.save({"w": torch.arange(mib << 18, dtype=torch.int32).view(-1, 1024)}, tmp_path / "big.pt")
     env = dict(os.environ, PYTHONPATH=str(conftest.ROOT / "client/python/src"))
     done = subprocess.run([sys.executable, "-c", _PEAK, str(tmp_path), job], env=env, capture_output=True, text=True, timeout=120)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch.save has written, by its structure alone: tensors without data, and where their bytes lie in the file.
+"""What torch.save has written, by its structure alone: tensors without data, and where their bytes lie in the
+file.
 
-torch's own weights-only reader makes the structure, on the "meta" device; what it refuses is refused here. The zip
-file's directory says where records are, and both must agree.
+torch's own weights-only reader makes the structure, on the "meta" device; what it refuses is refused here.
+The zip file's directory says where records are, and both must agree.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _LEGACY = (b"\x80", b"ustar")  # torch.save before 1.6 wrote pickles or tar file
 
 @dataclass
 class Saved:
-    """One torch.save, in a file or in a part of one. value's tensors are on "meta": reader_of() reads their bytes."""
+    """One torch.save, in a file or in a part of one. value's tensors are on "meta": reader_of() reads their
+    bytes."""
 
     file: SourceFile
     base: int  # byte of the file where it begins
@@ -43,28 +45,40 @@ class Saved:
 
     def _record_of(self, tensor: torch.Tensor) -> Optional[Record]:
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
-            raise ConvertError("unsupported", f"{self.what}: a tensor of layout {tensor.layout} or a quantised one: only dense ones "
-                                              "can be imported")
+            raise ConvertError(
+                "unsupported",
+                f"{self.what}: a tensor of layout {tensor.layout} or a quantised one: only dense ones "
+                "can be imported",
+            )
         if tensor.is_conj() or tensor.is_neg():
-            raise ConvertError("unsupported", f"{self.what}: a conjugated or negated view of a tensor: save it resolved "
-                                              "(resolve_conj, resolve_neg)")
+            raise ConvertError(
+                "unsupported",
+                f"{self.what}: a conjugated or negated view of a tensor: save it resolved "
+                "(resolve_conj, resolve_neg)",
+            )
         if tensor.numel() == 0:
             return None
         storage = tensor.untyped_storage()
         record = self.records.get(getattr(storage, "_checkpoint_offset", None))  # type: ignore[arg-type]
         if record is None or record.size != storage.nbytes():
-            raise ConvertError("corrupt", f"{self.what}: a tensor's bytes are not where its zip directory has a record")
+            raise ConvertError(
+                "corrupt", f"{self.what}: a tensor's bytes are not where its zip directory has a record"
+            )
         last = tensor.storage_offset() + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
-        if (last + 1) * tensor.element_size() > record.size or min((*tensor.stride(), 0)) < 0 or tensor.storage_offset() < 0:
+        if (
+            (last + 1) * tensor.element_size() > record.size
+            or min((*tensor.stride(), 0)) < 0
+            or tensor.storage_offset() < 0
+        ):
             raise ConvertError("corrupt", f"{self.what}: a tensor reaches beyond its record {record.name}")
         return record
 
     def reader_of(self, tensor: torch.Tensor, as_bytes: bool) -> Reader:
-        """Reads the tensor's bytes. as_bytes: as bytes with a last dimension more. Errors: ConvertError where it cannot be
-        imported or lies outside of the file."""
+        """Reads the tensor's bytes. as_bytes: as bytes with a last dimension more. Errors: ConvertError where
+        it cannot be imported or lies outside of the file."""
         record = self._record_of(tensor)
         shape, stride, itemsize = tuple(tensor.shape), tuple(tensor.stride()), tensor.element_size()
-        first = tensor.storage_offset() * itemsize
+        first = int(tensor.storage_offset()) * itemsize
         if as_bytes:
             shape, stride, itemsize = shape + (itemsize,), tuple(s * itemsize for s in stride) + (1,), 1
         if record is None:
@@ -77,10 +91,14 @@ class Saved:
         return Stored(self.file, begin + first, shape, itemsize, tick)
 
     def map(self, offset: int, nbytes: int) -> Tuple[mmap.mmap, int]:
-        """A private mapping of a part (from base on), and where in it the part begins. Its owner closes it."""
+        """A private mapping of a part (from base on), and where in it the part begins. Its owner closes
+        it."""
         at = self.base + offset
         aligned = at // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        return mmap.mmap(self.file.fd, at - aligned + nbytes, access=mmap.ACCESS_COPY, offset=aligned), at - aligned
+        return (
+            mmap.mmap(self.file.fd, at - aligned + nbytes, access=mmap.ACCESS_COPY, offset=aligned),
+            at - aligned,
+        )
 
     def finish(self) -> None:
         """After all is read: compares checksums. Errors: ConvertError "corrupt"."""
@@ -117,25 +135,37 @@ class Strided:
 
 
 def load_structure(file: SourceFile, base: int, size: int, what: str) -> Any:
-    """What a torch.save at base of file holds, tensors on "meta". Nothing is executed but what torch vouches for. Errors:
-    ConvertError "unsupported" names what else was asked for; "corrupt"."""
+    """What a torch.save at base of file holds, tensors on "meta". Nothing is executed but what torch vouches
+    for. Errors: ConvertError "unsupported" names what else was asked for; "corrupt"."""
     try:
         with file.window(base, size) as window:
             return torch.load(window, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
-        lines = [line.strip() for line in str(error).splitlines() if "Unsupported" in line or "not an allowed" in line or "GLOBAL" in line]
+        lines = [
+            line.strip()
+            for line in str(error).splitlines()
+            if "Unsupported" in line or "not an allowed" in line or "GLOBAL" in line
+        ]
         why = lines[0] if lines else str(error).splitlines()[0]
-        raise ConvertError("unsupported", f"{what}: it holds more than tensors and plain values, and nothing of it is executed: "
-                                          f"{why}") from None
+        raise ConvertError(
+            "unsupported",
+            f"{what}: it holds more than tensors and plain values, and nothing of it is executed: " f"{why}",
+        ) from None
     except ConvertError:
         raise
     except Exception as error:  # noqa: BLE001  a damaged pickle may end in any of them
-        raise ConvertError("corrupt", f"{what}: its structure cannot be read: {type(error).__name__}: "
-                                      f"{str(error).splitlines()[0] if str(error) else ''}") from None
+        raise ConvertError(
+            "corrupt",
+            f"{what}: its structure cannot be read: {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''}",
+        ) from None
 
 
-def read_saved(file: SourceFile, what: str, checked: bool, base: int = 0, size: Optional[int] = None) -> Saved:
-    """Reads the structure of a torch.save at base of file (bytes). checked: records are compared with their checksums.
+def read_saved(
+    file: SourceFile, what: str, checked: bool, base: int = 0, size: Optional[int] = None
+) -> Saved:
+    """Reads the structure of a torch.save at base of file (bytes). checked: records are compared with their
+    checksums.
 
     Errors: ConvertError "corrupt" or "unsupported"; nothing of what it describes was read or allocated then.
     """
