@@ -390,10 +390,12 @@ def test_bad_torch_files(cluster, job, tmp_path, evil, capsys):
     flipped = bytearray(data)
     flipped[at + 70000] ^= 1
     torch.save({"w": Evil()}, tmp_path / "evil.pt")
+    torch.save({"w": torch.zeros(1).expand(1 << 40)}, tmp_path / "wide.pt")
     for what, text in {
         "a flipped bit": bytes(flipped),
         "cut off": data[: len(data) // 2],
         "code": (tmp_path / "evil.pt").read_bytes(),
+        "much of little": (tmp_path / "wide.pt").read_bytes(),
         "another name": rewritten(good, "data/0", lambda name, d: ("../../" + name, d)),
         "a shorter record": rewritten(good, "data/0", lambda name, d: (name, d[:1000])),
         "no pickle": rewritten(good, "data.pkl", lambda name, d: (name, b"\x80\x02")),

@@ -197,7 +197,9 @@ def _files(path: str) -> Dict[str, Optional[set]]:
     if "model.safetensors" in found:
         found = ["model.safetensors"]
     if not found:
-        raise ConvertError("not_found", f"{path}: no safetensors file and no {INDEX} is in it")
+        raise ConvertError(
+            "not_found", f"{path}: neither .metadata (of DCP) nor {INDEX} nor a safetensors file is in it"
+        )
     return {os.path.join(path, file): None for file in found}
 
 

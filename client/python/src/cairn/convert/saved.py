@@ -21,7 +21,32 @@ from .files import SourceFile
 from .source import Nothing, Reader, Stored
 from .zips import Checksums, Record, read_records
 
+_MOST_EXPANDED = 64 << 20  # bytes of a tensor whose elements share memory
 _LEGACY = (b"\x80", b"ustar")  # torch.save before 1.6 wrote pickles or tar files
+
+
+def _refusal(tensor: torch.Tensor) -> Optional[str]:
+    """Why a tensor is more than its bytes, or None."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+        return f"a tensor of layout {tensor.layout} or a quantised one: only dense ones can be imported"
+    if tensor.is_conj() or tensor.is_neg():
+        return "a conjugated or negated view of a tensor: save it resolved (resolve_conj, resolve_neg)"
+    return None
+
+
+def _check_reach(what: str, tensor: torch.Tensor, record: Record) -> None:
+    """A tensor lies within its record, and does not make much of little (a stride of 0)."""
+    last = tensor.storage_offset() + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
+    nbytes = tensor.numel() * tensor.element_size()
+    if (last + 1) * tensor.element_size() > record.size or min(
+        (*tensor.stride(), tensor.storage_offset(), 0)
+    ) < 0:
+        raise ConvertError("corrupt", f"{what}: a tensor reaches beyond its record {record.name}")
+    if nbytes > max(record.size, _MOST_EXPANDED):
+        raise ConvertError(
+            "unsupported",
+            f"{what}: a tensor of {nbytes} bytes is an expanded view of {record.size}: save it dense",
+        )
 
 
 @dataclass
@@ -44,33 +69,26 @@ class Saved:
         return (offset, tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset(), tensor.dtype)
 
     def _record_of(self, tensor: torch.Tensor) -> Optional[Record]:
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
-            raise ConvertError(
-                "unsupported",
-                f"{self.what}: a tensor of layout {tensor.layout} or a quantised one: only dense ones "
-                "can be imported",
-            )
-        if tensor.is_conj() or tensor.is_neg():
-            raise ConvertError(
-                "unsupported",
-                f"{self.what}: a conjugated or negated view of a tensor: save it resolved "
-                "(resolve_conj, resolve_neg)",
-            )
+        """The record of a tensor's bytes, None where it has none. Errors: ConvertError where it cannot be
+        imported."""
+        why = _refusal(tensor)
+        if why:
+            raise ConvertError("unsupported", f"{self.what}: {why}")
         if tensor.numel() == 0:
             return None
         storage = tensor.untyped_storage()
-        record = self.records.get(getattr(storage, "_checkpoint_offset", None))  # type: ignore[arg-type]
+        offset = getattr(storage, "_checkpoint_offset", None)
+        if offset is None:
+            raise ConvertError(
+                "unsupported",
+                f"torch {torch.__version__} does not say where in a file tensors lie: 2.13 does",
+            )
+        record = self.records.get(offset)
         if record is None or record.size != storage.nbytes():
             raise ConvertError(
                 "corrupt", f"{self.what}: a tensor's bytes are not where its zip directory has a record"
             )
-        last = tensor.storage_offset() + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
-        if (
-            (last + 1) * tensor.element_size() > record.size
-            or min((*tensor.stride(), 0)) < 0
-            or tensor.storage_offset() < 0
-        ):
-            raise ConvertError("corrupt", f"{self.what}: a tensor reaches beyond its record {record.name}")
+        _check_reach(self.what, tensor, record)
         return record
 
     def reader_of(self, tensor: torch.Tensor, as_bytes: bool) -> Reader:

@@ -100,6 +100,8 @@ def _tensors(value: Any, found: List[torch.Tensor]) -> List[torch.Tensor]:
 
 def _write_skeleton(skeleton: _Skeleton, path: str) -> List[Record]:
     """Writes the file without tensors' bytes, and finds where each goes by reading the structure back."""
+    if not hasattr(torch.serialization, "skip_data"):
+        raise ConvertError("unsupported", f"torch {torch.__version__} cannot lay files out: 2.13 does")
     with torch.serialization.skip_data(materialize_fake_tensors=True):
         torch.save(skeleton.state, path)
     file = SourceFile(path)
