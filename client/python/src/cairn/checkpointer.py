@@ -183,6 +183,18 @@ class Checkpointer:
         """Ranks of this start."""
         return self.launch.world_size
 
+    @property
+    def incarnation(self) -> int:
+        """The fencing number this start saves under. Opens the session if it is not open. Raises what fails."""
+        self._check_process()
+        with self._lock:
+            return self._open(0).incarnation
+
+    def observe(self) -> Session:
+        """A new session without a rank at the same daemon, for queries and commands, also from another thread. The caller's:
+        close it. Raises what fails."""
+        return Session(self.job, observer=True, socket=self._options["socket"], timeout=self._timeout)
+
     # ---- save ----
 
     def save(
