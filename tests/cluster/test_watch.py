@@ -214,7 +214,8 @@ def running(c):
             (d / "tmp").rename(d / str(step))
             w.wait("committed", step)
         assert len({e["incarnation"] for e in w.events("committed")}) == 1
-        (d / "sub").mkdir()
+        write(d / "3" / "rng_state_1.pth", b"of a rank that nobody waited for")
+        assert w.wait("late", 3)["file"] == "rng_state_1.pth"
         begun = time.monotonic()
         assert w.stop() == 0 and w.events("stopped")
         print(f"ended after {time.monotonic() - begun:.2f} s")
