@@ -14,8 +14,9 @@ import json
 import os
 import pathlib
 import random
-import subprocess
+import runpy
 import sys
+import tempfile
 import warnings
 
 import pytest
@@ -456,6 +457,27 @@ def test_torch_checkpointing_storage(cluster, job):
         storage.read(path("step_1/a.bin"))
     with pytest.raises(ValueError, match="must end in the step"):
         storage.write(path("last/a.bin"), b"x"), storage.commit(path("last"))
+
+
+# ---- the examples, as they are ----
+
+
+@pytest.mark.parametrize("name, package", [
+    ("lightning_resume", "lightning"), ("hf_trainer", "transformers"), ("accelerate_loop", "accelerate"),
+    ("torch_checkpointing_storage", "torch_checkpointing")])
+def test_example(cluster, job, capsys, monkeypatch, name, package):
+    """Ten steps, ended, and on to twenty: the losses are those of twenty steps without a break."""
+    pytest.importorskip(package)
+    monkeypatch.setattr(tempfile, "tempdir", str(cluster.root))
+
+    def losses(job, steps):
+        monkeypatch.setattr(sys, "argv", [name, "--job", job, "--steps", str(steps), "--every", "5"])
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+
+    whole = losses(job + "-a", 20)
+    broken = losses(job + "-b", 10) + losses(job + "-b", 20)
+    assert broken == whole and len(whole) == 20
 
 
 # ---- ranks ----
