@@ -31,11 +31,11 @@ def say(text):
 
 
 class Training:
-    """One torchrun; its lines as they come. It starts its ranks again once when one of them dies."""
+    """One torchrun; its lines as they come. It starts its ranks again `restarts` times when one of them dies."""
 
-    def __init__(self, demo, job, *args):
+    def __init__(self, demo, job, restarts, *args):
         self.lines, self.losses = [], demo.c.dir / f"{job}.losses"
-        command = [demo.python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS), "--max-restarts", "1",
+        command = [demo.python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS), "--max-restarts", str(restarts),
                    ROOT / "client" / "python" / "examples" / "train_gpt.py", "--job", job, "--steps", str(demo.steps), "--every", str(EVERY),
                    "--parallel", demo.parallel, "--device", "cpu", "--losses", self.losses, *MODEL, *args]
         env = dict(os.environ, CAIRN_SOCKET=demo.c.node.socket, OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1", **demo.env)
@@ -59,7 +59,10 @@ class Training:
         return wait_until(f"the training to say {pattern!r}; its last line: {self.lines[-1:]}", look, seconds)
 
     def finish(self, seconds=150):
-        self.process.wait(seconds)
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"the training did not end within {seconds} s:\n" + "\n".join(self.lines[-40:])) from None
         self.thread.join(10)
         if self.process.returncode != 0:
             raise RuntimeError(f"the training ended with {self.process.returncode}:\n" + "\n".join(self.lines[-40:]))
@@ -110,8 +113,8 @@ class Demo:
         self.n += 1
         say(f"{self.n}. [{time.monotonic() - self.begin:3.0f} s] {text}")
 
-    def train(self, job, *args):
-        self.running.append(Training(self, job, *args))
+    def train(self, job, restarts, *args):
+        self.running.append(Training(self, job, restarts, *args))
         return self.running[-1]
 
     def end(self):
@@ -125,14 +128,14 @@ class Demo:
     def undisturbed(self):
         self.step(f"{self.steps} steps that nothing happens to, saved every {EVERY} in four ways that take turns")
         stalls = self.c.dir / "stalls.json"
-        run = self.train("undisturbed", "--checkpoint", ",".join(WAYS), "--directory", self.c.dir / "files", "--stalls", stalls)
+        run = self.train("undisturbed", 0, "--checkpoint", ",".join(WAYS), "--directory", self.c.dir / "files", "--stalls", stalls)
         run.finish()
         return run, json.loads(stalls.read_text())
 
     def disturbed(self):
         first, second = self.steps // 3 + 1, 2 * self.steps // 3
         self.step(f"the same, saved by Cairn: at step {first} rank {RANKS - 1} kills itself with SIGKILL between forward and backward")
-        run = self.train("disturbed", "--kill-at", first)
+        run = self.train("disturbed", 1, "--kill-at", first)
         run.read_until(r"kill -9 of myself")
         found = run.read_until(r"resumed from step (\d+) in (\d+) ms")
         say(f"   torchrun started both again; resumed from step {found.group(1)} in {found.group(2)} ms, out of this node's memory")
@@ -143,7 +146,7 @@ class Demo:
         self.c.node.start()
         self.c.wait_peers_up(1)
         say(f"   cairnd is back; the newest committed step is {self.latest('disturbed')}")
-        run = self.train("disturbed")
+        run = self.train("disturbed", 0)
         found = run.read_until(r"resumed from step (\d+) in (\d+) ms")
         self.step(f"resumed from step {found.group(1)} in {found.group(2)} ms, out of the files of cairnd")
         run.finish()

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "client/tool/tool.h"
+#include "client/tool/watch.h"
 
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +16,9 @@ static const struct command commands[] = {
     {"ls", "[JOB]", cmd_ls, "the jobs, or the checkpoints of one"},
     {"show", "JOB STEP", cmd_show, "one checkpoint: shards, tensors, where fragments lie"},
     {"verify", "JOB [STEP]", cmd_verify, "reads and checks every fragment where it lies"},
-    {"restore", "JOB [STEP|latest] --to DIR", cmd_restore, "writes a checkpoint as safetensors files"},
+    {"restore", "JOB [STEP|latest] --to DIR", cmd_restore, "writes a checkpoint as files of a format that others read"},
+    {"watch", "JOB DIR", cmd_watch, "takes up the checkpoints that a framework writes into a directory"},
+    {"import", "PATH JOB", cmd_import, "takes files of another format into a job, as a checkpoint"},
     {"repair", "JOB [STEP]", cmd_repair, "makes again what peers have lost of a job's checkpoints"},
     {"scrub", "[JOB]", cmd_scrub, "lets every peer read and check what it stores"},
     {"rebuild", "[JOB]", cmd_rebuild, "writes the catalog again from what the peers store"},
@@ -53,10 +55,23 @@ static void print_command_usage(FILE *f, const struct command *c)
     fprintf(f, "usage: cairn %s %s\n%s\n\n", c->name, c->arguments, c->help);
     if (c->run == cmd_restore)
         fputs("      --to DIR           where the files go; made when it is missing\n"
+              "      --format FORMAT    safetensors (the default), torch, dcp, or files: what \"cairn watch\" took up\n"
               "      --merge            one file of whole tensors instead of one for each rank\n"
+              "      --shard-size SIZE  with --merge: several files of so much and an index, as Hugging Face has them\n"
+              "      --only PREFIX      only tensors whose names begin with it\n"
+              "      --strip PREFIX     take it from the front of names\n"
+              "      --documents        with --merge: also what is no tensor (.cairn/...), as bytes\n"
               "      --rank N           only this rank's file\n"
               "      --force            overwrite files that are there\n",
               f);
+    if (c->run == cmd_import)
+        fputs("      --format FORMAT    auto (the default), dcp, torch or safetensors\n"
+              "      --step N           the step that it becomes (what the files say, or 0)\n"
+              "      --arena SIZE       how much is on its way at once (256M)\n"
+              "      --unchecked        do not compare the checksums in torch.save files\n",
+              f);
+    if (c->run == cmd_watch)
+        watch_print_options(f);
     print_options(f);
 }
 
@@ -208,61 +223,33 @@ static const struct command *find_command(const char *name)
     return NULL;
 }
 
-static int parse_number(const char *name, const char *text, long max, long *ret)
+/* Words that are no command line of this command: main has read options of others in front of it. */
+int cmd_watch(struct tool *t)
 {
-    char *end;
-    long v = strtol(text, &end, 10);
-
-    if (end == text || *end || v < 0 || v > max) {
-        fprintf(stderr, "cairn: %s %s: a number from 0 to %ld is wanted\n", name, text, max);
-        return -1;
-    }
-    *ret = v;
-    return 0;
+    (void)t;
+    return EXIT_USAGE;
 }
 
-/* 0 go on, 1 print help, -1 usage error. */
-static int parse_options(struct tool *t, int argc, char **argv)
+static int run_watch(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"socket", 1, NULL, 's'},  {"json", 0, NULL, 'j'}, {"timeout", 1, NULL, 't'}, {"to", 1, NULL, 'o'},
-        {"merge", 0, NULL, 'm'},   {"rank", 1, NULL, 'r'}, {"force", 0, NULL, 'f'},   {"help", 0, NULL, 'h'},
-        {"version", 0, NULL, 'v'}, {NULL, 0, NULL, 0}};
-    int c, help = 0;
-    long number;
+    struct watch_options o;
+    int r = watch_options_read(&o, argc, argv);
 
-    while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-        if (c == 's')
-            t->socket = optarg;
-        else if (c == 'j')
-            t->json = true;
-        else if (c == 'o')
-            t->to = optarg;
-        else if (c == 'm')
-            t->merge = true;
-        else if (c == 'f')
-            t->force = true;
-        else if (c == 'h')
-            help = 1;
-        else if (c == 'v')
-            help = 2;
-        else if (c == '?' ||
-                 parse_number(c == 't' ? "--timeout" : "--rank", optarg, c == 't' ? 86400 : 1 << 20, &number) < 0)
-            return -1;
-        else if (c == 't')
-            t->timeout_ms = (uint32_t)number * 1000;
-        else
-            t->rank = number;
-    }
-    t->argc = argc - optind;
-    t->argv = argv + optind;
-    return help;
+    if (r == 0)
+        return watch_run(&o);
+    if (r == 2)
+        printf("cairn %s\n", CAIRN_VERSION);
+    else
+        print_command_usage(r == 1 ? stdout : stderr, find_command("watch"));
+    return r < 0 ? EXIT_USAGE : EXIT_OK;
 }
 
 int main(int argc, char **argv)
 {
+    if (watch_is_asked(argc, argv))
+        return run_watch(argc, argv);
     struct tool t = {.rank = -1};
-    int help = parse_options(&t, argc, argv); /* getopt moves options to the front */
+    int help = tool_options(&t, argc, argv); /* getopt moves options to the front */
     const struct command *c = t.argc > 0 && help >= 0 ? find_command(t.argv[0]) : NULL;
 
     if (help == 2) {

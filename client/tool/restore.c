@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cairn restore: safetensors files, one for each rank, or with --merge one of whole tensors. The tensors are restored
- * straight into the mapped file: memory does not grow with the checkpoint. */
-#include "client/tool/safetensors.h"
-#include "client/tool/tool.h"
+/* cairn restore: safetensors files, one for each rank (restore_ranks.c) or of whole tensors (restore_merged.c). The
+ * tensors are restored straight into the mapped file: memory does not grow with the checkpoint. Other formats are made
+ * in Python (convert.c). */
+#include "client/tool/restore.h"
 
+#include "client/tool/convert.h"
+#include "client/tool/restore_files.h"
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 
@@ -12,18 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
-
-struct job {
-    struct tool *t;
-    struct cairn_restore *restore;
-    struct cairn_checkpoint_info info;
-    const char *name;
-    json_t *files;
-    bool terminal;
-    struct timespec begin;
-};
 
 /* ---- progress -------------------------------------------------------------------------------- */
 
@@ -58,7 +49,7 @@ static int run(struct job *j, struct cairn_error *err)
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
-static int file_new(struct job *j, const char *name, struct safetensors *ret, struct cairn_error *err)
+int job_file_new(struct job *j, const char *name, struct safetensors *ret, struct cairn_error *err)
 {
     _cleanup_free_ char *path = NULL;
     char text[32];
@@ -79,22 +70,28 @@ static int file_new(struct job *j, const char *name, struct safetensors *ret, st
     return 0;
 }
 
-static int file_end(struct job *j, struct safetensors *s, int r, struct cairn_error *err)
+void job_note_file(struct job *j, const char *path, uint64_t bytes)
+{
+    json_array_append_new(j->files, json_pack("{s:s, s:I}", "path", path, "bytes", (json_int_t)bytes));
+    if (!j->t->json)
+        printf("%s\n", path);
+}
+
+int job_file_end(struct job *j, struct safetensors *s, int r, struct cairn_error *err)
 {
     if (r == 0)
         r = run(j, err);
     if (r == 0)
         r = safetensors_finish(s, err);
-    if (r == 0) {
-        json_array_append_new(j->files, json_pack("{s:s, s:I}", "path", s->path, "bytes", (json_int_t)s->map_len));
-        if (!j->t->json)
-            printf("%s\n", s->path);
-    }
+    if (r == 0)
+        job_note_file(j, s->path, s->map_len);
     safetensors_free(s);
     return r;
 }
 
-static uint64_t bytes_of(int dtype, uint32_t ndim, const uint64_t *length)
+/* ---- names ----------------------------------------------------------------------------------- */
+
+uint64_t job_bytes_of(int dtype, uint32_t ndim, const uint64_t *length)
 {
     uint64_t bytes = cairn_dtype_size(dtype);
 
@@ -103,174 +100,34 @@ static uint64_t bytes_of(int dtype, uint32_t ndim, const uint64_t *length)
     return bytes;
 }
 
-/* ---- one file a rank ------------------------------------------------------------------------- */
-
-static bool is_slice(const struct cairn_tensor *t)
+bool job_wants(const struct job *j, const char *name)
 {
-    for (uint32_t i = 0; i < t->ndim; i++)
-        if (t->length[i] != t->shape[i])
-            return true;
-    return false;
+    return !j->t->only || strncmp(name, j->t->only, strlen(j->t->only)) == 0;
 }
 
-static json_t *numbers(const uint64_t *v, uint32_t n)
+const char *job_name_out(const struct job *j, const char *name)
 {
-    json_t *a = json_array();
+    size_t len = j->t->strip ? strlen(j->t->strip) : 0;
+    bool begins = len && strncmp(name, j->t->strip, len) == 0;
 
-    for (uint32_t i = 0; i < n; i++)
-        json_array_append_new(a, json_integer((json_int_t)v[i]));
-    return a;
+    if (begins && name[len] == '.')
+        len++;
+    return begins && name[len] ? name + len : name;
 }
 
-/* Where a slice belongs in its tensor, for whoever puts ranks' files together. */
-static void note_slice(struct safetensors *s, const char *name, const struct cairn_tensor *t)
+bool job_is_document(const char *name)
 {
-    json_t *place = json_pack("{s:s, s:o, s:o}", "tensor", t->name, "shape", numbers(t->shape, t->ndim), "offset",
-                              numbers(t->offset, t->ndim));
-    char *text = json_dumps(place, JSON_COMPACT), *key = NULL;
-
-    if (text && asprintf(&key, "cairn.slice.%s", name) > 0)
-        safetensors_note(s, key, text);
-    free(key);
-    free(text);
-    json_decref(place);
-}
-
-/* A rank may have several slices of one tensor: the second is called NAME@1. */
-static int add_slice(struct job *j, struct safetensors *s, uint64_t i, const struct cairn_tensor *t, uint64_t *at,
-                     struct cairn_error *err)
-{
-    _cleanup_free_ char *name = strdup(t->name);
-
-    (void)j;
-    (void)i;
-    for (unsigned n = 1; name && json_object_get(s->header, name); n++) {
-        free(name);
-        if (asprintf(&name, "%s@%u", t->name, n) < 0)
-            name = NULL;
-    }
-    if (!name)
-        return cairn_fail(err, CAIRN_E_NOMEM, "name a tensor");
-    if (is_slice(t) || strcmp(name, t->name) != 0)
-        note_slice(s, name, t);
-    return safetensors_add(s, name, t->dtype, t->ndim, t->length, bytes_of(t->dtype, t->ndim, t->length), at, err);
-}
-
-/* Tells every slice of a rank (ANY_RANK: of all) to fn, the widest elements first: so every tensor is aligned in the
- * file, which readers that map it need. */
-#define ANY_RANK UINT32_MAX
-typedef int (*slice_fn)(struct job *j, struct safetensors *s, uint64_t i, const struct cairn_tensor *t, uint64_t *at,
-                        struct cairn_error *err);
-
-static int each_slice(struct job *j, struct safetensors *s, uint32_t rank, slice_fn fn, uint64_t *at,
-                      struct cairn_error *err)
-{
-    int r = 0;
-
-    for (size_t width = 8; width > 0; width /= 2) {
-        for (uint64_t i = 0; i < j->info.slices && r == 0; i++) {
-            struct cairn_tensor t = {.size = sizeof t};
-            uint32_t owner;
-            r = cairn_restore_slice(j->restore, i, &owner, &t);
-            if (r == 0 && (rank == ANY_RANK || owner == rank) && cairn_dtype_size(t.dtype) == width)
-                r = fn(j, s, i, &t, &at[i], err);
-        }
-    }
-    return r;
-}
-
-/* First the header, then, in the mapped file, the places that the tensors are restored to. */
-static int fill(struct job *j, struct safetensors *s, uint32_t rank, slice_fn note, slice_fn read,
-                struct cairn_error *err)
-{
-    _cleanup_free_ uint64_t *at = calloc(j->info.slices + 1, sizeof *at);
-    int r = at ? 0 : cairn_fail(err, CAIRN_E_NOMEM, "allocate a table of %" PRIu64 " slices", j->info.slices);
-
-    if (r == 0)
-        r = each_slice(j, s, rank, note, at, err);
-    if (r == 0)
-        r = safetensors_map(s, j->t->force, err);
-    if (r == 0)
-        r = each_slice(j, s, rank, read, at, err);
-    return r;
-}
-
-static int read_slice(struct job *j, struct safetensors *s, uint64_t i, const struct cairn_tensor *t, uint64_t *at,
-                      struct cairn_error *err)
-{
-    (void)t;
-    return cairn_restore_add_slice(j->restore, i, s->data + *at, err);
-}
-
-static int restore_rank(struct job *j, uint32_t rank, struct cairn_error *err)
-{
-    struct safetensors s;
-    char name[64], text[16];
-
-    snprintf(name, sizeof name, "rank-%05u.safetensors", rank);
-    int r = file_new(j, name, &s, err);
-    if (r < 0)
-        return r;
-    snprintf(text, sizeof text, "%u", rank);
-    safetensors_note(&s, "cairn.rank", text);
-    return file_end(j, &s, fill(j, &s, rank, add_slice, read_slice, err), err);
-}
-
-/* ---- one file of whole tensors --------------------------------------------------------------- */
-
-/* Every name once. What ranks call alike must be slices of one tensor. */
-static int add_whole(struct job *j, struct safetensors *s, uint64_t i, const struct cairn_tensor *t, uint64_t *at,
-                     struct cairn_error *err)
-{
-    const json_t *there = json_object_get(s->header, t->name);
-
-    (void)j;
-    (void)i;
-    if (!there)
-        return safetensors_add(s, t->name, t->dtype, t->ndim, t->shape, bytes_of(t->dtype, t->ndim, t->shape), at, err);
-    *at = UINT64_MAX; /* another slice of it */
-    if (safetensors_is(there, t->dtype, t->ndim, t->shape))
-        return 0;
-    return cairn_fail(err, CAIRN_E_EXISTS, "ranks saved different tensors as %s: restore without --merge", t->name);
-}
-
-static int read_whole(struct job *j, struct safetensors *s, uint64_t i, const struct cairn_tensor *t, uint64_t *at,
-                      struct cairn_error *err)
-{
-    struct cairn_tensor whole = {.size = sizeof whole,
-                                 .name = t->name,
-                                 .dtype = t->dtype,
-                                 .ndim = t->ndim,
-                                 .shape = t->shape,
-                                 .data = s->data + *at};
-
-    (void)i;
-    return *at == UINT64_MAX ? 0 : cairn_restore_add(j->restore, &whole, err);
-}
-
-static int restore_merged(struct job *j, struct cairn_error *err)
-{
-    struct safetensors s;
-    int r = file_new(j, "model.safetensors", &s, err);
-
-    return r < 0 ? r : file_end(j, &s, fill(j, &s, ANY_RANK, add_whole, read_whole, err), err);
+    return strncmp(name, ".cairn/", strlen(".cairn/")) == 0;
 }
 
 /* ---- the command ----------------------------------------------------------------------------- */
 
 static int restore_all(struct job *j, struct cairn_error *err)
 {
-    int r = 0;
-
     if (j->t->rank >= (int64_t)j->info.world_size)
         return cairn_fail(err, CAIRN_E_NOT_FOUND, "there is no rank %lld: %u ranks saved it", (long long)j->t->rank,
                           j->info.world_size);
-    if (j->t->merge)
-        return restore_merged(j, err);
-    for (uint32_t rank = 0; rank < j->info.world_size && r == 0; rank++)
-        if (j->t->rank < 0 || rank == j->t->rank)
-            r = restore_rank(j, rank, err);
-    return r;
+    return j->t->merge ? restore_merged(j, err) : restore_ranks(j, err);
 }
 
 static void print_json(const struct job *j)
@@ -284,17 +141,13 @@ static void print_json(const struct job *j)
     json_decref(o);
 }
 
-int cmd_restore(struct tool *t)
+static int restore_safetensors(struct tool *t, uint64_t step)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct cairn_session *session;
-    struct job j = {.t = t, .info = {.size = sizeof j.info}, .terminal = isatty(STDERR_FILENO) && !t->json};
-    uint64_t step = CAIRN_LATEST;
+    struct job j = {
+        .t = t, .info = {.size = sizeof j.info}, .name = t->argv[1], .terminal = isatty(STDERR_FILENO) && !t->json};
 
-    if (t->argc < 2 || t->argc > 3 || !t->to || (t->merge && t->rank >= 0) ||
-        (t->argc == 3 && tool_parse_step(t->argv[2], &step) < 0))
-        return EXIT_USAGE;
-    j.name = t->argv[1];
     if (mkdir(t->to, 0755) < 0 && errno != EEXIST) {
         cairn_fail_errno(&err, errno, "create the directory %s", t->to);
         return tool_fail(t, "restore", &err);
@@ -313,4 +166,22 @@ int cmd_restore(struct tool *t)
     }
     cairn_session_close(session);
     return r < 0 ? tool_fail(t, "restore", &err) : EXIT_OK;
+}
+
+int cmd_restore(struct tool *t)
+{
+    uint64_t step = CAIRN_LATEST;
+    const char *format = t->format ? t->format : "safetensors";
+
+    if (t->argc < 2 || t->argc > 3 || !t->to || (t->merge && t->rank >= 0) || (t->shard_bytes && !t->merge) ||
+        (t->argc == 3 && tool_parse_step(t->argv[2], &step) < 0))
+        return EXIT_USAGE;
+    if (strcmp(format, "safetensors") == 0)
+        return restore_safetensors(t, step);
+    if (strcmp(format, "torch") == 0 || strcmp(format, "dcp") == 0)
+        return convert_export(t, format, step);
+    if (strcmp(format, "files") == 0)
+        return t->merge ? EXIT_USAGE : restore_files(t, step);
+    fprintf(stderr, "cairn: --format %s: safetensors, torch, dcp or files is wanted\n", format);
+    return EXIT_USAGE;
 }

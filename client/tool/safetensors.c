@@ -42,17 +42,6 @@ static const char *type_name(int dtype)
     return dtype == CAIRN_BYTES ? "U8" : cairn_dtype_name(dtype);
 }
 
-bool safetensors_is(const json_t *entry, int dtype, uint32_t ndim, const uint64_t *shape)
-{
-    const json_t *dims = json_object_get(entry, "shape");
-    const char *type = json_string_value(json_object_get(entry, "dtype"));
-    bool same = type && strcmp(type, type_name(dtype)) == 0 && json_array_size(dims) == ndim;
-
-    for (uint32_t i = 0; i < ndim && same; i++)
-        same = (uint64_t)json_integer_value(json_array_get(dims, i)) == shape[i];
-    return same;
-}
-
 int safetensors_add(struct safetensors *s, const char *name, int dtype, uint32_t ndim, const uint64_t *shape,
                     uint64_t bytes, uint64_t *ret_at, struct cairn_error *err)
 {
@@ -151,4 +140,42 @@ void safetensors_free(struct safetensors *s)
     free(s->temporary);
     free(s->path);
     *s = (struct safetensors){.fd = -1};
+}
+
+static int write_all(int fd, const char *path, const char *text, struct cairn_error *err)
+{
+    for (size_t left = strlen(text); left > 0;) {
+        ssize_t n = write(fd, text, left);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return cairn_fail_errno(err, errno, "write %s", path);
+        text += n;
+        left -= (size_t)n;
+    }
+    return 0;
+}
+
+int safetensors_write_text(const char *path, const char *text, struct cairn_error *err)
+{
+    _cleanup_free_ char *temporary = NULL;
+
+    if (asprintf(&temporary, "%s.part", path) < 0) {
+        temporary = NULL;
+        return cairn_fail(err, CAIRN_E_NOMEM, "name a file");
+    }
+    _cleanup_close_ int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return cairn_fail_errno(err, errno, "create %s", temporary);
+    int r = write_all(fd, temporary, text, err);
+    if (r == 0)
+        r = write_all(fd, temporary, "\n", err);
+    if (r == 0 && fsync(fd) < 0)
+        r = cairn_fail_errno(err, errno, "sync %s", temporary);
+    if (r == 0 && rename(temporary, path) < 0)
+        r = cairn_fail_errno(err, errno, "rename %s to %s", temporary, path);
+    if (r == 0)
+        return sync_directory(path, err);
+    unlink(temporary);
+    return r;
 }

@@ -26,13 +26,15 @@ void safetensors_note(struct safetensors *s, const char *key, const char *value)
 /* Adds a tensor; *ret_at is where its bytes go, from data on. EXISTS when the name is taken. */
 int safetensors_add(struct safetensors *s, const char *name, int dtype, uint32_t ndim, const uint64_t *shape,
                     uint64_t bytes, uint64_t *ret_at, struct cairn_error *err);
-/* Does an entry of the header describe a tensor of this type and shape? */
-bool safetensors_is(const json_t *entry, int dtype, uint32_t ndim, const uint64_t *shape);
 /* Makes and maps the file with its header. */
 int safetensors_map(struct safetensors *s, bool overwrite, struct cairn_error *err);
 /* Syncs and renames it. */
 int safetensors_finish(struct safetensors *s, struct cairn_error *err);
 /* Removes what was not finished. */
 void safetensors_free(struct safetensors *s);
+
+/* A text file beside them, and a newline at its end: made under a temporary name, synced, renamed over what is there.
+ */
+int safetensors_write_text(const char *path, const char *text, struct cairn_error *err);
 
 #endif

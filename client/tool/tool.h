@@ -17,9 +17,14 @@ struct tool {
     /* of the command */
     int argc;
     char **argv;
-    const char *to; /* --to */
-    bool merge, force;
-    int64_t rank; /* --rank; -1: all */
+    const char *to;           /* --to */
+    const char *format;       /* --format; NULL: the command's own */
+    const char *only, *strip; /* --only, --strip: fronts of tensors' names; NULL: none */
+    const char *step;         /* --step: digits; NULL: the command's own */
+    bool merge, force, documents, unchecked;
+    uint64_t shard_bytes; /* --shard-size; 0: one file */
+    uint64_t arena_bytes; /* --arena; 0: the command's own */
+    int64_t rank;         /* --rank; -1: all */
 };
 
 struct command {
@@ -32,6 +37,9 @@ struct command {
 #define TOOL_SHORT_MS 60000  /* for a question */
 #define TOOL_LONG_MS 3600000 /* for what reads a whole checkpoint */
 uint32_t tool_timeout(const struct tool *t, uint32_t preset_ms);
+
+/* Reads the command line. 0 go on, 1 print help, 2 print the version, -1 usage error. */
+int tool_options(struct tool *t, int argc, char **argv);
 
 /* Prints "cairn: what: message", and with --json the error as an object; gives the exit code of the error. */
 int tool_fail(const struct tool *t, const char *what, const struct cairn_error *err);
@@ -56,6 +64,8 @@ int cmd_ls(struct tool *t);
 int cmd_show(struct tool *t);
 int cmd_verify(struct tool *t);
 int cmd_restore(struct tool *t);
+int cmd_watch(struct tool *t);
+int cmd_import(struct tool *t);
 int cmd_repair(struct tool *t);
 int cmd_scrub(struct tool *t);
 int cmd_rebuild(struct tool *t);

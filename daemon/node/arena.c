@@ -49,6 +49,11 @@ void arenas_set_keeper(struct arenas *as, const struct arena_keeper *keeper)
     as->keeper = *keeper;
 }
 
+void arenas_set_let_go(struct arenas *as, arena_let_go let_go)
+{
+    as->let_go = let_go;
+}
+
 void arenas_freeze(struct arenas *as)
 {
     as->keeper = (struct arena_keeper){0};
@@ -227,6 +232,20 @@ static int arena_new(struct arenas *as, const struct arena_user *u, uint64_t byt
     return 0;
 }
 
+static void arena_give_up_saves(struct arena *a)
+{
+    arena_ref(a); /* the last save would take it with it */
+    list_for_each_safe (it, &a->snapshots) {
+        struct snapshot *s = container_of(it, struct snapshot, link);
+        if (s->owner)
+            a->arenas->let_go(s->owner);
+    }
+    if (a->refs == 1)
+        arena_destroy(a);
+    else
+        arena_unref(a);
+}
+
 bool arenas_make_room(struct arenas *as, uint64_t bytes)
 {
     list_for_each_safe (it, &as->all) {
@@ -235,6 +254,13 @@ bool arenas_make_room(struct arenas *as, uint64_t bytes)
             break;
         if (a->refs == 0)
             arena_destroy(a);
+    }
+    list_for_each_safe (it, &as->all) {
+        struct arena *a = container_of(it, struct arena, link);
+        if (as->used_bytes + bytes <= as->limit_bytes || !as->let_go)
+            break;
+        if (!a->attached)
+            arena_give_up_saves(a);
     }
     return as->used_bytes + bytes <= as->limit_bytes;
 }

@@ -41,6 +41,10 @@ struct page_memory {
 
 struct arenas; /* all of this node, and the bound on their memory */
 
+/* Gives up the snapshot of a save (its owner) when nothing but the decision is missing and nobody will read it here.
+ * May end the arena's last reference. */
+typedef void (*arena_let_go)(void *owner);
+
 /* Where descriptors are kept that the next daemon gets back; either may do nothing. */
 struct arena_keeper {
     void (*keep)(void *arg, const char *name, int fd); /* fd stays the caller's */
@@ -114,6 +118,8 @@ void arenas_usage(const struct arenas *arenas, uint64_t *ret_bytes, uint64_t *re
 struct list *arenas_list(struct arenas *arenas); /* of struct arena */
 
 void arenas_set_keeper(struct arenas *arenas, const struct arena_keeper *keeper);
+/* Asked for saves whose process is gone, when there is no other room for a new arena. */
+void arenas_set_let_go(struct arenas *arenas, arena_let_go let_go);
 /* The daemon stops: ledgers stay as they are, and so does what the keeper has. */
 void arenas_freeze(struct arenas *arenas);
 /* An arena of at least bytes for the rank: the one it left behind when that has the same size and owner and its process

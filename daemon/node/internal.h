@@ -145,6 +145,8 @@ void session_on_resume(struct session *s, const struct local_resume *m);
 void saves_go_on(struct session *s, struct arena *arena, struct member *member);
 /* The session is over: what is filled goes on, the rest is dropped. */
 void session_leave_saves(struct session *s);
+/* An arena_let_go: of saves whose session is over. */
+void session_save_let_go(void *owner);
 
 /* ---- restore.c ------------------------------------------------------------------------------- */
 void session_on_latest(struct session *s, const struct local_latest *m);

@@ -718,9 +718,12 @@ static void decide_take(struct decider *d, const struct crew_entry *e)
     if (d->ranks[e->rank] < COMMIT_DURABLE)
         d->root.shards[e->rank] = e->shard;
     d->root.shards[e->rank].rank = e->rank;
+    bool begins = d->ranks[e->rank] == COMMIT_ABSENT;
     unsigned n = report_events(&d->machine, &r, events);
     for (unsigned i = 0; i < n; i++)
         decide_feed(d, &events[i]);
+    if (begins && commit_open(&d->machine)) /* ranks may come one after another, as those of an import do */
+        loop_timer_after(d->job->jobs->deps.loop, &d->deadline, d->machine.deadline_ms);
 }
 
 /* A rank saves its steps in order: one that has begun a later step than those it is awaited for will not begin them.

@@ -100,12 +100,20 @@ static void run_end(struct run *run)
     jobs_wake_openings(run->job->jobs, run->job->name);
 }
 
+static void run_set_deadline(struct run *run)
+{
+    const struct jobs_config *config = &run->job->jobs->config;
+
+    loop_timer_after(run_loop(run), &run->deadline, config->checkpoint_ms + RUN_SLACK_MS + config->lease_ms);
+}
+
 void run_verdict(struct run *run, int verdict, int code, const char *reason)
 {
     if (run->over)
         return;
     if (verdict == VERDICT_INTENT) {
         run->intent = true;
+        run_set_deadline(run); /* the coordinator is there, and has a deadline of its own */
         run_start_drains(run);
         return;
     }
@@ -241,7 +249,7 @@ int run_new(struct job *job, uint64_t step, struct run **ret_run, struct cairn_e
     list_push_back(&job->runs, &run->link);
     job->nruns++;
     loop_timer_after(job->jobs->deps.loop, &run->repeat, config->lease_ms / 3 + 1);
-    loop_timer_after(job->jobs->deps.loop, &run->deadline, config->checkpoint_ms + RUN_SLACK_MS + config->lease_ms);
+    run_set_deadline(run);
     *ret_run = run;
     return 0;
 }

@@ -318,6 +318,11 @@ void rank_save_dropped(struct rank_save *save, const char *why)
         run_give_up(save->run, save->rank, REPORT_DROPPED, CAIRN_E_ABORTED, why);
 }
 
+bool save_is_stored(const struct rank_save *save)
+{
+    return save->state == REPORT_DURABLE && !save->draining;
+}
+
 void save_hurry(struct rank_save *save, int why)
 {
     struct run *run = save->run;

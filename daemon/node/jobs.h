@@ -120,6 +120,8 @@ void save_drop(struct rank_save *save, const char *why);
 void save_hurry(struct rank_save *save, int why);
 /* What it waits for, naming ranks and peers. */
 void save_why(const struct rank_save *save, char *buf, size_t len);
+/* Its shard is durable and nothing reads its pages any more: only the decision is missing. */
+bool save_is_stored(const struct rank_save *save);
 
 /* ---- reading --------------------------------------------------------------------------------- */
 /* A committed checkpoint with all its manifests, verified; shared and counted. */

@@ -150,6 +150,8 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
     if (r == 0)
         arenas_set_keeper(n->arenas, &(struct arena_keeper){c->keep_fd, c->drop_fd, c->keep_arg});
     if (r == 0)
+        arenas_set_let_go(n->arenas, session_save_let_go);
+    if (r == 0)
         r = node_listen(n, err);
     if (r == 0)
         r = links_new(&ld, &lc, &n->links, err);

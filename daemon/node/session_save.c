@@ -102,6 +102,19 @@ static void save_release(struct session_save *sv)
     free(sv);
 }
 
+/* Its process will not ask for it here; what is stored is read from the peers. Should this daemon die before the other
+ * ranks are durable, the checkpoint is aborted: better than to refuse a rank for want of memory. */
+void session_save_let_go(void *owner)
+{
+    struct session_save *sv = owner;
+
+    if (sv->session || !sv->snapshot || !sv->rank_save || !save_is_stored(sv->rank_save))
+        return;
+    sv->snapshot->owner = NULL;
+    snapshot_end(TAKE_PTR(sv->snapshot), false);
+    arena_unref(TAKE_PTR(sv->arena));
+}
+
 static void save_on_ended(void *arg)
 {
     struct session_save *sv = arg;

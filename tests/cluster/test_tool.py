@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The tool as a person and as a script use it: tables, JSON, exit codes, safetensors that a reader of the published format accepts.
+"""The tool as a person and as a script use it: tables, JSON, exit codes, safetensors that a reader of the published format accepts, whole
+or in shards with an index, and back into a job.
 
 Catches: a hole or a wrong offset in a file, slices merged in the wrong place, an exit code that says ok for a damaged checkpoint."""
 import argparse
@@ -38,6 +39,30 @@ def read_safetensors(path):
     return metadata, tensors
 
 
+def check_shards_and_import(c, tool, out, merged):
+    """Hugging Face's way of cutting a model into files, and back into a job: no torch is needed for that."""
+    shards = out / "shards"
+    files = [pathlib.Path(f["path"]) for f in c.tool("restore", "test", 2, "--to", shards, "--merge", "--shard-size", "10MB")["files"]]
+    index = json.loads(files[-1].read_text())
+    assert len(files) > 3 and files[-1].name == "model.safetensors.index.json"
+    read = {f.name: read_safetensors(f)[1] for f in files[:-1]}
+    assert {n: f for f, tensors in read.items() for n in tensors} == index["weight_map"]
+    assert {n: t for tensors in read.values() for n, t in tensors.items()} == merged
+    assert index["metadata"]["total_size"] == sum(len(t[2]) for t in merged.values())
+    root = pathlib.Path(__file__).resolve().parents[2]
+    os.environ.update(CAIRN_PYTHON=sys.executable, PYTHONPATH=str(root / "client/python/src"), CAIRN_LIBRARY=str(c.build / "client/libcairn.so.0"))
+    taken = c.tool("import", shards, "taken", "--arena", "8M")
+    assert taken["step"] == 2 and taken["world_size"] > 4 and taken["tensors"] == len(merged), taken
+    c.run([*tool, "restore", "taken", "--to", out / "again", "--merge", "--only", "layer.", "--strip", "layer"])
+    again = read_safetensors(out / "again" / "model.safetensors")[1]
+    assert again == {n[len("layer."):]: t for n, t in merged.items() if n.startswith("layer.")}
+    files[0].write_bytes(files[0].read_bytes()[:-1])
+    for want, *command in [(5, "import", shards, "broken"), (3, "import", "/nonexistent", "broken"), (3, "restore", "taken", "--to", out / "x", "--merge", "--only", "none"),
+                           (2, "restore", "taken", "--to", out, "--shard-size", "1G"), (2, "import", shards, "broken", "--arena", "much"), (2, "restore", "taken", "--to", out, "--format", "zip")]:
+        code, _, said = c.run([*tool, *command], check=False)
+        assert code == want and "cairn: " in said + "cairn: " * (want == 2), (command, code, said)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--build", required=True)
@@ -59,6 +84,7 @@ def main():
         parts = [read_safetensors(out / f"rank-{r:05}.safetensors")[1] for r in (0, 1)]
         for name, (dtype, shape, data) in merged.items():  # ranks hold rows: one after the other they are the tensor
             assert data == b"".join(p[name][2] for p in parts if name in p), name
+        check_shards_and_import(c, tool, out, merged)
         for want, *command in [(1, "restore", "test", "--to", out), (2, "frob"), (2, "show", "test"), (2, "restore", "test", "--to", out, "--merge", "--rank", 0), (3, "show", "test", 99),
                                (3, "ls", "nothing"), (3, "restore", "nothing", "--to", out), (4, "status", "--socket", "/nonexistent")]:
             code = c.run([*tool, *command], check=False)[0]

@@ -12,9 +12,11 @@ import warnings
 import numpy
 import pytest
 import torch
+import torch.distributed as dist
 from ranks import run_ranks
 
 import cairn
+from cairn import launch
 from checkpointer_ranks import SHAPES, whole
 
 DTYPES = [torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64, torch.float16,
@@ -344,3 +346,15 @@ def test_no_warning_without_a_reason(cluster, job):
             for step in range(5):
                 ckpt.save(step, {"w": torch.ones(10)})
     assert (ckpt.failures, ckpt.skipped, ckpt.last_error) == (0, 0, None)
+
+
+def test_ranks_agree_on_a_start_through_torch(tmp_path):
+    """torchrun without --rdzv-id names no run: the ranks take what the first of them puts into their store."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        ids = {launch.find(rank, 2, environ={"TORCHELASTIC_RUN_ID": "none"}).start_id for rank in (0, 1, 0)}
+    finally:
+        dist.destroy_process_group()
+    assert len(ids) == 1 and ids.pop().startswith("start-")
+    with pytest.raises(cairn.InvalidError, match="start id"):
+        launch.find(0, 2, environ={})

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The integrations against the real packages: each trains a tiny model once without a break, and once with a break from which
-it resumes through Cairn; the losses after the break and the weights at the end must be the same bits.
+"""The integrations against the real packages: each trains a tiny model once without a break, and once with a
+break from which it resumes through Cairn; the losses after the break and the weights at the end must be the
+same bits.
 
 A package that is not installed skips its tests, with the reason.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -83,7 +85,9 @@ def test_plain_values_come_back():
     back = _plain.decode(there)
     assert same(back.pop("bf16"), value.pop("bf16")) and same(back.pop(("tuple", 1)), value.pop(("tuple", 1)))
     assert back == value and back["recent"].maxlen == 3 and list(back["ordered"]) == ["b", "a"]
-    assert "tensor" not in str(there).replace("'tensor'", "")  # small ones are values now, not tensors by changing names
+    assert "tensor" not in str(there).replace(
+        "'tensor'", ""
+    )  # small ones are values now, not tensors by changing names
 
 
 def test_enum_of_a_class_that_is_not_imported_is_its_value():
@@ -102,14 +106,18 @@ def test_generators_come_back():
     expected = random.gauss(0, 1), random.random(), numpy.random.randn(), numpy.random.rand(), torch.rand(3)
     random.seed(9), numpy.random.seed(9), torch.manual_seed(9)
     _rng.apply(state)
-    assert same(expected, (random.gauss(0, 1), random.random(), numpy.random.randn(), numpy.random.rand(), torch.rand(3)))
+    assert same(
+        expected,
+        (random.gauss(0, 1), random.random(), numpy.random.randn(), numpy.random.rand(), torch.rand(3)),
+    )
 
 
 # ---- paths ----
 
 
 def test_paths_are_steps(cluster, job, tmp_path):
-    """Two paths at one step are two checkpoints; a path that is overwritten keeps the one before until the next."""
+    """Two paths at one step are two checkpoints; a path that is overwritten keeps the one before until the
+    next."""
     best, last = str(tmp_path / "best.ckpt"), str(tmp_path / "sub" / "last.ckpt")
     with cairn.Checkpointer(job, 0, 1) as checkpointer:
         shelf = Shelf(checkpointer)
@@ -162,11 +170,14 @@ def lightning_parts(job, directory, **io_options):
         def __init__(self, args):
             super().__init__()
             self.save_hyperparameters()
-            self.net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 1))
+            self.net = torch.nn.Sequential(
+                torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 1)
+            )
             self.losses = []
 
         def training_step(self, batch, index):
-            # Lightning does not skip what an epoch has read when it resumes within one: the data follows the step instead.
+            # Lightning does not skip what an epoch has read when it resumes within one: the data follows the
+            # step instead.
             data = torch.randn(4, 8, generator=torch.Generator().manual_seed(self.global_step))
             loss = self.net(data).square().mean()
             self.losses.append(loss.item())
@@ -175,14 +186,31 @@ def lightning_parts(job, directory, **io_options):
 
         def configure_optimizers(self):
             optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.args.lr)
-            return [optimizer], [{"scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 7]), "interval": "step"}]
+            return [optimizer], [
+                {"scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 7]), "interval": "step"}
+            ]
 
     def trainer(steps, every, io, **options):
         callback = L.callbacks.ModelCheckpoint(
-            dirpath=directory, every_n_train_steps=every, monitor="loss", mode="min", save_top_k=2, save_last=True)
+            dirpath=directory,
+            every_n_train_steps=every,
+            monitor="loss",
+            mode="min",
+            save_top_k=2,
+            save_last=True,
+        )
         return L.Trainer(
-            max_steps=steps, plugins=[io], callbacks=[callback], logger=False, enable_progress_bar=False, accelerator="cpu",
-            devices=1, enable_model_summary=False, log_every_n_steps=1, **options)
+            max_steps=steps,
+            plugins=[io],
+            callbacks=[callback],
+            logger=False,
+            enable_progress_bar=False,
+            accelerator="cpu",
+            devices=1,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+            **options,
+        )
 
     def data():
         return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.arange(48)), batch_size=4)
@@ -213,7 +241,9 @@ def test_lightning_resumes(cluster, job, tmp_path):
     assert resumed.losses == whole.losses[8:]
     assert same(resumed.state_dict(), whole.state_dict())
     state = io.load_checkpoint(str(tmp_path / "broken" / "last.ckpt"))
-    assert state["hyper_parameters"]["args"] == argparse.Namespace(lr=0.05, colour=Colour.RED, root=pathlib.Path("/data"))
+    assert state["hyper_parameters"]["args"] == argparse.Namespace(
+        lr=0.05, colour=Colour.RED, root=pathlib.Path("/data")
+    )
     assert state["global_step"] == 12
 
 
@@ -231,15 +261,32 @@ class ScheduledLosses:
 def hf_trainer(directory, callback, steps, **arguments):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(21)
-    config = transformers.GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    config = transformers.GPT2Config(
+        vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+    )
     generator = torch.Generator().manual_seed(22)
     rows = [{"input_ids": row, "labels": row} for row in torch.randint(0, 32, (24, 16), generator=generator)]
-    options = {"output_dir": str(directory), "max_steps": steps, "per_device_train_batch_size": 4, "logging_steps": 1,
-               "save_strategy": "no", "report_to": [], "use_cpu": True, "disable_tqdm": True, "learning_rate": 1e-2,
-               "logging_nan_inf_filter": False, "seed": 23, **arguments}
+    options = {
+        "output_dir": str(directory),
+        "max_steps": steps,
+        "per_device_train_batch_size": 4,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "learning_rate": 1e-2,
+        "logging_nan_inf_filter": False,
+        "seed": 23,
+        **arguments,
+    }
     return transformers.Trainer(
-        transformers.GPT2LMHeadModel(config), transformers.TrainingArguments(**options), train_dataset=rows,
-        eval_dataset=rows, callbacks=[callback])
+        transformers.GPT2LMHeadModel(config),
+        transformers.TrainingArguments(**options),
+        train_dataset=rows,
+        eval_dataset=rows,
+        callbacks=[callback],
+    )
 
 
 def test_transformers_resumes(cluster, job, tmp_path):
@@ -379,7 +426,10 @@ def storage_manager(job, save, **options):
     from torch_checkpointing import CheckpointManager, ItemSpec
     from torch_checkpointing.checkpoint_layout import JsonSerialization, LayoutInfo
 
-    items = {"model": ItemSpec(), "step": ItemSpec(requires_copy=False, layout=LayoutInfo("step.json", JsonSerialization()))}
+    items = {
+        "model": ItemSpec(),
+        "step": ItemSpec(requires_copy=False, layout=LayoutInfo("step.json", JsonSerialization())),
+    }
     return CheckpointManager(configure(CheckpointManager.Config(items=items, save=save), job, **options))
 
 
@@ -432,7 +482,11 @@ def test_torch_checkpointing_storage(cluster, job):
         half.write(b"x" * (1 // 0))
     assert storage.ls(path("tmp_step_1")) == ["a.bin", "empty"] and not storage.exists(path("step_1"))
     storage.rename(path("tmp_step_1"), path("step_1"), is_directory=True)
-    assert not storage.exists(path("tmp_other/x")) and storage.isdir(path("step_1")) and not storage.isdir(path("step_1/a.bin"))
+    assert (
+        not storage.exists(path("tmp_other/x"))
+        and storage.isdir(path("step_1"))
+        and not storage.isdir(path("step_1/a.bin"))
+    )
     assert storage.ls(path("step_1")) == ["a.bin", "empty"]
     assert storage.read(path("step_1/a.bin")) == data and storage.read(path("step_1/empty")) == b""
     assert storage.getsize(path("step_1/a.bin")) == len(data)
@@ -462,9 +516,15 @@ def test_torch_checkpointing_storage(cluster, job):
 # ---- the examples, as they are ----
 
 
-@pytest.mark.parametrize("name, package", [
-    ("lightning_resume", "lightning"), ("hf_trainer", "transformers"), ("accelerate_loop", "accelerate"),
-    ("torch_checkpointing_storage", "torch_checkpointing")])
+@pytest.mark.parametrize(
+    "name, package",
+    [
+        ("lightning_resume", "lightning"),
+        ("hf_trainer", "transformers"),
+        ("accelerate_loop", "accelerate"),
+        ("torch_checkpointing_storage", "torch_checkpointing"),
+    ],
+)
 def test_example(cluster, job, capsys, monkeypatch, name, package):
     """Ten steps, ended, and on to twenty: the losses are those of twenty steps without a break."""
     pytest.importorskip(package)
@@ -484,7 +544,8 @@ def test_example(cluster, job, capsys, monkeypatch, name, package):
 
 
 def test_ranks(cluster, job, tmp_path):
-    """Lightning DDP, torchtitan on FSDP2, Accelerate and the Trainer on two ranks (gloo), and FSDP2 from two ranks to three."""
+    """Lightning DDP, torchtitan on FSDP2, Accelerate and the Trainer on two ranks (gloo), and FSDP2 from two
+    ranks to three."""
     for package in ("lightning", "torchtitan", "accelerate", "transformers"):
         pytest.importorskip(package)
     results = run_ranks(2, "framework_ranks:all_of", {"job": job, "directory": str(tmp_path)}, timeout=110)
@@ -494,13 +555,17 @@ def test_ranks(cluster, job, tmp_path):
         assert found["lightning"]["end"] and found["transformers"]["end"]
         assert (found["torchtitan"]["fresh"], found["torchtitan"]["again"]) == (False, True)
         assert found["transformers"]["first"] is None and found["transformers"]["path"]
-    assert results[0]["accelerate"]["whole"] != results[1]["accelerate"]["whole"]  # generators were each rank's own
+    assert (
+        results[0]["accelerate"]["whole"] != results[1]["accelerate"]["whole"]
+    )  # generators were each rank's own
     last = read(job + "-torchtitan-c", 7)
     assert set(last) == {"model"} and committed(cluster, job + "-torchtitan-c")[-1] == 7
     # The loop in torchtitan's style goes on with three ranks from what two have saved.
     whole = results[0]["titan"]
     assert whole["resumed_from"] == 0 and committed(cluster, job + "-titan") == [4, 6]
-    more = run_ranks(3, "framework_ranks:titan", {"job": job + "-titan", "steps": 6, "load_step": 4}, timeout=60)
+    more = run_ranks(
+        3, "framework_ranks:titan", {"job": job + "-titan", "steps": 6, "load_step": 4}, timeout=60
+    )
     for found in more:
         assert found["resumed_from"] == 4 and found["losses"][:4] == whole["losses"][:4]
         assert found["losses"][4:] == pytest.approx(whole["losses"][4:], rel=1e-4)

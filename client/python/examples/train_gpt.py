@@ -377,10 +377,13 @@ class DcpAsync(Files):
     def __init__(self, keep: bool, directory: str, a: argparse.Namespace, world: World) -> None:
         super().__init__(directory, "dcp-async-kept" if keep else "dcp-async", a, world)
         self.stager = DefaultStager(StagingOptions(False, False, False, False)) if keep else None
+        # It talks to other ranks behind our back: in the group of the gradients these would be taken for each other.
+        self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
 
     def save(self, step: int, state: State) -> None:
         self.step = step
-        self.pending = dcp.async_save(state, checkpoint_id=self.path(step), async_stager=self.stager)
+        self.pending = dcp.async_save(state, checkpoint_id=self.path(step), async_stager=self.stager,
+                                      process_group=self.group)
 
     def finish(self) -> None:
         self.pending.result()

@@ -179,6 +179,29 @@ static void the_deadline_names_the_rank(void **state)
     member_leave(r[1]);
 }
 
+/* The ranks of an import: together they take longer than the deadline. Catches one that counts from the first. */
+static void ranks_come_one_after_another(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct member *r[3];
+    struct save s[3];
+
+    machine_start(f, m, "n0", 1, 1000);
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_int_equal(join(f, m, "j", "a", i, 3, false, &r[i]), 0);
+        assert_int_equal(begin(f, m, r[i], 40, &s[i]), 0);
+        fill(f, &s[i]);
+        turn_for(m, i < 2 ? 600 : 0);
+    }
+    turn_until(m, &s[0].ended);
+    assert_int_equal(s[0].code, 0);
+    for (uint32_t i = 0; i < 3; i++) {
+        turn_until(m, &s[i].ended);
+        member_leave(r[i]);
+    }
+}
+
 /* The commit does not wait for what is late; pages, streams and the save do (catches: a save that is freed under its
  * drain, a stream that is closed while late fragments are on their way). */
 static void a_tail_outlives_the_commit(void **state)
@@ -319,6 +342,7 @@ int main(void)
         T(a_rank_that_goes_on_gives_up),
         T(a_death_before_filled_aborts),
         T(the_deadline_names_the_rank),
+        T(ranks_come_one_after_another),
         T(a_tail_outlives_the_commit),
         T(a_failed_drain_aborts),
         T(a_silent_engine_is_read_before_anybody_is_told),

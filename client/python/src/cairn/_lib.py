@@ -125,10 +125,6 @@ _FUNCTIONS = {
 }
 
 
-# Until every libcairn has them.
-_LATER = {"cairn_save_all", "cairn_save_stage", "cairn_save_place", "cairn_restore_find", "cairn_restore_add_all"}
-
-
 def _candidates() -> list[str]:
     """Where the library may be: $CAIRN_LIBRARY alone if it is set; else the package's own, then the system's."""
     told = os.environ.get("CAIRN_LIBRARY")
@@ -158,8 +154,6 @@ def lib() -> ctypes.CDLL:
         try:
             function = getattr(library, name)
         except AttributeError:
-            if name in _LATER:
-                continue
             raise errors.UnsupportedError(
                 f"load libcairn: {library._name} has no {name}: it is older than this package; install both from one tree"
             ) from None

@@ -131,10 +131,24 @@ def _start_id(given: Optional[str], world_size: int, env: Mapping[str, str]) -> 
             return _as_name(launcher, run, (env.get(restarts) if restarts else None) or "0")
     if world_size == 1:
         return f"start-{secrets.token_hex(16)}"
+    agreed = _agreed_start()
+    if agreed is not None:
+        return agreed
     raise InvalidError(
-        f"a world of {world_size} ranks needs a start id, equal on all ranks and new at every start: pass start_id, or run "
-        f"under torchrun with --rdzv-id, Slurm, or mpirun"
+        f"a world of {world_size} ranks needs a start id, equal on all ranks and new at every start: pass start_id, call "
+        f"torch.distributed.init_process_group() before, or run under torchrun with --rdzv-id, Slurm, or mpirun"
     )
+
+
+def _agreed_start() -> Optional[str]:
+    """A start id through the store that torch.distributed has met in, for launchers that name no run (torchrun without
+    --rdzv-id): whoever comes first puts it there, all others find it. None where nothing is initialised."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    store = distributed.distributed_c10d._get_default_store()
+    mine = f"start-{secrets.token_hex(16)}"
+    return store.compare_set("cairn/start", "", mine).decode()
 
 
 def _as_name(launcher: str, run: str, restarts: str) -> str:

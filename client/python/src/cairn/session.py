@@ -108,12 +108,6 @@ class Session:
         """
         handle = c_void_p()
         options = self._save_options(step, on_busy, timeout)
-        if not hasattr(_lib.lib(), "cairn_save_all"):  # UNTIL libcairn has it
-            _lib.call("cairn_save_begin", self._open(), byref(options), byref(handle))
-            save = Save(self, handle, step, len(table))
-            save._add_all(table)
-            save.seal()
-            return save
         _lib.call("cairn_save_all", self._open(), byref(options), table.pack(), len(table), byref(handle))
         return Save(self, handle, step, len(table))
 
@@ -365,8 +359,6 @@ class Restore:
 
     def find(self, name: str) -> Optional[tuple[str, tuple[int, ...]]]:
         """dtype and shape of a saved tensor, or None."""
-        if not hasattr(_lib.lib(), "cairn_restore_find"):  # UNTIL libcairn has it
-            return next(((s.dtype, s.shape) for s in self.slices() if s.name == name), None)
         t = _lib.CTensor(size=ctypes.sizeof(_lib.CTensor))
         try:
             _lib.call("cairn_restore_find", self._open(), name.encode(), byref(t))
@@ -418,13 +410,7 @@ class Restore:
         if not len(wanted):
             return
         self._keep.append(wanted)
-        if hasattr(_lib.lib(), "cairn_restore_add_all"):
-            _lib.call("cairn_restore_add_all", self._open(), wanted.pack(), len(wanted))
-            return
-        for i in range(len(wanted)):  # UNTIL libcairn has it
-            err = _lib.CError()
-            add = _lib.lib().cairn_restore_add
-            _lib.check(add(self._open(), c_void_p(wanted.pack() + 72 * i), byref(err)), err)
+        _lib.call("cairn_restore_add_all", self._open(), wanted.pack(), len(wanted))
 
     def close(self) -> None:
         """Gives the checkpoint back; it may be deleted from now on."""

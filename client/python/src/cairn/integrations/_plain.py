@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What frameworks put into their state beside tensors, where Cairn's own tree document has no form for it.
 
-encode() turns what is in _TYPES, enums and dicts of other classes into plain values, decode() turns them back; neither
-imports anything nor runs code of the checkpoint's choosing. Anything else is left as it is: a lambda or an object of a
-user's class is then refused by the save, which names the path to it.
+encode() turns what is in _TYPES, enums and dicts of other classes into plain values, decode() turns them
+back; neither imports anything nor runs code of the checkpoint's choosing. Anything else is left as it is: a
+lambda or an object of a user's class is then refused by the save, which names the path to it.
 
-A tensor of at most _SMALL bytes becomes a value too: callbacks keep 0-d scores under keys that change from save to
-save, and a tensor by a new name in every save would make a new layout of each.
+A tensor of at most _SMALL bytes becomes a value too: callbacks keep 0-d scores under keys that change from
+save to save, and a tensor by a new name in every save would make a new layout of each.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -86,7 +87,9 @@ def _decode_enum(module: str, name: str, member: str, value: Any) -> Any:
         found = getattr(found, part, None)
     if isinstance(found, enum.EnumMeta) and member in found.__members__:
         return found[member]
-    warnings.warn(f"{module}.{name} is not imported: its member {member} is given back as its value", RuntimeWarning)
+    warnings.warn(
+        f"{module}.{name} is not imported: its member {member} is given back as its value", RuntimeWarning
+    )
     return decode(value)
 
 
@@ -98,7 +101,9 @@ def _decode_marked(name: str, value: Any) -> Any:
     if name == "enum":
         return _decode_enum(*value)
     if name not in _TYPES:
-        raise ValueError(f"the state holds a value of kind {name!r}, which this version of cairn does not know")
+        raise ValueError(
+            f"the state holds a value of kind {name!r}, which this version of cairn does not know"
+        )
     return _TYPES[name][2](decode(value))
 
 
@@ -107,7 +112,11 @@ _TYPES: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
     "deque": (collections.deque, lambda v: [list(v), v.maxlen], lambda v: collections.deque(v[0], v[1])),
     "namespace": (argparse.Namespace, vars, lambda v: argparse.Namespace(**v)),
     "range": (range, lambda v: [v.start, v.stop, v.step], lambda v: range(*v)),
-    "timedelta": (datetime.timedelta, lambda v: [v.days, v.seconds, v.microseconds], lambda v: datetime.timedelta(*v)),
+    "timedelta": (
+        datetime.timedelta,
+        lambda v: [v.days, v.seconds, v.microseconds],
+        lambda v: datetime.timedelta(*v),
+    ),
     "datetime": (datetime.datetime, lambda v: v.isoformat(), datetime.datetime.fromisoformat),
     "path": (pathlib.PurePath, str, pathlib.Path),  # and its subclasses
 }

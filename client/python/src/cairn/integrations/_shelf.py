@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints under paths: what a framework saves to, loads from and removes by a path, kept in Cairn.
 
-A path becomes a step of the job: the framework's own step where that is free, else the next free one, since Cairn
-saves a step once and frameworks save one step under several paths (best and last). Steps only go up, so that
-"latest" is what was saved last.
+A path becomes a step of the job: the framework's own step where that is free, else the next free one, since
+Cairn saves a step once and frameworks save one step under several paths (best and last). Steps only go up, so
+that "latest" is what was saved last.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ _LOG = logging.getLogger("cairn")
 
 
 class Shelf:
-    """Paths on top of one Checkpointer. Save, load and remove from one thread; deletions run on a thread of their own.
+    """Paths on top of one Checkpointer. Save, load and remove from one thread; deletions run on a thread of
+    their own.
 
-    checkpointer: the shelf does not close it. delete_removed: a removed or overwritten path's checkpoint is deleted from
-    Cairn too, once a later one is committed. False leaves that to `cairn retain`.
+    checkpointer: the shelf does not close it. delete_removed: a removed or overwritten path's checkpoint is
+    deleted from Cairn too, once a later one is committed. False leaves that to `cairn retain`.
     """
 
     def __init__(self, checkpointer: Checkpointer, *, delete_removed: bool = True) -> None:
@@ -42,12 +43,12 @@ class Shelf:
         self._sweeper: Optional[threading.Thread] = None
 
     def save(self, path: Optional[str], wanted_step: int, state: dict[Any, Any]) -> Optional[Pointer]:
-        """Saves the state and leaves a pointer at path. Returns it, or None when the save failed (it was warned of) or was
-        skipped.
+        """Saves the state and leaves a pointer at path. Returns it, or None when the save failed (it was
+        warned of) or was skipped.
 
-        Returns when the snapshot is complete. Where a pointer lay at the path already it becomes the fallback; what was the
-        fallback before is deleted once the new checkpoint is committed. Of several ranks that see one directory only one
-        gives a path.
+        Returns when the snapshot is complete. Where a pointer lay at the path already it becomes the
+        fallback; what was the fallback before is deleted once the new checkpoint is committed. Of several
+        ranks that see one directory only one gives a path.
         """
         step = self._last = self._next_step(wanted_step)
         handle = self._checkpointer.save(step, state)
@@ -62,7 +63,8 @@ class Shelf:
         return newest
 
     def wait(self, timeout: float) -> None:
-        """Waits until the last save is committed. Raises TimeoutError, AbortedError and what else a save may fail with."""
+        """Waits until the last save is committed. Raises TimeoutError, AbortedError and what else a save may
+        fail with."""
         if self._handle is not None:
             self._handle.wait("committed", timeout)
 
@@ -84,7 +86,8 @@ class Shelf:
                 sweeper.join(max(0.0, end - time.monotonic()))
 
     def _next_step(self, wanted: int) -> int:
-        """The same on all ranks: what this start has saved is left out of the list, since another rank may be ahead."""
+        """The same on all ranks: what this start has saved is left out of the list, since another rank may be
+        ahead."""
         if self._taken is None:
             checkpointer = self._checkpointer
             own = checkpointer.incarnation if checkpointer.world_size > 1 else -1
@@ -145,17 +148,24 @@ def listed(session: Session) -> list[dict[str, Any]]:
 def find(path: str, session: Session) -> Pointer:
     """The committed checkpoint that the pointer at a path means: the newest that it names and that exists.
 
-    session: of the job. Raises FileNotFoundError and ValueError of the pointer, InvalidError for another job's, NotFoundError
-    when nothing that it names was committed.
+    session: of the job. Raises FileNotFoundError and ValueError of the pointer, InvalidError for another
+    job's, NotFoundError when nothing that it names was committed.
     """
     named = _pointer.read(path)
     if named[0].job != session.job:
-        raise InvalidError(f"{path} names a checkpoint of the job {named[0].job}: load it with that job's name, not {session.job}")
-    committed = {(each["incarnation"], each["step"]) for each in listed(session) if each["state"] == "committed"}
+        raise InvalidError(
+            f"{path} names a checkpoint of the job {named[0].job}: load it with that job's name, not {session.job}"
+        )
+    committed = {
+        (each["incarnation"], each["step"]) for each in listed(session) if each["state"] == "committed"
+    }
     for each in named:
         if (each.incarnation, each.step) in committed:
             if each != named[0]:
-                warnings.warn(f"{path} meant {named[0]}, which was never committed: this is the one before, {each}", RuntimeWarning)
+                warnings.warn(
+                    f"{path} meant {named[0]}, which was never committed: this is the one before, {each}",
+                    RuntimeWarning,
+                )
             return each
     newest = max(committed, default=None)
     instead = f"the newest of the job is step {newest[1]}" if newest else "the job has no checkpoint"

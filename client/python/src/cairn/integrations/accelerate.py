@@ -9,10 +9,11 @@
     ...
     accelerator.load_state("out/step_100")             # or state.load_latest("out")
 
-The hooks save models, optimizers, schedulers, stateful data loaders, the gradient scaler, registered objects and the generators of
-every rank. Accelerate itself still writes its small files into the directory, among them empty ones for what Cairn
-holds; a load makes them anew, so the directory may be lost and found empty.
+The hooks save models, optimizers, schedulers, stateful data loaders, the gradient scaler, registered objects
+and the generators of every rank. Accelerate itself still writes its small files into the directory, among
+them empty ones for what Cairn holds; a load makes them anew, so the directory may be lost and found empty.
 """
+
 from __future__ import annotations
 
 import os
@@ -44,16 +45,23 @@ def _replicated(name: str) -> bool:
 class CairnState:
     """Lets an Accelerator's save_state and load_state go through Cairn. Used from the thread that calls them.
 
-    `checkpointer`: the job's name, for a Checkpointer of this object's own, or an open one. `options`: more arguments of
-    cairn.Checkpointer. `delete_removed`: a directory that is saved to again gives its earlier checkpoints up.
+    `checkpointer`: the job's name, for a Checkpointer of this object's own, or an open one. `options`: more
+    arguments of cairn.Checkpointer. `delete_removed`: a directory that is saved to again gives its earlier
+    checkpoints up.
 
-    The step is the last number in the directory's name ("checkpoint_7", "step_100"), or the next free one. Every
-    process calls save_state, as Accelerate demands. Errors: ValueError for FSDP, DeepSpeed and Megatron-LM, whose state
-    Accelerate writes before any hook runs: let them write into a directory that `cairn watch` watches.
+    The step is the last number in the directory's name ("checkpoint_7", "step_100"), or the next free one.
+    Every process calls save_state, as Accelerate demands. Errors: ValueError for FSDP, DeepSpeed and
+    Megatron-LM, whose state Accelerate writes before any hook runs: let them write into a directory that
+    `cairn watch` watches.
     """
 
     def __init__(
-        self, accelerator: Accelerator, checkpointer: Union[str, Checkpointer], *, delete_removed: bool = True, **options: Any
+        self,
+        accelerator: Accelerator,
+        checkpointer: Union[str, Checkpointer],
+        *,
+        delete_removed: bool = True,
+        **options: Any,
     ) -> None:
         if accelerator.distributed_type in _SHARDED:
             raise ValueError(
@@ -65,7 +73,9 @@ class CairnState:
         if isinstance(checkpointer, str):
             world = accelerator.num_processes
             options = {"replicated": _replicated, **options} if world > 1 else options
-            checkpointer = Checkpointer(checkpointer, rank=accelerator.process_index, world_size=world, **options)
+            checkpointer = Checkpointer(
+                checkpointer, rank=accelerator.process_index, world_size=world, **options
+            )
         self._checkpointer = checkpointer
         self._shelf = Shelf(checkpointer, delete_removed=delete_removed and accelerator.is_main_process)
         self._hooks = [
@@ -91,7 +101,8 @@ class CairnState:
         return step
 
     def close(self) -> None:
-        """Takes the hooks away and disconnects, if this object connected. Saves on their way go on in the daemon."""
+        """Takes the hooks away and disconnects, if this object connected. Saves on their way go on in the
+        daemon."""
         for hook in self._hooks:
             hook.remove()
         self._shelf.close()
@@ -177,7 +188,10 @@ class CairnState:
             _write_file(directory / f"custom_checkpoint_{index}.pkl", _plain.decode(each))
         if small["scaler"] is not None:
             _write_file(directory / SCALER_NAME, small["scaler"])
-        _write_file(directory / f"{RNG_STATE_NAME}_{self._accelerator.process_index}.pkl", _generators(state["rng"], small["step"]))
+        _write_file(
+            directory / f"{RNG_STATE_NAME}_{self._accelerator.process_index}.pkl",
+            _generators(state["rng"], small["step"]),
+        )
 
 
 def _generators(rng: dict[str, Any], step: int) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors as memory: rows of a table, and tensors over memory that is given."""
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import torch
+
+from .. import _lib
+from .._torch import bytes_strides, check, dtype_name
+from ..table import Table
+
+ALIGN = 64  # CAIRN_TENSOR_ALIGN
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A slice of a tensor as a table wants it (see Table.add), and the tensor that holds its bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: tuple[int, ...]
+    length: tuple[int, ...]
+    strides: Optional[tuple[int, ...]]
+    tensor: torch.Tensor
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.length) * _lib.ITEM_SIZES[self.dtype]
+
+    def add_to(self, table: Table, by_address: bool = True) -> int:
+        """Notes it; without its address it is the caller's to write."""
+        address = self.tensor.data_ptr() if by_address else 0
+        return table.add(self.name, self.dtype, self.shape, address, offset=self.offset, length=self.length,
+                         strides=self.strides if by_address else None, keep=self.tensor)
+
+
+def row_of(name: str, tensor: torch.Tensor, shape: Sequence[int], offset: Sequence[int]) -> Row:
+    """The row of a piece of a tensor: `tensor` begins at `offset` of the whole, whose sizes are `shape`. A dtype that Cairn
+    does not know becomes bytes with one dimension more. Raises InvalidError for what is not all in its bytes."""
+    dtype, strides, last = dtype_name(tensor.dtype), bytes_strides(tensor), ()
+    if dtype is None:
+        dtype, last = "BYTES", (tensor.element_size(),)
+        strides = None if strides is None else (*strides, 1)
+    zero = (0,) * len(last)
+    return Row(name, dtype, (*shape, *last), (*offset, *zero), (*tensor.shape, *last), strides, tensor)
+
+
+def bytes_row(name: str, data: bytes, room: int) -> Row:
+    """A row of raw bytes, zero-filled up to the room."""
+    tensor = torch.frombuffer(bytearray(data) + bytes(room - len(data)), dtype=torch.uint8) if room else torch.empty(0, dtype=torch.uint8)
+    return Row(name, "BYTES", (room,), (0,), (room,), None, tensor)
+
+
+def on_host(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """The tensor as strided memory of this host: itself, or a copy where it lies on a device or is conjugated lazily."""
+    tensor = tensor.detach()
+    check(tensor, f'tensor "{name}"')
+    return tensor.cpu().resolve_conj().resolve_neg()
+
+
+def is_writable_in_place(tensor: torch.Tensor) -> bool:
+    """Whether bytes can be read straight into the tensor's memory: on this host, each element in a place of its own."""
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg():
+        return False
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
+        if size > 1 and stride <= reach:
+            return False  # an expanded dimension, or windows that overlap
+        reach += stride * (size - 1)
+    return True
+
+
+def over(address: int, dtype: torch.dtype, shape: Sequence[int], owner: Any) -> torch.Tensor:
+    """A dense tensor over memory at an address. The owner lives as long as the tensor's storage does."""
+    nbytes = math.prod(shape) * torch.empty((), dtype=dtype).element_size()
+    if nbytes == 0:
+        return torch.empty(tuple(shape), dtype=dtype)
+    room = _room_type(nbytes).from_address(address)
+    room.owner = owner
+    return torch.frombuffer(room, dtype=torch.uint8).view(dtype).view(tuple(shape))
+
+
+@functools.lru_cache(maxsize=4096)
+def _room_type(nbytes: int) -> Any:
+    """A ctypes array whose instances take attributes."""
+    return type("Room", (ctypes.c_uint8 * nbytes,), {})
+
+
+def content_of(tensor: torch.Tensor) -> bytes:
+    """The bytes of a dense tensor of this host."""
+    return ctypes.string_at(tensor.data_ptr(), tensor.numel() * tensor.element_size()) if tensor.numel() else b""
+
+
+def sizes_of(rows: Sequence[Row]) -> dict[str, int]:
+    """Bytes of each dtype as an arena holds them."""
+    sizes: dict[str, int] = {}
+    for row in rows:
+        sizes[row.dtype] = sizes.get(row.dtype, 0) + -(-row.bytes // ALIGN) * ALIGN
+    return sizes
