@@ -22,6 +22,8 @@ from . import _pointer
 from ._pointer import Pointer
 
 _LOG = logging.getLogger("cairn")
+_APPEARS_S = 1.0  # from a snapshot that was given to the daemon to its being listed
+_LOOK_S = 0.05  # between two looks at the list
 
 
 class Shelf:
@@ -67,6 +69,15 @@ class Shelf:
         fail with."""
         if self._handle is not None:
             self._handle.wait("committed", timeout)
+
+    def find(self, path: str, timeout: float = 60.0) -> Pointer:
+        """As find() of this module, after the last save of this process."""
+        try:
+            self.wait(timeout)
+        except Error as e:  # the path may mean an earlier one
+            _LOG.warning("job %s: the last save: %s", self._checkpointer.job, e)
+        with self._checkpointer.observe() as session:
+            return find(path, session, timeout)
 
     def remove(self, path: str) -> None:
         """Removes the pointer, and its checkpoints once a later one is committed. An absent path is no error."""
@@ -145,28 +156,38 @@ def listed(session: Session) -> list[dict[str, Any]]:
         return []
 
 
-def find(path: str, session: Session) -> Pointer:
+def find(path: str, session: Session, timeout: float = 60.0) -> Pointer:
     """The committed checkpoint that the pointer at a path means: the newest that it names and that exists.
 
-    session: of the job. Raises FileNotFoundError and ValueError of the pointer, InvalidError for another
-    job's, NotFoundError when nothing that it names was committed.
+    One that is on its way is waited for. session: of the job; timeout: seconds. Raises FileNotFoundError and
+    ValueError of the pointer, InvalidError for another job's, NotFoundError when nothing that it names was
+    committed.
     """
     named = _pointer.read(path)
     if named[0].job != session.job:
         raise InvalidError(
             f"{path} names a checkpoint of the job {named[0].job}: load it with that job's name, not {session.job}"
         )
-    committed = {
-        (each["incarnation"], each["step"]) for each in listed(session) if each["state"] == "committed"
-    }
+    states = _settled(named[0], session, timeout)
     for each in named:
-        if (each.incarnation, each.step) in committed:
+        if states.get((each.incarnation, each.step)) == "committed":
             if each != named[0]:
-                warnings.warn(
-                    f"{path} meant {named[0]}, which was never committed: this is the one before, {each}",
-                    RuntimeWarning,
-                )
+                text = f"{path} meant {named[0]}, which was never committed: this is the one before, {each}"
+                warnings.warn(text, RuntimeWarning, stacklevel=3)
             return each
-    newest = max(committed, default=None)
+    newest = max((key for key, state in states.items() if state == "committed"), default=None)
     instead = f"the newest of the job is step {newest[1]}" if newest else "the job has no checkpoint"
     raise NotFoundError(f"load {path}: {named[0]} is not committed; {instead} (cairn ls {session.job})")
+
+
+def _settled(wanted: Pointer, session: Session, timeout: float) -> dict[tuple[int, int], str]:
+    """The states of the job's checkpoints, when that of the wanted one is decided or the time is over. One
+    that is not in the list may be about to come, for a second or two."""
+    now = time.monotonic()
+    end, appears = now + timeout, now + min(timeout, _APPEARS_S)
+    while True:
+        states = {(each["incarnation"], each["step"]): each["state"] for each in listed(session)}
+        state, now = states.get((wanted.incarnation, wanted.step)), time.monotonic()
+        if state not in (None, "undecided") or now > (appears if state is None else end):
+            return states
+        time.sleep(_LOOK_S)

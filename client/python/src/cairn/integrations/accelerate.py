@@ -31,7 +31,7 @@ from accelerate.utils.constants import OPTIMIZER_NAME, RNG_STATE_NAME, SCALER_NA
 from .. import errors
 from ..checkpointer import Checkpointer
 from . import _plain, _rng
-from ._shelf import Shelf, find
+from ._shelf import Shelf
 
 POINTER = "cairn.json"  # in a directory given to save_state
 _ALIKE = ("models.", "optimizers.")  # in data-parallel runs all ranks hold the same: each stores a share
@@ -134,8 +134,7 @@ class CairnState:
             pointer = os.path.join(directory, POINTER)
             if not os.path.exists(pointer):
                 return  # saved without Cairn: Accelerate reads its own files
-            with self._checkpointer.observe() as session:
-                step = find(pointer, session).step
+            step = self._shelf.find(pointer).step
         state = self._checkpointer.load_tree(step)
         self._check(state, models)
         for model, weights in zip(models, state["models"]):

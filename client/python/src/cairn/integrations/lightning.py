@@ -80,11 +80,13 @@ class CairnCheckpointIO(CheckpointIO):
         """The checkpoint at the path, or the newest of the job for LATEST; tensors on the CPU, or on the
         device that map_location names. Nothing is unpickled, whatever weights_only says.
 
-        Raises FileNotFoundError, ValueError if the file is no pointer, cairn.NotFoundError if what it names
-        was never committed.
+        One that is still on its way is waited for. Raises FileNotFoundError, ValueError if the file is no
+        pointer, cairn.NotFoundError if what it names was never committed.
         """
         if str(path) == LATEST:
             step = self._agreed_latest()
+        elif self._shelf is not None:
+            step = self._shelf.find(_local(path)).step
         else:
             with self._observe() as session:
                 step = find(_local(path), session).step
