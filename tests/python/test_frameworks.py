@@ -417,6 +417,58 @@ def test_accelerate_resumes(cluster, job, tmp_path):
     state.close()
 
 
+# ---- what fails ----
+
+
+def test_daemon_that_is_not_there(cluster, job, tmp_path):
+    """Training goes on; no path says that there is a checkpoint; a resume says what to do."""
+    pytest.importorskip("lightning"), pytest.importorskip("accelerate")
+    from cairn.checkpointer import SaveFailedWarning
+    from cairn.integrations.accelerate import CairnState
+
+    accelerator, model, counter, train = accelerated(31)
+    state = CairnState(accelerator, job, timeout=1.0)
+    directory = tmp_path / "step"  # without a number: saved to again and again
+    accelerator.save_state(str(directory))
+    assert (directory / "cairn.json").exists()
+    train(2)
+    cluster.kill()
+    try:
+        with pytest.warns(SaveFailedWarning, match="training goes on"):
+            accelerator.save_state(str(directory))
+        assert not (directory / "cairn.json").exists()  # or a load would go back to the save before
+        expected, here = train(2), counter.batches
+        accelerator.load_state(str(directory))  # Accelerate's own files
+        assert counter.batches == here - 2 and train(2) == expected
+
+        io, model, trainer, data = lightning_parts(job + "-l", tmp_path / "l", timeout=1.0)
+        with pytest.warns(SaveFailedWarning, match="training goes on"):
+            trainer(6, 2, io).fit(model(), data())
+        assert not list((tmp_path / "l").glob("*.ckpt"))
+        with pytest.raises(cairn.UnavailableError, match="cairnd"):
+            io.latest()
+    finally:
+        cluster.restart()
+    state.close()
+
+
+def test_values_that_do_not_pass_are_named(cluster, job, tmp_path):
+    """A lambda among the hyper-parameters: the save fails and says where it is, training goes on."""
+    pytest.importorskip("lightning")
+    from cairn.checkpointer import SaveFailedWarning
+    from cairn.integrations.lightning import CairnCheckpointIO
+
+    io = CairnCheckpointIO(job)
+    with pytest.warns(SaveFailedWarning, match=r"hyper_parameters.*activation.*function"):
+        io.save_checkpoint({"global_step": 1, "hyper_parameters": {"activation": lambda x: x}}, str(tmp_path / "a.ckpt"))
+    assert not (tmp_path / "a.ckpt").exists()
+    with pytest.raises(ValueError, match="local directory"):
+        io.save_checkpoint({"global_step": 2}, "s3://bucket/a.ckpt")
+    with pytest.raises(FileNotFoundError):
+        io.load_checkpoint(str(tmp_path / "a.ckpt"))
+    io.teardown()
+
+
 # ---- torch_checkpointing ----
 
 

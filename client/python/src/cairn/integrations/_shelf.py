@@ -100,14 +100,22 @@ class Shelf:
         """The same on all ranks: what this start has saved is left out of the list, since another rank may be
         ahead."""
         if self._taken is None:
-            checkpointer = self._checkpointer
-            own = checkpointer.incarnation if checkpointer.world_size > 1 else -1
-            with checkpointer.observe() as session:
-                self._taken = {each["step"] for each in listed(session) if each["incarnation"] != own}
+            self._taken = self._steps_of_others()
         step = max(wanted, self._last + 1)
-        while step in self._taken:
+        while step in (self._taken or ()):
             step += 1
         return step
+
+    def _steps_of_others(self) -> Optional[set[int]]:
+        """Steps of the job that earlier starts have saved; None when the daemon cannot say, and then the save
+        will tell why."""
+        checkpointer = self._checkpointer
+        try:
+            own = checkpointer.incarnation if checkpointer.world_size > 1 else -1
+            with checkpointer.observe() as session:
+                return {each["step"] for each in listed(session) if each["incarnation"] != own}
+        except Error:
+            return None
 
     # ---- deletion, in the background ----
 

@@ -117,12 +117,15 @@ class CairnState:
             "models": list(weights),
             "optimizers": [type(each).state_dict(each) for each in accelerator._optimizers],
             "small": _plain.encode(self._small_state()),
-            "custom": [_plain.encode(each.state_dict()) for each in accelerator._custom_objects],
+            "custom": [_plain.encode(each.state_dict(), 0) for each in accelerator._custom_objects],
             "rng": _rng.capture(),
         }
         path = os.path.join(directory, POINTER) if accelerator.is_local_main_process else None
         if self._shelf.save(path, _number_in(directory), state) is None:
-            return  # it was warned of; Accelerate writes everything itself, as without Cairn
+            # It was warned of. Accelerate writes everything itself, as without Cairn, and that is what a load must find.
+            if path is not None and os.path.exists(path):
+                self._shelf.remove(path)
+            return
         weights.clear()
         for each in accelerator._optimizers:
             _once(each, "state_dict", dict)

@@ -7,6 +7,8 @@
     trainer = Trainer(plugins=[io], callbacks=[ModelCheckpoint(every_n_train_steps=100)])
     trainer.fit(model, ckpt_path=io.latest())        # None on the first start
 
+Fabric(plugins=[io]) takes it as well; there each fabric.save() gets the next free step.
+
 A save returns when the state is in the node's shared memory. Lightning names checkpoints by paths and looks
 whether they exist, so a small JSON file lies at each path and says which checkpoint it is. With the
 strategies that have one rank save (single device, DDP) rank 0 saves and every rank reads; strategies that
@@ -71,7 +73,11 @@ class CairnCheckpointIO(CheckpointIO):
             raise TypeError(
                 "save_checkpoint: CairnCheckpointIO knows no storage_options; it takes options when it is made"
             )
-        state = {key: value if key in _TENSORS else _plain.encode(value) for key, value in checkpoint.items()}
+        # Of the Trainer's callbacks; Fabric's users put their models where they like.
+        small = _plain.SMALL if "pytorch-lightning_version" in checkpoint else 0
+        state = {
+            key: value if key in _TENSORS else _plain.encode(value, small) for key, value in checkpoint.items()
+        }
         self._open().save(_local(path), int(checkpoint.get("global_step", 0)), state)
 
     def load_checkpoint(
