@@ -35,7 +35,7 @@ def all_of(job, directory):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     found = {"titan": titan(f"{job}-titan", 6)}
-    for name in ("lightning", "torchtitan", "accelerate", "transformers"):
+    for name in ("torch_checkpointing", "lightning", "torchtitan", "accelerate", "transformers"):
         found[name] = globals()[name](f"{job}-{name}", os.path.join(directory, name))
     dist.barrier()
     dist.destroy_process_group()
@@ -248,3 +248,17 @@ def transformers(job, directory):
     first, whole, end = run(5)  # saves step 3
     path, resumed, again = run(5)
     return {"first": first, "path": path is not None, "whole": whole, "resumed": resumed, "end": end == again}
+
+
+def torch_checkpointing(job, directory):
+    """Each rank's own files, committed together. (The package's resharders need CUDA in a world of more than one.)"""
+    from cairn.integrations.torch_checkpointing import configure
+    from torch_checkpointing import CheckpointManager, SyncCheckpointSaverConfig
+
+    manager = CheckpointManager(configure(CheckpointManager.Config(save=SyncCheckpointSaverConfig()), job))
+    mine = torch.arange(1000.0) + dist.get_rank()
+    manager.save("step_5", {"model": {"weight": mine}})
+    loaded = {"weight": torch.zeros(1000)}
+    manager.load("step_5", into={"model": loaded})
+    manager.close()
+    return {"own": torch.equal(loaded["weight"], mine)}

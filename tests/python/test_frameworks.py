@@ -604,6 +604,7 @@ def test_ranks(cluster, job, tmp_path):
     for found in results:
         for name in ("lightning", "torchtitan", "accelerate", "transformers"):
             assert found[name]["resumed"] == found[name]["whole"] and found[name]["whole"], name
+        assert found["torch_checkpointing"] == {"own": True}
         assert found["lightning"]["end"] and found["transformers"]["end"]
         assert (found["torchtitan"]["fresh"], found["torchtitan"]["again"]) == (False, True)
         assert found["transformers"]["first"] is None and found["transformers"]["path"]
