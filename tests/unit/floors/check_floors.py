@@ -5,6 +5,7 @@
     check_floors.py ROOT         checks a tree
     check_floors.py --self-test  plants one violation of each rule in a small tree and expects to be told of it
 """
+import ast
 import pathlib
 import re
 import sys
@@ -46,6 +47,23 @@ OPS_FILES = re.compile(r"(include/cairn/plugin\.h|plugins/.*|daemon/io/(door_\w+
 INCLUDE = re.compile(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', re.M)
 OWN = re.compile(r"^(cairn|core|plugins|client|daemon)/")
 
+# The Python package: floor (a module, or a package with a slash) -> floors it may use, besides itself
+PYTHON = "client/python/src/cairn/"
+BINDING = ["errors", "_lib", "table", "session", "launch"]
+STATE = ["_tree", "_numpy", "_torch", "_layout", "_merge", "_load"]
+PYTHON_MAY = {
+    **{m: BINDING for m in BINDING},
+    **{m: BINDING + STATE for m in STATE},
+    "checkpointer": BINDING + STATE,
+    "__init__": BINDING + STATE + ["checkpointer"],
+    "torch/": BINDING + STATE,
+    "convert/": BINDING + STATE,
+    "integrations/": BINDING + STATE + ["checkpointer"],
+}
+# what is not everybody's to have -> the floors that may import it
+PYTHON_ONLY = {"torch": ["_torch", "torch/", "convert/", "integrations/"], "numpy": ["_numpy", "torch/", "convert/", "integrations/"],
+               "pickle": ["_tree", "convert/", "torch/"]}
+
 
 def floor_of(path):
     return max((f for f in MAY if path.startswith(f)), key=len, default=None)
@@ -71,8 +89,39 @@ def check_file(path, text):
         yield f"{path} names a plugin's functions: only the doors in daemon/io call them"
 
 
+def python_floor(parts):
+    return parts[0] + "/" if len(parts) > 1 else parts[0].removesuffix(".py")
+
+
+def imports_of(tree, depth):
+    """What a module names: (own floor or None, top-level package or None). depth: packages between it and the root."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((None, a.name.split(".")[0]) for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield None, node.module.split(".")[0]
+        elif isinstance(node, ast.ImportFrom) and node.level == depth + 1:
+            yield from ((n.split(".")[0], None) for n in ([node.module] if node.module else [a.name for a in node.names]))
+
+
+def check_python(path, text):
+    parts = path.removeprefix(PYTHON).split("/")
+    floor = python_floor(parts)
+    if floor not in PYTHON_MAY:
+        yield f"{path} is on no floor: docs/architecture.md and this program name them"
+        return
+    for own, package in imports_of(ast.parse(text), len(parts) - 1):
+        used = own and (own + "/" if own + "/" in PYTHON_MAY else own)
+        if used in PYTHON_MAY and used not in [floor, *PYTHON_MAY[floor]]:
+            yield f"{path} imports {used}: {floor} may use only {', '.join(PYTHON_MAY[floor])}"
+        if package in PYTHON_ONLY and floor not in PYTHON_ONLY[package]:
+            yield f"{path} imports {package}: only {', '.join(PYTHON_ONLY[package])} may"
+
+
 def check(root):
     root = pathlib.Path(root)
+    for path in sorted((root / PYTHON).rglob("*.py")):
+        yield from check_python(str(path.relative_to(root)), path.read_text())
     for top in ("include", "core", "plugins", "client", "daemon"):
         for path in sorted((root / top).rglob("*.[ch]")):
             yield from check_file(str(path.relative_to(root)), path.read_text())
@@ -99,6 +148,14 @@ BAD = {
     "include/cairn/a.h": '#include "core/base/error.h"',
     "client/c.c": "static struct cairn_store_ops *o;",
     "daemon/io/loop_a.c": "static struct cairn_codec_ops *o;",
+    PYTHON + "session.py": "from . import _tree",
+    PYTHON + "_load.py": "from .checkpointer import Checkpointer",
+    PYTHON + "checkpointer.py": "def f():\n    import torch",
+    PYTHON + "torch/a.py": "from ..integrations import lightning",
+    PYTHON + "convert/a.py": "from ..torch.reader import StorageReader",
+    PYTHON + "__init__.py": "import numpy",
+    PYTHON + "launch.py": "import pickle",
+    PYTHON + "elsewhere.py": "",
 }
 # and one for every header of the lists above
 BAD.update({f"core/model/pure_{i}.c": f"#include <{h}>" for i, h in enumerate(PURE) if not h.startswith(tuple(ONLY))})
