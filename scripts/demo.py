@@ -22,7 +22,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--build", required=True)
     parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--steps", type=int, help="default: 120, and 48 of --torch")
+    parser.add_argument("--steps", type=int, help="default: 120, and 36 of --torch")
     parser.add_argument("--cluster", action="store_true", help="several nodes, every daemon on a host of its own")
     parser.add_argument("--nodes", type=int, default=3, help="of --cluster")
     parser.add_argument("--peers", type=int, default=6, help="of --cluster")
@@ -31,7 +31,7 @@ def main():
     parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="of --torch")
     parser.add_argument("--python", help="of --torch: an interpreter that has torch; default: an environment made under build/")
     a = parser.parse_args()
-    a.steps = a.steps or (48 if a.torch else 120)
+    a.steps = a.steps or (36 if a.torch else 120)
     if a.torch:
         import demo_torch
         sys.exit(demo_torch.main(a))

@@ -18,12 +18,12 @@ sys.path[:0] = [str(ROOT / "tests" / "lib"), str(ROOT / "bench" / "lib")]
 import environment  # noqa: E402
 from cluster import Cluster, wait_until  # noqa: E402
 
-RANKS, EVERY = 2, 4
+RANKS, EVERY = 2, 2
 PACKAGES = ["torch==2.13.0", "numpy"]
 WAYS = {"cairn": "cairn.Checkpointer.save", "torch": "torch.save and fsync", "dcp-async": "dcp.async_save",
         "dcp-async-kept": "dcp.async_save, memory kept"}
-# About 19 million parameters, 220 MiB with the moments; few bytes in a batch, so that a step takes a fraction of a second.
-MODEL = ["--layers", "6", "--width", "512", "--heads", "8", "--context", "32", "--batch", "4"]
+# About 11 million parameters, 120 MiB with the moments; few bytes in a batch, so that a step takes a fraction of a second.
+MODEL = ["--layers", "6", "--width", "384", "--heads", "6", "--context", "32", "--batch", "4"]
 
 
 def say(text):
@@ -133,12 +133,12 @@ class Demo:
         return run, json.loads(stalls.read_text())
 
     def disturbed(self):
-        first, second = self.steps // 3 + 1, 2 * self.steps // 3
+        first, second = self.steps // 3 + 1, 2 * self.steps // 3 // EVERY * EVERY
         self.step(f"the same, saved by Cairn: at step {first} rank {RANKS - 1} kills itself with SIGKILL between forward and backward")
         run = self.train("disturbed", 1, "--kill-at", first)
         run.read_until(r"kill -9 of myself")
-        found = run.read_until(r"resumed from step (\d+) in (\d+) ms")
-        say(f"   torchrun started both again; resumed from step {found.group(1)} in {found.group(2)} ms, out of this node's memory")
+        found = run.read_until(r"resumed from step (\d+), read in (\d+) ms")
+        say(f"   torchrun started both again; resumed from step {found.group(1)}, read in {found.group(2)} ms, out of this node's memory")
         run.read_until(rf"step {second}: .*stall")
         run.kill()
         self.c.node.kill()
@@ -147,8 +147,8 @@ class Demo:
         self.c.wait_peers_up(1)
         say(f"   cairnd is back; the newest committed step is {self.latest('disturbed')}")
         run = self.train("disturbed", 0)
-        found = run.read_until(r"resumed from step (\d+) in (\d+) ms")
-        self.step(f"resumed from step {found.group(1)} in {found.group(2)} ms, out of the files of cairnd")
+        found = run.read_until(r"resumed from step (\d+), read in (\d+) ms")
+        self.step(f"resumed from step {found.group(1)}, read in {found.group(2)} ms, out of the files of cairnd")
         run.finish()
         return run
 

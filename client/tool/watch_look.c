@@ -121,7 +121,7 @@ static struct watch_step *note_step(struct watch *w, const char *name, uint64_t 
         return NULL;
     *s = (struct watch_step){
         .step = step, .device = st->st_dev, .inode = st->st_ino, .same_since_ms = now_ms, .fate = WATCH_PENDING};
-    memcpy(s->name, name, strnlen(name, sizeof s->name - 1));
+    memcpy(s->name, name, strnlen(name, sizeof s->name - 1)); /* the rest is zero */
     return s;
 }
 

@@ -2,7 +2,7 @@
 """The blocks of docs/python.md, and how each kind of them is run.
 
     ```python           run in order, in one namespace, as a notebook
-    ```python ranks=2   a program of its own, run by as many ranks
+    ```python ranks=2   a program of its own, run by as many ranks; before the notebook, which may read what they saved
     ```sh               each line that calls cairn is run with the build's tool
 """
 import pathlib
@@ -31,6 +31,8 @@ def blocks():
     return found
 
 
-def rank(line):
-    """One rank of the block that begins on this line."""
-    next(b for b in blocks() if b.line == line).run({"__name__": "__main__"})
+def programs():
+    """One rank of every block that is a program, one after the other: importing torch takes longer than all of them."""
+    for block in blocks():
+        if block.ranks:
+            block.run({"__name__": "__main__"})

@@ -470,14 +470,15 @@ def die(a: argparse.Namespace, world: World, resumed: int, step: int, when: str)
 
 def resume(training: Training, checkpointer: cairn.Checkpointer) -> int:
     """The step that the training goes on behind; 0: from the beginning."""
-    begin = time.perf_counter()
     state = training.state()
+    begin = time.perf_counter()
     step = checkpointer.load(state)
+    took = time.perf_counter() - begin
     if step is None:
         training.optimizer.state.clear()  # get_state_dict() has made moments by a step that changed nothing
         return 0
     training.restore(state)
-    training.world.say(f"resumed from step {step} in {1e3 * (time.perf_counter() - begin):.0f} ms")
+    training.world.say(f"resumed from step {step}, read in {1e3 * took:.0f} ms")
     return step
 
 
