@@ -268,6 +268,16 @@ const char *files_changed(const struct files *before, const struct files *now)
     return i < before->count ? before->entries[i].path : j < now->count ? now->entries[j].path : NULL;
 }
 
+const char *files_added(const struct files *before, const struct files *now)
+{
+    for (uint32_t i = 0; i < now->count; i++) {
+        const struct files_entry *there = files_find(before, now->entries[i].path);
+        if (now->entries[i].kind != FILES_DIRECTORY && (!there || !same_bytes(there, &now->entries[i])))
+            return now->entries[i].path;
+    }
+    return NULL;
+}
+
 bool files_describe(const struct files *stored, const struct files *scanned)
 {
     if (stored->count != scanned->count || !stored->name || !scanned->name || strcmp(stored->name, scanned->name) != 0)

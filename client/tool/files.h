@@ -85,6 +85,8 @@ int files_decode(struct files *f, const char *text, size_t len, struct cairn_err
 
 /* The path of what differs between two scans of one tree (a file that was written to, came or went); NULL: nothing. */
 const char *files_changed(const struct files *before, const struct files *now);
+/* The path of a file of now that is new, or was written to, since before; NULL: at most some are gone. */
+const char *files_added(const struct files *before, const struct files *now);
 /* Whether a stored tree describes the one that was scanned: paths, kinds, sizes, times, targets. */
 bool files_describe(const struct files *stored, const struct files *scanned);
 /* Adds a rank's tree to another's, which stays finished. What both have must be the same, but for directories' modes

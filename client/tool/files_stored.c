@@ -44,7 +44,7 @@ static int find_document(struct cairn_restore *restore, uint32_t rank, uint64_t 
 int files_stored(struct cairn_restore *restore, uint32_t rank, uint32_t timeout_ms, struct files *ret,
                  struct cairn_error *err)
 {
-    uint64_t index = 0, bytes = 0;
+    uint64_t index = 0, bytes = 0; /* set where r is 0, which gcc -O2 does not see */
     int r = find_document(restore, rank, &index, &bytes, err);
 
     if (r < 0)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "client/tool/watch_internal.h"
 
+#include "client/tool/files_scan.h"
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 
@@ -14,11 +15,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOOK_MS 5000        /* between two looks when no event comes: network file systems send none */
-#define AWAY_LOOK_MS 1000   /* while the directory is not there */
-#define COMMIT_MS 3600000   /* a commit is waited for; the daemon gives up before */
-#define ONCE_TRIES 5        /* of --once, when the daemon is busy */
-#define ELSEWHERE_MS 120000 /* of --once, for what another start is saving */
+#define LOOK_MS 5000          /* between two looks when no event comes: network file systems send none */
+#define AWAY_LOOK_MS 1000     /* while the directory is not there */
+#define LOOK_BEHIND_MS 600000 /* how long a step that was saved is looked at for what comes late */
+#define COMMIT_MS 3600000     /* a commit is waited for; the daemon gives up before */
+#define ONCE_TRIES 5          /* of --once, when the daemon is busy */
+#define ELSEWHERE_MS 120000   /* of --once, for what another start is saving */
 
 int64_t watch_now_ms(void)
 {
@@ -114,6 +116,9 @@ static void failed(struct watch *w, struct watch_step *s, const struct cairn_err
 
 static void committed(struct watch *w, struct watch_step *s, const struct taken *taken)
 {
+    w->saved = s->step;
+    w->look_behind_ms = watch_now_ms() + LOOK_MS;
+    w->look_behind_until_ms = w->look_behind_ms + LOOK_BEHIND_MS;
     s->fate = WATCH_COMMITTED;
     s->told = true;
     s->tries = s->failures = 0;
@@ -155,6 +160,32 @@ static void take(struct watch *w, struct watch_step *s)
         failed(w, s, &err);
 }
 
+/* A rank that nobody waited for may write its file behind the marker. What is committed stays as it is: whoever runs
+ * this is told, and gives a longer --settle. */
+static void look_behind(struct watch *w, int64_t now_ms)
+{
+    struct files now;
+
+    if (now_ms < w->look_behind_ms || now_ms > w->look_behind_until_ms)
+        return;
+    w->look_behind_ms = now_ms + LOOK_MS;
+    for (size_t i = 0; i < w->nsteps; i++) {
+        const struct watch_step *s = &w->steps[i];
+        _cleanup_close_ int fd = -1;
+        if (s->step != w->saved || strcmp(s->name, w->taker.last.name) != 0 || watch_open_step(w, s, &fd, NULL) < 0 ||
+            files_scan(fd, s->name, &now, NULL) < 0)
+            continue;
+        const char *path = files_added(&w->taker.last, &now);
+        if (path) {
+            watch_log(w, "late",
+                      json_pack("{s:I, s:s, s:s, s:s}", "step", (json_int_t)s->step, "directory", s->name, "file", path,
+                                "because", "it was written behind the commit, which lacks it: --settle is too short"));
+            w->look_behind_until_ms = 0;
+        }
+        files_free(&now);
+    }
+}
+
 /* ---- the loop -------------------------------------------------------------------------------- */
 
 static bool wants_list(const struct watch *w, int64_t now_ms)
@@ -192,6 +223,7 @@ static int64_t turn(struct watch *w, int64_t begun_ms)
     int64_t now = watch_now_ms();
 
     watch_look(w, now);
+    look_behind(w, now);
     bool known = ask(w, now);
     if (!known && w->o->once)
         return -1;

@@ -29,8 +29,10 @@ struct watch {
     int inotify;                   /* -1: events cannot be had, it is looked at every few seconds */
     int64_t ask_ms;                /* the daemon is not asked before; back-off */
     unsigned ask_tries;
-    int64_t keep_ms; /* nothing is removed before; back-off */
-    int exit_code;   /* of --once */
+    int64_t keep_ms;                              /* nothing is removed before; back-off */
+    uint64_t saved;                               /* the step that was saved last; taker.last is its tree */
+    int64_t look_behind_ms, look_behind_until_ms; /* when to see whether it was complete; 0: no more */
+    int exit_code;                                /* of --once */
 };
 
 int64_t watch_now_ms(void);

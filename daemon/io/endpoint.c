@@ -130,7 +130,7 @@ static bool on_may_sleep(struct loop_poller *poller)
     struct endpoint *ep = container_of(poller, struct endpoint, poller);
     struct fid *fids[] = {&ep->cq->fid};
 
-    if (!list_empty(&ep->finished) || loop_now_ns(ep->fabric->loop) - ep->worked_ns < SPIN_NS)
+    if (ep->held || !list_empty(&ep->finished) || loop_now_ns(ep->fabric->loop) - ep->worked_ns < SPIN_NS)
         return false;
     if (fi_trywait(ep->fabric->fabric, fids, 1) != FI_SUCCESS)
         return false;

@@ -9,6 +9,9 @@
  * What libfabric holds is a struct flight and never the caller's operation: when a destination is forgotten its
  * operations end at once, and what libfabric may still say about them later finds a flight without one.
  *
+ * Over sockets posting a write is to send it: a window of fragments in one go is ten milliseconds in which nobody else
+ * is heard. So a turn of the loop posts TURN_BYTES, and what is more waits for the next.
+ *
  * Of a destination with no listener libfabric says nothing: the connection is tried for ever (each try costs a
  * connect(), hence the delay). The same when it is stopped: connections are made by its kernel, and data waits in
  * socket buffers.
@@ -23,6 +26,8 @@
 #define MAX_SENDS 1024        /* messages to one destination that have not left */
 #define RETRY_FIRST_NS 500000 /* after EAGAIN; doubles */
 #define RETRY_LAST_NS 20000000
+
+#define TURN_BYTES ((size_t)1 << 20) /* of writes; one that begins below it may end above */
 
 enum { OP_SEND = 1, OP_WRITE = 2 };
 
@@ -99,6 +104,7 @@ static ssize_t post_write(struct endpoint *ep, struct destination *d, struct fab
 
     if (r < 0)
         return r;
+    ep->turn_bytes += op->len + op->more_len;
     if (fi_injectdata(ep->ep, op, 0, op->data, d->addr) < 0)
         d->blocked = op;
     return 0;
@@ -165,6 +171,14 @@ void endpoint_flight_complete(struct endpoint *ep, struct flight *f, int code)
     op_complete(op, code);
 }
 
+static bool is_held(struct endpoint *ep, const struct fabric_op *op)
+{
+    bool held = op->kind == OP_WRITE && ep->turn_bytes >= TURN_BYTES;
+
+    ep->held |= held;
+    return held;
+}
+
 static void op_start(struct endpoint *ep, struct fabric_op *op)
 {
     struct destination *d = endpoint_destination(ep, op->to);
@@ -173,7 +187,9 @@ static void op_start(struct endpoint *ep, struct fabric_op *op)
         op_finish(op, ep->closing ? CAIRN_E_ABORTED : CAIRN_E_UNAVAILABLE);
         return;
     }
-    if (list_empty(&d->waiting) && !d->blocked) {
+    if (list_empty(&d->waiting) && !d->blocked && is_held(ep, op)) {
+        d->retry_at_ns = 0;
+    } else if (list_empty(&d->waiting) && !d->blocked) {
         ssize_t r = op_post(ep, d, op);
         if (r == 0)
             return;
@@ -250,7 +266,7 @@ void endpoint_write_more(struct endpoint *ep, struct fabric_op *op, uint64_t to,
     op_start(ep, op);
 }
 
-/* Tries a destination's waiting operations until one has to wait on. */
+/* Tries a destination's waiting operations until one has to wait on, or the turn has posted enough. */
 static bool retry_destination(struct endpoint *ep, struct destination *d)
 {
     bool any = false;
@@ -258,6 +274,8 @@ static bool retry_destination(struct endpoint *ep, struct destination *d)
     while (!list_empty(&d->waiting) && !d->blocked) {
         struct fabric_op *op = list_first(&d->waiting, struct fabric_op, link);
 
+        if (is_held(ep, op))
+            break;
         list_remove(&op->link);
         ssize_t r = op_post(ep, d, op);
 
@@ -278,11 +296,17 @@ bool endpoint_retry(struct endpoint *ep, bool completed)
     uint64_t now = loop_now_ns(ep->fabric->loop);
     bool any = false;
 
-    for (unsigned i = 0; i < ep->ndestinations; i++) {
+    ep->turn_bytes = 0;
+    ep->held = false;
+    for (unsigned n = 0, first = ep->first_retry; n < ep->ndestinations && !ep->held; n++) {
+        unsigned i = (first + n) % ep->ndestinations;
         struct destination *d = ep->destinations[i];
 
-        if (!list_empty(&d->waiting) && (now >= d->retry_at_ns || (completed && d->flights)))
-            any |= retry_destination(ep, d);
+        if (list_empty(&d->waiting) || (now < d->retry_at_ns && !(completed && d->flights)))
+            continue;
+        bool posted = retry_destination(ep, d);
+        ep->first_retry = posted ? i + 1 : i;
+        any |= posted;
     }
     return any;
 }

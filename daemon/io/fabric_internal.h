@@ -79,6 +79,9 @@ struct endpoint {
     bool polled;  /* poller is in the loop's list */
     bool polling; /* within poll() */
     bool closing;
+    bool held;            /* a write waits for the next turn, because this one has posted enough */
+    size_t turn_bytes;    /* of writes posted since endpoint_retry began, which is once a turn */
+    unsigned first_retry; /* the destination that it tries first: they take turns */
     uint64_t worked_ns;
     struct waiter *waiter;
     struct loop_timer retry;

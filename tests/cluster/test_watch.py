@@ -214,7 +214,8 @@ def running(c):
             (d / "tmp").rename(d / str(step))
             w.wait("committed", step)
         assert len({e["incarnation"] for e in w.events("committed")}) == 1
-        (d / "sub").mkdir()
+        write(d / "3" / "rng_state_1.pth", b"of a rank that nobody waited for")
+        assert w.wait("late", 3)["file"] == "rng_state_1.pth"
         begun = time.monotonic()
         assert w.stop() == 0 and w.events("stopped")
         print(f"ended after {time.monotonic() - begun:.2f} s")
@@ -464,12 +465,13 @@ def nodes(c):
         write(d / "step-1" / ".metadata", b"the same")
         os.utime(d / "step-1" / ".metadata", ns=(1, 1))
     with watching(c, "nodes", dirs[0], *args, "--rank", 0) as zero:
-        wait_until("rank 0's save", lambda: [f for f in c.query("status")["flushes"] if f["job"] == "nodes"])
-        assert not [k for k in (c.tool("ls", "nodes", check=False) or {"checkpoints": []})["checkpoints"] if k["state"] == "committed"]
+        listed = lambda: (c.tool("ls", "nodes", check=False) or {"checkpoints": []})["checkpoints"]  # noqa: E731
+        wait_until("rank 0's save", lambda: [k for k in listed() if k["step"] == 1])
+        assert [k["state"] for k in listed()] == ["undecided"]
         with watching(c, "nodes", dirs[1], *args, "--rank", 1) as one:
             zero.wait("committed", 1)
             one.wait("committed", 1)
-            assert not zero.events("failed")
+            assert not zero.events("failed"), zero.log.read_text() + one.log.read_text()
             # A step that one of them gives up is saved by both under the next start, to which they come by themselves.
             one.stop(signal.SIGKILL)
             for rank, d in enumerate(dirs):

@@ -74,10 +74,3 @@ def load(job):
     wrong += [n for n in ("same", "small", "step") if not (state[n] == expect[n] if n == "step" else torch.equal(state[n], expect[n]))]
     return {"step": step, "wrong": wrong, "own": state["own"]["rank"].item()}
 
-
-def save_own(job, steps, wait):
-    """One of a world of two that is alone."""
-    with cairn.Checkpointer(job, raise_errors=True) as ckpt:
-        for step in range(1, steps + 1):
-            ckpt.save(step, {"w": torch.full((4,), float(ckpt.rank))}, wait=wait)
-    return True

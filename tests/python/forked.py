@@ -25,7 +25,8 @@ def run_forked(world, function, arguments=None, timeout=60.0, start=None):
         children = {}
         try:
             for rank in range(world):
-                children[rank] = _fork(pathlib.Path(place), rank, environment(rank, world, port, start), function, arguments or {})
+                env = environment(rank, world, port, start)
+                children[rank] = _fork(pathlib.Path(place), rank, env, function, arguments or {})
             _wait(children, function, timeout, pathlib.Path(place))
             return [json.loads((pathlib.Path(place) / f"{rank}.out").read_text()) for rank in range(world)]
         finally:

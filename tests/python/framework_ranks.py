@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the ranks of test_frameworks.py do. Several frameworks in one pair of processes: importing them is most of the time."""
+"""What the ranks of test_frameworks.py do. Several frameworks in one pair of processes: importing them is
+most of the time."""
+
 from __future__ import annotations
 
 import itertools
@@ -28,11 +30,12 @@ def titan(job, steps, load_step=-1):
 
 
 def all_of(job, directory):
-    """The loop in torchtitan's style, Lightning's DDP, torchtitan's base class, Accelerate and the Trainer, one after the other."""
+    """The loop in torchtitan's style, Lightning's DDP, torchtitan's base class, Accelerate and the Trainer,
+    one after the other."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     found = {"titan": titan(f"{job}-titan", 6)}
-    for name in ("lightning", "torchtitan", "accelerate", "transformers"):
+    for name in ("torch_checkpointing", "lightning", "torchtitan", "accelerate", "transformers"):
         found[name] = globals()[name](f"{job}-{name}", os.path.join(directory, name))
     dist.barrier()
     dist.destroy_process_group()
@@ -43,7 +46,8 @@ _starts = itertools.count(1)
 
 
 def restart():
-    """What a launcher does when it starts all ranks again: what a start resumes from is fixed for as long as it lives."""
+    """What a launcher does when it starts all ranks again: what a start resumes from is fixed for as long as
+    it lives."""
     dist.barrier()  # every rank has closed its session
     os.environ["TORCHELASTIC_RESTART_COUNT"] = str(next(_starts))
 
@@ -76,9 +80,19 @@ def lightning(job, directory):
         torch.manual_seed(41)
         io, model = CairnCheckpointIO(job), Model()
         trainer = L.Trainer(
-            max_steps=steps, plugins=[io], strategy="ddp", devices=2, accelerator="cpu", logger=False, enable_progress_bar=False,
-            enable_model_summary=False, use_distributed_sampler=False,
-            callbacks=[L.callbacks.ModelCheckpoint(dirpath=os.path.join(directory, job), every_n_train_steps=3)])
+            max_steps=steps,
+            plugins=[io],
+            strategy="ddp",
+            devices=2,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[
+                L.callbacks.ModelCheckpoint(dirpath=os.path.join(directory, job), every_n_train_steps=3)
+            ],
+        )
         data = torch.utils.data.DataLoader(torch.arange(100), batch_size=4)
         trainer.fit(model, data, ckpt_path=path)
         return model
@@ -86,7 +100,11 @@ def lightning(job, directory):
     whole = fit(job + "-a", 6, None)
     fit(job + "-b", 3, None)
     resumed = fit(job + "-b", 6, "cairn:latest")
-    return {"whole": whole.losses[3:], "resumed": resumed.losses, "end": digest(whole.state_dict()) == digest(resumed.state_dict())}
+    return {
+        "whole": whole.losses[3:],
+        "resumed": resumed.losses,
+        "end": digest(whole.state_dict()) == digest(resumed.state_dict()),
+    }
 
 
 def torchtitan(job, directory):
@@ -122,9 +140,18 @@ def torchtitan(job, directory):
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2)
         state, losses = State(), []
-        config = CairnCheckpointManager.Config(enable=True, job=job, interval=3, keep_latest_k=2, last_save_model_only=steps == 7)
-        manager = config.build(dataloader=None, model_parts=[model], optimizers=Optimizers(model, optimizer), lr_schedulers=schedule,
-                               states={"train_state": state}, sd_adapter=None, base_folder=directory)
+        config = CairnCheckpointManager.Config(
+            enable=True, job=job, interval=3, keep_latest_k=2, last_save_model_only=steps == 7
+        )
+        manager = config.build(
+            dataloader=None,
+            model_parts=[model],
+            optimizers=Optimizers(model, optimizer),
+            lr_schedulers=schedule,
+            states={"train_state": state},
+            sd_adapter=None,
+            base_folder=directory,
+        )
         loaded = manager.load()
         while state.step < steps:
             manager.maybe_wait_for_staging()
@@ -187,19 +214,51 @@ def transformers(job, directory):
     def run(steps):
         restart()
         torch.manual_seed(71)
-        config = GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0)
+        config = GPT2Config(
+            vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0
+        )
         rows = torch.randint(0, 16, (32, 8), generator=torch.Generator().manual_seed(72))
         arguments = TrainingArguments(
-            output_dir=directory, max_steps=steps, per_device_train_batch_size=4, logging_steps=1, save_strategy="no", report_to=[],
-            use_cpu=True, disable_tqdm=True, lr_scheduler_type="constant")
+            output_dir=directory,
+            max_steps=steps,
+            per_device_train_batch_size=4,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+            lr_scheduler_type="constant",
+        )
         callback = CairnCallback(job, every=3)
-        trainer = Trainer(GPT2LMHeadModel(config), arguments, train_dataset=[{"input_ids": r, "labels": r} for r in rows],
-                          callbacks=[callback])
+        trainer = Trainer(
+            GPT2LMHeadModel(config),
+            arguments,
+            train_dataset=[{"input_ids": r, "labels": r} for r in rows],
+            callbacks=[callback],
+        )
         path = callback.resume(trainer)
         trainer.train(resume_from_checkpoint=path)
         callback.close()
-        return path, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], digest(trainer.model.state_dict())
+        return (
+            path,
+            [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+            digest(trainer.model.state_dict()),
+        )
 
     first, whole, end = run(5)  # saves step 3
     path, resumed, again = run(5)
     return {"first": first, "path": path is not None, "whole": whole, "resumed": resumed, "end": end == again}
+
+
+def torch_checkpointing(job, directory):
+    """Each rank's own files, committed together. (The package's resharders need CUDA in a world of more than one.)"""
+    from cairn.integrations.torch_checkpointing import configure
+    from torch_checkpointing import CheckpointManager, SyncCheckpointSaverConfig
+
+    manager = CheckpointManager(configure(CheckpointManager.Config(save=SyncCheckpointSaverConfig()), job))
+    mine = torch.arange(1000.0) + dist.get_rank()
+    manager.save("step_5", {"model": {"weight": mine}})
+    loaded = {"weight": torch.zeros(1000)}
+    manager.load("step_5", into={"model": loaded})
+    manager.close()
+    return {"own": torch.equal(loaded["weight"], mine)}

@@ -4,8 +4,8 @@
     CAIRN_LIBRARY=build/dev/client/libcairn.so.0 python tests/python/pytorch_suite.py CHECKOUT [FILE ...]
 
 CHECKOUT is PyTorch's source (test/distributed/checkpoint is all that is used); FILEs are names in that directory, by default
-those below. PyTorch's test utilities need the package expecttest. The daemon is a real one; pytorch_shim/ makes the replacement in every process that a test starts. Prints a table
-for docs/python-matrix.md and ends with 1 if a test failed.
+those below. PyTorch's test utilities need the package expecttest. The daemon is a real one; pytorch_shim/ makes the
+replacement in every process that a test starts. Prints a table for docs/python-matrix.md and ends with 1 if a test failed.
 """
 import argparse
 import os
@@ -20,14 +20,16 @@ FILES = (
     "test_file_system_checkpoint_cpu.py", "test_file_system_checkpoint.py", "test_checkpoint.py", "test_planner.py",
     "test_save_load_api.py", "test_dtensor_checkpoint.py", "test_dtensor_resharding.py", "test_tp_checkpoint.py",
     "test_torch_save_to_dcp.py", "test_format_utils.py", "test_nested_dict.py", "test_traverse.py", "test_dedup_tensors.py",
-    "test_utils.py", "test_async_process_executor.py", "test_state_dict_utils.py", "test_state_dict.py", "e2e/test_e2e_save_and_load.py",
+    "test_utils.py", "test_async_process_executor.py", "test_state_dict_utils.py", "test_state_dict.py",
+    "e2e/test_e2e_save_and_load.py",
 )
 
 
 def environment(checkout, socket):
-    paths = [HERE / "pytorch_shim", HERE.parents[1] / "client" / "python" / "src", checkout / "test"]
+    """socket: the daemon's, or None to leave torch's file-system classes where they are."""
+    paths = [*([HERE / "pytorch_shim"] if socket else []), HERE.parents[1] / "client" / "python" / "src", checkout / "test"]
     path = os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")])
-    return dict(os.environ, PYTHONPATH=path, CAIRN_SOCKET=socket, PYTHONDONTWRITEBYTECODE="1",
+    return dict(os.environ, PYTHONPATH=path, CAIRN_SOCKET=socket or "", PYTHONDONTWRITEBYTECODE="1",
                 OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", TMPDIR=tempfile.gettempdir())
 
 
@@ -69,6 +71,7 @@ def main():
     parser.add_argument("checkout", type=pathlib.Path)
     parser.add_argument("files", nargs="*", default=FILES)
     parser.add_argument("-k", dest="chosen", help="only tests that match, as pytest's -k")
+    parser.add_argument("--file-system", action="store_true", help="with torch's own classes instead, to compare")
     parser.add_argument("--seconds", type=float, default=600.0, help="for each file")
     options = parser.parse_intermixed_args()
     sys.path.insert(0, str(HERE))
@@ -79,7 +82,8 @@ def main():
     try:
         for name in options.files:
             if (options.checkout / "test" / "distributed" / "checkpoint" / name).exists():
-                results[name] = run_file(options.checkout.resolve(), name, daemon.socket, options.seconds, options.chosen)
+                socket = None if options.file_system else daemon.socket
+                results[name] = run_file(options.checkout.resolve(), name, socket, options.seconds, options.chosen)
                 for test, (outcome, reason) in results[name].items():
                     if outcome == "failed":
                         print(f"FAILED {name} {test}: {reason[-3000:]}\n", flush=True)

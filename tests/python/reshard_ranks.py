@@ -54,13 +54,15 @@ def placed(mesh, placements):
     state = {}
     for name, (shape, of_it) in placements.items():
         local, _ = compute_local_shape_and_global_offset(shape, mesh, of_it)
-        tensor = DTensor.from_local(torch.zeros(local), mesh, of_it, run_check=False, shape=torch.Size(shape), stride=torch.empty(shape, device="meta").stride())
-        state[name] = tensor
+        stride = torch.empty(shape, device="meta").stride()
+        state[name] = DTensor.from_local(torch.zeros(local), mesh, of_it, run_check=False, shape=torch.Size(shape), stride=stride)
     return state
 
 
 def tensor_parallel(mesh):
-    return {"attention": placed(mesh, {"wq": ((12, 10), [Shard(0)]), "wo": ((10, 12), [Shard(1)]), "norm": ((10,), [Replicate()])})}
+    return {"attention": placed(mesh, {
+        "wq": ((12, 10), [Shard(0)]), "wo": ((10, 12), [Shard(1)]), "norm": ((10,), [Replicate()]),
+    })}
 
 
 def data_parallel(mesh):
@@ -72,9 +74,14 @@ def two_dimensional(mesh):
     return {"grid": placed(mesh, {"both": ((9, 7), [Shard(0), Shard(1)]), "hybrid": ((11, 3), [Replicate(), Shard(0)])})}
 
 
+def pipeline(stages, epoch=3):
+    """Stages of a pipeline, and values that are no tensors."""
+    return {**{f"stage{i}": {"weight": torch.zeros(3 + i, 2)} for i in stages}, "epoch": epoch, "betas": [0.9, epoch]}
+
+
 def whole(state):
     """The same names, as plain tensors."""
-    return {k: whole(v) if isinstance(v, dict) else torch.zeros(v.shape, dtype=v.dtype) if isinstance(v, torch.Tensor) else v for k, v in state.items()}
+    return {k: whole(v) if isinstance(v, dict) else torch.zeros(v.shape, dtype=v.dtype) for k, v in state.items()}
 
 
 # ---- contents ----
@@ -131,8 +138,8 @@ def check(state, called=lambda name: name):
 # ---- the ranks that save ----
 
 def save(job):
-    """Four ranks save through both ways: step 1 under FSDP2, step 2 tensor-parallel, step 3 on a mesh of 2 x 2; and step 4 of the
-    DCP job is step 1 staged into the arena."""
+    """Four ranks save through both ways: step 1 under FSDP2, step 2 tensor-parallel, step 3 on a mesh of 2 x 2, step 5 each rank
+    a stage of its own; and step 4 of the DCP job is step 1 staged into the arena."""
     dist.init_process_group("cpu:gloo")
     line, grid = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2))
     states = {1: fill(fsdp_state(line)), 2: fill(tensor_parallel(line)), 3: fill(two_dimensional(grid))}
@@ -142,10 +149,12 @@ def save(job):
         for step, state in states.items():
             own.save(step, state, wait="committed", timeout=60)
             dcp.save(state, checkpoint_id=step, storage_writer=StorageWriter(f"{job}-dcp"))
+        own.save(5, fill(pipeline([dist.get_rank()])), wait="committed", timeout=60)
     writer = StagingWriter(f"{job}-dcp")
     future = dcp.async_save(states[1], checkpoint_id=4, storage_writer=writer.at(4))
     zero(states[1])  # training goes on
     future.result(60)
+    dcp.save(fill(pipeline([dist.get_rank()])), checkpoint_id=5, storage_writer=StorageWriter(f"{job}-dcp"))
     dist.barrier()
     dist.destroy_process_group()
     return "saved"
@@ -183,6 +192,14 @@ def load_data_parallel(job):
 def load_whole(job):
     line()
     return [check(load(way, job, 3, whole(two_dimensional(init_device_mesh("cpu", (1, 1)))))) for way in ("dcp", "own")]
+
+
+def load_pipeline(job):
+    """All stages on each rank, though each was on one rank only."""
+    line()
+    states = [load(way, job, 5, pipeline(range(4), epoch=0)) for way in ("dcp", "dcp reads own")]
+    assert all(state["epoch"] == 3 and state["betas"] == [0.9, 3] for state in states), states
+    return [check(state) for state in states]
 
 
 def load_parts(job):

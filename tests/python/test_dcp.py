@@ -39,15 +39,17 @@ def values():
     return {
         "dense": base.clone(), "transposed": base.t(), "every second": base[:, ::2], "expanded": base[0].expand(3, 10),
         "scalar": torch.tensor(2.5), "empty": torch.empty(0, 3), "bf16": base.bfloat16(), "bool": base > 7,
-        "fp8": base.to(torch.float8_e4m3fn), "i64": torch.arange(5), "c64": torch.complex(base, -base), "c128": torch.complex(base, -base).to(torch.complex128),
+        "fp8": base.to(torch.float8_e4m3fn), "i64": torch.arange(5), "c64": torch.complex(base, -base),
+        "c128": torch.complex(base, -base).to(torch.complex128),
         "conjugated": torch.complex(base, base).conj(), "c128 scalar": torch.tensor(1 + 2j, dtype=torch.complex128),
         "parameter": torch.nn.Parameter(base.clone()),
     }
 
 
 def state(fill=None):
-    made = {"model": values(), "optim": {"state": [{"step": torch.tensor(4.0)}, {"step": torch.tensor(5.0)}], "betas": [0.9, 0.95]},
-            "epoch": 3, "name": "run ä", "nothing": None, "mixed": {"deep": {"x": [1, {"y": torch.ones(2)}]}}}
+    made = {"model": values(),
+            "optim": {"state": [{"step": torch.tensor(4.0)}, {"step": torch.tensor(5.0)}], "betas": [0.9, 0.95]}, "epoch": 3,
+            "name": "run ä", "nothing": None, "mixed": {"deep": {"x": [1, {"y": torch.ones(2)}]}}}
     return made if fill is None else zeroed(made)
 
 
@@ -95,7 +97,8 @@ def test_targets_of_every_kind(cluster, job):
     want = torch.arange(24, dtype=torch.float32).view(4, 6)
     dcp.save({"a": want}, checkpoint_id=1, storage_writer=StorageWriter(job))
     room = torch.full((4, 12), -1.0)
-    for target in (room[:, ::2], torch.zeros(6, 4).t(), torch.zeros(4, 6, dtype=torch.float64), torch.zeros(4, 6, dtype=torch.bfloat16)):
+    for target in (room[:, ::2], torch.zeros(6, 4).t(), torch.zeros(4, 6, dtype=torch.float64),
+                   torch.zeros(4, 6, dtype=torch.bfloat16)):
         before = target.data_ptr()
         given = {"a": target}
         dcp.load(given, checkpoint_id=1, storage_reader=StorageReader(job))
@@ -218,8 +221,8 @@ def staged_state():
 
 
 def test_staged_tensors_alias_the_arena(cluster, job):
-    """One copy, by libcairn: what stage() gives back lies in the arena, and the save that follows copies nothing. What training
-    changes after async_save() has returned is not in the checkpoint."""
+    """One copy, by libcairn: what stage() gives back lies in the arena, and the save that follows copies nothing. What
+    training changes after async_save() has returned is not in the checkpoint."""
     writer, saved, want, loaded = StagingWriter(job), staged_state(), staged_state(), zeroed(staged_state())
     assert isinstance(writer, Protocol) and isinstance(AsyncStager(writer), Protocol) and not isinstance(StorageWriter(job), Protocol)
     future = dcp.async_save(saved, storage_writer=writer.at(1))
@@ -234,7 +237,7 @@ def test_staged_tensors_alias_the_arena(cluster, job):
 
     inside = writer.at(2).stage(staged_state())
     staged = writer._staged
-    ends = {p.address: p.address + p.bytes for p in staged.places.values() if p.bytes}
+    ends = {address: address + piece.bytes for address, piece in zip(staged.addresses, staged.layout.pieces) if piece.bytes}
     for name, tensor in inside["model"].items():
         assert tensor.numel() == 0 or ends[tensor.data_ptr()] >= tensor.data_ptr() + tensor.nbytes, name
         assert same(tensor, want["model"][name]), name
@@ -265,7 +268,7 @@ class Scaling(DefaultSavePlanner):
 
 
 def test_what_was_staged_and_is_not_written(cluster, job):
-    """Another step, another tensor, another key, another process: an error that names it; the writer goes on with the next step."""
+    """Another step, another tensor, another key, another process: an error that names it; then the next step is saved."""
     writer = StagingWriter(job)
     with fails(cairn.InvalidError, "step 1 of .* was staged, and step 2"):
         dcp.async_save({"a": torch.ones(2)}, checkpoint_id=2, storage_writer=writer.at(1)).result(60)
@@ -280,7 +283,8 @@ def test_what_was_staged_and_is_not_written(cluster, job):
     writer.at(6).stage({"a": torch.ones(2)})
     writer.close()  # gives it up
     dcp.async_save({"a": torch.ones(2)}, storage_writer=writer.at(7)).result(60)
-    assert {c["step"] for c in json.loads(cluster.cairn("ls", job, "--json").stdout)["checkpoints"] if c["state"] == "committed"} == {7}
+    listed = json.loads(cluster.cairn("ls", job, "--json").stdout)["checkpoints"]
+    assert {c["step"] for c in listed if c["state"] == "committed"} == {7}
 
 
 def test_documents_are_read_with_care():
@@ -289,8 +293,8 @@ def test_documents_are_read_with_care():
     read = _document.decode(json.dumps(good).encode() + b"   ", "it")
     assert read == _document.Document({"a.0": ("a", 0)}, {"b": 3}, {"z": torch.complex128}, {"a.0"})
     assert _document.decode(read.encode(), "it") == read
-    for change in ({"paths": {"a": ["a", -1]}}, {"paths": {"a": []}}, {"paths": {"a": [True]}}, {"paths": 3}, {"bytes": {"b": -1}}, {"bytes": {"b": "1"}},
-                   {"dtypes": {"z": "load"}}, {"dtypes": {"z": 3}}, {"requires_grad": [1]}, {"v": None}):
+    for change in ({"paths": {"a": ["a", -1]}}, {"paths": {"a": []}}, {"paths": {"a": [True]}}, {"paths": 3},
+                   {"bytes": {"b": -1}}, {"bytes": {"b": "1"}}, {"dtypes": {"z": "load"}}, {"dtypes": {"z": 3}}, {"requires_grad": [1]}, {"v": None}):
         with fails(cairn.Error, "it"):
             _document.decode(json.dumps({**good, **change}).encode(), "it")
     for data in (b"", b"[]", b"\xff", b"[" * 100000, b"{}"):
@@ -300,8 +304,8 @@ def test_documents_are_read_with_care():
 
 def test_memory_helpers():
     t = torch.arange(24.0).view(4, 6)
-    for tensor, expected in ((t, True), (t.t(), True), (t[:, ::2], True), (t[0].expand(3, 6), False), (t.unfold(1, 2, 1), False),
-                             (torch.tensor(1.0), True), (torch.ones(2, dtype=torch.complex64).conj(), False)):
+    for tensor, expected in ((t, True), (t.t(), True), (t[:, ::2], True), (t[0].expand(3, 6), False),
+                             (t.unfold(1, 2, 1), False), (torch.tensor(1.0), True), (torch.ones(2, dtype=torch.complex64).conj(), False)):
         assert _memory.is_writable_in_place(tensor) is expected
     seen = _memory.over(t.data_ptr(), torch.float32, (6, 4), owner=t)
     seen[0, 0] = 99

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The integrations against the real packages: each trains a tiny model once without a break, and once with a break from which
-it resumes through Cairn; the losses after the break and the weights at the end must be the same bits.
+"""The integrations against the real packages: each trains a tiny model once without a break, and once with a
+break from which it resumes through Cairn; the losses after the break and the weights at the end must be the
+same bits.
 
 A package that is not installed skips its tests, with the reason.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -14,8 +16,9 @@ import json
 import os
 import pathlib
 import random
-import subprocess
+import runpy
 import sys
+import tempfile
 import warnings
 
 import pytest
@@ -82,7 +85,9 @@ def test_plain_values_come_back():
     back = _plain.decode(there)
     assert same(back.pop("bf16"), value.pop("bf16")) and same(back.pop(("tuple", 1)), value.pop(("tuple", 1)))
     assert back == value and back["recent"].maxlen == 3 and list(back["ordered"]) == ["b", "a"]
-    assert "tensor" not in str(there).replace("'tensor'", "")  # small ones are values now, not tensors by changing names
+    assert "tensor" not in str(there).replace(
+        "'tensor'", ""
+    )  # small ones are values now, not tensors by changing names
 
 
 def test_enum_of_a_class_that_is_not_imported_is_its_value():
@@ -101,14 +106,18 @@ def test_generators_come_back():
     expected = random.gauss(0, 1), random.random(), numpy.random.randn(), numpy.random.rand(), torch.rand(3)
     random.seed(9), numpy.random.seed(9), torch.manual_seed(9)
     _rng.apply(state)
-    assert same(expected, (random.gauss(0, 1), random.random(), numpy.random.randn(), numpy.random.rand(), torch.rand(3)))
+    assert same(
+        expected,
+        (random.gauss(0, 1), random.random(), numpy.random.randn(), numpy.random.rand(), torch.rand(3)),
+    )
 
 
 # ---- paths ----
 
 
 def test_paths_are_steps(cluster, job, tmp_path):
-    """Two paths at one step are two checkpoints; a path that is overwritten keeps the one before until the next."""
+    """Two paths at one step are two checkpoints; a path that is overwritten keeps the one before until the
+    next."""
     best, last = str(tmp_path / "best.ckpt"), str(tmp_path / "sub" / "last.ckpt")
     with cairn.Checkpointer(job, 0, 1) as checkpointer:
         shelf = Shelf(checkpointer)
@@ -161,11 +170,14 @@ def lightning_parts(job, directory, **io_options):
         def __init__(self, args):
             super().__init__()
             self.save_hyperparameters()
-            self.net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 1))
+            self.net = torch.nn.Sequential(
+                torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 1)
+            )
             self.losses = []
 
         def training_step(self, batch, index):
-            # Lightning does not skip what an epoch has read when it resumes within one: the data follows the step instead.
+            # Lightning does not skip what an epoch has read when it resumes within one: the data follows the
+            # step instead.
             data = torch.randn(4, 8, generator=torch.Generator().manual_seed(self.global_step))
             loss = self.net(data).square().mean()
             self.losses.append(loss.item())
@@ -174,14 +186,31 @@ def lightning_parts(job, directory, **io_options):
 
         def configure_optimizers(self):
             optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.args.lr)
-            return [optimizer], [{"scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 7]), "interval": "step"}]
+            return [optimizer], [
+                {"scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 7]), "interval": "step"}
+            ]
 
     def trainer(steps, every, io, **options):
         callback = L.callbacks.ModelCheckpoint(
-            dirpath=directory, every_n_train_steps=every, monitor="loss", mode="min", save_top_k=2, save_last=True)
+            dirpath=directory,
+            every_n_train_steps=every,
+            monitor="loss",
+            mode="min",
+            save_top_k=2,
+            save_last=True,
+        )
         return L.Trainer(
-            max_steps=steps, plugins=[io], callbacks=[callback], logger=False, enable_progress_bar=False, accelerator="cpu",
-            devices=1, enable_model_summary=False, log_every_n_steps=1, **options)
+            max_steps=steps,
+            plugins=[io],
+            callbacks=[callback],
+            logger=False,
+            enable_progress_bar=False,
+            accelerator="cpu",
+            devices=1,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+            **options,
+        )
 
     def data():
         return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.arange(48)), batch_size=4)
@@ -212,7 +241,9 @@ def test_lightning_resumes(cluster, job, tmp_path):
     assert resumed.losses == whole.losses[8:]
     assert same(resumed.state_dict(), whole.state_dict())
     state = io.load_checkpoint(str(tmp_path / "broken" / "last.ckpt"))
-    assert state["hyper_parameters"]["args"] == argparse.Namespace(lr=0.05, colour=Colour.RED, root=pathlib.Path("/data"))
+    assert state["hyper_parameters"]["args"] == argparse.Namespace(
+        lr=0.05, colour=Colour.RED, root=pathlib.Path("/data")
+    )
     assert state["global_step"] == 12
 
 
@@ -230,15 +261,32 @@ class ScheduledLosses:
 def hf_trainer(directory, callback, steps, **arguments):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(21)
-    config = transformers.GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    config = transformers.GPT2Config(
+        vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+    )
     generator = torch.Generator().manual_seed(22)
     rows = [{"input_ids": row, "labels": row} for row in torch.randint(0, 32, (24, 16), generator=generator)]
-    options = {"output_dir": str(directory), "max_steps": steps, "per_device_train_batch_size": 4, "logging_steps": 1,
-               "save_strategy": "no", "report_to": [], "use_cpu": True, "disable_tqdm": True, "learning_rate": 1e-2,
-               "logging_nan_inf_filter": False, "seed": 23, **arguments}
+    options = {
+        "output_dir": str(directory),
+        "max_steps": steps,
+        "per_device_train_batch_size": 4,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "learning_rate": 1e-2,
+        "logging_nan_inf_filter": False,
+        "seed": 23,
+        **arguments,
+    }
     return transformers.Trainer(
-        transformers.GPT2LMHeadModel(config), transformers.TrainingArguments(**options), train_dataset=rows,
-        eval_dataset=rows, callbacks=[callback])
+        transformers.GPT2LMHeadModel(config),
+        transformers.TrainingArguments(**options),
+        train_dataset=rows,
+        eval_dataset=rows,
+        callbacks=[callback],
+    )
 
 
 def test_transformers_resumes(cluster, job, tmp_path):
@@ -369,6 +417,58 @@ def test_accelerate_resumes(cluster, job, tmp_path):
     state.close()
 
 
+# ---- what fails ----
+
+
+def test_daemon_that_is_not_there(cluster, job, tmp_path):
+    """Training goes on; no path says that there is a checkpoint; a resume says what to do."""
+    pytest.importorskip("lightning"), pytest.importorskip("accelerate")
+    from cairn.checkpointer import SaveFailedWarning
+    from cairn.integrations.accelerate import CairnState
+
+    accelerator, model, counter, train = accelerated(31)
+    state = CairnState(accelerator, job, timeout=1.0)
+    directory = tmp_path / "step"  # without a number: saved to again and again
+    accelerator.save_state(str(directory))
+    assert (directory / "cairn.json").exists()
+    train(2)
+    cluster.kill()
+    try:
+        with pytest.warns(SaveFailedWarning, match="training goes on"):
+            accelerator.save_state(str(directory))
+        assert not (directory / "cairn.json").exists()  # or a load would go back to the save before
+        expected, here = train(2), counter.batches
+        accelerator.load_state(str(directory))  # Accelerate's own files
+        assert counter.batches == here - 2 and train(2) == expected
+
+        io, model, trainer, data = lightning_parts(job + "-l", tmp_path / "l", timeout=1.0)
+        with pytest.warns(SaveFailedWarning, match="training goes on"):
+            trainer(6, 2, io).fit(model(), data())
+        assert not list((tmp_path / "l").glob("*.ckpt"))
+        with pytest.raises(cairn.UnavailableError, match="cairnd"):
+            io.latest()
+    finally:
+        cluster.restart()
+    state.close()
+
+
+def test_values_that_do_not_pass_are_named(cluster, job, tmp_path):
+    """A lambda among the hyper-parameters: the save fails and says where it is, training goes on."""
+    pytest.importorskip("lightning")
+    from cairn.checkpointer import SaveFailedWarning
+    from cairn.integrations.lightning import CairnCheckpointIO
+
+    io = CairnCheckpointIO(job)
+    with pytest.warns(SaveFailedWarning, match=r"hyper_parameters.*activation.*function"):
+        io.save_checkpoint({"global_step": 1, "hyper_parameters": {"activation": lambda x: x}}, str(tmp_path / "a.ckpt"))
+    assert not (tmp_path / "a.ckpt").exists()
+    with pytest.raises(ValueError, match="local directory"):
+        io.save_checkpoint({"global_step": 2}, "s3://bucket/a.ckpt")
+    with pytest.raises(FileNotFoundError):
+        io.load_checkpoint(str(tmp_path / "a.ckpt"))
+    io.teardown()
+
+
 # ---- torch_checkpointing ----
 
 
@@ -378,7 +478,10 @@ def storage_manager(job, save, **options):
     from torch_checkpointing import CheckpointManager, ItemSpec
     from torch_checkpointing.checkpoint_layout import JsonSerialization, LayoutInfo
 
-    items = {"model": ItemSpec(), "step": ItemSpec(requires_copy=False, layout=LayoutInfo("step.json", JsonSerialization()))}
+    items = {
+        "model": ItemSpec(),
+        "step": ItemSpec(requires_copy=False, layout=LayoutInfo("step.json", JsonSerialization())),
+    }
     return CheckpointManager(configure(CheckpointManager.Config(items=items, save=save), job, **options))
 
 
@@ -431,7 +534,11 @@ def test_torch_checkpointing_storage(cluster, job):
         half.write(b"x" * (1 // 0))
     assert storage.ls(path("tmp_step_1")) == ["a.bin", "empty"] and not storage.exists(path("step_1"))
     storage.rename(path("tmp_step_1"), path("step_1"), is_directory=True)
-    assert not storage.exists(path("tmp_other/x")) and storage.isdir(path("step_1")) and not storage.isdir(path("step_1/a.bin"))
+    assert (
+        not storage.exists(path("tmp_other/x"))
+        and storage.isdir(path("step_1"))
+        and not storage.isdir(path("step_1/a.bin"))
+    )
     assert storage.ls(path("step_1")) == ["a.bin", "empty"]
     assert storage.read(path("step_1/a.bin")) == data and storage.read(path("step_1/empty")) == b""
     assert storage.getsize(path("step_1/a.bin")) == len(data)
@@ -458,27 +565,60 @@ def test_torch_checkpointing_storage(cluster, job):
         storage.write(path("last/a.bin"), b"x"), storage.commit(path("last"))
 
 
+# ---- the examples, as they are ----
+
+
+@pytest.mark.parametrize(
+    "name, package",
+    [
+        ("lightning_resume", "lightning"),
+        ("hf_trainer", "transformers"),
+        ("accelerate_loop", "accelerate"),
+        ("torch_checkpointing_storage", "torch_checkpointing"),
+    ],
+)
+def test_example(cluster, job, capsys, monkeypatch, name, package):
+    """Ten steps, ended, and on to twenty: the losses are those of twenty steps without a break."""
+    pytest.importorskip(package)
+    monkeypatch.setattr(tempfile, "tempdir", str(cluster.root))
+
+    def losses(job, steps):
+        monkeypatch.setattr(sys, "argv", [name, "--job", job, "--steps", str(steps), "--every", "5"])
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+
+    whole = losses(job + "-a", 20)
+    broken = losses(job + "-b", 10) + losses(job + "-b", 20)
+    assert broken == whole and len(whole) == 20
+
+
 # ---- ranks ----
 
 
 def test_ranks(cluster, job, tmp_path):
-    """Lightning DDP, torchtitan on FSDP2, Accelerate and the Trainer on two ranks (gloo), and FSDP2 from two ranks to three."""
+    """Lightning DDP, torchtitan on FSDP2, Accelerate and the Trainer on two ranks (gloo), and FSDP2 from two
+    ranks to three."""
     for package in ("lightning", "torchtitan", "accelerate", "transformers"):
         pytest.importorskip(package)
     results = run_ranks(2, "framework_ranks:all_of", {"job": job, "directory": str(tmp_path)}, timeout=110)
     for found in results:
         for name in ("lightning", "torchtitan", "accelerate", "transformers"):
             assert found[name]["resumed"] == found[name]["whole"] and found[name]["whole"], name
+        assert found["torch_checkpointing"] == {"own": True}
         assert found["lightning"]["end"] and found["transformers"]["end"]
         assert (found["torchtitan"]["fresh"], found["torchtitan"]["again"]) == (False, True)
         assert found["transformers"]["first"] is None and found["transformers"]["path"]
-    assert results[0]["accelerate"]["whole"] != results[1]["accelerate"]["whole"]  # generators were each rank's own
+    assert (
+        results[0]["accelerate"]["whole"] != results[1]["accelerate"]["whole"]
+    )  # generators were each rank's own
     last = read(job + "-torchtitan-c", 7)
     assert set(last) == {"model"} and committed(cluster, job + "-torchtitan-c")[-1] == 7
     # The loop in torchtitan's style goes on with three ranks from what two have saved.
     whole = results[0]["titan"]
     assert whole["resumed_from"] == 0 and committed(cluster, job + "-titan") == [4, 6]
-    more = run_ranks(3, "framework_ranks:titan", {"job": job + "-titan", "steps": 6, "load_step": 4}, timeout=60)
+    more = run_ranks(
+        3, "framework_ranks:titan", {"job": job + "-titan", "steps": 6, "load_step": 4}, timeout=60
+    )
     for found in more:
         assert found["resumed_from"] == 4 and found["losses"][:4] == whole["losses"][:4]
         assert found["losses"][4:] == pytest.approx(whole["losses"][4:], rel=1e-4)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The binding itself: tables, saves, restores, errors. No torch."""
 import ctypes
+import subprocess
+import sys
 from array import array
 
 import pytest
@@ -87,3 +89,27 @@ def test_structures_are_those_of_the_header():
     """libcairn refuses a size it does not know; this says which one is wrong."""
     from cairn import _lib
     assert ctypes.sizeof(_lib.CTensor) == 72 and ctypes.sizeof(_lib.SessionOptions) == 64
+
+
+def test_session_and_save_that_are_garbage_together(cluster, job):
+    """In a cycle Python finalizes in any order: a session that was closed before its save's handle was freed crashed here."""
+    code = """
+import ctypes, gc, sys
+import cairn
+
+class Box:
+    pass
+
+data = bytearray(1000)
+for i in range(20):
+    box = Box()
+    box.session = cairn.Session(f"{sys.argv[1]}-{i}", arena_bytes=1 << 20)
+    table = cairn.Table()
+    table.add("x", "BYTES", (1000,), ctypes.addressof(ctypes.c_char.from_buffer(data)), keep=data)
+    box.save = box.session.save(1, table)
+    box.save.cycle = box.session.cycle = box
+    del box
+    gc.collect()
+"""
+    done = subprocess.run([sys.executable, "-c", code, job], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"ended with {done.returncode}\n{done.stderr}"

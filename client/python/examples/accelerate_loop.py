@@ -4,9 +4,10 @@
     python accelerate_loop.py --job accelerate-demo --steps 30
     python accelerate_loop.py --job accelerate-demo --steps 60
 
-Needs accelerate and a cairnd on this machine; runs under `accelerate launch --cpu --num_processes 2` as well. Prints the loss
-of each step.
+Needs accelerate and a cairnd on this machine; runs under `accelerate launch --cpu --num_processes 2` as well.
+Prints the loss of each step.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -23,7 +24,11 @@ def main() -> None:
     parser.add_argument("--job", default="accelerate-demo", help="the job's name in Cairn")
     parser.add_argument("--steps", type=int, default=30, help="train up to this step")
     parser.add_argument("--every", type=int, default=10, help="steps between checkpoints")
-    parser.add_argument("--dir", default=None, help="where save_state's directories are, of which Cairn needs a few bytes each")
+    parser.add_argument(
+        "--dir",
+        default=None,
+        help="where save_state's directories are, of which Cairn needs a few bytes each",
+    )
     args = parser.parse_args()
     directory = args.dir or tempfile.mkdtemp(prefix="cairn-accelerate-")
 
@@ -34,7 +39,9 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
 
-    state = CairnState(accelerator, args.job)  # the one line: save_state and load_state go through Cairn from here on
+    state = CairnState(
+        accelerator, args.job
+    )  # the one line: save_state and load_state go through Cairn from here on
     start = state.load_latest(os.path.join(directory, "resume")) or 0
     for step in range(start + 1, args.steps + 1):
         x = torch.randn(32, 16)  # the generators' states are in the checkpoint

@@ -6,6 +6,7 @@
 
 Needs lightning and a cairnd on this machine. Prints the loss of each step.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -24,10 +25,13 @@ class Regression(L.LightningModule):
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.net = torch.nn.Sequential(torch.nn.Linear(16, hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, 1))
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(16, hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, 1)
+        )
 
     def training_step(self, batch: Any, index: int) -> torch.Tensor:
-        # The step decides the data: Lightning does not skip what an epoch has read already when it resumes within one.
+        # The step decides the data: Lightning does not skip what an epoch has read already when it resumes
+        # within one.
         x = torch.randn(32, 16, generator=torch.Generator().manual_seed(self.global_step))
         loss = (self.net(x) - x.sum(1, keepdim=True)).square().mean()
         print(f"step {self.global_step + 1} loss {loss.item():.9f}")
@@ -44,7 +48,9 @@ def main() -> None:
     parser.add_argument("--job", default="lightning-demo", help="the job's name in Cairn")
     parser.add_argument("--steps", type=int, default=30, help="train up to this step")
     parser.add_argument("--every", type=int, default=10, help="steps between checkpoints")
-    parser.add_argument("--dir", default=None, help="where Lightning's paths are, of which Cairn fills a few bytes each")
+    parser.add_argument(
+        "--dir", default=None, help="where Lightning's paths are, of which Cairn fills a few bytes each"
+    )
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
@@ -53,12 +59,23 @@ def main() -> None:
     directory = args.dir or tempfile.mkdtemp(prefix="cairn-lightning-")
     io = CairnCheckpointIO(args.job)
     trainer = L.Trainer(
-        max_steps=args.steps, plugins=[io], accelerator="cpu", devices=1, logger=False,
-        callbacks=[ModelCheckpoint(dirpath=directory, every_n_train_steps=args.every, save_top_k=2, monitor="step", mode="max")],
-        enable_progress_bar=False, enable_model_summary=False,
+        max_steps=args.steps,
+        plugins=[io],
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        callbacks=[
+            ModelCheckpoint(
+                dirpath=directory, every_n_train_steps=args.every, save_top_k=2, monitor="step", mode="max"
+            )
+        ],
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
     batches = torch.utils.data.DataLoader(torch.arange(1000), batch_size=10)
-    trainer.fit(Regression(hidden=32), batches, ckpt_path=io.latest())  # the one line: None on the first start
+    trainer.fit(
+        Regression(hidden=32), batches, ckpt_path=io.latest()
+    )  # the one line: None on the first start
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loop in torchtitan's style through Cairn, with FSDP2: run it, end it, run it again, with as many ranks as you like.
+"""A loop in torchtitan's style through Cairn, with FSDP2: run it, end it, run it again, with as many ranks as
+you like.
 
     torchrun --nproc-per-node 2 --rdzv-id demo1 titan_style.py --job titan-demo --steps 20
     torchrun --nproc-per-node 3 --rdzv-id demo2 titan_style.py --job titan-demo --steps 40
 
-Needs torch and a cairnd on this machine, not torchtitan (for which there is cairn.integrations.torchtitan). Rank 0 prints the
-loss of each step.
+Needs torch and a cairnd on this machine, not torchtitan (for which there is cairn.integrations.torchtitan).
+Rank 0 prints the loss of each step.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -50,7 +52,13 @@ class Optimizer:
 
 def build() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(1)
-    model = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.Tanh(), torch.nn.Linear(64, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(16, 64),
+        torch.nn.Tanh(),
+        torch.nn.Linear(64, 16),
+        torch.nn.Tanh(),
+        torch.nn.Linear(16, 1),
+    )
     for layer in model:
         if isinstance(layer, torch.nn.Linear):
             fully_shard(layer)
@@ -76,13 +84,18 @@ def main() -> dict[str, Any]:
     parser.add_argument("--job", default="titan-demo", help="the job's name in Cairn")
     parser.add_argument("--steps", type=int, default=20, help="train up to this step")
     parser.add_argument("--every", type=int, default=10, help="steps between checkpoints")
-    parser.add_argument("--load-step", type=int, default=-1, help="resume from this step instead of the newest")
+    parser.add_argument(
+        "--load-step", type=int, default=-1, help="resume from this step instead of the newest"
+    )
     args = parser.parse_args()
 
     model, optimizer = build()
     state = TrainState()
     manager = CheckpointManager(
-        args.job, {"model": model, "optimizer": Optimizer(model, optimizer), "train_state": state}, interval=args.every)
+        args.job,
+        {"model": model, "optimizer": Optimizer(model, optimizer), "train_state": state},
+        interval=args.every,
+    )
     manager.load(args.load_step)  # False on the first start
     resumed_from = state.step
     while state.step < args.steps:

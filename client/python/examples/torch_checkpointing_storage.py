@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch_checkpointing with Cairn as its storage: run it, end it, run it again, and it goes on from the newest checkpoint.
+"""torch_checkpointing with Cairn as its storage: run it, end it, run it again, and it goes on from the newest
+checkpoint.
 
     python torch_checkpointing_storage.py --job tc-demo --steps 30
     python torch_checkpointing_storage.py --job tc-demo --steps 60
 
 Needs torch_checkpointing and a cairnd on this machine. Prints the loss of each step.
 """
+
 from __future__ import annotations
 
 import argparse

@@ -31,7 +31,8 @@ class AfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
         for place in (module, utils, filesystem, sys.modules.get("torch.distributed.checkpoint.format_utils")):
             if place is not None:
-                place.FileSystemWriter, place.FileSystemReader = pytorch_storage.FileSystemWriter, pytorch_storage.FileSystemReader
+                place.FileSystemWriter = pytorch_storage.FileSystemWriter
+                place.FileSystemReader = pytorch_storage.FileSystemReader
 
 
 sys.meta_path.insert(0, AfterImport())

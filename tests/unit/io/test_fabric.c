@@ -354,6 +354,63 @@ static void writes_arrive_whole_with_their_data(void **state)
     free(ops);
 }
 
+static unsigned in_flight(const struct endpoint *ep)
+{
+    unsigned n = 0;
+
+    list_for_each (it, &ep->flights)
+        n++;
+    return n;
+}
+
+/* To send is what takes the loop's time. Catches: a window that is posted in one turn, so that nobody else is heard,
+ * and one destination's window before another's first write. */
+static void a_turn_posts_little_and_to_everybody(void **state)
+{
+    enum { N = 24, FEW = 4 };
+    struct node n;
+    open_node(&n);
+    struct side *a = open_side(&n), *b = open_side(&n), *c = open_side(&n);
+    struct op *ops = new_ops(N + FEW);
+    uint8_t *src = map(MIB, 7), *dst = map(MIB, 0);
+    struct fabric_mem *from = reg(&n, src, MIB, FABRIC_LOCAL, 0);
+    struct fabric_mem *to = reg(&n, dst, MIB, FABRIC_REMOTE_WRITE, 77);
+    uint64_t base = fabric_mem_remote_base(to), key = fabric_mem_key(to);
+
+    (void)state;
+    join(a, c);
+    uint64_t to_c = a->to;
+    join(a, b);
+    endpoint_write(a->ep, &ops[0].op, a->to, src, MIB, from, base, key, 1);
+    endpoint_write(a->ep, &ops[1].op, to_c, src, MIB, from, base, key, 1);
+    turn_while(n.loop, !b->writtens || !c->writtens || !ops[0].ended || !ops[1].ended);
+    turn_for(n.loop, 5);
+    assert_int_equal(in_flight(a->ep), 0);
+    b->writtens = c->writtens = 0;
+    for (unsigned i = 0; i < N + FEW; i++)
+        endpoint_write(a->ep, &ops[i].op, i < N ? a->to : to_c, src, MIB, from, base, key, i);
+    assert_int_equal(in_flight(a->ep), 1);
+    for (unsigned i = 1, before = 1; c->writtens < FEW; i++) {
+        assert_int_equal(loop_turn(n.loop, 100, NULL), 0);
+        assert_true(in_flight(a->ep) <= before + 1);
+        before = in_flight(a->ep);
+        assert_true(i < 100000);
+    }
+    assert_true(b->writtens < N);
+    turn_while(n.loop, b->writtens < N);
+    for (unsigned i = 0; i < N + FEW; i++)
+        turn_while(n.loop, !ops[i].ended);
+    close_side(a);
+    close_side(b);
+    close_side(c);
+    fabric_mem_free(from);
+    fabric_mem_free(to);
+    close_node(&n);
+    munmap(src, MIB);
+    munmap(dst, MIB);
+    free(ops);
+}
+
 /* Catches memory that stays open to the network after it was given back. */
 static void wrong_and_revoked_keys_are_refused_and_touch_nothing(void **state)
 {
@@ -884,6 +941,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(messages_go_both_ways_in_order),
         cmocka_unit_test(a_message_wakes_a_sleeping_loop),
         cmocka_unit_test(writes_arrive_whole_with_their_data),
+        cmocka_unit_test(a_turn_posts_little_and_to_everybody),
         cmocka_unit_test(writes_of_two_pieces_need_a_provider_that_gathers),
         cmocka_unit_test(wrong_and_revoked_keys_are_refused_and_touch_nothing),
         cmocka_unit_test(a_dead_destination_is_silent_until_closed),

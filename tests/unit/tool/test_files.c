@@ -217,6 +217,10 @@ static void test_changed(void **state)
     assert_string_equal(files_changed(&a, &b), "new");
     assert_string_equal(files_changed(&b, &a), "new");
     assert_false(files_describe(&a, &b));
+    assert_string_equal(files_added(&a, &b), "new");
+    assert_null(files_added(&b, &a)); /* what is gone is not late */
+    files_find(&a, "b.bin")->mtime_ns++;
+    assert_string_equal(files_added(&b, &a), "b.bin");
     files_free(&a);
     files_free(&b);
 }

@@ -168,27 +168,29 @@ class Layout:
     # ---- later ----
 
     def _note_signature(self, values: list[Any]) -> None:
-        self._signature = self._signature_of(values) if self._refreshable else None
         self._same = [(i, leaf.same_as) for i, leaf in enumerate(self.tree.leaves) if leaf.same_as is not None]
-
-    def _signature_of(self, values: list[Any]) -> tuple[Any, ...]:
-        """What must be equal for the table to fit, and notes where the leaves lie now."""
-        arrays = [values[i] for i in self._numpy]
-        tensors = values if not arrays else [values[i] for i in self._torch]
-        signature: tuple[Any, ...] = ([(a.dtype.str, a.shape, a.strides) for a in arrays],)
-        self._addresses: list[int] = []
-        if tensors:
+        self._arrays = self._arrays_in(values)
+        self._tensors = None
+        if self._torch and self._refreshable:
             from . import _torch
 
-            more, self._addresses = _torch.signature(tensors)
-            signature += more
-        if arrays:
-            from . import _numpy
+            self._tensors = _torch.Signature([values[i] for i in self._torch])
 
-            at = dict(zip(self._torch, self._addresses))
-            at.update(zip(self._numpy, map(_numpy.address_of, arrays)))
-            self._addresses = [at[i] for i in range(len(values))]
-        return signature
+    def _arrays_in(self, values: list[Any]) -> list[tuple[Any, ...]]:
+        return [(values[i].dtype.str, values[i].shape, values[i].strides) for i in self._numpy]
+
+    def _addresses_of(self, values: list[Any]) -> Optional[list[int]]:
+        """Where the leaves lie now; None if the table does not fit them."""
+        tensors: Optional[list[int]] = []
+        if self._tensors:
+            tensors = self._tensors.addresses([values[i] for i in self._torch] if self._numpy else values)
+        if tensors is None or self._arrays_in(values) != self._arrays:
+            return None
+        if not self._numpy:
+            return tensors
+        at = dict(zip(self._torch, tensors))
+        at.update((i, arrays_of(values[i]).address_of(values[i])) for i in self._numpy)
+        return [at[i] for i in range(len(values))]
 
     def refresh(self, state: Any) -> bool:
         """Makes the table fit a later state dict. False: it is built otherwise, a new Layout is needed; the table is not to
@@ -196,13 +198,13 @@ class Layout:
         if not self._refreshable:
             return False
         values = self.tree.refresh(state)
+        if values is None or len(self.tree.text) > self._room:
+            return False
         try:
-            if values is None or len(self.tree.text) > self._room or self._signature_of(values) != self._signature:
-                return False
+            at = self._addresses_of(values)
         except RuntimeError:  # a tensor that has no strides or no address any more
             return False
-        at = self._addresses
-        if any(at[i] != at[j] for i, j in self._same):
+        if at is None or any(at[i] != at[j] for i, j in self._same):
             return False
         self.values = values
         addresses = at if self._direct else [at[i] + more for i, more in self._rows]
@@ -215,7 +217,7 @@ class Layout:
 
     def forget(self) -> None:
         """After a save: the state's memory is not held any more."""
-        self.values, self.held, self._addresses = [], [], []
+        self.values, self.held = [], []
 
     def device_pieces(self) -> list[tuple[int, Any]]:
         """Rows that the processor cannot read, each with the tensor to copy to its place."""

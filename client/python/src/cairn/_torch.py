@@ -257,31 +257,60 @@ _CONJ, _NEG = torch.Tensor.is_conj, torch.Tensor.is_neg
 _DTYPE, _SHAPE, _CPU = map(operator.attrgetter, ("dtype", "shape", "is_cpu"))
 
 
-def signature(tensors: Sequence[Any]) -> tuple[tuple[Any, ...], list[int]]:
-    """What says whether tensors lie in memory as others did, in few calls for many tensors: equal for equal dtypes, shapes,
-    strides and placements. And the addresses of their (local) memory. Raises RuntimeError for what has none."""
-    specs = None
-    if set(map(type, tensors)) - _ORDINARY:
-        specs = [t._spec if is_dtensor(t) else None for t in tensors]
-        tensors = [t._local_tensor if spec is not None else t for t, spec in zip(tensors, specs)]
-    dense = list(map(_DENSE, tensors))
-    strides = None if all(dense) else list(map(_STRIDE, tensors))
-    lazy = any(map(_CONJ, tensors)) or any(map(_NEG, tensors))
-    what = (list(map(_DTYPE, tensors)), list(map(_SHAPE, tensors)), strides, list(map(_CPU, tensors)), specs, lazy)
-    return what, list(map(_PTR, tensors))
+class Signature:
+    """How tensors lie in memory: dtypes, shapes, strides, devices and placements of all of them.
+
+    addresses() is what a save costs in Python, so it makes few calls for many tensors, and keeps no object for each of them:
+    a tuple for each would set off the garbage collector.
+    """
+
+    def __init__(self, tensors: Sequence[Any]) -> None:
+        self._specs = _specs(tensors)
+        local = _locals(tensors, self._specs)
+        self._dtypes, self._shapes = list(map(_DTYPE, local)), list(map(_SHAPE, local))
+        self._cpu, self._dense = list(map(_CPU, local)), list(map(_DENSE, local))
+        self._strides = [None if dense else _STRIDE(t) for t, dense in zip(local, self._dense)]
+        self._views = [i for i, dense in enumerate(self._dense) if not dense]
+        self._complex = any(d.is_complex for d in set(self._dtypes))
+
+    def addresses(self, tensors: Sequence[Any]) -> Optional[list[int]]:
+        """Where these (local) tensors lie, or None if they do not lie as the first ones did. Raises RuntimeError for what has
+        no address."""
+        specs = _specs(tensors)
+        local = _locals(tensors, specs)
+        if len(tensors) != len(self._dtypes) or specs != self._specs or list(map(_DTYPE, local)) != self._dtypes:
+            return None
+        if not all(map(operator.eq, map(_SHAPE, local), self._shapes)) or list(map(_CPU, local)) != self._cpu:
+            return None
+        if list(map(_DENSE, local)) != self._dense or any(local[i].stride() != self._strides[i] for i in self._views):
+            return None
+        if any(map(_NEG, local)) or (self._complex and any(map(_CONJ, local))):
+            return None
+        return list(map(_PTR, local))
+
+
+def _specs(tensors: Sequence[Any]) -> Optional[list[Any]]:
+    """Mesh, placements and shapes of DTensors; None where there are only ordinary tensors."""
+    if not set(map(type, tensors)) - _ORDINARY:
+        return None
+    return [t._spec if is_dtensor(t) else None for t in tensors]
+
+
+def _locals(tensors: Sequence[Any], specs: Optional[list[Any]]) -> Sequence[Any]:
+    return tensors if specs is None else [t if s is None else t._local_tensor for t, s in zip(tensors, specs)]
 
 
 _ORDINARY = {torch.Tensor, torch.nn.Parameter}
 
 
 def has_one_place(tensor: Any) -> bool:
-    """Whether all its pieces are views of one piece of memory, which signature() knows."""
+    """Whether all its pieces are views of one piece of memory, which Signature knows."""
     local = tensor._local_tensor if is_dtensor(tensor) else tensor
     return not hasattr(local, "local_shards") and not local.is_conj() and not local.is_neg()
 
 
 def base_of(tensor: Any) -> int:
-    """The address that signature() gives, or 0 where the processor cannot read it."""
+    """The address that Signature gives, or 0 where the processor cannot read it."""
     local = tensor._local_tensor if is_dtensor(tensor) else tensor
     return _address(local, "a tensor") if local.layout is torch.strided and local.is_cpu else 0
 

@@ -248,11 +248,13 @@ class _Container:
         return copy.deepcopy(value._metadata), self.writer.attributes(value, self.path)
 
     def refresh(self, value: Any, leaves: list[Any], out: list[str]) -> None:
-        if type(value) is not self.kind or (self.keys is not None and list(value) != self.keys):
+        if type(value) is not self.kind:
             raise _Changed
-        if self.key_types and list(map(type, value)) != self.key_types:  # 1 == True
-            raise _Changed
-        values = list(self._values(value))
+        values = value
+        if self.keys is not None:
+            if list(value) != self.keys or (self.key_types and list(map(type, value)) != self.key_types):  # 1 == True
+                raise _Changed
+            values = value.values()
         if self.meta is not None and getattr(value, "_metadata", None) != self.meta:
             raise _Changed
         if self.flat:
@@ -260,12 +262,12 @@ class _Container:
                 raise _Changed
             leaves.extend(values)
             out.append(self.body)
-            return
-        if len(values) != len(self.kids):
+        elif len(values) == len(self.kids):
+            self._refresh_kids(values, leaves, out)
+        else:
             raise _Changed
-        self._refresh_kids(values, leaves, out)
 
-    def _refresh_kids(self, values: list[Any], leaves: list[Any], out: list[str]) -> None:
+    def _refresh_kids(self, values: Any, leaves: list[Any], out: list[str]) -> None:
         before = self.head
         for kid, value in zip(self.kids, values):
             out.append(before)

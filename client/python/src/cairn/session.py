@@ -14,7 +14,6 @@ import json
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import byref, c_char_p, c_uint32, c_uint64, c_void_p
 from typing import Any, Optional
@@ -85,7 +84,9 @@ class Session:
             max(_ms(timeout), 1), copy_threads, flags,
         )
         self.job = job
-        self._children: "weakref.WeakSet[Any]" = weakref.WeakSet()
+        # Handles of open saves and restores, with the function that frees them. The handles, not the objects: when all of
+        # them are garbage together, Python clears weak references first and then finalizes in any order.
+        self._children: dict[int, tuple[c_void_p, str]] = {}
         try:
             _lib.call("cairn_session_open", byref(options), byref(self._handle))
         except (UnavailableError, DeniedError) as e:
@@ -182,10 +183,21 @@ class Session:
             raise InvalidError("the session is closed")
         return self._handle
 
+    def _adopt(self, child: c_void_p, free: str) -> None:
+        """Notes an open save or restore: libcairn wants it freed before the session."""
+        self._children[id(child)] = (child, free)
+
+    def _free(self, child: c_void_p) -> None:
+        """Frees a save or restore once; its handle is NULL afterwards, also for the object that holds it."""
+        known = self._children.pop(id(child), None)
+        if known is not None:
+            address, child.value = child.value, None
+            getattr(_lib.lib(), known[1])(c_void_p(address))
+
     def close(self) -> None:
         """Waits for nothing: sealed saves go on in the daemon. Saves and restores of this session are closed with it."""
-        for child in list(self._children):
-            child.close()
+        for child, _ in list(self._children.values()):
+            self._free(child)
         handle, self._handle = self._handle, c_void_p()
         if handle:
             _lib.lib().cairn_session_close(handle)
@@ -208,7 +220,7 @@ class Save:
         self._session, self._handle, self.step, self._count = session, handle, step, count
         self._pid = os.getpid()
         self._table: Optional[Table] = None
-        session._children.add(self)
+        session._adopt(handle, "cairn_save_free")
 
     def _add_all(self, table: Table) -> None:
         size = ctypes.sizeof(_lib.CTensor)
@@ -291,9 +303,7 @@ class Save:
 
     def close(self) -> None:
         """Before the seal: gives the step up. After it: only forgets the handle, the daemon goes on."""
-        handle, self._handle = self._handle, c_void_p()
-        if handle:
-            _lib.lib().cairn_save_free(handle)
+        self._session._free(self._handle)
         self._table = None
 
     def __del__(self) -> None:
@@ -330,7 +340,7 @@ class Restore:
         self._pid = os.getpid()
         self._wanted = Table()
         self._keep: list[Any] = []
-        session._children.add(self)
+        session._adopt(handle, "cairn_restore_free")
         info = _lib.CheckpointInfo(size=ctypes.sizeof(_lib.CheckpointInfo))
         code = _lib.lib().cairn_restore_info(handle, byref(info))
         if code < 0:
@@ -414,9 +424,7 @@ class Restore:
 
     def close(self) -> None:
         """Gives the checkpoint back; it may be deleted from now on."""
-        handle, self._handle = self._handle, c_void_p()
-        if handle:
-            _lib.lib().cairn_restore_free(handle)
+        self._session._free(self._handle)
         self._keep.clear()
 
     def __enter__(self) -> "Restore":

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python3 -m cairn.convert export|import: what the tool `cairn` runs. Exit codes are the tool's (cairn(1))."""
+"""python3 -m cairn.convert export|import: what the tool `cairn` runs. Exit codes are the tool's
+(cairn(1))."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def _parser() -> argparse.ArgumentParser:
     take.add_argument("--path", required=True)
     take.add_argument("--format", default="auto", choices=("auto", "dcp", "torch", "safetensors"))
     take.add_argument("--arena", type=int, metavar="BYTES")
-    take.add_argument("--unchecked", action="store_true", help="do not compare CRC-32 sums of torch.save files")
+    take.add_argument(
+        "--unchecked", action="store_true", help="do not compare CRC-32 sums of torch.save files"
+    )
     for verb in (out, take):
         verb.add_argument("--job", required=True)
         verb.add_argument("--step", type=int)
@@ -53,15 +56,19 @@ def _export(options: argparse.Namespace) -> Dict[str, Any]:
 def _import(options: argparse.Namespace) -> Dict[str, Any]:
     from .importer import ARENA_BYTES, Target, import_source, open_source
 
-    target = Target(options.job, options.step, options.socket, options.timeout, options.arena or ARENA_BYTES, options.json)
+    target = Target(
+        options.job, options.step, options.socket, options.timeout, options.arena or ARENA_BYTES, options.json
+    )
     source = open_source(options.path, options.format, not options.unchecked)
     try:
         done = import_source(source, target)
     finally:
         source.close()
     if not options.json:
-        print(f"job {done['job']}, step {done['step']}, incarnation {done['incarnation']}: {done['tensors']} tensors, "
-              f"{done['bytes'] / (1 << 20):.1f} MiB")
+        print(
+            f"job {done['job']}, step {done['step']}, incarnation {done['incarnation']}: {done['tensors']} tensors, "
+            f"{done['bytes'] / (1 << 20):.1f} MiB"
+        )
     return done
 
 
@@ -75,13 +82,20 @@ def _fail(what: str, code: str, message: str, as_json: bool) -> int:
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs one command. Returns its exit code; a wrong command line raises SystemExit(2)."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what is half made is given up
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # so that what is half made is given up
     try:
         done = _export(options) if options.verb == "export" else _import(options)
     except (ConvertError, Error) as error:
         return _fail(options.verb, error.code, str(error), options.json)
     except OSError as error:
-        return _fail(options.verb, "not_found" if isinstance(error, FileNotFoundError) else "io", str(error), options.json)
+        return _fail(
+            options.verb,
+            "not_found" if isinstance(error, FileNotFoundError) else "io",
+            str(error),
+            options.json,
+        )
     except KeyboardInterrupt:
         return _fail(options.verb, "intr", "interrupted", options.json)
     if options.json:

@@ -11,10 +11,11 @@ Box = Tuple[Dims, Dims]  # where it begins, how long it is; elements per dimensi
 
 
 def cut(shape: Sequence[int], itemsize: int, limit: int) -> List[Box]:
-    """Cuts a tensor of the given shape into boxes of at most limit bytes (or one element), in row-major order.
+    """Cuts a tensor of the given shape into boxes of at most limit bytes (or one element), in row-major
+    order.
 
-    Along dimension 0, and where one row alone is too large, along the next one: each box is one run of bytes of the
-    row-major tensor. A tensor without elements is one box.
+    Along dimension 0, and where one row alone is too large, along the next one: each box is one run of bytes
+    of the row-major tensor. A tensor without elements is one box.
     """
     return [(begin, length) for begin, length in _cut(tuple(shape), itemsize, max(limit, itemsize))]
 

@@ -50,8 +50,11 @@ class Checkpoint:
     def entry(self, name: str) -> Entry:
         """Errors: ConvertError when no rank saved it, or ranks saved different tensors under the name."""
         if name in self.mixed:
-            raise ConvertError("exists", f'ranks saved different tensors as "{name}": restore one rank (--rank N), or '
-                                         "safetensors without --merge")
+            raise ConvertError(
+                "exists",
+                f'ranks saved different tensors as "{name}": restore one rank (--rank N), or '
+                "safetensors without --merge",
+            )
         if name not in self.entries:
             raise ConvertError("corrupt", f'the checkpoint speaks of a tensor "{name}" that no rank saved')
         return self.entries[name]
@@ -83,14 +86,18 @@ class Checkpoint:
         return state
 
     def state(self, rank: Optional[int]) -> Any:
-        """The state dict of a rank, or of all (None): with TensorRefs, and Streams where DCP saved it. Without a tree every
-        tensor by its name."""
+        """The state dict of a rank, or of all (None): with TensorRefs, and Streams where DCP saved it.
+        Without a tree every tensor by its name."""
         saved_by_dcp = self._dcp_state()
         if saved_by_dcp is not None:
             return saved_by_dcp
         if rank is not None:
             found = self._tree(rank)
-            return found if found is not None else flat([n for n, e in self.entries.items() if any(s.rank == rank for s in e.slices)])
+            return (
+                found
+                if found is not None
+                else flat([n for n, e in self.entries.items() if any(s.rank == rank for s in e.slices)])
+            )
         trees = [t for t in map(self._tree, range(self.restore.world_size)) if t is not None]
         if not trees:
             return flat(list(self.entries))
@@ -101,11 +108,15 @@ class Checkpoint:
 
 
 def tensor_kind(entry: Entry, ref: _tree.TensorRef) -> Tuple[torch.dtype, Dims]:
-    """torch's dtype and shape of what a tree refers to. Errors: ConvertError where this torch has no such dtype."""
+    """torch's dtype and shape of what a tree refers to. Errors: ConvertError where this torch has no such
+    dtype."""
     true = ref.dtype if ref.tag == "tensor" else None
     dtype = _torch.dtype_of(true or entry.dtype)
     if dtype is None:
-        raise ConvertError("unsupported", f'"{entry.name}": this torch ({torch.__version__}) has no dtype {true or entry.dtype}')
+        raise ConvertError(
+            "unsupported",
+            f'"{entry.name}": this torch ({torch.__version__}) has no dtype {true or entry.dtype}',
+        )
     if true is None or entry.dtype != "BYTES":
         return dtype, entry.shape
     if not entry.shape or entry.shape[-1] != dtype.itemsize:
@@ -116,7 +127,7 @@ def tensor_kind(entry: Entry, ref: _tree.TensorRef) -> Tuple[torch.dtype, Dims]:
 class Pump:
     """Reads pieces of tensors in batches into one buffer, and hands the buffer's parts on.
 
-    add() notes a piece; what was added is delivered, in order, by the time that close() returns: deliver(piece).
+    add() notes a piece; what was added is delivered, in order, at the latest by flush(): deliver(bytes).
     """
 
     def __init__(self, checkpoint: Checkpoint, window: int, progress: Progress) -> None:
@@ -133,14 +144,18 @@ class Pump:
             self.flush()
         at = self._at
         self._at += -(-nbytes // 64) * 64
-        return memoryview(self._buffer)[at : at + nbytes], address_of(memoryview(self._buffer)[at:]) if nbytes else 0
+        return memoryview(self._buffer)[at : at + nbytes], (
+            address_of(memoryview(self._buffer)[at:]) if nbytes else 0
+        )
 
     def add(self, entry: Entry, start: Dims, length: Dims, deliver: Any) -> None:
         """A box of a tensor."""
         nbytes = math.prod(length) * ITEM_SIZES[entry.dtype]
         target, address = self._room(nbytes)
         if nbytes:
-            self._checkpoint.restore.add(entry.name, entry.dtype, entry.shape, address, offset=start, length=length, keep=self._buffer)
+            self._checkpoint.restore.add(
+                entry.name, entry.dtype, entry.shape, address, offset=start, length=length, keep=self._buffer
+            )
         self._waiting.append((target, deliver))
 
     def add_slice(self, piece: Slice, deliver: Any) -> None:

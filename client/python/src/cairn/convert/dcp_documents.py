@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What cairn.torch.StorageWriter notes beside the tensors that torch.distributed.checkpoint saves through it, in the BYTES
-tensors ".cairn/dcp/<rank>" (docs/python-dcp.md): where names stand in the state dict, which are byte streams, true dtypes."""
+"""What cairn.torch.StorageWriter notes beside the tensors that torch.distributed.checkpoint saves through it,
+in the BYTES tensors ".cairn/dcp/<rank>" (docs/python-dcp.md): where names stand in the state dict, which are
+byte streams, true dtypes.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,11 @@ class Stream:
         try:
             return torch.load(io.BytesIO(self.data), map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            raise ConvertError("unsupported", f'"{self.name}" is no plain value, and nothing of it is executed '
-                                              f"({str(error).splitlines()[0]}): --format dcp gives it back as it is") from None
+            raise ConvertError(
+                "unsupported",
+                f'"{self.name}" is no plain value, and nothing of it is executed '
+                f"({str(error).splitlines()[0]}): --format dcp gives it back as it is",
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,9 @@ def read_notes(documents: Dict[str, bytes]) -> Notes:
         try:
             body = json.loads(data)
             if body["v"] != 1:
-                raise ConvertError("unsupported", f"{name} has version {body['v']}, this cairn reads 1: install a newer one")
+                raise ConvertError(
+                    "unsupported", f"{name} has version {body['v']}, this cairn reads 1: install a newer one"
+                )
             notes.paths.update({str(n): tuple(p) for n, p in (body["paths"] or {}).items()})
             notes.streams.update({str(n): int(length) for n, length in body["bytes"].items()})
             notes.dtypes.update({str(n): str(d) for n, d in body["dtypes"].items()})
@@ -63,6 +70,8 @@ def leaf_of(name: str, notes: Notes, data: bytes) -> Any:
     """What stands for a saved tensor in the state dict; data: of a stream."""
     if name in notes.streams:
         if len(data) < notes.streams[name]:
-            raise ConvertError("corrupt", f'"{name}" has {len(data)} bytes, {notes.streams[name]} are said to be there')
+            raise ConvertError(
+                "corrupt", f'"{name}" has {len(data)} bytes, {notes.streams[name]} are said to be there'
+            )
         return Stream(name, data[: notes.streams[name]])
     return TensorRef(name, "tensor", notes.dtypes.get(name))

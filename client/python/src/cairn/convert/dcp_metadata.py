@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DCP's .metadata file, which is a pickle. Only the few classes that torch writes there are known, and none of them is
-made: each load has plain records of its own in their place. Anything else is refused by name, before it is called."""
+"""DCP's .metadata file, which is a pickle. Only the few classes that torch writes there are known, and none
+of them is made: each load has plain records of its own in their place. Anything else is refused by name,
+before it is called.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ _BUILTINS: Dict[Tuple[str, str], Any] = {
 
 
 class Record:
-    """What was pickled as an instance of a known class: its name and its attributes, or the tuple that it gave."""
+    """What was pickled as an instance of a known class: its name and its attributes, or the tuple that it
+    gave."""
 
     kind = ""
 
@@ -85,7 +88,9 @@ class _Unpickler(pickle.Unpickler):
             return lambda *args: "/".join(map(str, args))
         if _is_dtype(module, name):
             return Dtype(name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no checkpoint needs: it is not called")
+        raise pickle.UnpicklingError(
+            f"it asks for {module}.{name}, which no checkpoint needs: it is not called"
+        )
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("it refers to something outside of it")
@@ -127,14 +132,24 @@ def _unpickle(path: str) -> Record:
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001  a damaged pickle may end in any of them
-        raise ConvertError("corrupt", f"{path}: no metadata of torch.distributed.checkpoint: {type(error).__name__}: {error}") from None
-    if not isinstance(found, Record) or found.kind != "Metadata" or not isinstance(found.get("state_dict_metadata"), dict):
+        raise ConvertError(
+            "corrupt", f"{path}: no metadata of torch.distributed.checkpoint: {type(error).__name__}: {error}"
+        ) from None
+    if (
+        not isinstance(found, Record)
+        or found.kind != "Metadata"
+        or not isinstance(found.get("state_dict_metadata"), dict)
+    ):
         raise ConvertError("corrupt", f"{path}: it holds no metadata of torch.distributed.checkpoint")
     return found
 
 
 def _dims(value: Any, what: str) -> Dims:
-    if not isinstance(value, tuple) or len(value) > 16 or not all(type(n) is int and 0 <= n < 1 << 63 for n in value):
+    if (
+        not isinstance(value, tuple)
+        or len(value) > 16
+        or not all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+    ):
         raise ConvertError("corrupt", f"{what}: a shape or place that is no list of at most 16 counts")
     return value
 
@@ -146,7 +161,10 @@ class _Places:
         self._path = path
         self._found: Dict[Tuple[str, Optional[Dims]], Record] = {}
         if not isinstance(storage_data, dict):
-            raise ConvertError("corrupt", f"{path}: it does not say where tensors are stored: DCP's file system writer made it?")
+            raise ConvertError(
+                "corrupt",
+                f"{path}: it does not say where tensors are stored: DCP's file system writer made it?",
+            )
         for index, info in storage_data.items():
             if isinstance(index, Record) and isinstance(info, Record) and info.kind == "_StorageInfo":
                 offset = index.get("offset")
@@ -158,35 +176,63 @@ class _Places:
         if info is None and offset is not None and not any(offset):
             info = self._found.get((name, None))
         if info is None:
-            raise ConvertError("corrupt", f"{what}: where its part at {list(offset or ())} is stored is not said")
+            raise ConvertError(
+                "corrupt", f"{what}: where its part at {list(offset or ())} is stored is not said"
+            )
         file, begin, nbytes = info.get("relative_path"), info.get("offset"), info.get("length")
-        if not isinstance(file, str) or file in ("", ".", "..") or "/" in file or "\\" in file or "\0" in file:
-            raise ConvertError("corrupt", f"{what}: it names {file!r}, which is no file of the checkpoint's directory")
+        if (
+            not isinstance(file, str)
+            or file in ("", ".", "..")
+            or "/" in file
+            or "\\" in file
+            or "\0" in file
+        ):
+            raise ConvertError(
+                "corrupt", f"{what}: it names {file!r}, which is no file of the checkpoint's directory"
+            )
         if not all(type(n) is int and 0 <= n < 1 << 63 for n in (begin, nbytes)):
             raise ConvertError("corrupt", f"{what}: a place in {file} that is no two counts")
         if info.get("transform_descriptors"):
-            raise ConvertError("unsupported", f"{what}: stored through {list(info.get('transform_descriptors'))}: only what is stored "
-                                              "as it is can be imported")
+            raise ConvertError(
+                "unsupported",
+                f"{what}: stored through {list(info.get('transform_descriptors'))}: only what is stored "
+                "as it is can be imported",
+            )
         return Chunk(offset or (), length, file, begin, nbytes)
 
 
 def _dtype(properties: Any, what: str) -> str:
     state = properties.__dict__.get("state") if isinstance(properties, Record) else None
-    dtype = state[0] if isinstance(state, tuple) and state else properties.get("dtype") if isinstance(state, dict) else None
+    dtype = (
+        state[0]
+        if isinstance(state, tuple) and state
+        else properties.get("dtype") if isinstance(state, dict) else None
+    )
     if not isinstance(dtype, Dtype):
         raise ConvertError("corrupt", f"{what}: its dtype is not said")
     return str(dtype)
 
 
 def _check_cover(what: str, shape: Dims, chunks: List[Chunk]) -> None:
-    """Chunks within the tensor, as many elements as it has: overlaps are found when the checkpoint is made."""
+    """Chunks within the tensor, as many elements as it has: overlaps are found when the checkpoint is
+    made."""
     total = 0
     for c in chunks:
-        if len(c.offset) != len(shape) or len(c.length) != len(shape) or any(o + n > s for o, n, s in zip(c.offset, c.length, shape)):
-            raise ConvertError("corrupt", f"{what}: its part at {list(c.offset)} of {list(c.length)} is not within {list(shape)}")
+        if (
+            len(c.offset) != len(shape)
+            or len(c.length) != len(shape)
+            or any(o + n > s for o, n, s in zip(c.offset, c.length, shape))
+        ):
+            raise ConvertError(
+                "corrupt",
+                f"{what}: its part at {list(c.offset)} of {list(c.length)} is not within {list(shape)}",
+            )
         total += _product(c.length)
     if total != _product(shape):
-        raise ConvertError("corrupt", f"{what}: its parts have {total} elements, a tensor of {list(shape)} has {_product(shape)}")
+        raise ConvertError(
+            "corrupt",
+            f"{what}: its parts have {total} elements, a tensor of {list(shape)} has {_product(shape)}",
+        )
 
 
 def _product(dims: Dims) -> int:
@@ -219,7 +265,8 @@ def _paths(planner_data: Any) -> Dict[str, Tuple[Any, ...]]:
 
 
 def read_metadata(path: str) -> DcpMetadata:
-    """Reads a .metadata file. Errors: ConvertError "corrupt" names what is wrong, or what it wanted to call."""
+    """Reads a .metadata file. Errors: ConvertError "corrupt" names what is wrong, or what it wanted to
+    call."""
     found = _unpickle(path)
     places = _Places(path, found.get("storage_data"))
     entries: Dict[str, Entry] = {}

@@ -9,8 +9,8 @@ EXIT_CODES = {"not_found": 3, "unavailable": 4, "timeout": 4, "busy": 4, "corrup
 class ConvertError(Exception):
     """A file, or what is asked for, cannot be converted.
 
-    code is one of ``cairn_code_name()``'s words ("corrupt", "exists", "unsupported", ...): it becomes the tool's
-    exit code and the ``code`` of its JSON.
+    code is one of ``cairn_code_name()``'s words ("corrupt", "exists", "unsupported", ...): it becomes the
+    tool's exit code and the ``code`` of its JSON.
     """
 
     def __init__(self, code: str, message: str) -> None:

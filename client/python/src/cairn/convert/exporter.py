@@ -44,7 +44,9 @@ def _torch_files(checkpoint: Checkpoint, wish: Wish) -> List[Tuple[str, int]]:
     ranks: List[Optional[int]] = [None] if wish.merge else list(range(checkpoint.restore.world_size))
     if wish.rank is not None:
         if wish.rank >= checkpoint.restore.world_size:
-            raise ConvertError("not_found", f"there is no rank {wish.rank}: {checkpoint.restore.world_size} ranks saved it")
+            raise ConvertError(
+                "not_found", f"there is no rank {wish.rank}: {checkpoint.restore.world_size} ranks saved it"
+            )
         ranks = [wish.rank]
     written = []
     for rank in ranks:
@@ -55,7 +57,8 @@ def _torch_files(checkpoint: Checkpoint, wish: Wish) -> List[Tuple[str, int]]:
 
 
 def export(wish: Wish) -> Dict[str, Any]:
-    """Writes the files. What was written, as docs/json.md has it. Errors: ConvertError, cairn.Error, OSError."""
+    """Writes the files. What was written, as docs/json.md has it. Errors: ConvertError, cairn.Error,
+    OSError."""
     if wish.format == "dcp" and wish.rank is not None:
         raise ConvertError("inval", "--rank: a DCP checkpoint is of all ranks")
     os.makedirs(wish.to, exist_ok=True)

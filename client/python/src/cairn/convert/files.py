@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files: those that are read are never trusted about their own length, those that are written are there as a whole or
-not at all."""
+"""Files: those that are read are never trusted about their own length, those that are written are there as a
+whole or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class SourceFile:
             piece = target[:_READ_BYTES]
             n = os.preadv(self.fd, [piece], offset)
             if n == 0:
-                raise ConvertError("corrupt", f"{self.path}: ends at byte {offset}, more was to be read there: it is cut off")
+                raise ConvertError(
+                    "corrupt", f"{self.path}: ends at byte {offset}, more was to be read there: it is cut off"
+                )
             if tick:
                 tick(piece[:n])
             target = target[n:]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of torch.distributed.checkpoint (DCP) in a directory: .metadata, and .distcp files of torch.save items."""
+"""Checkpoints of torch.distributed.checkpoint (DCP) in a directory: .metadata, and .distcp files of
+torch.save items."""
 
 from __future__ import annotations
 
@@ -32,8 +33,11 @@ class _Files:
             self._open[chunk.file] = SourceFile(os.path.join(self._directory, chunk.file))
         file = self._open[chunk.file]
         if chunk.begin + chunk.nbytes > file.size:
-            raise ConvertError("corrupt", f"{what}: it lies at bytes {chunk.begin} to {chunk.begin + chunk.nbytes} of {file.path}, which "
-                                          f"has {file.size}: it is cut off")
+            raise ConvertError(
+                "corrupt",
+                f"{what}: it lies at bytes {chunk.begin} to {chunk.begin + chunk.nbytes} of {file.path}, which "
+                f"has {file.size}: it is cut off",
+            )
         return file
 
     def close(self) -> None:
@@ -42,7 +46,8 @@ class _Files:
 
 
 class _ChunkReader:
-    """A Reader of one chunk of a tensor. Its torch.save is parsed when it is first read, and verified after the last."""
+    """A Reader of one chunk of a tensor. Its torch.save is parsed when it is first read, and verified after
+    the last."""
 
     def __init__(self, files: _Files, entry: Entry, chunk: Chunk, checked: bool) -> None:
         self._files, self._entry, self._chunk, self._checked = files, entry, chunk, checked
@@ -56,9 +61,16 @@ class _ChunkReader:
         self._what = f"{file.path}: {self._what}"
         self._saved = read_saved(file, self._what, self._checked, self._chunk.begin, self._chunk.nbytes)
         tensor = self._saved.value
-        if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != self._chunk.length or f"torch.{self._entry.dtype}" != str(tensor.dtype):
-            raise ConvertError("corrupt", f"{self._what}: it is not the {self._entry.dtype} of {list(self._chunk.length)} that the metadata "
-                                          "says")
+        if (
+            not isinstance(tensor, torch.Tensor)
+            or tuple(tensor.shape) != self._chunk.length
+            or f"torch.{self._entry.dtype}" != str(tensor.dtype)
+        ):
+            raise ConvertError(
+                "corrupt",
+                f"{self._what}: it is not the {self._entry.dtype} of {list(self._chunk.length)} that the metadata "
+                "says",
+            )
         item = item_of(self._entry.name, tensor, self._saved)
         self._left = item.nbytes
         return item.reader
@@ -75,13 +87,18 @@ class _ChunkReader:
 
 def _items_of(entry: Entry, files: _Files, checked: bool) -> List[Item]:
     torch_dtype = getattr(torch, str(entry.dtype))
-    dtype, tail = _torch.dtype_name(torch_dtype), ()
-    if dtype is None:
-        dtype, tail = "BYTES", (torch_dtype.itemsize,)
+    dtype = _torch.dtype_name(torch_dtype)
+    tail: Dims = () if dtype else (torch_dtype.itemsize,)
+    dtype = dtype or "BYTES"
     shape, zero = entry.shape + tail, (0,) * len(tail)
     if not entry.chunks:  # no elements
         return [Item(entry.name, dtype, shape, (0,) * len(shape), shape, Nothing())]
-    return [Item(entry.name, dtype, shape, c.offset + zero, c.length + tail, _ChunkReader(files, entry, c, checked)) for c in entry.chunks]
+    return [
+        Item(
+            entry.name, dtype, shape, c.offset + zero, c.length + tail, _ChunkReader(files, entry, c, checked)
+        )
+        for c in entry.chunks
+    ]
 
 
 def _nested(metadata: DcpMetadata, values: Dict[str, Any], what: str) -> Dict[Any, Any]:

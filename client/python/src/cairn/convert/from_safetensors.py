@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """safetensors: one file, a directory with one, or a directory with the index that Hugging Face writes.
 
-The header is untrusted: its length, its JSON, every dtype, shape and offset is checked before a byte of a tensor is
-read, and the tensors must lie one after the other without overlap or hole up to the file's end."""
+The header is untrusted: its length, its JSON, every dtype, shape and offset is checked before a byte of a
+tensor is read, and the tensors must lie one after the other without overlap or hole up to the file's end."""
 
 from __future__ import annotations
 
@@ -41,12 +41,17 @@ def _header(file: SourceFile) -> Tuple[Dict[str, Any], int]:
         raise ConvertError("corrupt", f"{file.path}: {file.size} bytes are no safetensors file")
     length = struct.unpack("<Q", file.read(0, 8))[0]
     if length > _MAX_HEADER or length > file.size - 8:
-        raise ConvertError("corrupt", f"{file.path}: no safetensors file, or cut off: it announces a header of {length} bytes "
-                                      f"in a file of {file.size} (a header has at most {_MAX_HEADER})")
+        raise ConvertError(
+            "corrupt",
+            f"{file.path}: no safetensors file, or cut off: it announces a header of {length} bytes "
+            f"in a file of {file.size} (a header has at most {_MAX_HEADER})",
+        )
     try:
         header = json.loads(file.read(8, length), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise ConvertError("corrupt", f"{file.path}: its header is no JSON object as safetensors has it: {error}") from None
+        raise ConvertError(
+            "corrupt", f"{file.path}: its header is no JSON object as safetensors has it: {error}"
+        ) from None
     if not isinstance(header, dict):
         raise ConvertError("corrupt", f"{file.path}: its header is no JSON object")
     return header, 8 + length
@@ -71,7 +76,10 @@ def _entry(file: SourceFile, name: str, entry: Any) -> Tuple[str, Dims, int, int
     begin, end = offsets
     nbytes = math.prod(shape) * ITEMSIZE[dtype]
     if end - begin != nbytes:
-        raise ConvertError("corrupt", f"{where}: {dtype} of shape {shape} takes {nbytes} bytes, its offsets give {end - begin}")
+        raise ConvertError(
+            "corrupt",
+            f"{where}: {dtype} of shape {shape} takes {nbytes} bytes, its offsets give {end - begin}",
+        )
     return dtype, tuple(shape), begin, end
 
 
@@ -80,10 +88,15 @@ def _check_places(file: SourceFile, places: List[Tuple[int, int, str]], size: in
     for begin, end, name in sorted(places):
         if begin != at:
             what = "overlap" if begin < at else "leave a hole"
-            raise ConvertError("corrupt", f'{file.path}: tensors "{before}" and "{name}" {what} at byte {min(begin, at)}')
+            raise ConvertError(
+                "corrupt", f'{file.path}: tensors "{before}" and "{name}" {what} at byte {min(begin, at)}'
+            )
         at, before = end, name
     if at != size:
-        raise ConvertError("corrupt", f"{file.path}: its tensors take {at} bytes, {size} are there: it is cut off or has a tail")
+        raise ConvertError(
+            "corrupt",
+            f"{file.path}: its tensors take {at} bytes, {size} are there: it is cut off or has a tail",
+        )
 
 
 def _slice_of(file: SourceFile, name: str, note: str, length: Dims) -> Tuple[str, Dims, Dims]:
@@ -97,7 +110,9 @@ def _slice_of(file: SourceFile, name: str, note: str, length: Dims) -> Tuple[str
     except (ValueError, KeyError, TypeError, RecursionError):
         fits = False
     if not fits:
-        raise ConvertError("corrupt", f'{file.path}: the place that its metadata gives tensor "{name}" does not fit it')
+        raise ConvertError(
+            "corrupt", f'{file.path}: the place that its metadata gives tensor "{name}" does not fit it'
+        )
     return tensor, shape, offset
 
 
@@ -113,8 +128,11 @@ class _Taken:
     def add(self, file: SourceFile, item: Item) -> None:
         place = (item.name, item.offset)
         if place in self.places:
-            raise ConvertError("exists", f'"{item.name}" is in {self.places[place]} and in {file.path}: import one file, or '
-                                         "whole tensors (cairn restore --merge)")
+            raise ConvertError(
+                "exists",
+                f'"{item.name}" is in {self.places[place]} and in {file.path}: import one file, or '
+                "whole tensors (cairn restore --merge)",
+            )
         self.places[place] = file.path
         self.items.append(item)
 
@@ -129,14 +147,18 @@ def _take_file(file: SourceFile, taken: _Taken, wanted: Optional[set]) -> None:
         dtype, shape, begin, end = _entry(file, name, raw)
         places.append((begin, end, name))
         if wanted is not None and name not in wanted:
-            raise ConvertError("corrupt", f'{file.path}: tensor "{name}" is not in the index, or in another file there')
+            raise ConvertError(
+                "corrupt", f'{file.path}: tensor "{name}" is not in the index, or in another file there'
+            )
         if name.startswith(RESERVED) and dtype == "U8":
             taken.documents[name] = b""  # read once the places are known to be right
             continue
         tensor, full, offset = name, shape, (0,) * len(shape)
         if _SLICE + name in metadata:
             tensor, full, offset = _slice_of(file, name, metadata[_SLICE + name], shape)
-        taken.add(file, Item(tensor, dtype, full, offset, shape, Stored(file, base + begin, shape, ITEMSIZE[dtype])))
+        taken.add(
+            file, Item(tensor, dtype, full, offset, shape, Stored(file, base + begin, shape, ITEMSIZE[dtype]))
+        )
     _check_places(file, places, file.size - base)
     for begin, end, name in places:
         if name in taken.documents:
@@ -175,14 +197,18 @@ def _files(path: str) -> Dict[str, Optional[set]]:
     if "model.safetensors" in found:
         found = ["model.safetensors"]
     if not found:
-        raise ConvertError("not_found", f"{path}: no safetensors file and no {INDEX} is in it")
+        raise ConvertError(
+            "not_found", f"{path}: neither .metadata (of DCP) nor {INDEX} nor a safetensors file is in it"
+        )
     return {os.path.join(path, file): None for file in found}
 
 
 def _with_tree(taken: _Taken) -> Tuple[List[Item], Dict[str, bytes]]:
-    """What `cairn restore --documents` has added says how the tensors were nested, and which are of types that safetensors
-    does not have. It is left out where it speaks of tensors that are not there."""
-    trees = [_tree.read(data, name) for name, data in sorted(taken.documents.items()) if name.startswith(TREE)]
+    """What `cairn restore --documents` has added says how the tensors were nested, and which are of types
+    that safetensors does not have. It is left out where it speaks of tensors that are not there."""
+    trees = [
+        _tree.read(data, name) for name, data in sorted(taken.documents.items()) if name.startswith(TREE)
+    ]
     refs: List[_tree.TensorRef] = []
     for tree in trees:
         refs += [value for _, value in _tree.leaves_of(tree) if isinstance(value, _tree.TensorRef)]
@@ -191,17 +217,22 @@ def _with_tree(taken: _Taken) -> Tuple[List[Item], Dict[str, bytes]]:
     merged = trees[0]
     for tree in trees[1:]:
         merged = merge(merged, tree)
-    joined = tree_of(merged, lambda kind: kind is _tree.TensorRef, lambda ref: ref.name, lambda ref: ref.dtype)
+    joined = tree_of(
+        merged, lambda kind: kind is _tree.TensorRef, lambda ref: ref.name, lambda ref: ref.dtype
+    )
     if {leaf.name for leaf in joined.leaves} != {ref.name for ref in refs}:
         return taken.items, {}
     raw = {ref.name for ref in refs if ref.dtype is not None}
-    items = [dataclasses.replace(item, dtype="BYTES") if item.name in raw and item.dtype == "U8" else item for item in taken.items]
+    items = [
+        dataclasses.replace(item, dtype="BYTES") if item.name in raw and item.dtype == "U8" else item
+        for item in taken.items
+    ]
     return items, {TREE + "0": tree_document(joined)}
 
 
 def open_safetensors(path: str) -> Source:
-    """Opens a safetensors file or directory. Errors: ConvertError "corrupt", "unsupported", "exists", "not_found";
-    OSError."""
+    """Opens a safetensors file or directory. Errors: ConvertError "corrupt", "unsupported", "exists",
+    "not_found"; OSError."""
     taken = _Taken()
     files: List[SourceFile] = []
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import: a source becomes a checkpoint of a job, saved by a world of ranks that live in this process one after another.
+"""Import: a source becomes a checkpoint of a job, saved by a world of ranks that live in this process one
+after another.
 
     rank r      open, stage ── fill from the files ── seal ── durable ── close
     rank r + 1                                  open, stage ── fill ...
@@ -11,11 +12,12 @@ at every moment one save is unfinished, and the daemon aborts the checkpoint as 
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional
 
-from ..errors import AbortedError, TimeoutError
+from ..errors import AbortedError, TimeoutError, TooLargeError
 from ..session import Save, Session
 from ..table import Table
 from .errors import ConvertError
@@ -26,6 +28,7 @@ from .source import Source
 from .trees import RESERVED, TREE, flat_tree, tree_document
 
 ARENA_BYTES = 256 << 20
+_ROOM_S, _ROOM_PAUSE_S = 60.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,16 @@ def _documents(source: Source) -> Dict[str, bytes]:
 
 def _hint(error: Exception, target: Target, world: int) -> ConvertError:
     if isinstance(error, TimeoutError):
-        return ConvertError("timeout", f"{error}: nothing was imported; see `cairn status` for what is slow, and allow more time with "
-                                       "--timeout")
-    return ConvertError("aborted", f"{error}: nothing was imported. An import of {world} ranks one after another must not stand still "
-                                   "for [node] checkpoint_s: raise that in cairnd.conf, or give each rank less with --arena")
+        return ConvertError(
+            "timeout",
+            f"{error}: nothing was imported; see `cairn status` for what is slow, and allow more time with "
+            "--timeout",
+        )
+    return ConvertError(
+        "aborted",
+        f"{error}: nothing was imported. An import of {world} ranks one after another must not stand still "
+        "for [node] checkpoint_s: raise that in cairnd.conf, or give each rank less with --arena",
+    )
 
 
 class _World:
@@ -104,12 +113,20 @@ class _World:
         self.start_id = f"import-{uuid.uuid4().hex}"
         self.before: Optional[_Rank] = None  # sealed, on its way to the peers
         self.current: Optional[_Rank] = None
+        self.following: Optional[_Rank] = None
         self.incarnation = 0
 
-    def _open(self, rank: int) -> Optional[_Rank]:
-        if rank == len(self.shares):
-            return None
-        return _Rank(self.target, self.shares[rank], rank, len(self.shares), self.start_id, self.step)
+    def _open(self, rank: int) -> _Rank:
+        """A rank's session, its save begun. The ranks before hold the daemon's memory until their last
+        fragments have gone: that is waited for."""
+        end = time.monotonic() + min(self.target.timeout, _ROOM_S)
+        while True:
+            try:
+                return _Rank(self.target, self.shares[rank], rank, len(self.shares), self.start_id, self.step)
+            except TooLargeError:
+                if rank < 2 or time.monotonic() > end:
+                    raise
+                time.sleep(_ROOM_PAUSE_S)
 
     def _leave_before(self, state: str) -> None:
         if self.before:
@@ -118,26 +135,23 @@ class _World:
             self.before = None
 
     def run(self, progress: Progress) -> None:
-        self.current = self._open(0)
-        assert self.current
-        self.incarnation = self.current.session.incarnation
-        for rank in range(len(self.shares)):
-            self.current.fill(progress)
+        current = self.current = self._open(0)
+        self.incarnation = current.session.incarnation
+        for rank in range(1, len(self.shares)):
+            current.fill(progress)
             self._leave_before("durable")
-            following = self._open(rank + 1)
-            try:
-                if following is None:
-                    self.source.finish()
-                self.current.save.seal()
-            except BaseException:
-                if following:
-                    following.close()
-                raise
-            self.before, self.current = self.current, following
+            self.following = self._open(rank)
+            current.save.seal()
+            self.before, current, self.following = current, self.following, None
+            self.current = current
+        current.fill(progress)
+        self.source.finish()  # nothing is committed before the last rank is sealed
+        current.save.seal()
+        self.before, self.current = current, None
         self._leave_before("committed")
 
     def close(self) -> None:
-        for rank in (self.current, self.before):
+        for rank in (self.current, self.following, self.before):
             if rank:
                 rank.close()
 
@@ -162,7 +176,7 @@ def import_source(source: Source, target: Target) -> Dict[str, Any]:
             "tensors": len({item.name for item in source.items}), "bytes": source.nbytes}  # fmt: skip
 
 
-# ---- which format ------------------------------------------------------------------------------------------------------
+# ---- which format ------------------------------------------------------------------------------------------
 
 
 def _guess(path: str) -> str:
@@ -176,7 +190,8 @@ def _guess(path: str) -> str:
 
 
 def open_source(path: str, kind: str = "auto", checked: bool = True) -> Source:
-    """Opens files of a format: "dcp", "torch", "safetensors", or what they look like. The caller closes the source.
+    """Opens files of a format: "dcp", "torch", "safetensors", or what they look like. The caller closes the
+    source.
 
     torch is imported only where the format needs it. Errors: as open_torch()'s.
     """

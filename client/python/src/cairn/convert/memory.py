@@ -15,5 +15,6 @@ def view(address: int, nbytes: int) -> memoryview:
 
 
 def address_of(buffer: Union[bytearray, memoryview]) -> int:
-    """Where a writable buffer of at least one byte lies. It must neither move nor be freed while that is used."""
+    """Where a writable buffer of at least one byte lies. It must neither move nor be freed while that is
+    used."""
     return ctypes.addressof(ctypes.c_ubyte.from_buffer(buffer))

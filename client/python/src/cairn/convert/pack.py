@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rank of an import takes what. A checkpoint is imported as a world of ranks that come one after another: each
-has an arena of a bounded size, whatever the size of the checkpoint."""
+"""Which rank of an import takes what. A checkpoint is imported as a world of ranks that come one after
+another: each has an arena of a bounded size, whatever the size of the checkpoint."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class Piece:
 
 @dataclass
 class Share:
-    """What one rank takes, and the room it needs: libcairn packs slices by dtype, each dtype in pages of its own."""
+    """What one rank takes, and the room it needs: libcairn packs slices by dtype, each dtype in pages of its
+    own."""
 
     pieces: List[Piece] = field(default_factory=list)
     ends: Dict[str, int] = field(default_factory=dict)  # of each dtype's slices, in bytes
@@ -72,8 +73,8 @@ def document(name: str, data: bytes) -> Piece:
 
 
 def pack(items: Sequence[Item], documents: Dict[str, bytes], arena_bytes: int) -> List[Share]:
-    """Deals items to as many ranks as it takes, in order; rank 0 has the documents. arena_bytes bounds each rank but
-    where a document alone is larger. Items larger than a quarter of it are cut along dimension 0."""
+    """Deals items to as many ranks as it takes, in order; rank 0 has the documents. arena_bytes bounds each
+    rank but where a document alone is larger. Items larger than a quarter of it are cut along dimension 0."""
     limit = max(arena_bytes // PART, 1) * PART
     shares = [Share()]
     for name, data in documents.items():

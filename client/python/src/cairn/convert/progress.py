@@ -32,7 +32,9 @@ class Progress:
         rate = self.done / max(now - self._begin, 1e-9)
         bar = "#" * int(part * _WIDTH)
         left = (self.total - self.done) / rate if rate else 0
-        sys.stderr.write(f"\r[{bar:.<{_WIDTH}}] {part:4.0%}  {rate / (1 << 20):.0f} MiB/s  {left:.0f} s left ")
+        sys.stderr.write(
+            f"\r[{bar:.<{_WIDTH}}] {part:4.0%}  {rate / (1 << 20):.0f} MiB/s  {left:.0f} s left "
+        )
         sys.stderr.flush()
 
     def close(self) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch.save has written, by its structure alone: tensors without data, and where their bytes lie in the file.
+"""What torch.save has written, by its structure alone: tensors without data, and where their bytes lie in the
+file.
 
-torch's own weights-only reader makes the structure, on the "meta" device; what it refuses is refused here. The zip
-file's directory says where records are, and both must agree.
+torch's own weights-only reader makes the structure, on the "meta" device; what it refuses is refused here.
+The zip file's directory says where records are, and both must agree.
 """
 
 from __future__ import annotations
@@ -20,12 +21,38 @@ from .files import SourceFile
 from .source import Nothing, Reader, Stored
 from .zips import Checksums, Record, read_records
 
+_MOST_EXPANDED = 64 << 20  # bytes of a tensor whose elements share memory
 _LEGACY = (b"\x80", b"ustar")  # torch.save before 1.6 wrote pickles or tar files
+
+
+def _refusal(tensor: torch.Tensor) -> Optional[str]:
+    """Why a tensor is more than its bytes, or None."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+        return f"a tensor of layout {tensor.layout} or a quantised one: only dense ones can be imported"
+    if tensor.is_conj() or tensor.is_neg():
+        return "a conjugated or negated view of a tensor: save it resolved (resolve_conj, resolve_neg)"
+    return None
+
+
+def _check_reach(what: str, tensor: torch.Tensor, record: Record) -> None:
+    """A tensor lies within its record, and does not make much of little (a stride of 0)."""
+    last = tensor.storage_offset() + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
+    nbytes = tensor.numel() * tensor.element_size()
+    if (last + 1) * tensor.element_size() > record.size or min(
+        (*tensor.stride(), tensor.storage_offset(), 0)
+    ) < 0:
+        raise ConvertError("corrupt", f"{what}: a tensor reaches beyond its record {record.name}")
+    if nbytes > max(record.size, _MOST_EXPANDED):
+        raise ConvertError(
+            "unsupported",
+            f"{what}: a tensor of {nbytes} bytes is an expanded view of {record.size}: save it dense",
+        )
 
 
 @dataclass
 class Saved:
-    """One torch.save, in a file or in a part of one. value's tensors are on "meta": reader_of() reads their bytes."""
+    """One torch.save, in a file or in a part of one. value's tensors are on "meta": reader_of() reads their
+    bytes."""
 
     file: SourceFile
     base: int  # byte of the file where it begins
@@ -42,29 +69,34 @@ class Saved:
         return (offset, tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset(), tensor.dtype)
 
     def _record_of(self, tensor: torch.Tensor) -> Optional[Record]:
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
-            raise ConvertError("unsupported", f"{self.what}: a tensor of layout {tensor.layout} or a quantised one: only dense ones "
-                                              "can be imported")
-        if tensor.is_conj() or tensor.is_neg():
-            raise ConvertError("unsupported", f"{self.what}: a conjugated or negated view of a tensor: save it resolved "
-                                              "(resolve_conj, resolve_neg)")
+        """The record of a tensor's bytes, None where it has none. Errors: ConvertError where it cannot be
+        imported."""
+        why = _refusal(tensor)
+        if why:
+            raise ConvertError("unsupported", f"{self.what}: {why}")
         if tensor.numel() == 0:
             return None
         storage = tensor.untyped_storage()
-        record = self.records.get(getattr(storage, "_checkpoint_offset", None))  # type: ignore[arg-type]
+        offset = getattr(storage, "_checkpoint_offset", None)
+        if offset is None:
+            raise ConvertError(
+                "unsupported",
+                f"torch {torch.__version__} does not say where in a file tensors lie: 2.13 does",
+            )
+        record = self.records.get(offset)
         if record is None or record.size != storage.nbytes():
-            raise ConvertError("corrupt", f"{self.what}: a tensor's bytes are not where its zip directory has a record")
-        last = tensor.storage_offset() + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
-        if (last + 1) * tensor.element_size() > record.size or min((*tensor.stride(), 0)) < 0 or tensor.storage_offset() < 0:
-            raise ConvertError("corrupt", f"{self.what}: a tensor reaches beyond its record {record.name}")
+            raise ConvertError(
+                "corrupt", f"{self.what}: a tensor's bytes are not where its zip directory has a record"
+            )
+        _check_reach(self.what, tensor, record)
         return record
 
     def reader_of(self, tensor: torch.Tensor, as_bytes: bool) -> Reader:
-        """Reads the tensor's bytes. as_bytes: as bytes with a last dimension more. Errors: ConvertError where it cannot be
-        imported or lies outside of the file."""
+        """Reads the tensor's bytes. as_bytes: as bytes with a last dimension more. Errors: ConvertError where
+        it cannot be imported or lies outside of the file."""
         record = self._record_of(tensor)
         shape, stride, itemsize = tuple(tensor.shape), tuple(tensor.stride()), tensor.element_size()
-        first = tensor.storage_offset() * itemsize
+        first = int(tensor.storage_offset()) * itemsize
         if as_bytes:
             shape, stride, itemsize = shape + (itemsize,), tuple(s * itemsize for s in stride) + (1,), 1
         if record is None:
@@ -77,10 +109,14 @@ class Saved:
         return Stored(self.file, begin + first, shape, itemsize, tick)
 
     def map(self, offset: int, nbytes: int) -> Tuple[mmap.mmap, int]:
-        """A private mapping of a part (from base on), and where in it the part begins. Its owner closes it."""
+        """A private mapping of a part (from base on), and where in it the part begins. Its owner closes
+        it."""
         at = self.base + offset
         aligned = at // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        return mmap.mmap(self.file.fd, at - aligned + nbytes, access=mmap.ACCESS_COPY, offset=aligned), at - aligned
+        return (
+            mmap.mmap(self.file.fd, at - aligned + nbytes, access=mmap.ACCESS_COPY, offset=aligned),
+            at - aligned,
+        )
 
     def finish(self) -> None:
         """After all is read: compares checksums. Errors: ConvertError "corrupt"."""
@@ -117,25 +153,37 @@ class Strided:
 
 
 def load_structure(file: SourceFile, base: int, size: int, what: str) -> Any:
-    """What a torch.save at base of file holds, tensors on "meta". Nothing is executed but what torch vouches for. Errors:
-    ConvertError "unsupported" names what else was asked for; "corrupt"."""
+    """What a torch.save at base of file holds, tensors on "meta". Nothing is executed but what torch vouches
+    for. Errors: ConvertError "unsupported" names what else was asked for; "corrupt"."""
     try:
         with file.window(base, size) as window:
             return torch.load(window, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
-        lines = [line.strip() for line in str(error).splitlines() if "Unsupported" in line or "not an allowed" in line or "GLOBAL" in line]
+        lines = [
+            line.strip()
+            for line in str(error).splitlines()
+            if "Unsupported" in line or "not an allowed" in line or "GLOBAL" in line
+        ]
         why = lines[0] if lines else str(error).splitlines()[0]
-        raise ConvertError("unsupported", f"{what}: it holds more than tensors and plain values, and nothing of it is executed: "
-                                          f"{why}") from None
+        raise ConvertError(
+            "unsupported",
+            f"{what}: it holds more than tensors and plain values, and nothing of it is executed: " f"{why}",
+        ) from None
     except ConvertError:
         raise
     except Exception as error:  # noqa: BLE001  a damaged pickle may end in any of them
-        raise ConvertError("corrupt", f"{what}: its structure cannot be read: {type(error).__name__}: "
-                                      f"{str(error).splitlines()[0] if str(error) else ''}") from None
+        raise ConvertError(
+            "corrupt",
+            f"{what}: its structure cannot be read: {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''}",
+        ) from None
 
 
-def read_saved(file: SourceFile, what: str, checked: bool, base: int = 0, size: Optional[int] = None) -> Saved:
-    """Reads the structure of a torch.save at base of file (bytes). checked: records are compared with their checksums.
+def read_saved(
+    file: SourceFile, what: str, checked: bool, base: int = 0, size: Optional[int] = None
+) -> Saved:
+    """Reads the structure of a torch.save at base of file (bytes). checked: records are compared with their
+    checksums.
 
     Errors: ConvertError "corrupt" or "unsupported"; nothing of what it describes was read or allocated then.
     """

@@ -18,13 +18,14 @@ class Reader(Protocol):
     """Gives the bytes of an item."""
 
     def read(self, start: Dims, length: Dims, target: memoryview) -> None:
-        """Fills target with a box of the item, dense and row-major. The box is one of boxes.cut(): it is one run of the
-        row-major item. Boxes of an item are read in order, each once."""
+        """Fills target with a box of the item, dense and row-major. The box is one of boxes.cut(): it is one
+        run of the row-major item. Boxes of an item are read in order, each once."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A slice of a tensor. shape is the whole tensor's, offset and length say which part this is (elements)."""
+    """A slice of a tensor. shape is the whole tensor's, offset and length say which part this is
+    (elements)."""
 
     name: str
     dtype: str  # as in ITEMSIZE
@@ -40,8 +41,10 @@ class Item:
 
 @dataclass
 class Source:
-    """A checkpoint in files, opened. documents are what goes in beside the tensors (name to bytes). finish() is called
-    when every item was read, before the checkpoint is completed: it raises when what was read does not verify."""
+    """A checkpoint in files, opened. documents are what goes in beside the tensors (name to bytes). finish()
+    is called when every item was read, before the checkpoint is completed: it raises when what was read does
+    not verify.
+    """
 
     items: List[Item]
     documents: Dict[str, bytes] = field(default_factory=dict)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A directory as torch.distributed.checkpoint (DCP) writes it: any world size loads it with dcp.load(state_dict,
-storage_reader=FileSystemReader(directory)).
+"""A directory as torch.distributed.checkpoint (DCP) writes it: any world size loads it with
+dcp.load(state_dict, storage_reader=FileSystemReader(directory)).
 
-Tensors are cut along dimension 0 into chunks, each an item of its own, so that neither this nor the loader needs more than
-a chunk at a time. The .metadata comes last: without it there is no checkpoint.
+Tensors are cut along dimension 0 into chunks, each an item of its own, so that neither this nor the loader
+needs more than a chunk at a time. The .metadata comes last: without it there is no checkpoint.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _Files:
         if isinstance(value, Stream):  # as it was
             self._stream.write(value.data)
         else:
-            torch.save(value, self._stream)
+            torch.save(value, self._stream)  # type: ignore[arg-type]  # write() is all it needs
         info = _StorageInfo(self._name(), begin, self._stream.at - begin)
         if self._stream.at >= FILE:
             self.finish()
@@ -109,7 +109,9 @@ class _Writer:
             self._chunk(entry, start, length, dtype, index)
         self.entries[name] = TensorStorageMetadata(TensorProperties(dtype), torch.Size(shape), chunks)
 
-    def _chunk(self, entry: Entry, start: Dims, length: Dims, dtype: torch.dtype, index: MetadataIndex) -> None:
+    def _chunk(
+        self, entry: Entry, start: Dims, length: Dims, dtype: torch.dtype, index: MetadataIndex
+    ) -> None:
         def write(data: memoryview) -> None:
             made = torch.empty(length, dtype=dtype)
             if len(data):
@@ -121,7 +123,8 @@ class _Writer:
 
 
 def _flatten(state: Any) -> Tuple[Dict[str, Any], Any]:
-    """Names and paths as DCP's planner makes them. Its own function does it: tensors are those of the meta device."""
+    """Names and paths as DCP's planner makes them. Its own function does it: tensors are those of the meta
+    device."""
     refs: Dict[int, TensorRef] = {}
 
     def leaf(value: Any) -> Any:
@@ -134,7 +137,9 @@ def _flatten(state: Any) -> Tuple[Dict[str, Any], Any]:
 
     keep: List[Any] = []
     if not isinstance(state, dict):
-        raise ConvertError("unsupported", f"the state that was saved is a {type(state).__name__}: DCP has dicts only")
+        raise ConvertError(
+            "unsupported", f"the state that was saved is a {type(state).__name__}: DCP has dicts only"
+        )
     try:
         found, paths = flatten_state_dict(map_leaves(state, leaf))
     except ValueError as error:
@@ -162,14 +167,18 @@ def _materialised(checkpoint: Checkpoint, value: Any) -> Any:
         dtype, shape = tensor_kind(entry, v)
         made = torch.empty(shape, dtype=dtype)
         if made.numel():
-            made.view(-1).view(torch.uint8).copy_(torch.frombuffer(checkpoint.read(v.name), dtype=torch.uint8))
+            made.view(-1).view(torch.uint8).copy_(
+                torch.frombuffer(checkpoint.read(v.name), dtype=torch.uint8)
+            )
         return made
 
     return map_leaves(value, leaf)
 
 
 def _write_metadata(directory: str, writer: _Writer, paths: Any, force: bool) -> Tuple[str, int]:
-    metadata = Metadata(writer.entries, paths, writer.storage, StorageMeta(save_id=str(uuid.uuid4())), CURRENT_DCP_VERSION)
+    metadata = Metadata(
+        writer.entries, paths, writer.storage, StorageMeta(save_id=str(uuid.uuid4())), CURRENT_DCP_VERSION
+    )
     path = os.path.join(directory, ".metadata")
     with NewFile(path, force) as file:
         file.write_at(memoryview(pickle.dumps(metadata)), 0)
@@ -185,14 +194,18 @@ def _clear(directory: str, force: bool) -> None:
         os.unlink(old)
 
 
-def write_dcp(checkpoint: Checkpoint, state: Any, directory: str, force: bool, quiet: bool) -> List[Tuple[str, int]]:
+def write_dcp(
+    checkpoint: Checkpoint, state: Any, directory: str, force: bool, quiet: bool
+) -> List[Tuple[str, int]]:
     """Writes a state dict (with TensorRefs) as a DCP checkpoint. Returns the files and their sizes in bytes.
 
     Memory is bounded by a few CHUNKs. Errors: ConvertError, cairn.Error, OSError; then there is no .metadata.
     """
     values, paths = _flatten(state)
     _clear(directory, force)
-    progress = Progress(sum(checkpoint.entry(v.name).nbytes for v in values.values() if isinstance(v, TensorRef)), quiet)
+    progress = Progress(
+        sum(checkpoint.entry(v.name).nbytes for v in values.values() if isinstance(v, TensorRef)), quiet
+    )
     files = _Files(directory, force)
     pump = Pump(checkpoint, CHUNK, progress)
     writer = _Writer(checkpoint, files, pump)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch.save files, written without ever holding a tensor: torch writes the skeleton of fake tensors, with room for their
-bytes, and the bytes are then put into it piece by piece."""
+"""torch.save files, written without ever holding a tensor: torch writes the skeleton of fake tensors, with
+room for their bytes, and the bytes are then put into it piece by piece."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ WINDOW = 64 << 20  # bytes in memory at once
 
 
 def plain(value: Any) -> Any:
-    """A value as torch.load(weights_only=True) takes it: a number of numpy becomes Python's, a frozen set a set."""
+    """A value as torch.load(weights_only=True) takes it: a number of numpy becomes Python's, a frozen set a
+    set."""
     if isinstance(value, frozenset):
         return set(value)
     if type(value).__module__ == "numpy" and hasattr(value, "item"):
@@ -63,8 +64,9 @@ class _Skeleton:
     def _own(self, name: str) -> Tuple[Entry, Optional[Any]]:
         """A rank's own tensor, where it saved all of one and others have their own of that name."""
         known = self._checkpoint.entries.get(name)
-        for s in known.slices if known and self._rank is not None else []:
-            if s.rank == self._rank and s.length == s.shape and len(known.slices) > 1:
+        slices = known.slices if known and self._rank is not None else []
+        for s in slices:
+            if s.rank == self._rank and s.length == s.shape and len(slices) > 1:
                 return Entry(name, s.dtype, s.shape, [s]), s
         return self._checkpoint.entry(name), None
 
@@ -98,6 +100,8 @@ def _tensors(value: Any, found: List[torch.Tensor]) -> List[torch.Tensor]:
 
 def _write_skeleton(skeleton: _Skeleton, path: str) -> List[Record]:
     """Writes the file without tensors' bytes, and finds where each goes by reading the structure back."""
+    if not hasattr(torch.serialization, "skip_data"):
+        raise ConvertError("unsupported", f"torch {torch.__version__} cannot lay files out: 2.13 does")
     with torch.serialization.skip_data(materialize_fake_tensors=True):
         torch.save(skeleton.state, path)
     file = SourceFile(path)
@@ -111,9 +115,12 @@ def _write_skeleton(skeleton: _Skeleton, path: str) -> List[Record]:
     loaded = _tensors(structure, [])
     for fake, there in zip(_tensors(skeleton.state, []), loaded):
         if there.numel():
-            record = by_offset.get(there.untyped_storage()._checkpoint_offset)
+            record = by_offset.get(there.untyped_storage()._checkpoint_offset or -1)
             if record is None or record.size != targets[id(fake)].nbytes:
-                raise ConvertError("unsupported", f"this torch ({torch.__version__}) does not lay files out as expected: 2.13 does")
+                raise ConvertError(
+                    "unsupported",
+                    f"this torch ({torch.__version__}) does not lay files out as expected: 2.13 does",
+                )
             targets[id(fake)].record = record
     return list(by_offset.values())
 
@@ -160,7 +167,9 @@ class _Filler:
                 self._checkpoint.restore.add_slice(own.index, address_of(place))
                 self._checkpoint.restore.run(self._checkpoint.timeout)
                 for begin in range(0, record.size, WINDOW):
-                    self.sums[record.offset] = zlib.crc32(place[begin : begin + WINDOW], self.sums[record.offset])
+                    self.sums[record.offset] = zlib.crc32(
+                        place[begin : begin + WINDOW], self.sums[record.offset]
+                    )
             mapped.flush()
         self._progress.add(record.size)
 
@@ -168,16 +177,21 @@ class _Filler:
         self._pump.flush()
 
 
-def write_torch(checkpoint: Checkpoint, state: Any, path: str, rank: Optional[int], force: bool, quiet: bool) -> int:
-    """Writes a state dict (with TensorRefs) as a torch.save file that torch.load(weights_only=True) reads. rank: whose own
-    tensors are preferred where several ranks saved one name, or None. Returns the file's size in bytes.
+def write_torch(
+    checkpoint: Checkpoint, state: Any, path: str, rank: Optional[int], force: bool, quiet: bool
+) -> int:
+    """Writes a state dict (with TensorRefs) as a torch.save file that torch.load(weights_only=True) reads.
+    rank: whose own tensors are preferred where several ranks saved one name, or None. Returns the file's size
+    in bytes.
 
     Memory is bounded by WINDOW. Errors: ConvertError, cairn.Error, OSError; then nothing is left of the file.
     """
     with NewFile(path, force) as file:
         skeleton = _Skeleton(checkpoint, state, rank)
         records = _write_skeleton(skeleton, file.temporary)
-        os.posix_fallocate(file.fd, 0, os.fstat(file.fd).st_size)  # a full disk is found before anything is read
+        os.posix_fallocate(
+            file.fd, 0, os.fstat(file.fd).st_size
+        )  # a full disk is found before anything is read
         progress = Progress(sum(t.nbytes for t in skeleton.targets.values()), quiet)
         filler = _Filler(file, checkpoint, progress)
         try:
@@ -188,4 +202,3 @@ def write_torch(checkpoint: Checkpoint, state: Any, path: str, rank: Optional[in
             progress.close()
         write_sums(file, {r.offset: (r, filler.sums.get(r.offset, 0)) for r in records})
         return file.finish()
-

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""State dicts on their way: what is imported gets a tree document, what is exported gets its nesting back from one."""
+"""State dicts on their way: what is imported gets a tree document, what is exported gets its nesting back
+from one."""
 
 from __future__ import annotations
 
@@ -24,9 +25,14 @@ def tree_of(
     identity: Callable[[Any], Optional[Hashable]] = lambda tensor: None,
     true_dtype: Callable[[Any], Optional[str]] = lambda tensor: None,
 ) -> Tree:
-    """The tree of a state dict. identity: equal for tensors that are one (tied); true_dtype: where Cairn has no such dtype.
-    Errors: cairn.InvalidError names what cannot be stored."""
-    return Tree(state, lambda kind: "tensor" if is_tensor(kind) else None, identity, lambda value, path: true_dtype(value))
+    """The tree of a state dict. identity: equal for tensors that are one (tied); true_dtype: where Cairn has
+    no such dtype. Errors: cairn.InvalidError names what cannot be stored."""
+    return Tree(
+        state,
+        lambda kind: "tensor" if is_tensor(kind) else None,
+        identity,
+        lambda value, path: true_dtype(value),
+    )
 
 
 def flat_tree(names: List[str]) -> Tree:
@@ -40,14 +46,14 @@ def tree_document(tree: Tree) -> bytes:
     return text + b" " * (-len(text) % _ROOM)
 
 
-# ---- export ------------------------------------------------------------------------------------------------------------
+# ---- export ------------------------------------------------------------------------------------------------
 
 _MAX_INDEX = 1 << 20  # of a list in a state dict
 
 
 def put(state: Dict[Any, Any], path: Tuple[Any, ...], value: Any, what: str) -> None:
-    """Puts a value where its path leads, as DCP does: words lead through dicts, numbers through lists. Errors: ConvertError
-    "corrupt" names what the value is."""
+    """Puts a value where its path leads, as DCP does: words lead through dicts, numbers through lists.
+    Errors: ConvertError "corrupt" names what the value is."""
     at: Any = state
     for i, key in enumerate(path):
         if isinstance(at, list):
@@ -69,8 +75,8 @@ Mapper = Callable[[Any], Any]
 
 
 def map_leaves(value: Any, leaf: Mapper) -> Any:
-    """A state dict with leaf(x) in the place of everything that is no dict, list or tuple. What torch hangs on an
-    OrderedDict (_metadata) stays on it."""
+    """A state dict with leaf(x) in the place of everything that is no dict, list or tuple. What torch hangs
+    on an OrderedDict (_metadata) stays on it."""
     if isinstance(value, dict):
         made = type(value)((key, map_leaves(item, leaf)) for key, item in value.items())
         if hasattr(value, "_metadata"):
@@ -99,8 +105,8 @@ _NOTHING = object()
 
 
 def only(value: Any, prefix: str) -> Any:
-    """The parts of a state dict whose names (paths joined by ".") begin with prefix; containers that become empty go.
-    Errors: ConvertError "not_found" when nothing is left."""
+    """The parts of a state dict whose names (paths joined by ".") begin with prefix; containers that become
+    empty go. Errors: ConvertError "not_found" when nothing is left."""
     kept = _only(value, prefix, "")
     if kept is _NOTHING:
         raise ConvertError("not_found", f'nothing in the checkpoint begins with "{prefix}"')
@@ -128,8 +134,8 @@ def _join(path: str, key: Any) -> str:
 
 
 def strip(value: Any, prefix: str) -> Any:
-    """Takes prefix (and a dot behind it) from the front of names: what it leads to moves to the root. Other names stay.
-    Errors: ConvertError "exists" when two values would have one name."""
+    """Takes prefix (and a dot behind it) from the front of names: what it leads to moves to the root. Other
+    names stay. Errors: ConvertError "exists" when two values would have one name."""
     if not prefix or not isinstance(value, dict):
         return value
     taken: List[Tuple[Any, Any]] = []
@@ -138,7 +144,10 @@ def strip(value: Any, prefix: str) -> Any:
     pairs = taken + (list(kept.items()) if kept is not _NOTHING else [])
     made: Dict[Any, Any] = collections.OrderedDict(pairs) if meta else dict(pairs)
     if len(made) != len(pairs):
-        raise ConvertError("exists", f'without "{prefix}" two values of the checkpoint would have one name: --only one of them')
+        raise ConvertError(
+            "exists",
+            f'without "{prefix}" two values of the checkpoint would have one name: --only one of them',
+        )
     if meta:
         made._metadata = meta[0]  # type: ignore[attr-defined]
     return made

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the records of a torch.save file lie. It is a zip file whose records are stored as they are; nothing of it is
-ever unpacked to a path."""
+"""Where the records of a torch.save file lie. It is a zip file whose records are stored as they are; nothing
+of it is ever unpacked to a path."""
 
 from __future__ import annotations
 
@@ -30,30 +30,41 @@ class Record:
 def _check_info(what: str, info: zipfile.ZipInfo) -> None:
     parts = info.filename.replace("\\", "/").split("/")
     if info.filename.startswith("/") or ".." in parts or "\\" in info.filename or ":" in parts[0]:
-        raise ConvertError("corrupt", f'{what}: it has a record "{info.filename}", which torch.save does not write')
+        raise ConvertError(
+            "corrupt", f'{what}: it has a record "{info.filename}", which torch.save does not write'
+        )
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
-        raise ConvertError("unsupported", f'{what}: record "{info.filename}" is compressed or encrypted, which torch.save does not do')
+        raise ConvertError(
+            "unsupported",
+            f'{what}: record "{info.filename}" is compressed or encrypted, which torch.save does not do',
+        )
 
 
 def _data_offset(what: str, file: SourceFile, base: int, info: zipfile.ZipInfo) -> int:
     head = file.read(base + info.header_offset, _LOCAL.size)
     fields = _LOCAL.unpack(head)
     if fields[0] != b"PK\x03\x04":
-        raise ConvertError("corrupt", f'{what}: record "{info.filename}" does not begin where the directory says')
+        raise ConvertError(
+            "corrupt", f'{what}: record "{info.filename}" does not begin where the directory says'
+        )
     return info.header_offset + _LOCAL.size + fields[-2] + fields[-1]
 
 
 def read_records(file: SourceFile, what: str, base: int = 0, size: Optional[int] = None) -> Dict[str, Record]:
-    """The records of the zip file that lies at base of file, by name without the archive's own first directory.
+    """The records of the zip file that lies at base of file, by name without the archive's own first
+    directory.
 
-    Checked: no strange names, nothing compressed, no name twice, no two records in one place, all within size.
+    Checked: no strange names, nothing compressed, no name twice, no two records in one place, all within
+    size.
     """
     size = file.size - base if size is None else size
     try:
         with zipfile.ZipFile(file.window(base, size)) as archive:  # type: ignore[arg-type]
             infos = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-        raise ConvertError("corrupt", f"{what}: no file of torch.save's format, or cut off: {error}") from None
+        raise ConvertError(
+            "corrupt", f"{what}: no file of torch.save's format, or cut off: {error}"
+        ) from None
     if len(infos) > _MAX_RECORDS:
         raise ConvertError("corrupt", f"{what}: {len(infos)} records")
     records: Dict[str, Record] = {}
@@ -63,17 +74,22 @@ def read_records(file: SourceFile, what: str, base: int = 0, size: Optional[int]
         offset = _data_offset(what, file, base, info)
         name = info.filename.partition("/")[2]
         if name in records or info.header_offset < end or offset + info.file_size > size:
-            raise ConvertError("corrupt", f'{what}: record "{info.filename}" lies where or is called as another one, or beyond the end')
+            raise ConvertError(
+                "corrupt",
+                f'{what}: record "{info.filename}" lies where or is called as another one, or beyond the end',
+            )
         records[name] = Record(name, offset, info.file_size, info.CRC)
         end = offset + info.file_size
     if "data.pkl" not in records:
-        raise ConvertError("unsupported", f"{what}: a zip file, but not one of torch.save (it has no data.pkl)")
+        raise ConvertError(
+            "unsupported", f"{what}: a zip file, but not one of torch.save (it has no data.pkl)"
+        )
     return records
 
 
 class Checksums:
-    """Compares records with their CRC-32 while they are read. What is read in order is summed on the way; what is not is
-    read once more at the end. Positions are the file's."""
+    """Compares records with their CRC-32 while they are read. What is read in order is summed on the way;
+    what is not is read once more at the end. Positions are the file's."""
 
     def __init__(self, file: SourceFile, what: str, base: int, records: List[Record]) -> None:
         self._file, self._what = file, what
@@ -108,7 +124,7 @@ class Checksums:
                     "written without checksums: --unchecked takes it as it is)")  # fmt: skip
 
 
-# ---- writing -----------------------------------------------------------------------------------------------------------
+# ---- writing -----------------------------------------------------------------------------------------------
 
 _CENTRAL = struct.Struct("<4s4B4H3L5H2L")
 _DESCRIPTOR = b"PK\x07\x08"  # behind a record's bytes, where its local header left the sum out
@@ -129,7 +145,8 @@ def _central_headers(file: NewFile) -> Dict[str, Tuple[int, int, int]]:
 
 
 def write_sums(file: NewFile, sums: Dict[int, Tuple[Record, int]]) -> None:
-    """Writes the CRC-32 of records that were filled after their headers: into the directory, and beside the bytes."""
+    """Writes the CRC-32 of records that were filled after their headers: into the directory, and beside the
+    bytes."""
     places = _central_headers(file)
     for record, crc in sums.values():
         word = memoryview(struct.pack("<L", crc))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The small file that stands where a framework expects its checkpoint.
 
-Frameworks name a checkpoint by a path, look whether it exists, and remove it by its path. The state itself is in
-Cairn; at the path lies a JSON file of some hundred bytes that says which checkpoint it is. It is written when the
-snapshot is complete, before the checkpoint is committed: therefore it also names the checkpoint that the path meant
-before, and a reader falls back to that one if the newer never came to be.
+Frameworks name a checkpoint by a path, look whether it exists, and remove it by its path. The state itself is
+in Cairn; at the path lies a JSON file of some hundred bytes that says which checkpoint it is. It is written
+when the snapshot is complete, before the checkpoint is committed: therefore it also names the checkpoint that
+the path meant before, and a reader falls back to that one if the newer never came to be.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def _parse(document: dict[str, Any]) -> list[Pointer]:
     if document.get("cairn") != 1:
         raise ValueError(f"version {document.get('cairn')!r}, not 1")
     job = document["job"]
-    found = [Pointer(str(job), int(each["step"]), int(each["incarnation"])) for each in document["checkpoints"]]
+    found = [
+        Pointer(str(job), int(each["step"]), int(each["incarnation"])) for each in document["checkpoints"]
+    ]
     if not found:
         raise ValueError("it names no checkpoint")
     return found

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""States of the random number generators of this process, as tensors and plain values: nothing that needs pickle."""
+"""States of the random number generators of this process, as tensors and plain values: nothing that needs
+pickle."""
 
 from __future__ import annotations
 
@@ -63,7 +64,9 @@ def numpy_state(state: dict[str, Any]) -> tuple[Any, ...]:
 def _device_kind() -> Any:
     """ "cuda", "xpu", ...: the accelerator that is here and keeps generator states, or None."""
     accelerator = getattr(torch, "accelerator", None)
-    current = accelerator.current_accelerator() if accelerator is not None and accelerator.is_available() else None
+    current = (
+        accelerator.current_accelerator() if accelerator is not None and accelerator.is_available() else None
+    )
     if current is None:
         return "cuda" if torch.cuda.is_available() else None
     return current.type if hasattr(torch.get_device_module(current.type), "get_rng_state_all") else None

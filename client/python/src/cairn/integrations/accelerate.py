@@ -9,10 +9,11 @@
     ...
     accelerator.load_state("out/step_100")             # or state.load_latest("out")
 
-The hooks save models, optimizers, schedulers, stateful data loaders, the gradient scaler, registered objects and the generators of
-every rank. Accelerate itself still writes its small files into the directory, among them empty ones for what Cairn
-holds; a load makes them anew, so the directory may be lost and found empty.
+The hooks save models, optimizers, schedulers, stateful data loaders, the gradient scaler, registered objects
+and the generators of every rank. Accelerate itself still writes its small files into the directory, among
+them empty ones for what Cairn holds; a load makes them anew, so the directory may be lost and found empty.
 """
+
 from __future__ import annotations
 
 import os
@@ -30,7 +31,7 @@ from accelerate.utils.constants import OPTIMIZER_NAME, RNG_STATE_NAME, SCALER_NA
 from .. import errors
 from ..checkpointer import Checkpointer
 from . import _plain, _rng
-from ._shelf import Shelf, find
+from ._shelf import Shelf
 
 POINTER = "cairn.json"  # in a directory given to save_state
 _ALIKE = ("models.", "optimizers.")  # in data-parallel runs all ranks hold the same: each stores a share
@@ -44,16 +45,23 @@ def _replicated(name: str) -> bool:
 class CairnState:
     """Lets an Accelerator's save_state and load_state go through Cairn. Used from the thread that calls them.
 
-    `checkpointer`: the job's name, for a Checkpointer of this object's own, or an open one. `options`: more arguments of
-    cairn.Checkpointer. `delete_removed`: a directory that is saved to again gives its earlier checkpoints up.
+    `checkpointer`: the job's name, for a Checkpointer of this object's own, or an open one. `options`: more
+    arguments of cairn.Checkpointer. `delete_removed`: a directory that is saved to again gives its earlier
+    checkpoints up.
 
-    The step is the last number in the directory's name ("checkpoint_7", "step_100"), or the next free one. Every
-    process calls save_state, as Accelerate demands. Errors: ValueError for FSDP, DeepSpeed and Megatron-LM, whose state
-    Accelerate writes before any hook runs: let them write into a directory that `cairn watch` watches.
+    The step is the last number in the directory's name ("checkpoint_7", "step_100"), or the next free one.
+    Every process calls save_state, as Accelerate demands. Errors: ValueError for FSDP, DeepSpeed and
+    Megatron-LM, whose state Accelerate writes before any hook runs: let them write into a directory that
+    `cairn watch` watches.
     """
 
     def __init__(
-        self, accelerator: Accelerator, checkpointer: Union[str, Checkpointer], *, delete_removed: bool = True, **options: Any
+        self,
+        accelerator: Accelerator,
+        checkpointer: Union[str, Checkpointer],
+        *,
+        delete_removed: bool = True,
+        **options: Any,
     ) -> None:
         if accelerator.distributed_type in _SHARDED:
             raise ValueError(
@@ -65,7 +73,9 @@ class CairnState:
         if isinstance(checkpointer, str):
             world = accelerator.num_processes
             options = {"replicated": _replicated, **options} if world > 1 else options
-            checkpointer = Checkpointer(checkpointer, rank=accelerator.process_index, world_size=world, **options)
+            checkpointer = Checkpointer(
+                checkpointer, rank=accelerator.process_index, world_size=world, **options
+            )
         self._checkpointer = checkpointer
         self._shelf = Shelf(checkpointer, delete_removed=delete_removed and accelerator.is_main_process)
         self._hooks = [
@@ -91,7 +101,8 @@ class CairnState:
         return step
 
     def close(self) -> None:
-        """Takes the hooks away and disconnects, if this object connected. Saves on their way go on in the daemon."""
+        """Takes the hooks away and disconnects, if this object connected. Saves on their way go on in the
+        daemon."""
         for hook in self._hooks:
             hook.remove()
         self._shelf.close()
@@ -106,12 +117,15 @@ class CairnState:
             "models": list(weights),
             "optimizers": [type(each).state_dict(each) for each in accelerator._optimizers],
             "small": _plain.encode(self._small_state()),
-            "custom": [_plain.encode(each.state_dict()) for each in accelerator._custom_objects],
+            "custom": [_plain.encode(each.state_dict(), 0) for each in accelerator._custom_objects],
             "rng": _rng.capture(),
         }
         path = os.path.join(directory, POINTER) if accelerator.is_local_main_process else None
         if self._shelf.save(path, _number_in(directory), state) is None:
-            return  # it was warned of; Accelerate writes everything itself, as without Cairn
+            # It was warned of. Accelerate writes everything itself, as without Cairn, and that is what a load must find.
+            if path is not None and os.path.exists(path):
+                self._shelf.remove(path)
+            return
         weights.clear()
         for each in accelerator._optimizers:
             _once(each, "state_dict", dict)
@@ -123,8 +137,7 @@ class CairnState:
             pointer = os.path.join(directory, POINTER)
             if not os.path.exists(pointer):
                 return  # saved without Cairn: Accelerate reads its own files
-            with self._checkpointer.observe() as session:
-                step = find(pointer, session).step
+            step = self._shelf.find(pointer).step
         state = self._checkpointer.load_tree(step)
         self._check(state, models)
         for model, weights in zip(models, state["models"]):
@@ -177,7 +190,10 @@ class CairnState:
             _write_file(directory / f"custom_checkpoint_{index}.pkl", _plain.decode(each))
         if small["scaler"] is not None:
             _write_file(directory / SCALER_NAME, small["scaler"])
-        _write_file(directory / f"{RNG_STATE_NAME}_{self._accelerator.process_index}.pkl", _generators(state["rng"], small["step"]))
+        _write_file(
+            directory / f"{RNG_STATE_NAME}_{self._accelerator.process_index}.pkl",
+            _generators(state["rng"], small["step"]),
+        )
 
 
 def _generators(rng: dict[str, Any], step: int) -> dict[str, Any]:

@@ -7,16 +7,19 @@
     trainer = Trainer(plugins=[io], callbacks=[ModelCheckpoint(every_n_train_steps=100)])
     trainer.fit(model, ckpt_path=io.latest())        # None on the first start
 
-A save returns when the state is in the node's shared memory. Lightning names checkpoints by paths and looks whether
-they exist, so a small JSON file lies at each path and says which checkpoint it is. With the strategies that have one
-rank save (single device, DDP) rank 0 saves and every rank reads; strategies that save by themselves (FSDP,
-ModelParallelStrategy, DeepSpeed) take no CheckpointIO: let them write into a directory that `cairn watch` watches.
+Fabric(plugins=[io]) takes it as well; there each fabric.save() gets the next free step.
+
+A save returns when the state is in the node's shared memory. Lightning names checkpoints by paths and looks
+whether they exist, so a small JSON file lies at each path and says which checkpoint it is. With the
+strategies that have one rank save (single device, DDP) rank 0 saves and every rank reads; strategies that
+save by themselves (FSDP, ModelParallelStrategy, DeepSpeed) take no CheckpointIO: let them write into a
+directory that `cairn watch` watches.
 """
+
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from typing import Any, Optional, Union
 
 import torch
@@ -39,16 +42,18 @@ Path = Union[str, "os.PathLike[str]"]
 class CairnCheckpointIO(CheckpointIO):
     """Saves a Trainer's checkpoints as checkpoints of a Cairn job. Used from the Trainer's thread.
 
-    job: the job's name in Cairn, [A-Za-z0-9._-]. delete_removed: what ModelCheckpoint removes (save_top_k) is deleted from
-    Cairn too, once a later checkpoint is committed; False leaves that to `cairn retain`. timeout: seconds that teardown waits
-    for the last save to be committed; 0: not at all, the daemon goes on. options: more arguments of cairn.Checkpointer
-    (arena, on_busy, ...).
+    job: the job's name in Cairn, [A-Za-z0-9._-]. delete_removed: what ModelCheckpoint removes (save_top_k) is
+    deleted from Cairn too, once a later checkpoint is committed; False leaves that to `cairn retain`.
+    timeout: seconds that teardown waits for the last save to be committed; 0: not at all, the daemon goes on.
+    options: more arguments of cairn.Checkpointer (arena, on_busy, ...).
 
-    The daemon is connected to at the first save or load. A save that fails warns and leaves no file at its path; training
-    goes on.
+    The daemon is connected to at the first save or load. A save that fails warns and leaves no file at its
+    path; training goes on.
     """
 
-    def __init__(self, job: str, *, delete_removed: bool = True, timeout: float = 60.0, **options: Any) -> None:
+    def __init__(
+        self, job: str, *, delete_removed: bool = True, timeout: float = 60.0, **options: Any
+    ) -> None:
         super().__init__()
         self.job = job
         self._delete_removed = delete_removed
@@ -57,31 +62,46 @@ class CairnCheckpointIO(CheckpointIO):
         self._checkpointer: Optional[Checkpointer] = None
         self._shelf: Optional[Shelf] = None
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: Optional[Any] = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Path, storage_options: Optional[Any] = None
+    ) -> None:
         """Snapshots the checkpoint and leaves a pointer at the path (a local one). Nothing waits for storage.
 
         Raises ValueError for a path on another file system, TypeError for storage_options: there are none.
         """
         if storage_options is not None:
-            raise TypeError("save_checkpoint: CairnCheckpointIO knows no storage_options; it takes options when it is made")
-        state = {key: value if key in _TENSORS else _plain.encode(value) for key, value in checkpoint.items()}
+            raise TypeError(
+                "save_checkpoint: CairnCheckpointIO knows no storage_options; it takes options when it is made"
+            )
+        # Of the Trainer's callbacks; Fabric's users put their models where they like.
+        small = _plain.SMALL if "pytorch-lightning_version" in checkpoint else 0
+        state = {
+            key: value if key in _TENSORS else _plain.encode(value, small) for key, value in checkpoint.items()
+        }
         self._open().save(_local(path), int(checkpoint.get("global_step", 0)), state)
 
     def load_checkpoint(
         self, path: Path, map_location: Optional[Any] = None, weights_only: Optional[bool] = None
     ) -> dict[str, Any]:
-        """The checkpoint at the path, or the newest of the job for LATEST; tensors on the CPU, or on the device that
-        map_location names. Nothing is unpickled, whatever weights_only says.
+        """The checkpoint at the path, or the newest of the job for LATEST; tensors on the CPU, or on the
+        device that map_location names. Nothing is unpickled, whatever weights_only says.
 
-        Raises FileNotFoundError, ValueError if the file is no pointer, cairn.NotFoundError if what it names was never
-        committed.
+        One that is still on its way is waited for. Raises FileNotFoundError, ValueError if the file is no
+        pointer, cairn.NotFoundError if what it names was never committed.
         """
         if str(path) == LATEST:
             step = self._agreed_latest()
+        elif self._shelf is not None:
+            step = self._shelf.find(_local(path)).step
         else:
             with self._observe() as session:
                 step = find(_local(path), session).step
-        state = read(self.job, step, socket=self._options.get("socket"), allow_pickle=self._options.get("pickle", False))
+        state = read(
+            self.job,
+            step,
+            socket=self._options.get("socket"),
+            allow_pickle=self._options.get("pickle", False),
+        )
         state = {key: value if key in _TENSORS else _plain.decode(value) for key, value in state.items()}
         return _moved(state, map_location)
 
@@ -118,7 +138,8 @@ class CairnCheckpointIO(CheckpointIO):
         return Session(self.job, observer=True, socket=self._options.get("socket"))
 
     def _agreed_latest(self) -> int:
-        """The newest committed step; in a process group what its rank 0 sees, so that no two ranks load different ones."""
+        """The newest committed step; in a process group what its rank 0 sees, so that no two ranks load
+        different ones."""
         step = torch.tensor([-1], dtype=torch.int64, device=_device())
         if rank_zero_only.rank in (None, 0):
             with self._observe() as session:
@@ -142,7 +163,9 @@ def _device() -> str:
 def _local(path: Path) -> str:
     text = os.fspath(path)
     if "://" in text:
-        raise ValueError(f"{text}: CairnCheckpointIO leaves a small file at a checkpoint's path and needs a local directory")
+        raise ValueError(
+            f"{text}: CairnCheckpointIO leaves a small file at a checkpoint's path and needs a local directory"
+        )
     return text
 
 

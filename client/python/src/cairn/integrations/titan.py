@@ -11,6 +11,7 @@
 
 In torchtitan itself: cairn.integrations.torchtitan.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -28,14 +29,17 @@ class Stateful(Protocol):
 
 
 class CheckpointManager:
-    """Saves and loads named Stateful objects. Every rank makes one, and calls its methods from the training thread.
+    """Saves and loads named Stateful objects. Every rank makes one, and calls its methods from the training
+    thread.
 
-    checkpointer: the job's name, for a Checkpointer of the manager's own (closed by close()), or an open one. states: saved
-    under their names; a None is left out. interval: steps between saves. first_step: save after step 1 too.
-    keep_latest: checkpoints to keep, by the job's retention rule; 0: all, or what the rule says already. load_only: never
-    save. timeout: seconds that the last save may take to be committed. options: more arguments of cairn.Checkpointer.
+    checkpointer: the job's name, for a Checkpointer of the manager's own (closed by close()), or an open one.
+    states: saved under their names; a None is left out. interval: steps between saves. first_step: save after
+    step 1 too. keep_latest: checkpoints to keep, by the job's retention rule; 0: all, or what the rule says
+    already. load_only: never save. timeout: seconds that the last save may take to be committed. options:
+    more arguments of cairn.Checkpointer.
 
-    FSDP2's and tensor-parallel states are DTensors: each rank saves its own slices, and any number of ranks can load them.
+    FSDP2's and tensor-parallel states are DTensors: each rank saves its own slices, and any number of ranks
+    can load them.
     """
 
     def __init__(
@@ -53,31 +57,40 @@ class CheckpointManager:
         if interval < 1:
             raise ValueError(f"interval is {interval}: at least one step is wanted")
         self._owned = isinstance(checkpointer, str)
-        self.checkpointer = Checkpointer(checkpointer, **options) if isinstance(checkpointer, str) else checkpointer
+        self.checkpointer = (
+            Checkpointer(checkpointer, **options) if isinstance(checkpointer, str) else checkpointer
+        )
         self.states = {name: each for name, each in states.items() if each is not None}
         self._interval, self._first_step, self._load_only = interval, first_step, load_only
         self._keep_latest, self._timeout = keep_latest, timeout
         self._handle: Optional[SaveHandle] = None
 
     def load(self, step: int = -1, only: Optional[set[str]] = None) -> bool:
-        """Restores the states from `step`, -1 being the latest; False when there is none. only: names of states to load.
+        """Restores the states from `step`, -1 being the latest; False when there is none. only: names of
+        states to load.
 
-        Errors: cairn.NotFoundError for a step that was given and is not there; cairn.Error for what does not fit.
+        Errors: cairn.NotFoundError for a step that was given and is not there; cairn.Error for what does not
+        fit.
         """
         if step == -1:
             latest = self.checkpointer.latest()
             if latest is None:
                 return False
             step = latest
-        wanted: dict[str, Any] = {name: each for name, each in self.states.items() if only is None or name in only}
+        wanted: dict[str, Any] = {
+            name: each for name, each in self.states.items() if only is None or name in only
+        }
         self.checkpointer.load(wanted, step, strict=only is None)
         return True
 
     def save(self, curr_step: int, last_step: bool = False) -> bool:
-        """Takes a snapshot where one is due; whether it was taken. The last step's is waited for until it is committed."""
+        """Takes a snapshot where one is due; whether it was taken. The last step's is waited for until it is
+        committed."""
         if not self.is_due(curr_step, last_step):
             return False
-        return self.save_states({name: each.state_dict() for name, each in self.states.items()}, curr_step, last_step)
+        return self.save_states(
+            {name: each.state_dict() for name, each in self.states.items()}, curr_step, last_step
+        )
 
     def is_due(self, curr_step: int, last_step: bool = False) -> bool:
         """Whether save() would save."""

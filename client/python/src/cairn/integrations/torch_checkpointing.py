@@ -8,13 +8,15 @@
     manager.save("step_100", {"model": model.state_dict()})
     manager.load("step_100", into={"model": model.state_dict()})
 
-A checkpoint id becomes the step that its last part ends in. Every file that a rank writes becomes one tensor of bytes
-of that rank's shard; the shard is saved when the rank has written all its files, and Cairn commits the checkpoint when
-all ranks' shards are durable. That takes the place of torch_checkpointing's barrier and of its rename, so configure()
-turns both off. The future that save() returns is done when the checkpoint is committed.
+A checkpoint id becomes the step that its last part ends in. Every file that a rank writes becomes one tensor
+of bytes of that rank's shard; the shard is saved when the rank has written all its files, and Cairn commits
+the checkpoint when all ranks' shards are durable. That takes the place of torch_checkpointing's barrier and
+of its rename, so configure() turns both off. The future that save() returns is done when the checkpoint is
+committed.
 
 What lies in the files is torch_checkpointing's own: it reads them with pickle. Load only what you trust.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -47,7 +49,9 @@ def configure(config: CheckpointManager.Config, job: str, **options: Any) -> Che
     """
     for field in ("storage_config", "finalize_callback"):
         if getattr(config, field) is not None:
-            raise ValueError(f"configure: the configuration has a {field} already, and a Cairn job needs its own")
+            raise ValueError(
+                f"configure: the configuration has a {field} already, and a Cairn job needs its own"
+            )
     writer = dataclasses.replace(config.save.writer_config, barrier_config=None, write_to_temp_dir=False)
     return dataclasses.replace(
         config,
@@ -69,8 +73,8 @@ class CairnStorageConfig(StorageConfig):
     """Where checkpoints go.
 
     job: the job's name. arena_bytes: shared memory for snapshots; 0: the first save's size and a quarter.
-    rank, world_size: None: what torch.distributed or the launcher says. socket: None: $CAIRN_SOCKET or the default.
-    timeout: seconds that a save may take to be committed, and a read.
+    rank, world_size: None: what torch.distributed or the launcher says. socket: None: $CAIRN_SOCKET or the
+    default. timeout: seconds that a save may take to be committed, and a read.
     """
 
     job: str
@@ -107,17 +111,20 @@ class CairnStorage(Storage):
             self._written[path] = data
 
     def commit(self, directory: Path) -> None:
-        """Saves the files written under `directory` as this rank's shard of its step, and waits for the commit.
+        """Saves the files written under `directory` as this rank's shard of its step, and waits for the
+        commit.
 
-        Errors: FileNotFoundError when nothing was written there; cairn.TimeoutError, cairn.AbortedError and others of a
-        save. The files are given up in any case.
+        Errors: FileNotFoundError when nothing was written there; cairn.TimeoutError, cairn.AbortedError and
+        others of a save. The files are given up in any case.
         """
         with self._lock:
             files = {path: data for path, data in self._written.items() if directory in path.parents}
             for path in files:
                 del self._written[path]
             if not files:
-                raise FileNotFoundError(errno.ENOENT, "nothing was written under this checkpoint id", str(directory))
+                raise FileNotFoundError(
+                    errno.ENOENT, "nothing was written under this checkpoint id", str(directory)
+                )
             table = Table()
             for path, data in sorted(files.items()):
                 address = ctypes.addressof(ctypes.c_char.from_buffer(data)) if data else 0
@@ -135,7 +142,11 @@ class CairnStorage(Storage):
             here = launch.find(config.rank, config.world_size)
             arena = config.arena_bytes or size + size // 4 + _SLACK
             self._writer = Session(
-                config.job, rank=here.rank, world_size=here.world_size, arena_bytes=arena, start_id=here.start_id,
+                config.job,
+                rank=here.rank,
+                world_size=here.world_size,
+                arena_bytes=arena,
+                start_id=here.start_id,
                 socket=config.socket,
             )
         return self._writer
@@ -159,7 +170,9 @@ class CairnStorage(Storage):
         if restore is None or found is None:
             if restore is not None:
                 restore.close()
-            raise FileNotFoundError(errno.ENOENT, f"no such file in the checkpoints of {self._config.job}", str(path))
+            raise FileNotFoundError(
+                errno.ENOENT, f"no such file in the checkpoints of {self._config.job}", str(path)
+            )
         return _ReadStream(restore, path.name, found[1][0], self._config.timeout)
 
     def _restore(self, directory: Path) -> Optional[Restore]:
@@ -213,13 +226,18 @@ class CairnStorage(Storage):
     def delete(self, path: Path) -> None:
         with self._lock:
             if self._written.pop(Path(path), None) is None:
-                raise OSError(errno.EROFS, "a file of a committed checkpoint cannot be deleted, only the checkpoint", str(path))
+                raise OSError(
+                    errno.EROFS,
+                    "a file of a committed checkpoint cannot be deleted, only the checkpoint",
+                    str(path),
+                )
 
     def mkdir(self, path: Path, recursive: bool = True) -> None:
         """Nothing: a directory is there when something is in it."""
 
     def rmdir(self, path: Path) -> None:
-        """Deletes a checkpoint, or what was written of one. Errors: FileNotFoundError, cairn.Error when it is held."""
+        """Deletes a checkpoint, or what was written of one. Errors: FileNotFoundError, cairn.Error when it is
+        held."""
         path = Path(path)
         with self._lock:
             pending = [each for each in self._written if path in each.parents]
@@ -230,9 +248,11 @@ class CairnStorage(Storage):
                 raise FileNotFoundError(errno.ENOENT, f"no such checkpoint of {self._config.job}", str(path))
             self._reader.command("delete", step=_step_of(path))
 
-    def rename(self, src_path: Path, dst_path: Path, is_directory: bool = False, background_cleanup: bool = False) -> None:
-        """Renames what is not committed yet; a directory onto its final name is committed by that, for a world of one
-        rank. (With more, only one rank renames: use configure(), where every rank commits.)"""
+    def rename(
+        self, src_path: Path, dst_path: Path, is_directory: bool = False, background_cleanup: bool = False
+    ) -> None:
+        """Renames what is not committed yet; a directory onto its final name is committed by that, for a
+        world of one rank. (With more, only one rank renames: use configure(), where every rank commits.)"""
         src, dst = Path(src_path), Path(dst_path)
         with self._lock:
             if src in self._written:
@@ -242,9 +262,15 @@ class CairnStorage(Storage):
             if not moved:
                 raise FileNotFoundError(errno.ENOENT, "nothing was written there", str(src))
             if self.exists(dst):
-                raise FileExistsError(errno.ENOTEMPTY, f"a checkpoint of {self._config.job} is there already", str(dst))
+                raise FileExistsError(
+                    errno.ENOTEMPTY, f"a checkpoint of {self._config.job} is there already", str(dst)
+                )
             if launch.find(self._config.rank, self._config.world_size).world_size > 1:
-                raise OSError(errno.ENOTSUP, "a world of more than one rank commits by the callback that configure() sets", str(dst))
+                raise OSError(
+                    errno.ENOTSUP,
+                    "a world of more than one rank commits by the callback that configure() sets",
+                    str(dst),
+                )
             for old, new in moved.items():
                 self._written[new] = self._written.pop(old)
         self.commit(dst)
@@ -256,7 +282,9 @@ class CairnStorage(Storage):
 def _step_of(directory: Path) -> int:
     found = re.search(r"([0-9]+)$", directory.name)
     if found is None:
-        raise ValueError(f"checkpoint id {str(directory)!r}: its last part must end in the step, as step_100 does")
+        raise ValueError(
+            f"checkpoint id {str(directory)!r}: its last part must end in the step, as step_100 does"
+        )
     return int(found.group(1))
 
 
@@ -342,7 +370,13 @@ class _ReadStream(io.RawIOBase):
     def _fetch(self, target: memoryview, position: int) -> None:
         place = ctypes.c_char.from_buffer(target)
         self._restore.add(
-            self._name, "BYTES", (self._size,), ctypes.addressof(place), offset=(position,), length=(len(target),), keep=place
+            self._name,
+            "BYTES",
+            (self._size,),
+            ctypes.addressof(place),
+            offset=(position,),
+            length=(len(target),),
+            keep=place,
         )
         self._restore.run(self._timeout)
 

@@ -9,21 +9,35 @@
         return config
 
 `folder` is not used: the job is where checkpoints are. Loading a model to begin with (initial_load_path,
-initial_load_in_hf) and writing the last one for Hugging Face (last_save_in_hf) are torchtitan's own manager's; export
-with `cairn restore --format safetensors` instead.
+initial_load_in_hf) and writing the last one for Hugging Face (last_save_in_hf) are torchtitan's own
+manager's; export with `cairn restore --format safetensors` instead.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Optional
 
 import torch
-from torchtitan.components.checkpointer import DATALOADER, LR_SCHEDULER, MODEL, OPTIMIZER, BaseCheckpointManager, ModelWrapper
+from torchtitan.components.checkpointer import (
+    DATALOADER,
+    LR_SCHEDULER,
+    MODEL,
+    OPTIMIZER,
+    BaseCheckpointManager,
+    ModelWrapper,
+)
 from torchtitan.config import TORCH_DTYPE_MAP
 
 from .titan import CheckpointManager
 
-_FOREIGN = ("initial_load_path", "initial_load_in_hf", "initial_load_in_hf_quantized", "last_save_in_hf", "create_seed_checkpoint")
+_FOREIGN = (
+    "initial_load_path",
+    "initial_load_in_hf",
+    "initial_load_in_hf_quantized",
+    "last_save_in_hf",
+    "create_seed_checkpoint",
+)
 
 
 class CairnCheckpointManager(BaseCheckpointManager):
@@ -41,7 +55,9 @@ class CairnCheckpointManager(BaseCheckpointManager):
             BaseCheckpointManager.Config.__post_init__(self)
             for field in _FOREIGN:
                 if getattr(self, field):
-                    raise ValueError(f"CairnCheckpointManager does not do {field}: use torchtitan's own manager for that run")
+                    raise ValueError(
+                        f"CairnCheckpointManager does not do {field}: use torchtitan's own manager for that run"
+                    )
 
     def __init__(
         self,
@@ -62,10 +78,19 @@ class CairnCheckpointManager(BaseCheckpointManager):
             return
         self._exclude = set(config.exclude_from_loading)
         self._export = TORCH_DTYPE_MAP[config.export_dtype] if config.last_save_model_only else None
-        states.update({MODEL: ModelWrapper(model_parts), OPTIMIZER: optimizers, DATALOADER: dataloader, LR_SCHEDULER: lr_schedulers})
+        states.update(
+            {
+                MODEL: ModelWrapper(model_parts),
+                OPTIMIZER: optimizers,
+                DATALOADER: dataloader,
+                LR_SCHEDULER: lr_schedulers,
+            }
+        )
         unknown = self._exclude - set(states)
         if unknown:
-            raise ValueError(f"exclude_from_loading names {', '.join(sorted(unknown))}; the states are {', '.join(states)}")
+            raise ValueError(
+                f"exclude_from_loading names {', '.join(sorted(unknown))}; the states are {', '.join(states)}"
+            )
         self._manager = CheckpointManager(
             config.job,
             states,
@@ -95,7 +120,9 @@ class CairnCheckpointManager(BaseCheckpointManager):
         """The model's state for others: in the export's dtype."""
         state = self._manager.states[MODEL].state_dict()
         return {
-            name: each.to(self._export) if isinstance(each, torch.Tensor) and each.is_floating_point() else each
+            name: (
+                each.to(self._export) if isinstance(each, torch.Tensor) and each.is_floating_point() else each
+            )
             for name, each in state.items()
         }
 

@@ -7,12 +7,14 @@
     trainer = Trainer(model, TrainingArguments(..., save_strategy="no"), callbacks=[cairn], ...)
     trainer.train(resume_from_checkpoint=cairn.resume(trainer))      # None on the first start
 
-Saved are the model, the optimizer, the learning rate schedule, a gradient scaler, the generators of every rank and the
-TrainerState: all that Trainer's own checkpoints hold. `save_strategy="no"` spares Trainer's own, blocking files.
+Saved are the model, the optimizer, the learning rate schedule, a gradient scaler, the generators of every
+rank and the TrainerState: all that Trainer's own checkpoints hold. `save_strategy="no"` spares Trainer's own,
+blocking files.
 
-Trainer resumes from a directory only, so resume() writes one with what Trainer reads, and the callback removes it when
-the first step is done.
+Trainer resumes from a directory only, so resume() writes one with what Trainer reads, and the callback
+removes it when the first step is done.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -30,7 +32,8 @@ from transformers.trainer_callback import ExportableState
 from ..checkpointer import Checkpointer
 from . import _rng
 
-# What every rank of a data-parallel run holds alike, so that each stores a share of it. Generators are each rank's own.
+# What every rank of a data-parallel run holds alike, so that each stores a share of it. Generators are each
+# rank's own.
 _ALIKE = ("model.", "optimizer.", "scaler.")
 
 
@@ -41,56 +44,74 @@ def _replicated(name: str) -> bool:
 class CairnCallback(TrainerCallback):
     """Saves a Trainer's state as checkpoints of a Cairn job. Used from the Trainer's thread.
 
-    `checkpointer`: the job's name, for a Checkpointer of the callback's own (closed by close()), or an open one, whose
-    `replicated` must fit the run. `every`: steps between saves; 0: whenever Trainer itself saves.
+    `checkpointer`: the job's name, for a Checkpointer of the callback's own (closed by close()), or an open
+    one, whose `replicated` must fit the run. `every`: steps between saves; 0: whenever Trainer itself saves.
     `options`: more arguments of cairn.Checkpointer (arena, on_busy, ...).
 
-    The save comes after the step's logging and evaluation, so that a resumed run goes on where Trainer's own would.
-    Not for DeepSpeed or FSDP, whose state Trainer's callbacks do not see: there let Trainer write files into a
-    directory that `cairn watch` watches.
+    The save comes after the step's logging and evaluation, so that a resumed run goes on where Trainer's own
+    would. Not for DeepSpeed or FSDP, whose state Trainer's callbacks do not see: there let Trainer write
+    files into a directory that `cairn watch` watches.
     """
 
     def __init__(self, checkpointer: Union[str, Checkpointer], *, every: int = 0, **options: Any) -> None:
         if every < 0:
-            raise ValueError(f"every is {every}: a number of steps is wanted, or 0 for Trainer's own save steps")
+            raise ValueError(
+                f"every is {every}: a number of steps is wanted, or 0 for Trainer's own save steps"
+            )
         self._job = checkpointer if isinstance(checkpointer, str) else checkpointer.job
         self._checkpointer = None if isinstance(checkpointer, str) else checkpointer
         self._owned = self._checkpointer is None
         self._options = options
         self._every = every
-        self._due: Optional[dict[str, Any]] = None  # the step's arguments, while its logging and evaluation are ahead
+        self._due: Optional[dict[str, Any]] = (
+            None  # the step's arguments, while its logging and evaluation are ahead
+        )
         self._saved = -1
         self._directory: Optional[str] = None
         self._trainer: Optional[Trainer] = None
 
     # ---- saving ----
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._remove_directory()
         if self._every and state.global_step % self._every == 0:
             self._due = kwargs
             if not (control.should_log or control.should_evaluate):
                 self._save(args, state)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self._due is not None and not control.should_evaluate:
             self._save(args, state)
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._save(args, state)
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._save(args, state)  # whatever was expected after the step did not come
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._save(args, state)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if not self._every:
             self._due = kwargs
             self._save(args, state)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._save(args, state)
         self._remove_directory()
 
@@ -115,7 +136,8 @@ class CairnCallback(TrainerCallback):
         return saved if scaler is None else {**saved, "scaler": scaler.state_dict()}
 
     def _trainer_state(self, state: TrainerState) -> str:
-        """The content of trainer_state.json. One string, not a tree: the history of logs in it grows with the run."""
+        """The content of trainer_state.json. One string, not a tree: the history of logs in it grows with the
+        run."""
         fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
         if self._trainer is not None:
             stateful = [*self._trainer.callback_handler.callbacks, self._trainer.control]
@@ -123,17 +145,21 @@ class CairnCallback(TrainerCallback):
             for each in stateful:
                 if isinstance(each, ExportableState):
                     states.setdefault(type(each).__name__, []).append(each.state())
-            fields["stateful_callbacks"] = {name: found[0] if len(found) == 1 else found for name, found in states.items()}
+            fields["stateful_callbacks"] = {
+                name: found[0] if len(found) == 1 else found for name, found in states.items()
+            }
         return json.dumps(fields, sort_keys=True)
 
     # ---- resuming ----
 
     def resume(self, trainer: Trainer, step: Union[int, str] = "latest") -> Optional[str]:
-        """A directory for Trainer.train(resume_from_checkpoint=...) with the state of `step`, or None if there is none.
+        """A directory for Trainer.train(resume_from_checkpoint=...) with the state of `step`, or None if
+        there is none.
 
-        Every rank calls it, before train(). Call it also where there is nothing to resume: it tells the callback of the
-        Trainer's gradient scaler and of other callbacks that have a state. On each node one rank writes what all need, beside output_dir; the directory needs room
-        for the state once. Errors: cairn.NotFoundError for a step that was given and is not there.
+        Every rank calls it, before train(). Call it also where there is nothing to resume: it tells the
+        callback of the Trainer's gradient scaler and of other callbacks that have a state. On each node one
+        rank writes what all need, beside output_dir; the directory needs room for the state once. Errors:
+        cairn.NotFoundError for a step that was given and is not there.
         """
         args = trainer.args
         self._refuse_sharded(args)
@@ -156,7 +182,9 @@ class CairnCallback(TrainerCallback):
     def _remove_directory(self) -> None:
         directory, self._directory = self._directory, None
         if directory is not None:
-            shutil.rmtree(directory, ignore_errors=True)  # every rank of the node tries, the first one does it
+            shutil.rmtree(
+                directory, ignore_errors=True
+            )  # every rank of the node tries, the first one does it
 
     # ---- the connection ----
 

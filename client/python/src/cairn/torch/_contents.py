@@ -133,9 +133,10 @@ class Contents:
         unique = {(p.offset, p.length): p for p in pieces if (p.dtype, p.shape) == (first.dtype, first.shape)}
         dtype = true or dtype_of(first.dtype)
         if dtype is None:
-            raise InvalidError(f'{self._what}: tensor "{name}" has dtype {first.dtype}, which torch {torch.__version__} does not have')
+            raise InvalidError(f'{self._what}: tensor "{name}" has dtype {first.dtype}, which torch {torch.__version__} has not')
         if true is not None and (first.dtype != "BYTES" or first.shape[-1:] != (_item_size(true),)):
-            raise CorruptError(f'{self._what}: tensor "{name}" is said to be {true}, but is stored as {first.dtype} {list(first.shape)}')
+            raise CorruptError(f'{self._what}: tensor "{name}" is said to be {true}, and is stored as {first.dtype} '
+                               f"{list(first.shape)}")
         return Tensor(name, first.dtype, first.shape, dtype, list(unique.values()))
 
     def rename(self, names: Mapping[str, str]) -> None:

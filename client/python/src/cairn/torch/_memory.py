@@ -54,7 +54,8 @@ def row_of(name: str, tensor: torch.Tensor, shape: Sequence[int], offset: Sequen
 
 def bytes_row(name: str, data: bytes, room: int) -> Row:
     """A row of raw bytes, zero-filled up to the room."""
-    tensor = torch.frombuffer(bytearray(data) + bytes(room - len(data)), dtype=torch.uint8) if room else torch.empty(0, dtype=torch.uint8)
+    content = bytearray(data.ljust(room, b"\0"))
+    tensor = torch.frombuffer(content, dtype=torch.uint8) if room else torch.empty(0, dtype=torch.uint8)
     return Row(name, "BYTES", (room,), (0,), (room,), None, tensor)
 
 
@@ -79,12 +80,13 @@ def is_writable_in_place(tensor: torch.Tensor) -> bool:
 
 def over(address: int, dtype: torch.dtype, shape: Sequence[int], owner: Any) -> torch.Tensor:
     """A dense tensor over memory at an address. The owner lives as long as the tensor's storage does."""
-    nbytes = math.prod(shape) * torch.empty((), dtype=dtype).element_size()
-    if nbytes == 0:
+    count = math.prod(shape)
+    if count == 0:
         return torch.empty(tuple(shape), dtype=dtype)
-    room = _room_type(nbytes).from_address(address)
+    room = _room_type(count * dtype.itemsize).from_address(address)
     room.owner = owner
-    return torch.frombuffer(room, dtype=torch.uint8).view(dtype).view(tuple(shape))
+    flat = torch.frombuffer(room, dtype=dtype)
+    return flat if len(shape) == 1 else flat.view(shape)
 
 
 @functools.lru_cache(maxsize=4096)

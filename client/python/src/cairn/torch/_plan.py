@@ -30,7 +30,8 @@ def note_tensor(item: WriteItem, tensor: torch.Tensor, plan: SavePlan, document:
     if data is None or data.chunk is None:
         raise InvalidError(f'the plan gives no place for tensor "{name}"')
     if tuple(tensor.shape) != tuple(data.chunk.sizes):
-        raise InvalidError(f'the planner gives {list(tensor.shape)} for tensor "{name}", where the plan has {list(data.chunk.sizes)}')
+        raise InvalidError(f'the planner gives {list(tensor.shape)} for tensor "{name}", where the plan has '
+                           f"{list(data.chunk.sizes)}")
     if not any(data.chunk.offsets):
         document.note_path(name, plan.planner_data)
         if true_name(tensor.dtype):

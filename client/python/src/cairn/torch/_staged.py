@@ -4,11 +4,9 @@ there yet."""
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import io
 from typing import Any
 
-import torch
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
@@ -16,6 +14,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from ..errors import InvalidError
 from ..session import Save
 from . import _document
+from ._arena_layout import ArenaLayout
 from ._contents import serialised
 from ._document import Document
 from ._plan import note_bytes, note_tensor
@@ -24,26 +23,17 @@ from ._sessions import Lease, Who
 _ADVICE = "save through a StorageWriter without an AsyncStager, or with the default planner"
 
 
-@dataclasses.dataclass
-class Place:
-    """Where a slice lies in the arena. value: what a byte stream is made of, until it has been written."""
-
-    address: int
-    bytes: int
-    value: Any = None
-
-
 class Staged:
-    """The save, and where each item of the plan to come lies in it.
+    """The save, and where each piece of the layout lies in the arena (addresses: 0 for one without bytes), and the document.
 
-    places: by index in the plan; an item without bytes has none. left: what other ranks store. A tensor that aliases the
-    arena keeps the save alive, and with it the memory.
+    values: of byte streams, by name. A tensor that aliases the arena keeps the save alive, and with it the memory.
     """
 
-    def __init__(self, save: Save, who: Who, lease: Lease, places: dict[MetadataIndex, Place], document: Place,
-                 left: frozenset[MetadataIndex], layout: int) -> None:
-        self.save, self.who, self.lease = save, who, lease
-        self.places, self.document, self.left, self.layout = places, document, left, layout
+    def __init__(self, save: Save, who: Who, lease: Lease, layout: ArenaLayout, values: dict[str, Any]) -> None:
+        self.save, self.who, self.lease, self.layout, self.values = save, who, lease, layout, values
+        self.left = layout.left
+        self.addresses = [save.place(p.number) if p.number is not None and p.bytes else 0 for p in layout.pieces]
+        self.document = save.place(layout.document)
         self.deduplicated: frozenset[MetadataIndex] = frozenset()
 
     def complete(self, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
@@ -53,35 +43,38 @@ class Staged:
         for item in plan.items:
             results.append(WriteResult(item.index, self._take(item, plan, planner, document), None))
         mine = {item.index for item in plan.items}
-        self.deduplicated = frozenset(index for index in self.places if index not in mine)
+        self.deduplicated = frozenset(index for index in self.layout.at if index not in mine)
         for index in self.deduplicated:
-            self._fill(self.places[index])
-        _write(self.document, document.encode(), b" ", _document.PREFIX)
+            self._fill(self.layout.at[index])
+        text = document.encode()
+        _write(self.document, self.layout.document_bytes, text, b" ", _document.PREFIX)
         self.save.seal()
         return results
 
     def _take(self, item: WriteItem, plan: SavePlan, planner: SavePlanner, document: Document) -> int:
-        name, data = item.index.fqn, planner.resolve_data(item)
-        place = self.places.get(item.index)
-        if place is None:
-            raise InvalidError(f'the plan wants "{name}" {_at(item.index)}to be stored by this rank, which did not stage it: {_ADVICE}')
+        name, data, number = item.index.fqn, planner.resolve_data(item), self.layout.at.get(item.index)
+        if number is None:
+            at = f"at {list(item.index.offset)} " if item.index.offset else ""
+            raise InvalidError(f'the plan wants "{name}" {at}to be stored by this rank, which did not stage it: {_ADVICE}')
+        address, room = self.addresses[number], self.layout.pieces[number].bytes
         if item.type == WriteItemType.BYTE_IO:
-            assert isinstance(data, io.BytesIO)
-            content, place.value = data.getvalue(), None
+            if not isinstance(data, io.BytesIO):
+                raise InvalidError(f'the planner gives a {type(data).__name__} for "{name}", where a BytesIO is wanted')
+            content = data.getvalue()
             note_bytes(item, plan, document, len(content))
-            _write(place, content, b"\0", name)
+            _write(address, room, content, b"\0", name)
             return len(content)
         note_tensor(item, data, plan, document)
-        if place.bytes and (data.data_ptr() != place.address or not data.is_contiguous()):
+        if room and (data.data_ptr() != address or not data.is_contiguous()):
             raise InvalidError(f'the planner gives another tensor for "{name}" than the one that was staged: {_ADVICE}')
-        return place.bytes
+        return room
 
-    @staticmethod
-    def _fill(place: Place) -> None:
+    def _fill(self, number: int) -> None:
         """A stream that another rank stores too: this rank's own value, that what an earlier save left there is not saved."""
-        if place.value is not None:
-            content = serialised(place.value[0]).getvalue()
-            _write(place, content if len(content) <= place.bytes else b"", b"\0", "")
+        piece = self.layout.pieces[number]
+        if piece.is_stream:
+            content = serialised(self.values[piece.item.index.fqn]).getvalue()
+            _write(self.addresses[number], piece.bytes, content if len(content) <= piece.bytes else b"", b"\0", "")
 
     def close(self) -> None:
         """Gives the step up if it is not sealed."""
@@ -89,27 +82,8 @@ class Staged:
         self.lease.close()
 
 
-def _at(index: MetadataIndex) -> str:
-    return f"at {list(index.offset)} " if index.offset else ""
-
-
-def _write(place: Place, content: bytes, fill: bytes, name: str) -> None:
-    if len(content) > place.bytes:
-        raise InvalidError(f'"{name}" takes {len(content)} bytes, where {place.bytes} were reserved for it: {_ADVICE}')
-    if place.bytes:
-        ctypes.memmove(place.address, content.ljust(place.bytes, fill), place.bytes)
-
-
-def room_of(value: Any) -> int:
-    """Bytes to reserve for what torch.save() will make of a value: exact for small things is dear, so they get plenty."""
-    if value is None or isinstance(value, (bool, int, float)):
-        return 2048
-    if isinstance(value, str):
-        return 2048 + 4 * -(-len(value) // 128) * 128
-    length = len(serialised(value).getvalue())
-    return -(-(length + 256) // 512) * 512
-
-
-def meta_like(tensor: torch.Tensor) -> torch.Tensor:
-    """Of the same kind, without values."""
-    return torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="meta")
+def _write(address: int, room: int, content: bytes, fill: bytes, name: str) -> None:
+    if len(content) > room:
+        raise InvalidError(f'"{name}" takes {len(content)} bytes, where {room} were reserved for it: {_ADVICE}')
+    if room:
+        ctypes.memmove(address, content.ljust(room, fill), room)

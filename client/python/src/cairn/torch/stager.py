@@ -16,41 +16,23 @@ What is left out appears in the staged state dict on the meta device: a planner 
 from __future__ import annotations
 
 import copy
-import dataclasses
 from typing import Any, Optional
 
 import torch
 from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
-from torch.distributed.checkpoint._nested_dict import unflatten_state_dict
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.metadata import MetadataIndex
-from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict, unflatten_state_dict
+from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.distributed.checkpoint.utils import find_state_dict_object
 from torch.distributed.remote_device import _remote_device
 from torch.distributed.tensor import DTensor
 
-from .._torch import check, stores
 from ..errors import InvalidError
-from ..session import Save
-from ..table import Table
-from . import _document, _memory, _sessions
-from ._document import Document
-from ._memory import Row
-from ._plan import check_name, note_bytes, note_tensor
-from ._staged import Place, Staged, meta_like, room_of
+from . import _memory, _sessions
+from ._arena_layout import ArenaLayout, is_plain, local_of
+from ._staged import Staged
 from .writer import StorageWriter
 
 StateDict = dict[str, Any]
-
-
-@dataclasses.dataclass
-class _Piece:
-    """An item that this rank stages: its row, and its number in the table (None: it has no bytes)."""
-
-    item: WriteItem
-    row: Row
-    number: Optional[int] = None
 
 
 class AsyncStager:
@@ -131,106 +113,62 @@ class StagingWriter(StorageWriter):
 
 
 class _Staging:
-    """One stage(). The default planner says what the items are, as it will in the background."""
+    """One stage()."""
 
     def __init__(self, writer: StorageWriter, state_dict: StateDict) -> None:
         self.writer, self.who = writer, writer.local_who()
-        self.planner = DefaultSavePlanner()
-        self.planner.set_up_planner(state_dict, None, False)
-        self.flat: StateDict = self.planner.state_dict
-        self.plan = self.planner.create_local_plan()
-        self.layout = _layout_of(self.plan)
+        writer.take_staged(None)
+        self.flat, self.layout = self._layout_for(state_dict)
+
+    def _layout_for(self, state_dict: StateDict) -> tuple[StateDict, ArenaLayout]:
+        """The flat state dict, and the layout of the save before where it fits."""
+        layout = self.writer.layout
+        if layout is not None:
+            flat, _ = flatten_state_dict(state_dict)
+            if layout.fits(flat, self.writer.learned(layout.digest)):
+                layout.set_addresses(flat)
+                return flat, layout
+        layout = ArenaLayout(state_dict, frozenset(), self.who.rank, self.writer.room_for_document)
+        learned = self.writer.learned(layout.digest)
+        if learned:
+            layout = ArenaLayout(state_dict, learned, self.who.rank, self.writer.room_for_document)
+        self.writer.layout = layout
+        return layout.flat, layout
 
     def run(self) -> StateDict:
-        writer = self.writer
-        writer.take_staged(None)
-        left = self._left(writer.learned(self.layout))
-        self.flat = {name: copy.deepcopy(value) if not isinstance(value, torch.Tensor) else value for name, value in self.flat.items()}
-        pieces = [self._piece(item) for item in self.plan.items if item.index not in left]
-        document = self._document_row()
-        rows = [piece.row for piece in pieces if piece.row.bytes or 0 in piece.row.shape]
-        lease = writer.borrow(self.who, _sessions.arena_for(_memory.sizes_of([*rows, document])))
+        writer, layout = self.writer, self.layout
+        lease = writer.borrow(self.who, _sessions.arena_for(layout.need))
         try:
-            save, document_number = self._copy(lease.session, pieces, document)
+            assert writer.step is not None
+            save = lease.session.stage(writer.step, layout.table, on_busy=writer.on_busy, timeout=writer.timeout)
         except BaseException:
             lease.close()
             raise
-        places = {p.item.index: self._place(save, p) for p in pieces}
-        room = Place(save.place(document_number), document.bytes)
-        writer.take_staged(Staged(save, self.who, lease, places, room, left, self.layout))
-        return unflatten_state_dict(self._alias(places, left, save), self.planner.mappings)
+        finally:
+            layout.forget()
+        values = {name: _copy_of(value) for name, value in self.flat.items() if not isinstance(value, torch.Tensor)}
+        staged = Staged(save, self.who, lease, layout, values)
+        made = {**values, **self._alias(staged)}
+        writer.take_staged(staged)
+        return unflatten_state_dict({name: made[name] for name in self.flat}, layout.mappings)
 
-    def _left(self, learned: frozenset[MetadataIndex]) -> frozenset[MetadataIndex]:
-        """What this rank does not stage, since it knows that another does."""
-        left = set(learned)
-        for item in self.plan.items:
-            value = self.flat[item.index.fqn]
-            if isinstance(value, DTensor) and not stores(value, item.index.fqn):
-                left.add(item.index)
-        return frozenset(left)
+    def _alias(self, staged: Staged) -> StateDict:
+        """The tensors of the state dict over the arena's memory."""
+        made = dict(self.layout.placeholders)
+        for piece, address in zip(self.layout.pieces, staged.addresses):
+            if piece.dtype is None:
+                continue
+            tensor = made[piece.item.index] = _memory.over(address, piece.dtype, piece.shape, staged.save)
+            if not piece.here:
+                tensor.copy_(local_of(self.flat, piece.item))
+        return {
+            name: _rewrap(name, self.flat[name], items, [made[item.index] for item in items])
+            for name, items in self.layout.tensors.items()
+        }
 
-    def _piece(self, item: WriteItem) -> _Piece:
-        name = check_name(item.index.fqn)
-        if item.type == WriteItemType.BYTE_IO:
-            return _Piece(item, _memory.bytes_row(name, b"", room_of(self.flat[name])))
-        tensor = find_state_dict_object(self.flat, item.index).detach()
-        if tensor.is_cpu:
-            tensor = _memory.on_host(tensor, name)
-        else:
-            check(tensor, f'tensor "{name}"')
-        shape, offset = note_tensor(item, tensor, SavePlan([]), Document())
-        return _Piece(item, _memory.row_of(name, tensor, shape, offset))
 
-    def _document_row(self) -> Row:
-        """Room for the document of a plan that gives everything to this rank."""
-        document = Document()
-        for item in self.plan.items:
-            if item.type == WriteItemType.BYTE_IO:
-                note_bytes(item, self.plan, document, 10**9)
-            else:
-                note_tensor(item, find_state_dict_object(self.flat, item.index), self.plan, document)
-        room = self.writer.room_for_document(len(document.encode()))
-        return _memory.bytes_row(_document.name_of(self.who.rank), b"", room)
-
-    def _copy(self, session: Any, pieces: list[_Piece], document: Row) -> tuple[Save, int]:
-        """libcairn copies what is in this host's memory; torch what is on a device."""
-        table = Table()
-        for piece in pieces:
-            if piece.row.bytes or 0 in piece.row.shape:
-                here = piece.item.type != WriteItemType.BYTE_IO and piece.row.tensor.is_cpu
-                piece.number = piece.row.add_to(table, by_address=here)
-        number = document.add_to(table, by_address=False)
-        assert self.writer.step is not None
-        save = session.stage(self.writer.step, table, on_busy=self.writer.on_busy, timeout=self.writer.timeout)
-        return save, number
-
-    def _place(self, save: Save, piece: _Piece) -> Place:
-        if piece.number is None or not piece.row.bytes:
-            return Place(0, 0)
-        is_stream = piece.item.type == WriteItemType.BYTE_IO
-        return Place(save.place(piece.number), piece.row.bytes, (self.flat[piece.item.index.fqn],) if is_stream else None)
-
-    # ---- the state dict that comes back ----
-
-    def _alias(self, places: dict[MetadataIndex, Place], left: frozenset[MetadataIndex], save: Save) -> StateDict:
-        items: dict[str, list[WriteItem]] = {}
-        for item in self.plan.items:
-            if item.type != WriteItemType.BYTE_IO:
-                items.setdefault(item.index.fqn, []).append(item)
-        staged = dict(self.flat)
-        for name, of_it in items.items():
-            tensors = [self._over(item, places, left, save) for item in of_it]
-            staged[name] = _rewrap(name, self.flat[name], of_it, tensors)
-        return staged
-
-    def _over(self, item: WriteItem, places: dict[MetadataIndex, Place], left: frozenset[MetadataIndex], save: Save) -> torch.Tensor:
-        source = find_state_dict_object(self.flat, item.index).detach()
-        if item.index in left:
-            return meta_like(source)
-        made = _memory.over(places[item.index].address, source.dtype, source.shape, save)
-        if not source.is_cpu:
-            made.copy_(source)
-        return made
+def _copy_of(value: Any) -> Any:
+    return value if is_plain(value) else copy.deepcopy(value)
 
 
 def _rewrap(name: str, original: torch.Tensor, items: list[WriteItem], tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -250,13 +188,8 @@ def _rewrap_shards(original: ShardedTensor, items: list[WriteItem], tensors: lis
     for shard in metadata.shards_metadata:
         shard.placement = _remote_device(f"rank:{shard.placement.rank()}/cpu")
     by_offset = {tuple(item.index.offset or ()): tensor for item, tensor in zip(items, tensors)}
-    shards = [Shard(by_offset[tuple(m.shard_offsets)], m) for m in metadata.shards_metadata if tuple(m.shard_offsets) in by_offset]
-    return ShardedTensor._init_from_local_shards_and_global_metadata(shards, metadata, process_group=original._process_group)
-
-
-def _layout_of(plan: SavePlan) -> int:
-    """Equal for state dicts that are built alike, in this process."""
-    return hash(tuple(
-        (item.index.fqn, item.index.offset, item.tensor_data and (tuple(item.tensor_data.size), item.tensor_data.properties.dtype))
-        for item in plan.items
-    ))
+    ours = [shard for shard in metadata.shards_metadata if tuple(shard.shard_offsets) in by_offset]
+    shards = [Shard(by_offset[tuple(shard.shard_offsets)], shard) for shard in ours]
+    return ShardedTensor._init_from_local_shards_and_global_metadata(
+        shards, metadata, process_group=original._process_group
+    )

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import threading
 from typing import Any, Optional, Union
 
 import torch.distributed as dist
@@ -25,6 +26,7 @@ from ..errors import Error, InvalidError
 from ..session import Save, Session
 from ..table import Table
 from . import _document, _ids, _memory, _sessions
+from ._arena_layout import ArenaLayout
 from ._document import Document
 from ._memory import Row
 from ._plan import check_name, note_bytes, note_tensor
@@ -34,6 +36,8 @@ from ._staged import Staged
 # How prepare_global_plan() tells each rank who it is in this save, and prepare_local_plan() the coordinator what a rank
 # leaves to others (see stager.py); both in SavePlan.storage_data.
 WHO, LEFT = "cairn_who", "cairn_left"
+
+_SWAP = threading.Lock()  # none of the writer's own: writers are pickled
 
 
 class StorageWriter(storage.StorageWriter):
@@ -83,6 +87,7 @@ class StorageWriter(storage.StorageWriter):
         self._document_room = 0
         self._staged: Optional[Staged] = None
         self._learned: dict[int, frozenset[MetadataIndex]] = {}
+        self.layout: Optional[ArenaLayout] = None  # an AsyncStager's, of the save before
         self._forget()
 
     def _forget(self) -> None:
@@ -150,7 +155,7 @@ class StorageWriter(storage.StorageWriter):
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """Takes out what an AsyncStager has left to other ranks."""
-        left = self._staged.left if self._staged and plan.usable else frozenset()
+        left = self._staged.left if self._staged and _is_usable(plan) else frozenset()
         if not left:
             return plan
         items = [item for item in plan.items if item.index not in left]
@@ -158,7 +163,7 @@ class StorageWriter(storage.StorageWriter):
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Tells each rank its place in this save. Raises InvalidError where all ranks have left something to others."""
-        if all(plan.usable for plan in plans):
+        if all(map(_is_usable, plans)):
             _check_left(plans)
         return [
             dataclasses.replace(plan, storage_data={WHO: (rank, len(plans))}) for rank, plan in enumerate(plans)
@@ -169,7 +174,7 @@ class StorageWriter(storage.StorageWriter):
         returns, the tensors may change."""
         self._end()
         (_, step), who = self._what(), self._who(plan)
-        staged, self._staged = self._staged, None
+        staged = self._swap_staged(None)
         results = self._seal(staged, step, who, plan, planner) if staged else self._copy(step, who, plan, planner)
         if not self._waits:
             self._end()
@@ -217,7 +222,7 @@ class StorageWriter(storage.StorageWriter):
         except BaseException:
             staged.close()
             raise
-        self._learned = {staged.layout: staged.left | staged.deduplicated}
+        self._learned = {staged.layout.digest: staged.left | staged.deduplicated}
         return results
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -269,10 +274,16 @@ class StorageWriter(storage.StorageWriter):
     def take_staged(self, staged: Optional[Staged]) -> None:
         """What the next write_data() is to seal. One that is still there was never written (its plan failed, or it is
         written too late now): it is given up, and what was learned from earlier plans is no longer trusted."""
-        before, self._staged = self._staged, staged
+        before = self._swap_staged(staged)
         if before:
             before.close()
             self._learned.clear()
+
+    def _swap_staged(self, staged: Optional[Staged]) -> Optional[Staged]:
+        """stage() and write_data() are called by two threads; only one of them gets what is staged."""
+        with _SWAP:
+            before, self._staged = self._staged, staged
+        return before
 
     def borrow(self, who: Who, need: int) -> Lease:
         if self._session is not None:
@@ -281,10 +292,8 @@ class StorageWriter(storage.StorageWriter):
 
     def _end(self) -> None:
         """Lets go of a save that was sealed: the daemon goes on with it."""
-        save, lease = self._save, self._lease
-        self._forget()
-        if save:
-            save.close()
+        lease = self._lease
+        self._forget()  # what alias the arena keep a staged save alive themselves
         if lease:
             lease.close()
 
@@ -302,7 +311,12 @@ class StorageWriter(storage.StorageWriter):
         who = self.local_who()
         _sessions.release(who.job, who.rank, self._settings)
         settings = dataclasses.replace(self._settings, start_id=_sessions.start_id(self._settings, who.world_size))
-        return {**self.__dict__, "job": who.job, "_settings": settings}
+        return {**self.__dict__, "job": who.job, "_settings": settings, "layout": None}
+
+
+def _is_usable(plan: SavePlan) -> bool:
+    """False for a plan that only says that the rank's plan is the cached one."""
+    return getattr(plan, "usable", True)
 
 
 def _check_left(plans: list[SavePlan]) -> None:
@@ -312,8 +326,8 @@ def _check_left(plans: list[SavePlan]) -> None:
         left = plan.storage_data.get(LEFT, ()) if isinstance(plan.storage_data, dict) else ()
         lost = [index.fqn for index in left if index not in planned]
         if lost:
-            raise InvalidError(f'rank {rank} has left "{lost[0]}" ({len(lost)} in all) to other ranks, and none of them has it any '
-                               f"more: nothing is saved, and the next save stages everything anew")
+            raise InvalidError(f'rank {rank} has left "{lost[0]}" ({len(lost)} in all) to other ranks, and none of them has it '
+                               f"any more: nothing is saved, and the next save stages everything anew")
 
 
 def done(value: Any) -> "Future[Any]":
