@@ -54,7 +54,7 @@ def dtype_name(dtype: torch.dtype) -> Optional[str]:
 def dtype_of(name: str) -> Optional[torch.dtype]:
     """The dtype of a name: Cairn's ("BF16"; BYTES reads as uint8) or torch's ("complex128"); None where this
     torch has none."""
-    found = torch.uint8 if name == "BYTES" else _TO_DTYPE.get(name) or getattr(torch, name, None)
+    found = torch.uint8 if name == "BYTES" else _TO_DTYPE.get(name) or vars(torch).get(name)
     return found if isinstance(found, torch.dtype) else None
 
 

@@ -256,8 +256,12 @@ class Checkpointer:
                     return self._failed(step, e, wait is not None)
                 self.skipped += 1
                 return None
-            except (Error, OSError) as e:
-                return self._failed(step, e if isinstance(e, Error) else Error(str(e)), wait is not None)
+            except Error as e:
+                return self._failed(step, e, wait is not None)
+            except Exception as e:  # noqa: BLE001 - whatever a tensor's own code raises must not end the training
+                error = Error(f"{type(e).__name__}: {e}")
+                error.__cause__ = e
+                return self._failed(step, error, wait is not None)
             self._look_at_earlier(handle)
         if wait:
             self._wait(handle, wait, 600.0 if timeout is None else timeout)
