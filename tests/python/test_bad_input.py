@@ -186,6 +186,8 @@ def test_another_start_that_lives(cluster, job):
         one.save(1, {"w": torch.ones(1)}, wait="committed", timeout=30)
         with pytest.raises(cairn.BusyError, match="alive"):
             two.latest()
+        with cairn.Checkpointer(job, raise_errors=True, on_busy="skip") as skipping, pytest.raises(cairn.BusyError, match="alive"):
+            skipping.save(2, {"w": torch.ones(1)})  # which is no lack of room
         with cairn.Checkpointer(job, raise_errors=True, take_over=True) as three:
             assert three.latest() == 1
             with pytest.raises(cairn.FencedError):

@@ -134,8 +134,8 @@ _SCALARS: dict[type, Callable[[Any], str]] = {
     bytearray: _bytes_text("bytearray"),
     complex: _complex_text,
 }
-_SEQUENCES = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset"}
-_MAPPINGS = {dict: "dict", collections.OrderedDict: "odict", collections.defaultdict: "dict"}
+_SEQUENCES: dict[type, str] = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset"}
+_MAPPINGS: dict[type, str] = {dict: "dict", collections.OrderedDict: "odict", collections.defaultdict: "dict"}
 
 
 def _scalar_writer(kind: type) -> Optional[Callable[[Any], str]]:
