@@ -133,6 +133,20 @@ def test_a_lambda_is_named_and_the_next_save_works(cluster, job):
             c.save(4, {"opt": {"hook": lambda x: x}}, wait="committed")
 
 
+class Broken(dict):
+    """A state whose own code fails."""
+
+    def items(self):
+        raise RuntimeError("no state today")
+
+
+def test_what_a_state_raises_is_a_failed_save(cluster, job):
+    with cairn.Checkpointer(job) as c:
+        with pytest.warns(cairn.SaveFailedWarning, match="RuntimeError: no state today"):
+            assert c.save(1, Broken()) is None
+        assert isinstance(c.last_error.__cause__, RuntimeError)
+
+
 def test_an_arena_that_is_too_small_says_which_is_needed(cluster, job):
     with cairn.Checkpointer(job, arena=2 << 20, raise_errors=True) as c:
         with pytest.raises(cairn.TooLargeError, match=r"one save needs 9 MiB and the arena has 2: pass arena=12582912"):
@@ -172,6 +186,8 @@ def test_another_start_that_lives(cluster, job):
         one.save(1, {"w": torch.ones(1)}, wait="committed", timeout=30)
         with pytest.raises(cairn.BusyError, match="alive"):
             two.latest()
+        with cairn.Checkpointer(job, raise_errors=True, on_busy="skip") as skipping, pytest.raises(cairn.BusyError, match="alive"):
+            skipping.save(2, {"w": torch.ones(1)})  # which is no lack of room
         with cairn.Checkpointer(job, raise_errors=True, take_over=True) as three:
             assert three.latest() == 1
             with pytest.raises(cairn.FencedError):

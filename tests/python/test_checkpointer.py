@@ -324,7 +324,11 @@ def test_a_daemon_that_dies_does_not_stop_training(cluster, job):
             ckpt.save(4, state, wait="committed", timeout=1)
         cluster.restart()
         assert ckpt.save(5, state, wait="committed", timeout=30).committed
-    assert cairn.read(job, 5)["w"].sum() == 1000
+        handle = ckpt.save(6, state)
+        cluster.kill()  # in the middle, or just before: the snapshot is in the arena
+        cluster.restart()
+        handle.wait(timeout=60)
+    assert cairn.read(job, 6)["w"].sum() == 1000
 
 
 def test_a_save_that_fails_later_is_counted(cluster, job):

@@ -6,6 +6,7 @@ import math
 import pickle
 import random
 import struct
+import sys
 
 import numpy
 import pytest
@@ -185,6 +186,25 @@ def cycle():
 def test_what_cannot_be_stored_is_named(state, said):
     with pytest.raises(cairn.InvalidError, match=said):
         tree_of(state)
+
+
+def deep(levels):
+    state = {}
+    for _ in range(levels):
+        state = {"a": [state]}
+    return state
+
+
+def test_deep_states_come_back_or_are_refused():
+    assert _tree.read(tree_of(deep(49)).text.encode()) == deep(49)
+    with pytest.raises(cairn.InvalidError, match="nested"):
+        tree_of(deep(100))
+
+    def from_far_down(n):
+        return from_far_down(n - 1) if n else tree_of(deep(49))
+
+    with pytest.raises(cairn.InvalidError, match="too deeply for this place"):
+        from_far_down(sys.getrecursionlimit() - 250)
 
 
 def test_control_characters_do_not_get_into_names():

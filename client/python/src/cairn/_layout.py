@@ -169,7 +169,7 @@ class Layout:
     def _add_document(self, rank: int, before: Optional["Layout"]) -> None:
         text = self.tree.text.encode("ascii")
         room = -(-(len(text) * 5 // 4 + 1024) // _DOCUMENT_STEP) * _DOCUMENT_STEP
-        self._room = max(room, before._room if before else 0)
+        self._room: int = max(room, before._room if before else 0)
         self._document = bytearray(self._room)
         self._view = memoryview(self._document)
         self._write_document(text)

@@ -39,8 +39,11 @@ def true_name(array: Any, path: str) -> Optional[str]:
 
 
 def dtype_of(name: str) -> Any:
-    """The dtype of Cairn's name or of numpy's typestr."""
-    return _TO_DTYPE.get(name) or numpy.dtype("|u1" if name == "BYTES" else name)
+    """The dtype of Cairn's name or of numpy's typestr; None where this numpy has none."""
+    try:
+        return _TO_DTYPE.get(name) or numpy.dtype("|u1" if name == "BYTES" else name)
+    except (TypeError, ValueError):
+        return None
 
 
 class Piece(NamedTuple):

@@ -54,7 +54,7 @@ def dtype_name(dtype: torch.dtype) -> Optional[str]:
 def dtype_of(name: str) -> Optional[torch.dtype]:
     """The dtype of a name: Cairn's ("BF16"; BYTES reads as uint8) or torch's ("complex128"); None where this
     torch has none."""
-    found = torch.uint8 if name == "BYTES" else _TO_DTYPE.get(name) or getattr(torch, name, None)
+    found = torch.uint8 if name == "BYTES" else _TO_DTYPE.get(name) or vars(torch).get(name)
     return found if isinstance(found, torch.dtype) else None
 
 
@@ -196,7 +196,7 @@ def _pick(runs: Runs, pieces: Runs) -> Runs:
 
 def _boxes(local: torch.Tensor, shape: tuple[int, ...], runs: list[Runs]) -> list[Slice]:
     """One slice for each combination of runs: almost always one."""
-    boxes = [(local, ())]
+    boxes: list[tuple[Any, tuple[int, ...]]] = [(local, ())]
     for d, dim_runs in enumerate(runs):
         more = []
         for part, offset in boxes:
@@ -414,7 +414,8 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
 def targets_of(tensor: Any, path: str) -> tuple[list[Piece], list[Callable[[], None]]]:
     """Where to read a tensor's pieces to, and what is to be done afterwards for those that Cairn cannot write
     to itself (on a device, lazily conjugated). Raises InvalidError for memory that several elements share."""
-    pieces, after = [], []
+    pieces: list[Piece] = []
+    after: list[Callable[[], None]] = []
     for s in slices_of(tensor, path):
         check(s.local, path)
         if any(n > 1 and step == 0 for n, step in zip(s.local.shape, s.local.stride())):

@@ -31,7 +31,7 @@ from typing import Any, Optional, Union
 from .errors import CorruptError, InvalidError
 
 VERSION = 1
-MAX_DEPTH = 200  # nested containers
+MAX_DEPTH = 100  # nested containers; a few of Python's own frames each
 _MAX_INT = 2**63 - 1  # larger ones are tagged, for readers without long integers
 _PLAIN = (type(None), bool, int, float, str)
 
@@ -134,8 +134,8 @@ _SCALARS: dict[type, Callable[[Any], str]] = {
     bytearray: _bytes_text("bytearray"),
     complex: _complex_text,
 }
-_SEQUENCES = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset"}
-_MAPPINGS = {dict: "dict", collections.OrderedDict: "odict", collections.defaultdict: "dict"}
+_SEQUENCES: dict[type, str] = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset"}
+_MAPPINGS: dict[type, str] = {dict: "dict", collections.OrderedDict: "odict", collections.defaultdict: "dict"}
 
 
 def _scalar_writer(kind: type) -> Optional[Callable[[Any], str]]:
@@ -335,15 +335,17 @@ class Tree:
         self._seen: dict[Hashable, int] = {}
         self._names: dict[str, Key] = {}
         out: list[str] = []
-        self._root = self._build(state, ())
-        self._seen.clear()
-        self._names.clear()
         try:
+            self._root = self._build(state, ())
             self._root.refresh(state, [], out)
         except _Changed as e:
             raise InvalidError(
                 f"{show(e.args[0])} is a tensor in a set or in a key: put it into a dict, list or tuple"
             ) from None
+        except RecursionError:
+            raise InvalidError("the state dict is nested too deeply for this place in the program") from None
+        self._seen.clear()
+        self._names.clear()
         self.text = _document(out)
 
     def refresh(self, state: Any) -> Optional[list[Any]]:
@@ -353,7 +355,7 @@ class Tree:
         out: list[str] = []
         try:
             self._root.refresh(state, leaves, out)
-        except _Changed:
+        except (_Changed, RecursionError):
             return None
         self.text = _document(out)
         return leaves
@@ -534,7 +536,7 @@ class _Reader:
                 return torch.device(value)
             except RuntimeError as e:
                 raise ValueError(str(e).splitlines()[0]) from None
-        made = getattr(torch, value, None)
+        made = vars(torch).get(value)  # getattr() would import modules
         if not isinstance(made, torch.dtype):
             raise ValueError(f"no dtype {value!r} in this torch")
         return made

@@ -251,13 +251,17 @@ class Checkpointer:
         with self._lock:
             try:
                 handle = self._save(step, state_dict)
-            except BusyError as e:
-                if self._on_busy != "skip":
-                    return self._failed(step, e, wait is not None)
+            except Error as e:
+                self._failed(step, e, wait is not None)
+                return None
+            except Exception as e:  # noqa: BLE001 - whatever a tensor's own code raises must not end the training
+                error = Error(f"{type(e).__name__}: {e}")
+                error.__cause__ = e
+                self._failed(step, error, wait is not None)
+                return None
+            if handle is None:
                 self.skipped += 1
                 return None
-            except (Error, OSError) as e:
-                return self._failed(step, e if isinstance(e, Error) else Error(str(e)), wait is not None)
             self._look_at_earlier(handle)
         if wait:
             self._wait(handle, wait, 600.0 if timeout is None else timeout)
@@ -274,18 +278,22 @@ class Checkpointer:
                 self._under_way = [h for h in self._under_way if h is not handle]
                 self._failed(handle.step, e, True)
 
-    def _save(self, step: int, state_dict: Mapping[Any, Any]) -> SaveHandle:
+    def _save(self, step: int, state_dict: Mapping[Any, Any]) -> Optional[SaveHandle]:
+        """None: there is no room, and the step is to be skipped then."""
         layout = self._layout_for(_states_of(state_dict))
         try:
-            session = self._open(layout.arena_bytes)
+            session = self._open(layout.arena_bytes)  # BUSY from here is another start of the job that lives
             on_busy = "wait" if self._on_busy == "wait" else "fail"
-            if layout.device_rows:
-                save = self._save_staged(session, step, layout, on_busy)
-            else:
-                save = session.save(step, layout.table, on_busy=on_busy)
+            try:
+                if layout.device_rows:
+                    return SaveHandle(self._save_staged(session, step, layout, on_busy))
+                return SaveHandle(session.save(step, layout.table, on_busy=on_busy))
+            except BusyError:
+                if self._on_busy != "skip":
+                    raise
+                return None
         finally:
             layout.forget()
-        return SaveHandle(save)
 
     @staticmethod
     def _save_staged(session: Session, step: int, layout: Layout, on_busy: str) -> Save:

@@ -24,7 +24,7 @@ class Table:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self._rows: list[tuple[int, int, int, int, int, int, int]] = []  # dtype, ndim, 4 places in _dims (-1: NULL), flags
+        self._rows: list[tuple[int, ...]] = []  # dtype, ndim, 4 places in _dims (-1: NULL), flags
         self._dims = array("q")
         self._addresses: list[int] = []
         self._keep: list[Any] = []
