@@ -315,3 +315,11 @@ def test_memory_helpers():
 def test_on_two_ranks(cluster, job):
     """Sharded, replicated and rank-only entries, a subgroup of requests, process mode, and a failing rank; see dcp_ranks.py."""
     assert run_forked(2, dcp_ranks.two_ranks, {"job": job}, timeout=110) == ["ok", "ok"]
+
+
+def test_starts_of_a_job_resume_where_the_last_one_was(cluster, job):
+    """Both ranks find the newest step without being told; the arena that then grows for the first save does not forget that
+    this start has loaded."""
+    for step, size in ((1, 1000), (2, 1000000)):
+        found = run_forked(2, dcp_ranks.start_again, {"job": job, "step": step, "size": size}, timeout=60)
+        assert found == [None if step == 1 else 1] * 2

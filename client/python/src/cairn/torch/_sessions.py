@@ -17,7 +17,7 @@ from typing import Any, Optional, Union
 
 import torch.distributed as dist
 
-from ..errors import BusyError, Error, ExistsError, InvalidError
+from ..errors import BusyError, Error, ExistsError, InvalidError, StalePinError
 from ..session import Session
 
 _PART = 1 << 20  # the arena's page
@@ -55,10 +55,10 @@ class Settings:
 
 
 class _Held:
-    """A session that is open, and how many use it right now."""
+    """A session that is open, and how many use it right now. resumed: the step that it was told to resume from."""
 
-    def __init__(self, session: Session, who: Who, arena: int) -> None:
-        self.session, self.who, self.arena, self.users = session, who, arena, 0
+    def __init__(self, session: Session, who: Who, arena: int, resumed: Optional[int]) -> None:
+        self.session, self.who, self.arena, self.users, self.resumed = session, who, arena, 0, resumed
 
 
 class _Registry:
@@ -98,6 +98,13 @@ class Lease:
 
     def __init__(self, held: Optional[_Held], session: Session) -> None:
         self._held, self.session = held, session
+
+    def latest(self) -> Optional[int]:
+        """The step that all ranks of this start resume from."""
+        step = self.session.latest()
+        if self._held:
+            self._held.resumed = step
+        return step
 
     def close(self) -> None:
         """Ends the use; the session stays open for the next one."""
@@ -143,8 +150,20 @@ def _take(registry: _Registry, who: Who, settings: Settings, need: int) -> _Held
     if held:
         _close(registry, key, settings, f"a larger arena ({need >> 20} MiB) is needed: give arena= the size needed at most")
     arena = settings.arena if isinstance(settings.arena, int) else max(need, _PART)
-    made = registry.ranks[key] = _Held(_open(who, settings, arena), who, arena)
+    resumed = held.resumed if held else None
+    session = _open(who, settings, arena)
+    if resumed is not None:
+        _check_pin(session, who, resumed)
+    made = registry.ranks[key] = _Held(session, who, arena, resumed)
     return made
+
+
+def _check_pin(session: Session, who: Who, resumed: int) -> None:
+    """A session that takes the place of another one does not know what was loaded through that."""
+    step = session.latest()
+    if step != resumed:
+        session.close()
+        raise StalePinError(f"{who} has loaded step {resumed}, and the job resumes from step {step} now: load again before saving")
 
 
 def _close(registry: _Registry, key: tuple[str, int, Optional[str]], settings: Settings, why: str) -> None:

@@ -159,7 +159,8 @@ class StorageReader(storage.StorageReader):
         return self._contents
 
     def _find(self, session: Session) -> Restore:
-        step = self.step if self.step is not None else session.latest()
+        latest = self._lease.latest if self._lease else session.latest
+        step = self.step if self.step is not None else latest()
         if step is None:
             raise NotFoundError(f"job {self.job} has no checkpoint yet: start from scratch")
         return session.restore(step, self.timeout)
