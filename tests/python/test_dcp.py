@@ -188,6 +188,16 @@ def test_what_cannot_be_saved_is_named(cluster, job):
         dcp.save({"ok": torch.ones(1)}, checkpoint_id=1, storage_writer=StorageWriter(job))
 
 
+def test_a_daemon_that_does_not_run_and_a_rank_that_is_taken(cluster, job, tmp_path):
+    with fails(cairn.UnavailableError, "nobody.sock"):
+        dcp.save({"a": torch.ones(1)}, checkpoint_id=1, storage_writer=StorageWriter(job, socket=str(tmp_path / "nobody.sock")))
+    with cairn.Session(job, arena_bytes=8 << 20, start_id="one") as session:
+        with fails(cairn.ExistsError, "Checkpointer.*session="):
+            dcp.save({"a": torch.ones(1)}, checkpoint_id=1, storage_writer=StorageWriter(job, start_id="one", timeout=1))
+        dcp.save({"a": torch.ones(1)}, checkpoint_id=1, storage_writer=StorageWriter(job, session=session))
+        assert session.latest() == 1
+
+
 def test_sessions_are_shared_and_grow(cluster, job):
     """A new writer for each save, as many programs have it, uses the session that is there; a larger state a larger arena."""
     incarnations = set()
