@@ -24,7 +24,7 @@ from cairn.torch import AsyncStager, StagingWriter, StorageReader, StorageWriter
 from cairn.torch import _document, _ids, _memory  # noqa: E402
 from forked import run_forked  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:.*no_dist.*")
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is", "ignore:torch.quantize")
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +125,8 @@ def test_steps_come_from_ids_and_paths(cluster, job):
         StorageWriter(job).reset("no/digits/here")
     with fails(cairn.InvalidError, "which step"):
         dcp.save({"a": torch.ones(1)}, storage_writer=StorageWriter(job))
+    with pytest.raises(cairn.InvalidError, match="give both"):
+        StorageWriter(job, rank=1)
     with fails(cairn.InvalidError, "which job"):
         dcp.save({"a": torch.ones(1)}, checkpoint_id=1, storage_writer=StorageWriter())
     dcp.save({"a": torch.ones(1)}, checkpoint_id=f"cairn://{job}/7", storage_writer=StorageWriter())
