@@ -88,10 +88,21 @@ def two_ranks(job):
         target = sharded(mesh, False)
         dcp.load(target, checkpoint_id=step, storage_reader=StorageReader(job))
         check(target)
+    each_for_itself(job)
     staged(job, mesh)
     dist.barrier()
     dist.destroy_process_group()
     return "ok"
+
+
+def each_for_itself(job):
+    """No collective at all: the checkpoint is there when both ranks have saved."""
+    job, rank = f"{job}-alone", dist.get_rank()
+    state = {f"mine-{rank}": full(f"mine-{rank}", 6), "plain": full("plain", 10), "epoch": 5}
+    dcp.save(state, checkpoint_id=1, storage_writer=StorageWriter(job, rank=rank, world_size=2), no_dist=True)
+    target = {"mine-0": torch.zeros(6), "mine-1": torch.zeros(6), "plain": torch.zeros(10), "epoch": 0}
+    dcp.load(target, checkpoint_id=1, storage_reader=StorageReader(job), no_dist=True)
+    check(target)
 
 
 def staged(job, mesh):
