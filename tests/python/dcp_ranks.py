@@ -5,6 +5,8 @@ import warnings
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed._shard import sharded_tensor
+from torch.distributed._shard.sharding_spec import ChunkShardingSpec
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
@@ -90,9 +92,29 @@ def two_ranks(job):
         check(target)
     each_for_itself(job)
     staged(job, mesh)
+    staged_shards(f"{job}-shards")
     dist.barrier()
     dist.destroy_process_group()
     return "ok"
+
+
+def staged_shards(job):
+    """ShardedTensors, of which a rank has several pieces, through the arena and back."""
+    spec = ChunkShardingSpec(dim=0, placements=["rank:0/cpu", "rank:1/cpu", "rank:1/cpu", "rank:0/cpu"])
+    tensor, target = (sharded_tensor.zeros(spec, 10, 3) for _ in range(2))
+    want = full("shards", 10, 3)
+    for shard in tensor.local_shards():
+        begin = shard.metadata.shard_offsets[0]
+        shard.tensor.copy_(want[begin : begin + shard.tensor.shape[0]])
+    writer = StagingWriter(job)
+    future = dcp.async_save({"t": tensor}, storage_writer=writer.at(1))
+    for shard in tensor.local_shards():
+        shard.tensor.zero_()
+    future.result(60)
+    dcp.load({"t": target}, checkpoint_id=1, storage_reader=StorageReader(job))
+    for shard in target.local_shards():
+        begin = shard.metadata.shard_offsets[0]
+        assert torch.equal(shard.tensor, want[begin : begin + shard.tensor.shape[0]])
 
 
 def each_for_itself(job):
