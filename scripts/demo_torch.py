@@ -149,6 +149,8 @@ class Demo:
         run = self.train("disturbed", 0)
         found = run.read_until(r"resumed from step (\d+), read in (\d+) ms")
         self.step(f"resumed from step {found.group(1)}, read in {found.group(2)} ms, out of the files of cairnd")
+        if int(found.group(1)) < second:
+            say(f"   (in that time is the wait for somebody who still has step {second}: it was not committed yet, and nobody has it any more)")
         run.finish()
         return run
 
@@ -165,13 +167,15 @@ class Demo:
 
 
 def prepare(build, python):
-    """(The Python, its environment): the given one with torch, with this tree's package by path, or one made under build/."""
-    library = {"CAIRN_LIBRARY": str(pathlib.Path(build).resolve() / "client" / "libcairn.so.0")}
+    """(The Python, what its environment needs): the given one, which has torch, with this tree's package and library by their paths; or one
+    that is made under build/, with the package installed as a user does."""
     if python:
-        return python, {"PYTHONPATH": str(ROOT / "client" / "python" / "src"), **library}
+        library = pathlib.Path(build).resolve() / "client" / "libcairn.so.0"
+        return python, {"PYTHONPATH": str(ROOT / "client" / "python" / "src"), "CAIRN_LIBRARY": str(library)}
     python = environment.venv(ROOT, say, "torch-venv", PACKAGES)
-    environment.command([python, "-m", "pip", "install", "--quiet", ROOT / "client" / "python"], 300)
-    return python, library
+    say("pip install client/python")
+    environment.command([python, "-m", "pip", "install", "--quiet", "--force-reinstall", ROOT / "client" / "python"], 300)
+    return python, {}
 
 
 def stopped(number, frame):
