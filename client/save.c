@@ -143,6 +143,16 @@ int cairn_save_add(struct cairn_save *save, const struct cairn_tensor *tensor, s
     return list_slice(save, tensor, err);
 }
 
+int cairn_save_add_all(struct cairn_save *save, const struct cairn_tensor *tensors, uint64_t count,
+                       struct cairn_error *err)
+{
+    int r = tensors || count == 0 ? 0 : cairn_fail(err, CAIRN_E_INVAL, "there are no tensors");
+
+    for (uint64_t i = 0; i < count && r == 0; i++)
+        r = cairn_save_add(save, tensor_at(tensors, i), err);
+    return r;
+}
+
 /* ---- info ------------------------------------------------------------------------------------ */
 
 int cairn_save_info(const struct cairn_save *save, struct cairn_save_info *ret_info)

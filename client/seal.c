@@ -270,12 +270,10 @@ int cairn_save_all(struct cairn_session *session, const struct cairn_save_option
                    struct cairn_error *err)
 {
     struct cairn_save *save = NULL;
-    int r = tensors || count == 0 ? 0 : cairn_fail(err, CAIRN_E_INVAL, "there are no tensors");
+    int r = cairn_save_begin(session, options, &save, err);
 
     if (r == 0)
-        r = cairn_save_begin(session, options, &save, err);
-    for (uint64_t i = 0; i < count && r == 0; i++)
-        r = cairn_save_add(save, tensor_at(tensors, i), err);
+        r = cairn_save_add_all(save, tensors, count, err);
     if (r == 0)
         r = cairn_save_seal(save, err);
     if (r < 0) {

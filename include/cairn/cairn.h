@@ -190,6 +190,9 @@ CAIRN_API int cairn_save_begin(struct cairn_session *session, const struct cairn
 /* Notes one slice. The data is not read before seal (or stage) and must not move until it returns. Errors: INVAL names
  * the tensor (overlap with an earlier slice of this save, out of range, overflow, bad name). */
 CAIRN_API int cairn_save_add(struct cairn_save *save, const struct cairn_tensor *tensor, struct cairn_error *err);
+/* The same for each of them, until one is refused. They lie tensors[0].size bytes apart, with one size. */
+CAIRN_API int cairn_save_add_all(struct cairn_save *save, const struct cairn_tensor *tensors, uint64_t count,
+                                 struct cairn_error *err);
 /* Copies every slice into the arena and hands the snapshot to the daemon, whose answer it does not wait for. On return
  * the tensors may be changed. A daemon that dies after it has given room is no error: the next one finds the snapshot
  * in the arena. What it says against the snapshot later (another rank gave the step up, a newer incarnation) is told by
@@ -197,9 +200,8 @@ CAIRN_API int cairn_save_add(struct cairn_save *save, const struct cairn_tensor 
  * training may go on after any. INVAL names a tensor without data of a save that was not staged; nothing is lost then.
  */
 CAIRN_API int cairn_save_seal(struct cairn_save *save, struct cairn_error *err);
-/* begin, add for each of the tensors, and seal in one call. They lie tensors[0].size bytes apart, with one size, and
- * may be as many as add takes. On failure there is no save, and the step is given up as cairn_save_free does before
- * seal. Errors: those of the three. */
+/* begin, add_all and seal in one call. On failure there is no save, and the step is given up as cairn_save_free does
+ * before seal. Errors: those of the three. */
 CAIRN_API int cairn_save_all(struct cairn_session *session, const struct cairn_save_options *options,
                              const struct cairn_tensor *tensors, uint64_t count, struct cairn_save **ret_save,
                              struct cairn_error *err);
@@ -284,8 +286,8 @@ CAIRN_API int cairn_restore_add_all(struct cairn_restore *restore, const struct 
 /* As above, but exactly the i-th saved slice: for tools that give back each rank's own view. */
 CAIRN_API int cairn_restore_add_slice(struct cairn_restore *restore, uint64_t i, void *data, struct cairn_error *err);
 
-/* Called by cairn_restore_run from the calling thread, about ten times a second and once at the end. Anything but 0 ends
- * the run with INTR. */
+/* Called by cairn_restore_run from the calling thread, about ten times a second and once at the end. Anything but 0
+ * ends the run with INTR. */
 typedef int (*cairn_progress_fn)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
 
 /* Reads everything that was added. Only bytes whose checksums verified are handed out. Not atomic: after an error the

@@ -49,6 +49,8 @@ def check_shards_and_import(c, tool, out, merged):
     assert {n: f for f, tensors in read.items() for n in tensors} == index["weight_map"]
     assert {n: t for tensors in read.values() for n, t in tensors.items()} == merged
     assert index["metadata"]["total_size"] == sum(len(t[2]) for t in merged.values())
+    if "CAIRN_SANITIZE:STRING=\n" not in (c.build / "CMakeCache.txt").read_text():
+        return  # no Python can load that libcairn
     root = pathlib.Path(__file__).resolve().parents[2]
     os.environ.update(CAIRN_PYTHON=sys.executable, PYTHONPATH=str(root / "client/python/src"), CAIRN_LIBRARY=str(c.build / "client/libcairn.so.0"))
     taken = c.tool("import", shards, "taken", "--arena", "8M")

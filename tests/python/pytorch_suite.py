@@ -87,7 +87,7 @@ def main():
                 for test, (outcome, reason) in results[name].items():
                     if outcome == "failed":
                         print(f"FAILED {name} {test}: {reason[-3000:]}\n", flush=True)
-        jobs = daemon.cairn("ls", "--json").stdout.count('"pytorch-')
+        jobs = daemon.cairn("ls", "--json", "--socket", daemon.socket).stdout.count('"pytorch-')
     finally:
         daemon.close()
     print(table(results))

@@ -467,8 +467,10 @@ def test_a_job_that_lives_is_left_alone(cluster, job, tmp_path):
     assert take(tmp_path / "in.pt", job) == 0
 
 
-def test_what_the_tool_says_without_python(cluster, job, tmp_path):
+def test_what_the_tool_says_without_python(cluster, job, tmp_path, monkeypatch, capsys):
     for python, want in (("/nonexistent", "CAIRN_PYTHON"), (sys.executable, "pip install")):
         env = {**os.environ, "CAIRN_PYTHON": python, "PYTHONPATH": "/nonexistent"}
         done = cluster.cairn("restore", job, "--to", tmp_path, "--format", "torch", env=env)
         assert done.returncode == 1 and want in done.stderr, done
+    monkeypatch.setitem(sys.modules, "cairn.convert.exporter", None)  # as where torch is missing
+    assert give(job, tmp_path, "torch") == 1 and "pip install torch" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The binding itself: tables, saves, restores, errors. No torch."""
 import ctypes
+import os
 import subprocess
 import sys
 from array import array
@@ -111,5 +112,6 @@ for i in range(20):
     del box
     gc.collect()
 """
-    done = subprocess.run([sys.executable, "-c", code, job], capture_output=True, text=True, timeout=60, check=False)
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    done = subprocess.run([sys.executable, "-c", code, job], env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"ended with {done.returncode}\n{done.stderr}"

@@ -25,6 +25,10 @@ class FileSystemWriter(cairn.torch.StorageWriter):
         super().__init__(job_of(path), timeout=60.0)
         self.path = pathlib.Path(path)
 
+    @property
+    def checkpoint_id(self):
+        return str(self.path)
+
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id):
         return isinstance(checkpoint_id, (str, os.PathLike)) and "://" not in str(checkpoint_id)
@@ -55,6 +59,7 @@ class FileSystemReader(cairn.torch.StorageReader):
         super().__init__(job_of(path), timeout=60.0, allow_pickle=True)
         self.path = pathlib.Path(path)
 
+    checkpoint_id = FileSystemWriter.checkpoint_id
     validate_checkpoint_id = FileSystemWriter.validate_checkpoint_id
 
     def reset(self, checkpoint_id=None):

@@ -729,7 +729,8 @@ static int in_child(struct cairn_session *s, struct cairn_save *save, struct cai
     if (cairn_query(s, CAIRN_QUERY_STATUS, NULL, 0, 100, &json, NULL) != CAIRN_E_FORKED)
         return 5;
     if (cairn_save_stage(save, NULL) != CAIRN_E_FORKED || cairn_save_place(staged, 0, &place, NULL) != CAIRN_E_FORKED ||
-        cairn_save_all(s, &o, &t, 1, &other, NULL) != CAIRN_E_FORKED)
+        cairn_save_all(s, &o, &t, 1, &other, NULL) != CAIRN_E_FORKED ||
+        cairn_save_add_all(save, &t, 1, NULL) != CAIRN_E_FORKED)
         return 6;
     if (cairn_restore_find(r, "data", &t, NULL) != CAIRN_E_FORKED ||
         cairn_restore_add_all(r, &t, 1, NULL) != CAIRN_E_FORKED)

@@ -366,7 +366,7 @@ static void test_all_at_once(void **state)
         OK(cairn_save_wait(save, CAIRN_COMMITTED, 5000, &err));
         cairn_save_free(save);
     }
-    assert_int_equal(fake_count(f, LOCAL_DROP), 2);
+    assert_int_equal(fake_count(f, LOCAL_DROP), 3);
     assert_int_equal(fake_count(f, LOCAL_LAYOUT), 1);
 
     OK(cairn_restore_open(s, 3, 5000, &r, &err));

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a state dict to a table for libcairn, and again for the next save of a state dict that is built the same way.
+"""From a state dict to a table for libcairn, and again for the next save of a state dict that is built the
+same way.
 
-    first save   walk, names, slices, tree document -> Table        tens of microseconds a tensor
-    later saves  Layout.refresh(): same keys, dtypes, shapes and strides? then only addresses are set
+first save   walk, names, slices, tree document -> Table        tens of microseconds a tensor
+later saves  Layout.refresh(): same keys, dtypes, shapes and strides? then only addresses are set
 """
+
 from __future__ import annotations
 
 import sys
@@ -58,9 +60,10 @@ def tree_name(rank: int) -> str:
 class Layout:
     """A state dict's tensors as a table, with the tree document as its last slice.
 
-    rank, world_size: of the saving job; replicated: what plain tensors all ranks hold alike (see Checkpointer). before: the
-    layout of the save before, whose room for the document is kept. After the constructor and after each refresh() the table
-    is ready to be saved, as long as the state's tensors and what `held` keeps live. Not thread-safe.
+    rank, world_size: of the saving job; replicated: what plain tensors all ranks hold alike (see
+    Checkpointer). before: the layout of the save before, whose room for the document is kept. After the
+    constructor and after each refresh() the table is ready to be saved, as long as the state's tensors and
+    what `held` keeps live. Not thread-safe.
     """
 
     def __init__(
@@ -116,8 +119,15 @@ class Layout:
 
     def _add_piece(self, number: int, i: int, piece: Any, base: int) -> None:
         name = self.tree.leaves[number].name
-        row = self.table.add(name, piece.dtype, piece.shape, piece.address, offset=piece.offset, length=piece.length,
-                             strides=piece.strides)
+        row = self.table.add(
+            name,
+            piece.dtype,
+            piece.shape,
+            piece.address,
+            offset=piece.offset,
+            length=piece.length,
+            strides=piece.strides,
+        )
         if not piece.address and piece.local is not None and 0 not in piece.length:
             self.device_rows.append((row, number, i))
         self.held.append(piece.local)
@@ -131,8 +141,8 @@ class Layout:
         self._bytes[dtype] = -(-self._bytes.get(dtype, 0) // _ALIGN) * _ALIGN + size
 
     def _my_share(self, name: str, piece: Any) -> list[Any]:
-        """What this rank stores of a tensor that all ranks hold: rows of a large one, a small one whole or not at all. All
-        ranks come to the same division without a word, since they hold the same."""
+        """What this rank stores of a tensor that all ranks hold: rows of a large one, a small one whole or
+        not at all. All ranks come to the same division without a word, since they hold the same."""
         rank, world_size, replicated = self._share
         if world_size == 1 or not (replicated(name) if callable(replicated) else replicated):
             return [piece]
@@ -147,8 +157,14 @@ class Layout:
         stride = row if piece.strides is None else piece.strides[0]
         address = piece.address + first * stride if piece.address else 0
         local = piece.local[first:end] if not piece.address else piece.local
-        return [piece._replace(offset=(first, *piece.offset[1:]), length=(end - first, *piece.length[1:]), address=address,
-                               local=local)]
+        return [
+            piece._replace(
+                offset=(first, *piece.offset[1:]),
+                length=(end - first, *piece.length[1:]),
+                address=address,
+                local=local,
+            )
+        ]
 
     def _add_document(self, rank: int, before: Optional["Layout"]) -> None:
         text = self.tree.text.encode("ascii")
@@ -163,12 +179,14 @@ class Layout:
 
     def _write_document(self, text: bytes) -> None:
         self._view[: len(text)] = text
-        self._view[len(text):] = b" " * (self._room - len(text))
+        self._view[len(text) :] = b" " * (self._room - len(text))
 
     # ---- later ----
 
     def _note_signature(self, values: list[Any]) -> None:
-        self._same = [(i, leaf.same_as) for i, leaf in enumerate(self.tree.leaves) if leaf.same_as is not None]
+        self._same = [
+            (i, leaf.same_as) for i, leaf in enumerate(self.tree.leaves) if leaf.same_as is not None
+        ]
         self._arrays = self._arrays_in(values)
         self._tensors = None
         if self._torch and self._refreshable:
@@ -193,8 +211,8 @@ class Layout:
         return [at[i] for i in range(len(values))]
 
     def refresh(self, state: Any) -> bool:
-        """Makes the table fit a later state dict. False: it is built otherwise, a new Layout is needed; the table is not to
-        be used any more."""
+        """Makes the table fit a later state dict. False: it is built otherwise, a new Layout is needed; the
+        table is not to be used any more."""
         if not self._refreshable:
             return False
         values = self.tree.refresh(state)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a checkpoint to a state dict: into the tensors that somebody gave, or into new ones."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -15,24 +16,37 @@ _NAMES_SHOWN = 20
 
 
 class Loader:
-    """Reads one opened checkpoint for one rank. what: "step 7 of job x", for messages; timeout: for each run, seconds.
+    """Reads one opened checkpoint for one rank. what: "step 7 of job x", for messages; timeout: for each run,
+    seconds.
 
-    observer: the session has no rank, so that of what several ranks saved under one name libcairn takes the lowest rank's; whole
-    tensors of the wanted rank are then asked for one by one.
+    observer: the session has no rank, so that of what several ranks saved under one name libcairn takes the
+    lowest rank's; whole tensors of the wanted rank are then asked for one by one.
     """
 
     def __init__(
-        self, restore: Restore, rank: int, what: str, allow_pickle: bool, timeout: float, observer: bool = False
+        self,
+        restore: Restore,
+        rank: int,
+        what: str,
+        allow_pickle: bool,
+        timeout: float,
+        observer: bool = False,
     ) -> None:
-        self._own = {s.name: s.index for s in restore.slices() if s.rank == rank and s.length == s.shape} if observer else {}
+        self._own = (
+            {s.name: s.index for s in restore.slices() if s.rank == rank and s.length == s.shape}
+            if observer
+            else {}
+        )
         self._restore, self._rank, self._what = restore, rank, what
         self._allow_pickle, self._timeout = allow_pickle, timeout
         self._after: list[Callable[[], None]] = []  # copies to where Cairn cannot write
         self._seen: set[Any] = set()  # memory that is being read into
 
     def fill(self, state: dict[Any, Any], strict: bool, rename: Rename) -> None:
-        """Fills the tensors of the state in place, then puts the other values into its containers. Nothing is touched
-        before everything fits; after a failed read the tensors' contents are undefined, and no other value has changed."""
+        """Fills the tensors of the state in place, then puts the other values into its containers. Nothing is
+        touched before everything fits; after a failed read the tensors' contents are undefined, and no other
+        value has changed.
+        """
         merge = Merge(self._tree(), rename, lambda name: self._restore.find(name) is not None)
         merge.run(state)
         self._complain(merge, strict)
@@ -41,8 +55,8 @@ class Loader:
             put()
 
     def make(self) -> Any:
-        """The state dict as it was saved, with tensors of its own on the processor. Of several ranks' it is this rank's, its
-        tensors in full."""
+        """The state dict as it was saved, with tensors of its own on the processor. Of several ranks' it is
+        this rank's, its tensors in full."""
         wanted: list[Wanted] = []
         built = _merge.build(self._tree(), (), wanted)
         self._read(wanted)
@@ -51,14 +65,17 @@ class Loader:
     # ---- the tree ----
 
     def _tree(self) -> Any:
-        """This rank's tree; the first rank's, where this one saved none; names only, where nobody saved one (a program in C)."""
+        """This rank's tree; the first rank's, where this one saved none; names only, where nobody saved one
+        (a program in C)."""
         for rank in (self._rank, 0):
             name = tree_name(rank)
             found = self._restore.find(name)
             if found is not None:
                 return self._read_tree(name, *found)
         names = dict.fromkeys(s.name for s in self._restore.slices())
-        return {name: _tree.TensorRef(name, "tensor", None) for name in names if not name.startswith(".cairn/")}
+        return {
+            name: _tree.TensorRef(name, "tensor", None) for name in names if not name.startswith(".cairn/")
+        }
 
     def _read_tree(self, name: str, dtype: str, shape: tuple[int, ...]) -> Any:
         if dtype != "BYTES" or len(shape) != 1:
@@ -83,7 +100,11 @@ class Loader:
         if extra:
             said.append(_listed(extra, "in the checkpoint and not in the state"))
         if said:
-            hint = "" if problems else " (strict=False leaves them as they are; rename= says what is called otherwise)"
+            hint = (
+                ""
+                if problems
+                else " (strict=False leaves them as they are; rename= says what is called otherwise)"
+            )
             raise InvalidError(f"load {self._what}: {'; '.join(said)}{hint}")
 
     def _mismatches(self, wanted: list[Wanted]) -> list[str]:
@@ -126,8 +147,12 @@ class Loader:
         else:
             from . import _numpy as module
         dtype = module.dtype_of(w.ref.dtype or name)
-        if dtype is None or (w.ref.dtype and (name != "BYTES" or not shape or shape[-1] != module.item_size(dtype))):
-            raise CorruptError(f'{self._what}: tensor "{w.ref.name}" is {name} {list(shape)} and not {w.ref.dtype}')
+        if dtype is None or (
+            w.ref.dtype and (name != "BYTES" or not shape or shape[-1] != module.item_size(dtype))
+        ):
+            raise CorruptError(
+                f'{self._what}: tensor "{w.ref.name}" is {name} {list(shape)} and not {w.ref.dtype}'
+            )
         return module.empty(shape[:-1] if w.ref.dtype else shape, dtype)
 
     def _want(self, w: Wanted) -> None:
@@ -144,8 +169,16 @@ class Loader:
             if w.ref.name in self._own and piece.length == piece.shape and piece.strides is None:
                 self._restore.add_slice(self._own[w.ref.name], piece.address, keep=piece.local)
             else:
-                self._restore.add(w.ref.name, piece.dtype, piece.shape, piece.address, offset=piece.offset,
-                                  length=piece.length, strides=piece.strides, keep=piece.local)
+                self._restore.add(
+                    w.ref.name,
+                    piece.dtype,
+                    piece.shape,
+                    piece.address,
+                    offset=piece.offset,
+                    length=piece.length,
+                    strides=piece.strides,
+                    keep=piece.local,
+                )
 
 
 def _described(value: Any) -> str:

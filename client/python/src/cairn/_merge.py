@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which value of a checkpoint belongs where in a state dict that somebody gave.
 
-merge() walks the given state dict beside the tree that was read. It changes nothing: it says which tensors are wanted where,
-what is missing, extra or of another kind, and collects what is to be put into containers once all tensors have been read.
+merge() walks the given state dict beside the tree that was read. It changes nothing: it says which tensors
+are wanted where, what is missing, extra or of another kind, and collects what is to be put into containers
+once all tensors have been read.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -21,7 +23,8 @@ _MISSING = object()
 
 @dataclasses.dataclass
 class Wanted:
-    """A tensor of the given state, and what is read into it; value None: it is to be made and handed to put()."""
+    """A tensor of the given state, and what is read into it; value None: it is to be made and handed to
+    put()."""
 
     path: Key
     value: Any
@@ -30,8 +33,8 @@ class Wanted:
 
 
 class Merge:
-    """rename: from names of the given state to names in the checkpoint. find: whether a tensor of a name is stored, for those
-    that only other ranks' trees know."""
+    """rename: from names of the given state to names in the checkpoint. find: whether a tensor of a name is
+    stored, for those that only other ranks' trees know."""
 
     def __init__(self, saved: Any, rename: Rename, find: Callable[[str], bool]) -> None:
         self.wanted: list[Wanted] = []
@@ -46,8 +49,11 @@ class Merge:
     def extra(self) -> list[str]:
         """Names of the checkpoint's that the state had no place for."""
         taken = self._taken
-        return [_tree.name_of(path) for path, _ in _tree.leaves_of(self._saved)
-                if path and not any(path[:n] in taken for n in range(len(path) + 1))]
+        return [
+            _tree.name_of(path)
+            for path, _ in _tree.leaves_of(self._saved)
+            if path and not any(path[:n] in taken for n in range(len(path) + 1))
+        ]
 
     def run(self, given: Any) -> None:
         """given: a dict, which is filled in place."""
@@ -69,7 +75,9 @@ class Merge:
             self._whole(path, saved, at, put)
 
     def _differs(self, path: Key, given: Any, saved: Any) -> None:
-        self.other_kind.append(f"{_tree.name_of(path)} is a {_kind(given)} in the state and a {_kind(saved)} in the checkpoint")
+        self.other_kind.append(
+            f"{_tree.name_of(path)} is a {_kind(given)} in the state and a {_kind(saved)} in the checkpoint"
+        )
 
     def _tensor(self, path: Key, given: Any, at: Key, saved: Any) -> None:
         self._taken.add(at)
@@ -95,7 +103,9 @@ class Merge:
         if saved is not _MISSING and not saved:
             self._taken.add(at)
 
-    def _child(self, path: Key, given: Any, at: Key, saved: Any, key: Any, put: Callable[[Any], None]) -> None:
+    def _child(
+        self, path: Key, given: Any, at: Key, saved: Any, key: Any, put: Callable[[Any], None]
+    ) -> None:
         name = _tree.name_of(path)
         renamed = self._rename(name)
         if renamed != name:
@@ -115,7 +125,9 @@ class Merge:
         for i, item in enumerate(list(items)):
             self._child((*path, i), item, at, saved, i, _setter(items, i))
         if items is not given:
-            self.puts.append(lambda: put(tuple(items)) if any(a is not b for a, b in zip(items, given)) else None)
+            self.puts.append(
+                lambda: put(tuple(items)) if any(a is not b for a, b in zip(items, given)) else None
+            )
         if saved is not _MISSING and not saved:
             self._taken.add(at)
 

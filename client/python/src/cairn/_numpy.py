@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Cairn knows about numpy: dtypes and memory of arrays. Imported only where a program has arrays."""
+
 from __future__ import annotations
 
 from typing import Any, NamedTuple, Optional
@@ -9,17 +10,31 @@ import numpy
 from .errors import InvalidError
 
 _NAMES = {
-    "|b1": "BOOL", "|u1": "U8", "|i1": "I8", "<u2": "U16", "<i2": "I16", "<u4": "U32", "<i4": "I32", "<u8": "U64",
-    "<i8": "I64", "<f2": "F16", "<f4": "F32", "<f8": "F64", "<c8": "C64",
+    "|b1": "BOOL",
+    "|u1": "U8",
+    "|i1": "I8",
+    "<u2": "U16",
+    "<i2": "I16",
+    "<u4": "U32",
+    "<i4": "I32",
+    "<u8": "U64",
+    "<i8": "I64",
+    "<f2": "F16",
+    "<f4": "F32",
+    "<f8": "F64",
+    "<c8": "C64",
 }
 _TO_DTYPE = {name: numpy.dtype(text) for text, name in _NAMES.items()}
 
 
 def true_name(array: Any, path: str) -> Optional[str]:
-    """numpy's name of a dtype ("<c16") where Cairn has none, else None. Raises InvalidError for objects and records."""
+    """numpy's name of a dtype ("<c16") where Cairn has none, else None. Raises InvalidError for objects and
+    records."""
     dtype = array.dtype
     if dtype.hasobject or dtype.fields or dtype.subdtype or not dtype.isbuiltin and dtype.kind == "V":
-        raise InvalidError(f"{path} is an array of {dtype}, which has no plain bytes: save its columns or items one by one")
+        raise InvalidError(
+            f"{path} is an array of {dtype}, which has no plain bytes: save its columns or items one by one"
+        )
     return None if dtype.str in _NAMES else dtype.str
 
 

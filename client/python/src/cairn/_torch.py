@@ -3,6 +3,7 @@
 
 The only module of the package, besides cairn.torch and the integrations, that imports torch.
 """
+
 from __future__ import annotations
 
 import functools
@@ -16,24 +17,43 @@ import torch
 from .errors import InvalidError
 
 _NAMES = {
-    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32", "int32": "I32",
-    "uint64": "U64", "int64": "I64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
-    "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ", "float16": "F16", "bfloat16": "BF16",
-    "float32": "F32", "float64": "F64", "complex64": "C64",
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "uint32": "U32",
+    "int32": "I32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+    "complex64": "C64",
 }
 _TO_NAME = {getattr(torch, t): name for t, name in _NAMES.items() if hasattr(torch, t)}
 _TO_DTYPE = {name: dtype for dtype, name in _TO_NAME.items()}
 # dtypes whose tensors carry more than their bytes (scales, zero points).
-_QUANTISED = {getattr(torch, t) for t in ("qint8", "quint8", "qint32", "quint4x2", "quint2x4") if hasattr(torch, t)}
+_QUANTISED = {
+    getattr(torch, t) for t in ("qint8", "quint8", "qint32", "quint4x2", "quint2x4") if hasattr(torch, t)
+}
 
 
 def dtype_name(dtype: torch.dtype) -> Optional[str]:
-    """Cairn's (safetensors') name of a dtype, or None: then it is stored as "BYTES" with a last dimension of itemsize."""
+    """Cairn's (safetensors') name of a dtype, or None: then it is stored as "BYTES" with a last dimension of
+    itemsize."""
     return _TO_NAME.get(dtype)
 
 
 def dtype_of(name: str) -> Optional[torch.dtype]:
-    """The dtype of a name: Cairn's ("BF16"; BYTES reads as uint8) or torch's ("complex128"); None where this torch has none."""
+    """The dtype of a name: Cairn's ("BF16"; BYTES reads as uint8) or torch's ("complex128"); None where this
+    torch has none."""
     found = torch.uint8 if name == "BYTES" else _TO_DTYPE.get(name) or getattr(torch, name, None)
     return found if isinstance(found, torch.dtype) else None
 
@@ -44,7 +64,8 @@ def true_name(dtype: torch.dtype) -> Optional[str]:
 
 
 class Slice(NamedTuple):
-    """A piece of a tensor in this process: memory, the shape of the whole, and where the piece begins in it (elements)."""
+    """A piece of a tensor in this process: memory, the shape of the whole, and where the piece begins in it
+    (elements)."""
 
     local: torch.Tensor
     shape: tuple[int, ...]
@@ -54,9 +75,10 @@ class Slice(NamedTuple):
 def slices_of(tensor: Any, name: str = "tensor") -> list[Slice]:
     """The pieces of a tensor that this process has, as tensors that share its memory.
 
-    A plain tensor is one piece, itself. A DTensor is what its placements give to this rank: one piece, or several where
-    _StridedShard has interleaved them; none if this process is not of its mesh; a replica is given in full (see replica_of).
-    A ShardedTensor is its local shards. name: for messages. Raises InvalidError for partial sums.
+    A plain tensor is one piece, itself. A DTensor is what its placements give to this rank: one piece, or
+    several where _StridedShard has interleaved them; none if this process is not of its mesh; a replica is
+    given in full (see replica_of). A ShardedTensor is its local shards. name: for messages. Raises
+    InvalidError for partial sums.
     """
     if is_dtensor(tensor):
         return _dtensor_slices(tensor, name)
@@ -67,11 +89,14 @@ def slices_of(tensor: Any, name: str = "tensor") -> list[Slice]:
 
 
 def is_dtensor(tensor: Any) -> bool:
-    return hasattr(tensor, "_local_tensor") and hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
+    return (
+        hasattr(tensor, "_local_tensor") and hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
+    )
 
 
 def replica_of(tensor: Any) -> tuple[int, int]:
-    """Which of how many processes with the same bytes this is: (0, 1) but for DTensors with Replicate placements."""
+    """Which of how many processes with the same bytes this is: (0, 1) but for DTensors with Replicate
+    placements."""
     index, count = 0, 1
     if not is_dtensor(tensor):
         return index, count
@@ -84,13 +109,13 @@ def replica_of(tensor: Any) -> tuple[int, int]:
 
 
 def stores(tensor: Any, name: str) -> bool:
-    """Whether this process is the one of its equal replicas that stores the tensor. All of them agree without a word; names
-    are spread over them."""
+    """Whether this process is the one of its equal replicas that stores the tensor. All of them agree without
+    a word; names are spread over them."""
     index, count = replica_of(tensor)
     return count == 1 or zlib.crc32(name.encode("utf-8", "surrogatepass")) % count == index
 
 
-# ---- DTensor -----------------------------------------------------------------------------------------------------------
+# ---- DTensor -----------------------------------------------------------------------------------------------
 
 Runs = list[tuple[int, int]]  # elements [begin, end) of a dimension, in the order in which they lie in memory
 
@@ -106,19 +131,29 @@ def _dtensor_slices(tensor: Any, name: str) -> list[Slice]:
     runs = shard_runs(shape, mesh, coordinate, tensor.placements, name)
     expect = tuple(sum(end - begin for begin, end in r) for r in runs)
     if expect != tuple(local.shape):
-        raise InvalidError(f'tensor "{name}": its local part is {list(local.shape)}, but its placements {tensor.placements} '
-                           f"on a mesh of {mesh} make it {list(expect)}: was it padded?")
+        raise InvalidError(
+            f'tensor "{name}": its local part is {list(local.shape)}, but its placements {tensor.placements} '
+            f"on a mesh of {mesh} make it {list(expect)}: was it padded?"
+        )
     return _boxes(local, shape, runs)
 
 
-def shard_runs(shape: Sequence[int], mesh: Sequence[int], coordinate: Sequence[int], placements: Sequence[Any],
-               name: str = "tensor") -> list[Runs]:
-    """Which elements of each dimension the process at a coordinate of a mesh has. Placements are applied from the first
-    mesh dimension to the last, each to what the ones before have left."""
+def shard_runs(
+    shape: Sequence[int],
+    mesh: Sequence[int],
+    coordinate: Sequence[int],
+    placements: Sequence[Any],
+    name: str = "tensor",
+) -> list[Runs]:
+    """Which elements of each dimension the process at a coordinate of a mesh has. Placements are applied from
+    the first mesh dimension to the last, each to what the ones before have left."""
     runs: list[Runs] = [[(0, n)] for n in shape]
     for dim, placement in enumerate(placements):
         if placement.is_partial():
-            raise InvalidError(f'tensor "{name}" is a partial sum ({placements}): redistribute() it before it is saved or loaded')
+            raise InvalidError(
+                f'tensor "{name}" is a partial sum ({placements}): redistribute() it before it is '
+                f"saved or loaded"
+            )
         d = getattr(placement, "dim", None)
         if placement.is_replicate() or d is None:
             continue
@@ -174,7 +209,7 @@ def _boxes(local: torch.Tensor, shape: tuple[int, ...], runs: list[Runs]) -> lis
     return [Slice(part, shape, offset) for part, offset in boxes if part.numel() or 0 in shape]
 
 
-# ---- memory ------------------------------------------------------------------------------------------------------------
+# ---- memory ------------------------------------------------------------------------------------------------
 
 
 def check(tensor: torch.Tensor, path: str) -> None:
@@ -196,8 +231,17 @@ def identity(tensor: Any) -> Optional[tuple[Any, ...]]:
     try:
         if local.numel() == 0:
             return None
-        return (local.data_ptr(), local.dtype, local.shape, local.stride(), local.device, tuple(tensor.shape),
-                getattr(tensor, "placements", None), local.is_conj(), local.is_neg())
+        return (
+            local.data_ptr(),
+            local.dtype,
+            local.shape,
+            local.stride(),
+            local.device,
+            tuple(tensor.shape),
+            getattr(tensor, "placements", None),
+            local.is_conj(),
+            local.is_neg(),
+        )
     except (RuntimeError, NotImplementedError, AttributeError):  # wrappers without memory of their own
         return None
 
@@ -211,8 +255,8 @@ def bytes_strides(tensor: torch.Tensor) -> Optional[tuple[int, ...]]:
 
 
 class Piece(NamedTuple):
-    """A slice of a tensor as cairn_tensor describes it. strides: in bytes, or None; address: 0 where the processor cannot
-    read the memory, then `local` is to be copied."""
+    """A slice of a tensor as cairn_tensor describes it. strides: in bytes, or None; address: 0 where the
+    processor cannot read the memory, then `local` is to be copied."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -234,7 +278,13 @@ def _piece(s: Slice, path: str) -> Piece:
     if local.is_conj() or local.is_neg():
         local = local.resolve_conj().resolve_neg()
     address = _address(local, path) if local.is_cpu else 0
-    name, shape, offset, length, strides = dtype_name(local.dtype), s.shape, s.offset, tuple(local.shape), bytes_strides(local)
+    name, shape, offset, length, strides = (
+        dtype_name(local.dtype),
+        s.shape,
+        s.offset,
+        tuple(local.shape),
+        bytes_strides(local),
+    )
     if name is None:
         size = local.element_size()
         shape, offset, length = (*shape, size), (*offset, 0), (*length, size)
@@ -248,7 +298,10 @@ def _address(local: torch.Tensor, path: str) -> int:
     except RuntimeError:
         address = 0
     if not address and local.numel():
-        raise InvalidError(f"{path} is a {type(local).__name__} without memory of its own: save the tensors that it is made of")
+        raise InvalidError(
+            f"{path} is a {type(local).__name__} without memory of its own: save the tensors that it is "
+            f"made of"
+        )
     return address
 
 
@@ -260,8 +313,8 @@ _DTYPE, _SHAPE, _CPU = map(operator.attrgetter, ("dtype", "shape", "is_cpu"))
 class Signature:
     """How tensors lie in memory: dtypes, shapes, strides, devices and placements of all of them.
 
-    addresses() is what a save costs in Python, so it makes few calls for many tensors, and keeps no object for each of them:
-    a tuple for each would set off the garbage collector.
+    addresses() is what a save costs in Python, so it makes few calls for many tensors, and keeps no object
+    for each of them: a tuple for each would set off the garbage collector.
     """
 
     def __init__(self, tensors: Sequence[Any]) -> None:
@@ -274,15 +327,21 @@ class Signature:
         self._complex = any(d.is_complex for d in set(self._dtypes))
 
     def addresses(self, tensors: Sequence[Any]) -> Optional[list[int]]:
-        """Where these (local) tensors lie, or None if they do not lie as the first ones did. Raises RuntimeError for what has
-        no address."""
+        """Where these (local) tensors lie, or None if they do not lie as the first ones did. Raises
+        RuntimeError for what has no address."""
         specs = _specs(tensors)
         local = _locals(tensors, specs)
-        if len(tensors) != len(self._dtypes) or specs != self._specs or list(map(_DTYPE, local)) != self._dtypes:
+        if (
+            len(tensors) != len(self._dtypes)
+            or specs != self._specs
+            or list(map(_DTYPE, local)) != self._dtypes
+        ):
             return None
         if not all(map(operator.eq, map(_SHAPE, local), self._shapes)) or list(map(_CPU, local)) != self._cpu:
             return None
-        if list(map(_DENSE, local)) != self._dense or any(local[i].stride() != self._strides[i] for i in self._views):
+        if list(map(_DENSE, local)) != self._dense or any(
+            local[i].stride() != self._strides[i] for i in self._views
+        ):
             return None
         if any(map(_NEG, local)) or (self._complex and any(map(_CONJ, local))):
             return None
@@ -336,7 +395,7 @@ def _at(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tenso
     return torch.frombuffer((ctypes.c_char * size).from_address(address), dtype=dtype).view(shape)
 
 
-# ---- reading -----------------------------------------------------------------------------------------------------------
+# ---- reading -----------------------------------------------------------------------------------------------
 
 
 def name_of(tensor: Any) -> str:
@@ -353,13 +412,16 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
 
 
 def targets_of(tensor: Any, path: str) -> tuple[list[Piece], list[Callable[[], None]]]:
-    """Where to read a tensor's pieces to, and what is to be done afterwards for those that Cairn cannot write to itself (on a
-    device, lazily conjugated). Raises InvalidError for memory that several elements share."""
+    """Where to read a tensor's pieces to, and what is to be done afterwards for those that Cairn cannot write
+    to itself (on a device, lazily conjugated). Raises InvalidError for memory that several elements share."""
     pieces, after = [], []
     for s in slices_of(tensor, path):
         check(s.local, path)
         if any(n > 1 and step == 0 for n, step in zip(s.local.shape, s.local.stride())):
-            raise InvalidError(f"{path} is expanded: several of its elements are one place in memory; load into clone() of it")
+            raise InvalidError(
+                f"{path} is expanded: several of its elements are one place in memory; load into "
+                f"clone() of it"
+            )
         local = s.local
         if not local.is_cpu or local.is_conj() or local.is_neg():
             local = torch.empty(local.shape, dtype=local.dtype)

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tree document: everything of a state dict that is no tensor, as JSON (docs/python-state.md).
 
-Tensors and numpy arrays appear in it as references by name; what they contain goes through Cairn's own tables. Reading a
-document builds plain Python values and nothing else: no class is looked up, no code runs, but for {"t":"pickle"} nodes,
-which are made and read only where both sides ask for it.
+Tensors and numpy arrays appear in it as references by name; what they contain goes through Cairn's own
+tables. Reading a document builds plain Python values and nothing else: no class is looked up, no code runs,
+but for {"t":"pickle"} nodes, which are made and read only where both sides ask for it.
 
-Writing has a fast path. Tree.refresh() walks a state dict that is built like the one before and repeats only the text of
-what may have changed; where it is built differently it says so, and a new Tree is made.
+Writing has a fast path. Tree.refresh() walks a state dict that is built like the one before and repeats only
+the text of what may have changed; where it is built differently it says so, and a new Tree is made.
 
-Neither torch nor numpy is imported here: values of theirs can only come from a program that has imported them.
+Neither torch nor numpy is imported here: values of theirs can only come from a program that has imported
+them.
 """
+
 from __future__ import annotations
 
 import base64
@@ -37,11 +39,14 @@ Key = tuple[Any, ...]  # where a value is: the keys and positions on the way to 
 
 
 def name_of(path: Key) -> str:
-    """The Cairn name of what is at a path: its keys joined by dots, control characters and lone surrogates escaped."""
+    """The Cairn name of what is at a path: its keys joined by dots, control characters and lone surrogates
+    escaped."""
     name = ".".join(k if type(k) is str else str(k) for k in path)
     if name.isprintable():
         return name
-    return "".join(c if c.isprintable() or c == "\u00a0" else c.encode("unicode_escape").decode() for c in name)
+    return "".join(
+        c if c.isprintable() or c == "\u00a0" else c.encode("unicode_escape").decode() for c in name
+    )
 
 
 def show(path: Key) -> str:
@@ -49,7 +54,7 @@ def show(path: Key) -> str:
     return "state_dict" + "".join(f"[{k!r}]" for k in path)
 
 
-# ---- writing: values ---------------------------------------------------------------------------------------------------
+# ---- writing: values ---------------------------------------------------------------------------------------
 
 
 class _Changed(Exception):
@@ -69,13 +74,18 @@ class Pickler:
         try:
             data = pickle.dumps(value, protocol=4)
         except Exception as e:  # noqa: BLE001 - whatever the object's own code raises
-            raise InvalidError(f"{show(path)} is a {kind} that cannot be pickled ({e}): drop it from the state dict") from e
+            raise InvalidError(
+                f"{show(path)} is a {kind} that cannot be pickled ({e}): drop it from the state dict"
+            ) from e
         return f'{{"t":"pickle","v":"{base64.b64encode(data).decode()}"}}'
 
 
 def _advice(value: Any) -> str:
     if isinstance(value, tuple):
-        return "a named tuple, whose class a checkpoint does not carry: save tuple(x) or x._asdict(), or pass pickle=True"
+        return (
+            "a named tuple, whose class a checkpoint does not carry: save tuple(x) or x._asdict(), or pass "
+            "pickle=True"
+        )
     if isinstance(value, dict):
         return "which a checkpoint does not carry: save dict(x), or pass pickle=True"
     if callable(value):
@@ -135,7 +145,11 @@ def _scalar_writer(kind: type) -> Optional[Callable[[Any], str]]:
         return writer
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch and kind.__module__ == "torch":
-        return {torch.Size: _size_text, torch.dtype: _torch_text("dtype"), torch.device: _torch_text("device")}.get(kind)
+        return {
+            torch.Size: _size_text,
+            torch.dtype: _torch_text("dtype"),
+            torch.device: _torch_text("device"),
+        }.get(kind)
     if numpy and issubclass(kind, numpy.generic) and not issubclass(kind, (numpy.object_, numpy.void)):
         return _number_text
     return None
@@ -146,7 +160,10 @@ def _all_plain(values: Any) -> Optional[str]:
     kinds = set(map(type, values))
     if not kinds.issubset(_PLAIN):
         return None
-    if int in kinds and (max(map(_magnitude, values)) if kinds != {int} else max(max(values), -min(values))) > _MAX_INT:
+    if (
+        int in kinds
+        and (max(map(_magnitude, values)) if kinds != {int} else max(max(values), -min(values))) > _MAX_INT
+    ):
         return None
     try:
         return json.dumps(list(values), allow_nan=False, separators=(",", ":"))
@@ -171,13 +188,17 @@ class _ValueWriter:
         if scalar:
             return scalar(value)
         if len(path) > MAX_DEPTH:
-            raise InvalidError(f"{show(path[:6])}...: nested deeper than {MAX_DEPTH}: does it contain itself?")
+            raise InvalidError(
+                f"{show(path[:6])}...: nested deeper than {MAX_DEPTH}: does it contain itself?"
+            )
         if kind in _SEQUENCES:
             return f'{{"t":"{_SEQUENCES[kind]}","v":{self._items(value, path)}}}'
         if kind in _MAPPINGS:
             keys, values = list(value), list(value.values())
-            return (f'{{"t":"{_MAPPINGS[kind]}","k":{self._items(keys, path)},'
-                    f'"v":{self._items(values, path, keys)}{self.attributes(value, path)}}}')
+            return (
+                f'{{"t":"{_MAPPINGS[kind]}","k":{self._items(keys, path)},'
+                f'"v":{self._items(values, path, keys)}{self.attributes(value, path)}}}'
+            )
         if self.is_leaf(kind):
             raise _Changed(path)
         scalar = _scalar_writer(kind)
@@ -196,7 +217,7 @@ class _ValueWriter:
         return "" if meta is None else f',"m":{self.text(meta, (*path, "_metadata"))}'
 
 
-# ---- writing: the tree -------------------------------------------------------------------------------------------------
+# ---- writing: the tree -------------------------------------------------------------------------------------
 
 
 class _Leaf:
@@ -237,7 +258,9 @@ class _Container:
         keys = "" if self.keys is None else f'"k":{writer._items(self.keys, path)},'
         self.head = f'{{"t":"{tag}",{keys}"v":['
         self.flat = all(type(k) is _Leaf for k in kids)
-        self.body = self.head + ",".join(k.body for k in kids) + "]" + self.meta_text + "}" if self.flat else ""
+        self.body = (
+            self.head + ",".join(k.body for k in kids) + "]" + self.meta_text + "}" if self.flat else ""
+        )
 
     def _values(self, value: Any) -> Any:
         return value.values() if self.keys is not None else value
@@ -252,7 +275,9 @@ class _Container:
             raise _Changed
         values = value
         if self.keys is not None:
-            if list(value) != self.keys or (self.key_types and list(map(type, value)) != self.key_types):  # 1 == True
+            if list(value) != self.keys or (
+                self.key_types and list(map(type, value)) != self.key_types
+            ):  # 1 == True
                 raise _Changed
             values = value.values()
         if self.meta is not None and getattr(value, "_metadata", None) != self.meta:
@@ -277,8 +302,8 @@ class _Container:
 
 
 class Leaf:
-    """A tensor or array of a state dict. name: under which it is stored; path: where it is. same_as: the number of an
-    earlier leaf that is the very same memory, or None."""
+    """A tensor or array of a state dict. name: under which it is stored; path: where it is. same_as: the
+    number of an earlier leaf that is the very same memory, or None."""
 
     __slots__ = ("name", "path", "tag", "same_as")
 
@@ -289,9 +314,10 @@ class Leaf:
 class Tree:
     """How a state dict is built, and its document.
 
-    state: the state dict. leaf_tag: for the type of a value the tag of its node ("tensor", "ndarray"), or None when it is
-    no array. identity: for an array something that is equal only for the same memory seen the same way, or None; dtype: its
-    true dtype where it is stored as bytes, or None. Raises InvalidError, which names the path, for what cannot be stored.
+    state: the state dict. leaf_tag: for the type of a value the tag of its node ("tensor", "ndarray"), or
+    None when it is no array. identity: for an array something that is equal only for the same memory seen the
+    same way, or None; dtype: its true dtype where it is stored as bytes, or None. Raises InvalidError, which
+    names the path, for what cannot be stored.
     """
 
     def __init__(
@@ -315,11 +341,14 @@ class Tree:
         try:
             self._root.refresh(state, [], out)
         except _Changed as e:
-            raise InvalidError(f"{show(e.args[0])} is a tensor in a set or in a key: put it into a dict, list or tuple") from None
+            raise InvalidError(
+                f"{show(e.args[0])} is a tensor in a set or in a key: put it into a dict, list or tuple"
+            ) from None
         self.text = _document(out)
 
     def refresh(self, state: Any) -> Optional[list[Any]]:
-        """The arrays of a state dict that is built as the one before, and self.text for it; None when it is not."""
+        """The arrays of a state dict that is built as the one before, and self.text for it; None when it is
+        not."""
         leaves: list[Any] = []
         out: list[str] = []
         try:
@@ -340,8 +369,12 @@ class Tree:
 
     def _build_container(self, value: Any, path: Key) -> Any:
         if len(path) > MAX_DEPTH:
-            raise InvalidError(f"{show(path[:6])}...: nested deeper than {MAX_DEPTH}: does it contain itself?")
-        keys, values = (list(value), list(value.values())) if type(value) in _MAPPINGS else (range(len(value)), value)
+            raise InvalidError(
+                f"{show(path[:6])}...: nested deeper than {MAX_DEPTH}: does it contain itself?"
+            )
+        keys, values = (
+            (list(value), list(value.values())) if type(value) in _MAPPINGS else (range(len(value)), value)
+        )
         kids = [self._build(v, (*path, k)) for k, v in zip(keys, values)]
         if all(type(kid) is _Value for kid in kids):
             return _Value(self._writer, path)
@@ -350,9 +383,13 @@ class Tree:
     def _build_leaf(self, value: Any, path: Key, tag: str) -> _Leaf:
         name, dtype, same_as = name_of(path), self._dtype(value, path), None
         if name in self._names:
-            raise InvalidError(f"{show(path)} and {show(self._names[name])} would both be named {name!r}: rename one")
+            raise InvalidError(
+                f"{show(path)} and {show(self._names[name])} would both be named {name!r}: rename one"
+            )
         if not name or name.startswith(".cairn/"):
-            raise InvalidError(f"{show(path)} would be named {name!r}, which no tensor may be: put it under another key")
+            raise InvalidError(
+                f"{show(path)} would be named {name!r}, which no tensor may be: put it under another key"
+            )
         self._names[name] = path
         identity = self._identity(value)
         if identity is not None:
@@ -368,12 +405,12 @@ def _document(out: list[str]) -> str:
     return f'{{"v":{VERSION},"tree":{"".join(out)}}}'
 
 
-# ---- reading -----------------------------------------------------------------------------------------------------------
+# ---- reading -----------------------------------------------------------------------------------------------
 
 
 class TensorRef:
-    """A tensor or array in a tree that was read: its name in the checkpoint, "tensor" or "ndarray", and its true dtype
-    where it is stored as bytes (torch's name, or numpy's typestr)."""
+    """A tensor or array in a tree that was read: its name in the checkpoint, "tensor" or "ndarray", and its
+    true dtype where it is stored as bytes (torch's name, or numpy's typestr)."""
 
     __slots__ = ("name", "tag", "dtype")
 
@@ -410,7 +447,15 @@ class _Reader:
             raise self.bad(path, f"unknown tag {str(tag)[:40]!r}: written by a newer version?")
         try:
             return read(self, node, path)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, struct.error, binascii.Error) as e:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+            struct.error,
+            binascii.Error,
+        ) as e:
             if isinstance(e, (CorruptError, InvalidError)):
                 raise
             raise self.bad(path, f"a malformed {tag} ({e})") from None
@@ -421,7 +466,9 @@ class _Reader:
             raise self.bad(path, f'"{field}" is no list')
         if set(map(type, values)).issubset(_PLAIN):
             return values
-        return [self.node(v, (*path, k)) for k, v in zip(keys if keys is not None else range(len(values)), values)]
+        return [
+            self.node(v, (*path, k)) for k, v in zip(keys if keys is not None else range(len(values)), values)
+        ]
 
     def string(self, node: dict[str, Any], field: str) -> str:
         if type(node[field]) is not str:
@@ -442,7 +489,9 @@ class _Reader:
         values = self.items(node, "v", path, keys)
         if len(keys) != len(values):
             raise ValueError(f"{len(keys)} keys and {len(values)} values")
-        made: Any = dict(zip(keys, values)) if node["t"] == "dict" else collections.OrderedDict(zip(keys, values))
+        made: Any = (
+            dict(zip(keys, values)) if node["t"] == "dict" else collections.OrderedDict(zip(keys, values))
+        )
         if len(made) != len(keys):
             raise ValueError("a key twice")
         if "m" in node and node["t"] == "odict":
@@ -450,7 +499,9 @@ class _Reader:
         return made
 
     def sequence(self, node: dict[str, Any], path: Key) -> Any:
-        return {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[node["t"]](self.items(node, "v", path))
+        return {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[node["t"]](
+            self.items(node, "v", path)
+        )
 
     def read_int(self, node: dict[str, Any], path: Key) -> int:
         if not re.fullmatch(r"-?[0-9a-f]+", self.string(node, "v")):
@@ -500,20 +551,32 @@ class _Reader:
     def read_pickle(self, node: dict[str, Any], path: Key) -> Any:
         data = base64.b64decode(self.string(node, "v"), validate=True)
         if not self.allow_pickle:
-            raise InvalidError(f"{self.what}: {show(path)} is a pickle, which runs code when it is read: "
-                               f"pass allow_pickle=True if you trust who saved this checkpoint")
+            raise InvalidError(
+                f"{self.what}: {show(path)} is a pickle, which runs code when it is read: "
+                f"pass allow_pickle=True if you trust who saved this checkpoint"
+            )
         try:
             return pickle.loads(data)
         except Exception as e:  # noqa: BLE001 - whatever the object's own code raises
-            raise CorruptError(f"{self.what}: {show(path)} cannot be unpickled: {type(e).__name__}: {e}") from e
+            raise CorruptError(
+                f"{self.what}: {show(path)} cannot be unpickled: {type(e).__name__}: {e}"
+            ) from e
 
 
 _READERS: dict[str, Callable[..., Any]] = {
-    "tensor": _Reader.tensor, "ndarray": _Reader.tensor, "dict": _Reader.read_dict, "odict": _Reader.read_dict,
+    "tensor": _Reader.tensor,
+    "ndarray": _Reader.tensor,
+    "dict": _Reader.read_dict,
+    "odict": _Reader.read_dict,
     **dict.fromkeys(("list", "tuple", "set", "frozenset"), _Reader.sequence),
-    "int": _Reader.read_int, "float": _Reader.read_float, "bytes": _Reader.read_bytes, "bytearray": _Reader.read_bytes,
-    "complex": _Reader.read_complex, **dict.fromkeys(("size", "dtype", "device"), _Reader.torch_value),
-    "number": _Reader.number, "pickle": _Reader.read_pickle,
+    "int": _Reader.read_int,
+    "float": _Reader.read_float,
+    "bytes": _Reader.read_bytes,
+    "bytearray": _Reader.read_bytes,
+    "complex": _Reader.read_complex,
+    **dict.fromkeys(("size", "dtype", "device"), _Reader.torch_value),
+    "number": _Reader.number,
+    "pickle": _Reader.read_pickle,
 }
 
 
@@ -528,11 +591,13 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is no JSON")
 
 
-def read(document: Union[bytes, bytearray, memoryview], what: str = "tree document", allow_pickle: bool = False) -> Any:
+def read(
+    document: Union[bytes, bytearray, memoryview], what: str = "tree document", allow_pickle: bool = False
+) -> Any:
     """The state dict of a document, with a TensorRef in the place of each tensor.
 
-    Runs no code of the document's choosing; pickles are refused with InvalidError unless allow_pickle. what: for messages.
-    Raises CorruptError for anything that is no tree.
+    Runs no code of the document's choosing; pickles are refused with InvalidError unless allow_pickle. what:
+    for messages. Raises CorruptError for anything that is no tree.
     """
     try:
         text = str(document, "utf-8")
@@ -542,7 +607,9 @@ def read(document: Union[bytes, bytearray, memoryview], what: str = "tree docume
     if type(root) is not dict or type(root.get("v")) is not int or "tree" not in root:
         raise CorruptError(f"{what}: is no tree")
     if root["v"] != VERSION:
-        raise InvalidError(f"{what}: has version {root['v']}, this cairn reads {VERSION}: install a newer one")
+        raise InvalidError(
+            f"{what}: has version {root['v']}, this cairn reads {VERSION}: install a newer one"
+        )
     try:
         return _Reader(what, allow_pickle).node(root["tree"], ())
     except RecursionError:
@@ -550,7 +617,8 @@ def read(document: Union[bytes, bytearray, memoryview], what: str = "tree docume
 
 
 def leaves_of(tree: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Every value of a tree that is no dict, list or tuple, with its path; an empty container counts as a value."""
+    """Every value of a tree that is no dict, list or tuple, with its path; an empty container counts as a
+    value."""
     if isinstance(tree, dict) and tree:
         for key, value in tree.items():
             yield from leaves_of(value, (*path, key))

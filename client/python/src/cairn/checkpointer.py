@@ -11,6 +11,7 @@
 
 Times are in seconds, sizes in bytes.
 """
+
 from __future__ import annotations
 
 import logging
@@ -26,8 +27,18 @@ from ._layout import Layout, Replicated
 from ._load import Loader
 from ._merge import Rename
 from .errors import (
-    AbortedError, BusyError, Error, ExistsError, FencedError, ForkedError, InvalidError, NotFoundError, StalePinError,
-    TimeoutError, TooLargeError, UnavailableError,
+    AbortedError,
+    BusyError,
+    Error,
+    ExistsError,
+    FencedError,
+    ForkedError,
+    InvalidError,
+    NotFoundError,
+    StalePinError,
+    TimeoutError,
+    TooLargeError,
+    UnavailableError,
 )
 from .session import Restore, Save, Session
 
@@ -38,12 +49,13 @@ _ON_BUSY = ("wait", "skip", "fail")
 
 
 class SaveFailedWarning(RuntimeWarning):
-    """A save failed and training goes on. Issued once for each kind of failure, until a save has succeeded again."""
+    """A save failed and training goes on. Issued once for each kind of failure, until a save has succeeded
+    again."""
 
 
 class SaveHandle:
-    """A save on its way. step: what was saved. Its checkpoint exists once it is committed, on all ranks alike. Any thread may
-    use it."""
+    """A save on its way. step: what was saved. Its checkpoint exists once it is committed, on all ranks
+    alike. Any thread may use it."""
 
     def __init__(self, save: Save) -> None:
         self.step = save.step
@@ -53,8 +65,10 @@ class SaveHandle:
         self._failure: Optional[Error] = None
 
     def wait(self, state: str = "committed", timeout: float = 600.0) -> None:
-        """Waits until this rank's part is on stable storage ("durable") or the checkpoint of all ranks exists ("committed").
-        Raises TimeoutError, AbortedError (why is in the message), UnavailableError. Ctrl-C ends it at once."""
+        """Waits until this rank's part is on stable storage ("durable") or the checkpoint of all ranks exists
+        ("committed"). Raises TimeoutError, AbortedError (why is in the message), UnavailableError. Ctrl-C
+        ends it at once.
+        """
         if state not in _lib.STATES:
             raise InvalidError(f'state is {state!r}: one of {", ".join(_lib.STATES)} is wanted')
         end = time.monotonic() + timeout
@@ -68,8 +82,10 @@ class SaveHandle:
             if _lib.STATES[self._reached] >= _lib.STATES[state]:
                 return True
             if self._save is None:
-                raise TimeoutError(f"step {self.step} was {self._reached} when its session was closed; it goes on in the daemon, "
-                                   f"and latest() of a later start, or `cairn ls`, tells what became of it")
+                raise TimeoutError(
+                    f"step {self.step} was {self._reached} when its session was closed; it goes on in the "
+                    f"daemon, and latest() of a later start, or `cairn ls`, tells what became of it"
+                )
             try:
                 reached = self._save.wait_a_while(state, end, timeout)
             except (AbortedError, FencedError, StalePinError) as e:
@@ -93,7 +109,8 @@ class SaveHandle:
         return self.is_reached("committed")
 
     def info(self) -> dict[str, Any]:
-        """What the save copied, see Save.info(); empty once its session is closed or it is known to be committed."""
+        """What the save copied, see Save.info(); empty once its session is closed or it is known to be
+        committed."""
         with self._lock:
             return self._save.info() if self._save else {}
 
@@ -107,25 +124,28 @@ class SaveHandle:
 class Checkpointer:
     """Saves and loads the state of one rank of a job, through the node's cairnd.
 
-    job: the job's name, [A-Za-z0-9._-], the same on all ranks and at every start. rank, world_size: from torch.distributed or
-    the launcher where they are not given (cairn.launch). start_id: names this start of the job, equal on all ranks; from the
-    launcher by default, and new for each Checkpointer in a world of one.
+    job: the job's name, [A-Za-z0-9._-], the same on all ranks and at every start. rank, world_size: from
+    torch.distributed or the launcher where they are not given (cairn.launch). start_id: names this start of
+    the job, equal on all ranks; from the launcher by default, and new for each Checkpointer in a world of
+    one.
 
-    arena: bytes of shared memory that snapshots are copied to. "auto" takes a quarter more than one save needs, faulted in at
-    the first use, and grows when the state has grown: that save then first waits for those under way.
-    on_busy: when earlier saves still fill the arena, "wait" for room (up to timeout), "skip" this step (save() returns None),
-    or "fail". A step that one rank skips is no checkpoint for any rank.
-    replicated: plain tensors are each rank's own by default. True, or a function of a tensor's name, says that all ranks hold
-    the same: then each stores a share. DTensors say themselves what is sharded and what is replicated.
-    copy_threads: threads of the copy. track: copy only what was written since the last save (CAIRN_TRACK in cairn.h).
+    arena: bytes of shared memory that snapshots are copied to. "auto" takes a quarter more than one save
+    needs, faulted in at the first use, and grows when the state has grown: that save then first waits for
+    those under way.
+    on_busy: when earlier saves still fill the arena, "wait" for room (up to timeout), "skip" this step
+    (save() returns None), or "fail". A step that one rank skips is no checkpoint for any rank.
+    replicated: plain tensors are each rank's own by default. True, or a function of a tensor's name, says
+    that all ranks hold the same: then each stores a share. DTensors say themselves what is sharded or replicated.
+    copy_threads: threads of the copy. track: copy only what was written since the last save (CAIRN_TRACK in
+    cairn.h).
     pickle: what has no safe form is pickled; load() then needs allow_pickle=True.
-    raise_errors: save() raises what failed. By default it warns (SaveFailedWarning), counts (failures, last_error) and
-    returns None, since training can go on without a checkpoint.
+    raise_errors: save() raises what failed. By default it warns (SaveFailedWarning), counts (failures,
+    last_error) and returns None, since training can go on without a checkpoint.
     timeout: for opening, for each exchange with the daemon, and for room in the arena.
     take_over: start although another start of the job lives; its ranks are fenced.
 
-    The session opens at the first use. Threads take turns: one call at a time, handles apart. After a fork the child must not
-    use it (ForkedError), and is not disturbed by it: data-loader workers may inherit it.
+    The session opens at the first use. Threads take turns: one call at a time, handles apart. After a fork
+    the child must not use it (ForkedError), and is not disturbed by it: data-loader workers may inherit it.
     """
 
     def __init__(
@@ -164,8 +184,14 @@ class Checkpointer:
         self._on_busy, self._replicated, self._pickle = on_busy, replicated, pickle
         self._raise_errors, self._timeout = raise_errors, timeout
         self._options: dict[str, Any] = dict(
-            rank=self.launch.rank, world_size=self.launch.world_size, start_id=self.launch.start_id, socket=socket,
-            timeout=timeout, copy_threads=copy_threads, track=track, take_over=take_over,
+            rank=self.launch.rank,
+            world_size=self.launch.world_size,
+            start_id=self.launch.start_id,
+            socket=socket,
+            timeout=timeout,
+            copy_threads=copy_threads,
+            track=track,
+            take_over=take_over,
         )
         self._layout: Optional[Layout] = None
         self._under_way: list[SaveHandle] = []
@@ -185,14 +211,15 @@ class Checkpointer:
 
     @property
     def incarnation(self) -> int:
-        """The fencing number this start saves under. Opens the session if it is not open. Raises what fails."""
+        """The fencing number this start saves under. Opens the session if it is not open. Raises what
+        fails."""
         self._check_process()
         with self._lock:
             return self._open(0).incarnation
 
     def observe(self) -> Session:
-        """A new session without a rank at the same daemon, for queries and commands, also from another thread. The caller's:
-        close it. Raises what fails."""
+        """A new session without a rank at the same daemon, for queries and commands, also from another
+        thread. The caller's: close it. Raises what fails."""
         return Session(self.job, observer=True, socket=self._options["socket"], timeout=self._timeout)
 
     # ---- save ----
@@ -207,12 +234,14 @@ class Checkpointer:
     ) -> Optional[SaveHandle]:
         """Copies the state into the arena; when this returns it may change. The daemon does the rest.
 
-        step: a number from 0, higher than those saved before; each step once. state_dict: nested dicts, lists and tuples of
-        tensors, arrays and plain values (docs/python-state.md); at the top, objects with state_dict() and load_state_dict()
-        stand for their state. wait: "durable" or "committed" waits for that too, up to timeout (600 s by default).
+        step: a number from 0, higher than those saved before; each step once. state_dict: nested dicts, lists
+        and tuples of tensors, arrays and plain values (docs/python-state.md); at the top, objects with
+        state_dict() and load_state_dict() stand for their state. wait: "durable" or "committed" waits for
+        that too, up to timeout (600 s by default).
 
-        Returns a handle; None when the step was skipped or has failed. What fails is raised with wait or raise_errors=True,
-        else warned about and counted. Raises InvalidError for a wrong step or wait in any case.
+        Returns a handle; None when the step was skipped or has failed. What fails is raised with wait or
+        raise_errors=True, else warned about and counted. Raises InvalidError for a wrong step or wait in any
+        case.
         """
         self._check_process()
         if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < _lib.LATEST:
@@ -298,7 +327,8 @@ class Checkpointer:
         warnings.warn(text, SaveFailedWarning, stacklevel=4)
 
     def _look_at_earlier(self, newest: SaveHandle) -> None:
-        """Saves that failed behind our back are counted too. The daemon has just answered: who is lost now is lost."""
+        """Saves that failed behind our back are counted too. The daemon has just answered: who is lost now is
+        lost."""
         earlier, self._under_way = self._under_way, [newest]
         for handle in earlier:
             if handle._lock.locked():  # another thread waits for it
@@ -319,8 +349,8 @@ class Checkpointer:
     # ---- load ----
 
     def latest(self) -> Optional[int]:
-        """The step that all ranks of this start resume from, or None when the job has no checkpoint. The first rank that asks
-        fixes it for all, and for as long as this start lives. Raises what fails."""
+        """The step that all ranks of this start resume from, or None when the job has no checkpoint. The
+        first rank that asks fixes it for all, and for as long as this start lives. Raises what fails."""
         self._check_process()
         with self._lock:
             step = self._open(0).latest()
@@ -337,20 +367,23 @@ class Checkpointer:
         allow_pickle: bool = False,
         timeout: float = 3600.0,
     ) -> Optional[int]:
-        """Fills a state dict from a checkpoint: tensors in place (of a DTensor this rank's part), other values into the given
-        dicts and lists, objects at the top through load_state_dict(). Any world size reads any checkpoint.
+        """Fills a state dict from a checkpoint: tensors in place (of a DTensor this rank's part), other
+        values into the given dicts and lists, objects at the top through load_state_dict(). Any world size
+        reads any checkpoint.
 
-        Where the given state has an empty dict or list, or None, the saved value is put whole, with new tensors on the
-        processor: so the state of an optimizer that has not stepped yet is loaded. Of values that are no tensors a rank gets
-        its own, or the first rank's where there was no such rank.
+        Where the given state has an empty dict or list, or None, the saved value is put whole, with new
+        tensors on the processor: so the state of an optimizer that has not stepped yet is loaded. Of values
+        that are no tensors a rank gets its own, or the first rank's where there was no such rank.
 
-        step: a number, or "latest": what latest() says. strict: entries that are only on one side are an error; else they
-        stay as they are. rename: names of the state -> names in the checkpoint, as a mapping (an entry holds for everything
-        below it too) or a function. allow_pickle: run the code of pickled values; trust who saved them.
+        step: a number, or "latest": what latest() says. strict: entries that are only on one side are an
+        error; else they stay as they are. rename: names of the state -> names in the checkpoint, as a mapping
+        (an entry holds for everything below it too) or a function. allow_pickle: run the code of pickled
+        values; trust who saved them.
 
-        Returns the step, or None when there is no checkpoint. Raises InvalidError, which lists what does not fit, before
-        anything is changed; NotFoundError for a step that is not there; TimeoutError, CorruptError, UnavailableError: then
-        the tensors' contents are undefined. Ctrl-C ends it within a fraction of a second.
+        Returns the step, or None when there is no checkpoint. Raises InvalidError, which lists what does not
+        fit, before anything is changed; NotFoundError for a step that is not there; TimeoutError,
+        CorruptError, UnavailableError: then the tensors' contents are undefined. Ctrl-C ends it within a
+        fraction of a second.
         """
         self._check_process()
         if not isinstance(state_dict, dict):
@@ -361,7 +394,9 @@ class Checkpointer:
             if restore is None:
                 return None
             with restore:
-                Loader(restore, self.rank, self._what(restore.step), allow_pickle, timeout).fill(state, strict, rename)
+                Loader(restore, self.rank, self._what(restore.step), allow_pickle, timeout).fill(
+                    state, strict, rename
+                )
                 found = restore.step
         for key, value in state_dict.items():
             if _is_stateful(value):
@@ -375,8 +410,8 @@ class Checkpointer:
     def load_tree(
         self, step: Union[int, str, None] = "latest", *, allow_pickle: bool = False, timeout: float = 3600.0
     ) -> Optional[dict[Any, Any]]:
-        """The state dict as this rank saved it (or the first rank, where there was no such rank), in new tensors, each in
-        full. None when there is no checkpoint. Raises as load()."""
+        """The state dict as this rank saved it (or the first rank, where there was no such rank), in new
+        tensors, each in full. None when there is no checkpoint. Raises as load()."""
         self._check_process()
         with self._lock:
             restore = self._restore(step, None, timeout)
@@ -388,7 +423,9 @@ class Checkpointer:
     def _what(self, step: int) -> str:
         return f"step {step} of job {self.job}"
 
-    def _restore(self, step: Union[int, str, None], state: Optional[dict[Any, Any]], timeout: float) -> Optional[Restore]:
+    def _restore(
+        self, step: Union[int, str, None], state: Optional[dict[Any, Any]], timeout: float
+    ) -> Optional[Restore]:
         number = _step_number(step)
         session = self._open(self._guess(state))
         if number is not None:
@@ -415,15 +452,19 @@ class Checkpointer:
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
-            raise ForkedError(f"this Checkpointer of job {self.job} belongs to process {self._pid}: a forked child must not "
-                              f"save or load with it")
+            raise ForkedError(
+                f"this Checkpointer of job {self.job} belongs to process {self._pid}: a forked child "
+                f"must not save or load with it"
+            )
 
     def _wanted_arena(self, need: int) -> int:
         if self._arena_asked is None:
             return -(-need * 5 // 4 // _MIB) * _MIB + 2 * _MIB
         if need > self._arena_asked:
-            raise TooLargeError(f"one save needs {need // _MIB} MiB and the arena has {self._arena_asked // _MIB}: pass "
-                                f'arena={-(-need * 5 // 4 // _MIB) * _MIB} (a quarter more, to overlap saves) or arena="auto"')
+            raise TooLargeError(
+                f"one save needs {need // _MIB} MiB and the arena has {self._arena_asked // _MIB}: pass "
+                f'arena={-(-need * 5 // 4 // _MIB) * _MIB} (a quarter more, to overlap saves) or arena="auto"'
+            )
         return self._arena_asked
 
     def _open(self, need: int) -> Session:
@@ -434,7 +475,9 @@ class Checkpointer:
         again = self._session is not None
         if again:
             self._close_session(self._timeout)
-        self._session = self._reopen(wanted) if again else Session(self.job, arena_bytes=wanted, **self._options)
+        self._session = (
+            self._reopen(wanted) if again else Session(self.job, arena_bytes=wanted, **self._options)
+        )
         self._arena = wanted
         if again and self._resumed is not None:
             self._check_pin(self._session)
@@ -457,7 +500,9 @@ class Checkpointer:
         step = session.latest()
         if step != self._resumed[0]:
             was, self._resumed = self._resumed[0], None
-            raise StalePinError(f"job {self.job}: the step to resume from was {was} and is {step} now: load it before saving")
+            raise StalePinError(
+                f"job {self.job}: the step to resume from was {was} and is {step} now: load it before saving"
+            )
 
     def _close_session(self, timeout: float) -> None:
         """Waits for what is under way, then lets it go; it goes on in the daemon."""
@@ -477,23 +522,32 @@ class Checkpointer:
         try:
             handle.wait("committed", timeout)
         except TimeoutError as e:
-            _LOG.warning("job %s: closed before step %d was committed; it goes on in the daemon: %s", self.job, handle.step, e)
+            _LOG.warning(
+                "job %s: closed before step %d was committed; it goes on in the daemon: %s",
+                self.job,
+                handle.step,
+                e,
+            )
         except Error as e:
             self.failures += 1
             self.last_error = e
             self._warn(handle.step, e)
 
     def close(self, timeout: Optional[float] = None) -> None:
-        """Waits up to timeout (the Checkpointer's by default) until the saves under way are committed, so that one that fails
-        is not missed, and closes the session. What is not committed by then goes on in the daemon. May be called twice."""
+        """Waits up to timeout (the Checkpointer's by default) until the saves under way are committed, so
+        that one that fails is not missed, and closes the session. What is not committed by then goes on in
+        the daemon. May be called twice.
+        """
         self._check_process()
         with self._lock:
             self._close_session(self._timeout if timeout is None else timeout)
             self._layout = None
 
     def __reduce__(self) -> Any:
-        raise TypeError(f"a Checkpointer (of job {self.job}) belongs to its process and cannot be pickled: keep it out of data sets "
-                        f"and of arguments of spawned processes")
+        raise TypeError(
+            f"a Checkpointer (of job {self.job}) belongs to its process and cannot be pickled: keep it out "
+            f"of data sets and of arguments of spawned processes"
+        )
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -512,8 +566,10 @@ def read(
     allow_pickle: bool = False,
     timeout: float = 3600.0,
 ) -> Optional[dict[Any, Any]]:
-    """The state dict that a rank of a job saved, in new tensors, each in full; without being a rank of the job, so that a
-    notebook can read what a running training saves. None when the job has no checkpoint. Raises as Checkpointer.load()."""
+    """The state dict that a rank of a job saved, in new tensors, each in full; without being a rank of the
+    job, so that a notebook can read what a running training saves. None when the job has no checkpoint.
+    Raises as Checkpointer.load().
+    """
     number = _step_number(step)
     with Session(job, observer=True, socket=socket) as session:
         try:
@@ -523,7 +579,9 @@ def read(
                 raise
             return None
         with restore:
-            return Loader(restore, rank, f"step {restore.step} of job {job}", allow_pickle, timeout, rank > 0).make()
+            return Loader(
+                restore, rank, f"step {restore.step} of job {job}", allow_pickle, timeout, rank > 0
+            ).make()
 
 
 def _step_number(step: Union[int, str, None]) -> Optional[int]:

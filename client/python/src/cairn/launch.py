@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rank this process is, of how many, and of which start of the job: from arguments, torch.distributed, or the
-launcher's environment (torchrun, Slurm, Open MPI, PMI).
+"""Which rank this process is, of how many, and of which start of the job: from arguments, torch.distributed,
+or the launcher's environment (torchrun, Slurm, Open MPI, PMI).
 
-Sources are asked in this order, and the first that knows decides: rank and world_size together from the caller (who may
-mean a world of its own: rank 0 alone saves what all replicas have), torch.distributed if it is initialised, RANK and
-WORLD_SIZE, Slurm, Open MPI, PMI. Only one of the two from the caller must agree with what the next source says. Of several
-launchers the inner one's variables are taken: torchrun runs inside a Slurm allocation, never the other way round.
+Sources are asked in this order, and the first that knows decides: rank and world_size together from the
+caller (who may mean a world of its own: rank 0 alone saves what all replicas have), torch.distributed if it
+is initialised, RANK and WORLD_SIZE, Slurm, Open MPI, PMI. Only one of the two from the caller must agree with
+what the next source says. Of several launchers the inner one's variables are taken: torchrun runs inside a
+Slurm allocation, never the other way round.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -25,10 +27,11 @@ _NAME_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """rank of world_size processes, local_rank among those of this node, and the start's name, equal on all ranks.
+    """rank of world_size processes, local_rank among those of this node, and the start's name, equal on all
+    ranks.
 
-    source: where rank and world size come from, for messages. start_id is never None: a world of one without a launcher gets
-    a new one from each find()."""
+    source: where rank and world size come from, for messages. start_id is never None: a world of one without
+    a launcher gets a new one from each find()."""
 
     rank: int
     world_size: int
@@ -60,17 +63,23 @@ def find(
     start_id: Optional[str] = None,
     environ: Optional[Mapping[str, str]] = None,
 ) -> Launch:
-    """Puts together who this process is. environ: os.environ by default. Raises InvalidError where sources contradict each
-    other, where only half is known, and where a world of several ranks has no start id."""
+    """Puts together who this process is. environ: os.environ by default. Raises InvalidError where sources
+    contradict each other, where only half is known, and where a world of several ranks has no start id."""
     env = os.environ if environ is None else environ
     found = _from_arguments(rank, world_size) or _from_torch() or _from_launcher(env) or (0, 1, "no launcher")
     number, world, source = found
     if rank is None and world_size is not None and world != world_size:
-        raise InvalidError(f"world_size is {world_size}, but {source} says {world}: pass rank and world_size, or neither")
+        raise InvalidError(
+            f"world_size is {world_size}, but {source} says {world}: pass rank and world_size, or neither"
+        )
     if rank is not None and world_size is None and number != rank:
-        raise InvalidError(f"rank is {rank}, but {source} says {number}: pass rank and world_size, or neither")
+        raise InvalidError(
+            f"rank is {rank}, but {source} says {number}: pass rank and world_size, or neither"
+        )
     if not 0 <= number < world:
-        raise InvalidError(f"rank {number} of a world of {world} ({source}): ranks go from 0 to world_size - 1")
+        raise InvalidError(
+            f"rank {number} of a world of {world} ({source}): ranks go from 0 to world_size - 1"
+        )
     return Launch(number, world, _local_rank(env, number), _start_id(start_id, world, env), source)
 
 
@@ -100,16 +109,25 @@ def _from_launcher(env: Mapping[str, str]) -> Optional[tuple[int, int, str]]:
             continue
         if launcher == "Slurm" and rank not in env:
             continue  # sbatch's own script: an allocation, but no task of it
-        return _number(env, rank, launcher), _number(env, world_size, launcher), f"{launcher} ({rank}, {world_size})"
+        return (
+            _number(env, rank, launcher),
+            _number(env, world_size, launcher),
+            f"{launcher} ({rank}, {world_size})",
+        )
     return None
 
 
 def _number(env: Mapping[str, str], variable: str, launcher: str) -> int:
     text = env.get(variable)
     if text is None:
-        raise InvalidError(f"{launcher} has set only half of what says the rank: {variable} is missing; pass rank and world_size")
+        raise InvalidError(
+            f"{launcher} has set only half of what says the rank: {variable} is missing; pass rank and "
+            f"world_size"
+        )
     if not text.isdecimal():
-        raise InvalidError(f"{variable} is {text!r}: a number is wanted; pass rank and world_size, or correct it")
+        raise InvalidError(
+            f"{variable} is {text!r}: a number is wanted; pass rank and world_size, or correct it"
+        )
     return int(text)
 
 
@@ -123,7 +141,9 @@ def _local_rank(env: Mapping[str, str], rank: int) -> int:
 def _start_id(given: Optional[str], world_size: int, env: Mapping[str, str]) -> str:
     if given is not None:
         if not is_name(given):
-            raise InvalidError(f"start_id is {given!r}: 1 to {_NAME_MAX} characters of [A-Za-z0-9._-] are wanted")
+            raise InvalidError(
+                f"start_id is {given!r}: 1 to {_NAME_MAX} characters of [A-Za-z0-9._-] are wanted"
+            )
         return given
     for launcher, variable, restarts in _STARTS:
         run = env.get(variable, "")
@@ -135,14 +155,16 @@ def _start_id(given: Optional[str], world_size: int, env: Mapping[str, str]) -> 
     if agreed is not None:
         return agreed
     raise InvalidError(
-        f"a world of {world_size} ranks needs a start id, equal on all ranks and new at every start: pass start_id, call "
-        f"torch.distributed.init_process_group() before, or run under torchrun with --rdzv-id, Slurm, or mpirun"
+        f"a world of {world_size} ranks needs a start id, equal on all ranks and new at every start: pass "
+        f"start_id, call torch.distributed.init_process_group() before, or run under torchrun with --rdzv-id, "
+        f"Slurm, or mpirun"
     )
 
 
 def _agreed_start() -> Optional[str]:
-    """A start id through the store that torch.distributed has met in, for launchers that name no run (torchrun without
-    --rdzv-id): whoever comes first puts it there, all others find it. None where nothing is initialised."""
+    """A start id through the store that torch.distributed has met in, for launchers that name no run
+    (torchrun without --rdzv-id): whoever comes first puts it there, all others find it. None where nothing is
+    initialised."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return None
@@ -152,8 +174,8 @@ def _agreed_start() -> Optional[str]:
 
 
 def _as_name(launcher: str, run: str, restarts: str) -> str:
-    """The name that libcairn gives to the same start, so that ranks in C and in Python find each other; an id that no name
-    may be goes in as a digest."""
+    """The name that libcairn gives to the same start, so that ranks in C and in Python find each other; an id
+    that no name may be goes in as a digest."""
     name = f"{launcher}-{run}-{restarts}"
     if is_name(name):
         return name

@@ -223,10 +223,7 @@ class Save:
         session._adopt(handle, "cairn_save_free")
 
     def _add_all(self, table: Table) -> None:
-        size = ctypes.sizeof(_lib.CTensor)
-        first = table.pack()
-        for i in range(len(table)):
-            _lib.call("cairn_save_add", self._handle, first + i * size)
+        _lib.call("cairn_save_add_all", self._handle, table.pack(), len(table))
         self._table = table  # owns the memory until the seal
 
     def _open(self) -> c_void_p:

@@ -96,6 +96,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
             str(error),
             options.json,
         )
+    except ImportError as error:
+        why = f"{sys.executable} cannot import what this format needs ({error}): pip install torch, or name an "
+        return _fail(options.verb, "unsupported", why + "interpreter that has it in CAIRN_PYTHON", options.json)
     except KeyboardInterrupt:
         return _fail(options.verb, "intr", "interrupted", options.json)
     if options.json:

@@ -43,9 +43,11 @@ _SLACK = 16 << 20  # bytes of arena beyond the first save and a quarter
 
 
 def configure(config: CheckpointManager.Config, job: str, **options: Any) -> CheckpointManager.Config:
-    """`config`, changed to save to and load from the Cairn job. `options`: fields of CairnStorageConfig.
+    """The configuration, changed to save to and load from the Cairn job. options: fields of CairnStorageConfig.
 
-    Errors: ValueError when the configuration has a storage or a finalize callback already.
+    Who this rank is, and of which start, is found here and goes with the configuration: the package's background
+    process has no process group that it could ask. Raises ValueError when the configuration has a storage or a
+    finalize callback already, cairn.InvalidError when nobody says what the start is.
     """
     for field in ("storage_config", "finalize_callback"):
         if getattr(config, field) is not None:
@@ -53,6 +55,8 @@ def configure(config: CheckpointManager.Config, job: str, **options: Any) -> Che
                 f"configure: the configuration has a {field} already, and a Cairn job needs its own"
             )
     writer = dataclasses.replace(config.save.writer_config, barrier_config=None, write_to_temp_dir=False)
+    here = launch.find(options.get("rank"), options.get("world_size"), options.get("start_id"))
+    options.update(rank=here.rank, world_size=here.world_size, start_id=here.start_id)
     return dataclasses.replace(
         config,
         storage_config=CairnStorageConfig(job, **options),
@@ -73,14 +77,15 @@ class CairnStorageConfig(StorageConfig):
     """Where checkpoints go.
 
     job: the job's name. arena_bytes: shared memory for snapshots; 0: the first save's size and a quarter.
-    rank, world_size: None: what torch.distributed or the launcher says. socket: None: $CAIRN_SOCKET or the
-    default. timeout: seconds that a save may take to be committed, and a read.
+    rank, world_size, start_id: None: what torch.distributed or the launcher says. socket: None: $CAIRN_SOCKET or
+    the default. timeout: seconds that a save may take to be committed, and a read.
     """
 
     job: str
     arena_bytes: int = 0
     rank: Optional[int] = None
     world_size: Optional[int] = None
+    start_id: Optional[str] = None
     socket: Optional[str] = None
     timeout: float = 600.0
 
@@ -130,7 +135,10 @@ class CairnStorage(Storage):
                 address = ctypes.addressof(ctypes.c_char.from_buffer(data)) if data else 0
                 table.add(path.relative_to(directory).as_posix(), "BYTES", (len(data),), address, keep=data)
             session = self._connect_writer(sum(map(len, files.values())))
-        save = session.save(_step_of(directory), table, on_busy="wait", timeout=self._config.timeout)
+        try:
+            save = session.save(_step_of(directory), table, on_busy="wait", timeout=self._config.timeout)
+        except errors.TooLargeError as e:
+            raise errors.TooLargeError(f"{e}; give arena_bytes to configure()", e.sys_errno) from None
         try:
             save.wait("committed", self._config.timeout)
         finally:
@@ -139,7 +147,7 @@ class CairnStorage(Storage):
     def _connect_writer(self, size: int) -> Session:
         if self._writer is None:
             config = self._config
-            here = launch.find(config.rank, config.world_size)
+            here = launch.find(config.rank, config.world_size, config.start_id)
             arena = config.arena_bytes or size + size // 4 + _SLACK
             self._writer = Session(
                 config.job,
@@ -265,7 +273,7 @@ class CairnStorage(Storage):
                 raise FileExistsError(
                     errno.ENOTEMPTY, f"a checkpoint of {self._config.job} is there already", str(dst)
                 )
-            if launch.find(self._config.rank, self._config.world_size).world_size > 1:
+            if launch.find(self._config.rank, self._config.world_size, self._config.start_id).world_size > 1:
                 raise OSError(
                     errno.ENOTSUP,
                     "a world of more than one rank commits by the callback that configure() sets",

@@ -34,6 +34,11 @@ def parse(checkpoint_id: Union[int, str, "os.PathLike[str]"]) -> tuple[Optional[
 _WANTED = 'a step is wanted, as a number, "cairn://JOB/STEP", or a path whose last number is the step'
 
 
+def url(job: Optional[str], step: Optional[int]) -> Optional[str]:
+    """ "cairn://JOB/STEP", or None where one is not known."""
+    return None if job is None or step is None else f"cairn://{job}/{step}"
+
+
 def check_step(step: object) -> int:
     """The step, if it is one."""
     if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= _MAX_STEP:

@@ -90,7 +90,12 @@ class StorageReader(storage.StorageReader):
     @property
     def checkpoint_id(self) -> Optional[str]:
         """ "cairn://JOB/STEP", if it is known."""
-        return None if self.job is None or self.step is None else f"cairn://{self.job}/{self.step}"
+        return _ids.url(self.job, self.step)
+
+    @property
+    def load_id(self) -> Optional[str]:
+        """What names the load: the checkpoint."""
+        return _ids.url(self.job, self.step)
 
     def reset(self, checkpoint_id: Union[int, str, "os.PathLike[str]", None] = None) -> None:
         """A new load begins; the id, if there is one, says which step."""
@@ -104,7 +109,9 @@ class StorageReader(storage.StorageReader):
     def read_metadata(self) -> Metadata:
         """What the checkpoint holds. Raises NotFoundError, CorruptError, UnavailableError."""
         metadata = self._open().metadata()
-        metadata.storage_meta = StorageMeta(checkpoint_id=self.checkpoint_id, load_id=self.checkpoint_id)
+        assert self._restore is not None
+        saved = _ids.url(self.job, self._restore.step)
+        metadata.storage_meta = StorageMeta(checkpoint_id=self.checkpoint_id or saved, save_id=saved, load_id=self.load_id)
         return metadata
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:

@@ -105,7 +105,12 @@ class StorageWriter(storage.StorageWriter):
     @property
     def checkpoint_id(self) -> Optional[str]:
         """ "cairn://JOB/STEP" of the save under way or the next one, if it is known."""
-        return None if self.job is None or self.step is None else f"cairn://{self.job}/{self.step}"
+        return _ids.url(self.job, self.step)
+
+    @property
+    def save_id(self) -> Optional[str]:
+        """What names the save; readers of it find it in their metadata."""
+        return _ids.url(self.job, self.step)
 
     def at(self, step: int) -> "StorageWriter":
         """Sets the step of the next save, and returns the writer: dcp.save(state, storage_writer=writer.at(100))."""
@@ -151,7 +156,7 @@ class StorageWriter(storage.StorageWriter):
 
     def storage_meta(self) -> Optional[StorageMeta]:
         """The checkpoint's id, for planners that want it."""
-        return StorageMeta(checkpoint_id=self.checkpoint_id, save_id=self.checkpoint_id)
+        return StorageMeta(checkpoint_id=self.checkpoint_id, save_id=self.save_id)
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """Takes out what an AsyncStager has left to other ranks."""
