@@ -608,3 +608,13 @@ uint64_t cairn_session_incarnation(const struct cairn_session *session)
 {
     return session_check(session, NULL) < 0 ? 0 : __atomic_load_n(&session->incarnation, __ATOMIC_RELAXED);
 }
+
+uint64_t cairn_session_arena_bytes(struct cairn_session *session)
+{
+    if (session_check(session, NULL) < 0)
+        return 0;
+    pthread_mutex_lock(&session->lock);
+    uint64_t bytes = session->arena ? session->arena->page_bytes : 0;
+    pthread_mutex_unlock(&session->lock);
+    return bytes;
+}

@@ -310,7 +310,7 @@ int arenas_attach(struct arenas *as, const struct arena_user *u, struct arena **
         return cairn_fail(err, CAIRN_E_INVAL, "an arena has 1 MiB to %llu MiB, not %llu bytes",
                           (unsigned long long)(CAIRN_MAX_IMAGE >> 20), (unsigned long long)u->bytes);
     struct arena *a = arenas_left_behind(as, u->job, u->rank);
-    if (a && a->bytes == bytes && a->uid == u->uid && process_ended(a->last_pidfd)) {
+    if (a && a->bytes >= bytes && a->uid == u->uid && process_ended(a->last_pidfd)) {
         arena_drop_unowned(a);
         r = arena_take(as, a, u, err);
         if (r == 0)

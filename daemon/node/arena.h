@@ -122,9 +122,9 @@ void arenas_set_keeper(struct arenas *arenas, const struct arena_keeper *keeper)
 void arenas_set_let_go(struct arenas *arenas, arena_let_go let_go);
 /* The daemon stops: ledgers stay as they are, and so does what the keeper has. */
 void arenas_freeze(struct arenas *arenas);
-/* An arena of at least bytes for the rank: the one it left behind when that has the same size and owner and its process
- * has ended (a live one may still be copying into it), else a new one. The caller gets a reference and must detach and
- * unref. */
+/* An arena of at least bytes for the rank: the one it left behind when that is large enough, has the same owner and its
+ * process has ended (a live one may still be copying into it), else a new one. The caller gets a reference and must
+ * detach and unref. */
 int arenas_attach(struct arenas *arenas, const struct arena_user *user, struct arena **ret_arena,
                   struct cairn_error *err);
 /* What the rank's process, or the keeper, handed back: the arena if it is here still, else a new object for the old

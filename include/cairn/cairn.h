@@ -142,6 +142,9 @@ CAIRN_API void cairn_session_close(struct cairn_session *session);
 CAIRN_API int cairn_session_fd(const struct cairn_session *session);
 /* The fencing number this session saves under; 0 for an observer. */
 CAIRN_API uint64_t cairn_session_incarnation(const struct cairn_session *session);
+/* Room for snapshots: at least what was asked for, and more where the rank's arena of before its restart was larger,
+ * which still has its last snapshot. 0 for an observer. */
+CAIRN_API uint64_t cairn_session_arena_bytes(struct cairn_session *session);
 
 /* ---- save ------------------------------------------------------------------------------------ */
 

@@ -357,6 +357,22 @@ def test_nothing_is_left_behind_by_a_process(cluster, job):
         assert ckpt.load_tree() == {"a": 1}, "what was sealed is committed after its process is gone"
 
 
+def test_latest_does_not_lose_what_the_killed_process_left(cluster, job):
+    """Who asks latest() first, before any state is known, still reads from the memory of the process before."""
+    code = (f"import cairn, numpy, os\nc = cairn.Checkpointer({job!r}, raise_errors=True)\n"
+            "c.save(1, {'a': numpy.arange(1 << 20)}, wait='committed', timeout=30)\nos._exit(9)\n")
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    assert subprocess.run([sys.executable, "-c", code], env=env, timeout=60).returncode == 9
+    with checkpointer(job) as ckpt, cairn.Session(None, observer=True) as session:
+        assert ckpt.latest() == 1
+        before = session.query("status")["restore"]
+        state = {"a": numpy.zeros(1 << 20, int)}
+        assert ckpt.load(state) == 1 and state["a"][-1] == (1 << 20) - 1
+        after = session.query("status")["restore"]
+        assert after["read_bytes"] == before["read_bytes"], "it was read from storage"
+        assert after["hot_bytes"] + after["in_place_bytes"] >= before["hot_bytes"] + before["in_place_bytes"] + (8 << 20)
+
+
 def test_no_warning_without_a_reason(cluster, job):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -259,8 +259,9 @@ static void test_the_next_process_adopts(void **state)
 
     leave_kept_snapshot(a);
     assert_non_null(arenas_find(w->arenas, "j", 1, 1, 3));
-    a = attach(w, 3, w->self, 4);
+    a = attach(w, 3, w->self, 3); /* a larger one will do: it has the snapshot */
     assert_true(a->id == id);
+    assert_int_equal(a->npages, 4);
     assert_non_null(arenas_find(w->arenas, "j", 1, 1, 3));
     leave_kept_snapshot(a);
     a = attach(w, 3, w->self, 4); /* the last process lives: it may still be copying */

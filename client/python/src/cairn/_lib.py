@@ -102,6 +102,7 @@ _FUNCTIONS = {
     "cairn_session_close": (None, [c_void_p]),
     "cairn_session_fd": (c_int, [c_void_p]),
     "cairn_session_incarnation": (c_uint64, [c_void_p]),
+    "cairn_session_arena_bytes": (c_uint64, [c_void_p]),
     "cairn_save_begin": (c_int, [c_void_p, POINTER(SaveOptions), _PTR, _ERR]),
     "cairn_save_add": (c_int, [c_void_p, c_void_p, _ERR]),
     "cairn_save_add_all": (c_int, [c_void_p, c_void_p, c_uint64, _ERR]),

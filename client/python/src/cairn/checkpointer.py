@@ -358,11 +358,7 @@ class Checkpointer:
 
     def latest(self) -> Optional[int]:
         """The step that all ranks of this start resume from, or None when the job has no checkpoint. The
-        first rank that asks fixes it for all, and for as long as this start lives. Raises what fails.
-
-        Where load() follows anyway, call that alone: it returns None where there is nothing to load. Asked first, latest()
-        opens a session whose arena is not as large as a save needs, and the snapshot that a killed predecessor has left
-        in this node's memory is given up: load() then reads from storage."""
+        first rank that asks fixes it for all, and for as long as this start lives. Raises what fails."""
         self._check_process()
         with self._lock:
             step = self._open(0).latest()
@@ -490,7 +486,7 @@ class Checkpointer:
         self._session = (
             self._reopen(wanted) if again else Session(self.job, arena_bytes=wanted, **self._options)
         )
-        self._arena = wanted
+        self._arena = self._session.arena_bytes
         if again and self._resumed is not None:
             self._check_pin(self._session)
         return self._session

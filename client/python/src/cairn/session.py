@@ -97,6 +97,11 @@ class Session:
         """The fencing number this session saves under; 0 for an observer."""
         return _lib.lib().cairn_session_incarnation(self._open())
 
+    @property
+    def arena_bytes(self) -> int:
+        """Room for snapshots: at least what was asked for, more where the rank's arena of before its restart was larger."""
+        return _lib.lib().cairn_session_arena_bytes(self._open())
+
     def fileno(self) -> int:
         """A descriptor that becomes readable when a state of a save may have changed. The session's."""
         return _lib.lib().cairn_session_fd(self._open())
