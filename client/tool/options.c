@@ -30,7 +30,7 @@ static const struct option options[] = {{"socket", 1, NULL, 's'},
                                         {"version", 0, NULL, OPTION_VERSION},
                                         {NULL, 0, NULL, 0}};
 
-static int parse_number(const char *name, const char *text, uint64_t max, uint64_t *ret)
+int tool_read_number(const char *name, const char *text, uint64_t max, uint64_t *ret)
 {
     char *end;
 
@@ -64,7 +64,7 @@ static uint64_t unit(const char *suffix)
     return strcasecmp(suffix + 1, "B") == 0 ? decimal : 0;
 }
 
-static int parse_size(const char *name, const char *text, uint64_t *ret)
+int tool_read_size(const char *name, const char *text, uint64_t *ret)
 {
     char *end;
 
@@ -115,20 +115,20 @@ static int set_number(struct tool *t, int option)
 
     switch (option) {
     case OPTION_RANK:
-        r = parse_number("--rank", optarg, 1 << 20, &number);
+        r = tool_read_number("--rank", optarg, 1 << 20, &number);
         t->rank = (int64_t)number;
         return r;
     case OPTION_TIMEOUT:
-        r = parse_number("--timeout", optarg, 86400, &number);
+        r = tool_read_number("--timeout", optarg, 86400, &number);
         t->timeout_ms = (uint32_t)number * 1000;
         return r;
     case OPTION_STEP:
         t->step = optarg;
-        return parse_number("--step", optarg, CAIRN_LATEST - 1, &number);
+        return tool_read_number("--step", optarg, CAIRN_LATEST - 1, &number);
     case OPTION_SHARD:
-        return parse_size("--shard-size", optarg, &t->shard_bytes);
+        return tool_read_size("--shard-size", optarg, &t->shard_bytes);
     case OPTION_ARENA:
-        return parse_size("--arena", optarg, &t->arena_bytes);
+        return tool_read_size("--arena", optarg, &t->arena_bytes);
     default: /* '?': getopt has said what it does not know */
         return -1;
     }

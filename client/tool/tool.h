@@ -51,6 +51,9 @@ int tool_query(const struct tool *t, int kind, const char *job, uint64_t step, j
 /* The same for a command that changes something; long. */
 int tool_command(const struct tool *t, int kind, const char *job, uint64_t step, const char *argument,
                  json_t **ret_answer);
+/* What an option was given: a number, a size ("500M", "5GiB"; "5GB" counts in 1000). A complaint is printed. */
+int tool_read_number(const char *name, const char *text, uint64_t max, uint64_t *ret);
+int tool_read_size(const char *name, const char *text, uint64_t *ret);
 /* A step, or "latest". */
 int tool_parse_step(const char *text, uint64_t *ret_step);
 /* "12.3 MiB" */

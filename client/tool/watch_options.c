@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "client/tool/tool.h"
 #include "client/tool/watch.h"
 
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 #include "core/model/name.h"
 
-#include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,39 +69,11 @@ bool watch_is_asked(int argc, char **argv)
     return false;
 }
 
-static int read_number(const char *name, const char *text, uint64_t max, uint64_t *ret)
+static int read_arena(const char *text, uint64_t *ret)
 {
-    char *end;
-
-    errno = 0;
-    uint64_t v = strtoull(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || *end || errno || v > max) {
-        fprintf(stderr, "cairn: %s %s: a number from 0 to %llu is wanted\n", name, text, (unsigned long long)max);
-        return -1;
-    }
-    *ret = v;
-    return 0;
-}
-
-static int read_size(const char *text, uint64_t *ret)
-{
-    static const char units[] = "KMGT";
-    char *end;
-
-    if (strcmp(text, "auto") == 0) {
-        *ret = 0;
-        return 0;
-    }
-    errno = 0;
-    uint64_t v = strtoull(text, &end, 10);
-    const char *unit = *end ? strchr(units, *end & ~0x20) : NULL;
-    unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
-    if (text[0] < '0' || text[0] > '9' || errno || v == 0 || v > (uint64_t)INT64_MAX >> shift ||
-        (*end && (!unit || end[1]))) {
-        fprintf(stderr, "cairn: --arena %s: a size as 512M or 20G is wanted, or auto\n", text);
-        return -1;
-    }
-    *ret = v << shift;
+    if (strcmp(text, "auto") != 0)
+        return tool_read_size("--arena", text, ret);
+    *ret = 0;
     return 0;
 }
 
@@ -131,22 +103,22 @@ static int take_option(struct watch_options *o, struct given *g, int c)
         break;
     case SETTLE:
         g->settle = true;
-        return read_number("--settle", optarg, 86400, &g->settle_s);
+        return tool_read_number("--settle", optarg, 86400, &g->settle_s);
     case RANK:
-        r = read_number("--rank", optarg, 1 << 20, &v);
+        r = tool_read_number("--rank", optarg, 1 << 20, &v);
         o->rank = (uint32_t)v;
         break;
     case WORLD:
-        r = read_number("--world", optarg, 1 << 20, &v);
+        r = tool_read_number("--world", optarg, 1 << 20, &v);
         o->world = (uint32_t)v;
         break;
     case START:
         o->start = optarg;
         break;
     case ARENA:
-        return read_size(optarg, &o->arena_bytes);
+        return read_arena(optarg, &o->arena_bytes);
     case KEEP:
-        return read_number("--keep", optarg, 1000000000, &o->keep);
+        return tool_read_number("--keep", optarg, 1000000000, &o->keep);
     case ONCE:
         o->once = true;
         break;
@@ -157,7 +129,7 @@ static int take_option(struct watch_options *o, struct given *g, int c)
         o->tool.json = true;
         break;
     case TIMEOUT:
-        r = read_number("--timeout", optarg, 86400, &v);
+        r = tool_read_number("--timeout", optarg, 86400, &v);
         o->tool.timeout_ms = (uint32_t)v * 1000;
         break;
     default:

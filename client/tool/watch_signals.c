@@ -34,8 +34,10 @@ static void *wait_for_signal(void *arg)
     int got;
 
     fill_set(&set);
-    if (sigwait(&set, &got) != 0 || got == SIGUSR1)
-        return NULL;
+    do { /* somebody else's SIGUSR1 means nothing */
+        if (sigwait(&set, &got) != 0 || !__atomic_load_n(&s->running, __ATOMIC_ACQUIRE))
+            return NULL;
+    } while (got == SIGUSR1);
     __atomic_store_n(&s->signal, got, __ATOMIC_RELEASE);
     if (write(s->wake[1], "s", 1) < 0)
         _exit(0);

@@ -19,6 +19,10 @@
  *
  *     --rounds N  waits so many times for a commit before it gives up
  *
+ *     --replicated    every rank saves one whole tensor under one name, each with bytes of its own
+ *
+ *     --as-rank   verifies as rank --rank of start --start-id, not as an observer of all ranks
+ *
  *     --lingers   waits for its last save only, once it reads a byte
  *
  *     --staged    saves in two steps: every second tensor is written where it lies, by turns. Between the two prints
@@ -41,7 +45,7 @@ struct options {
     const char *job, *start_id, *bad_case;
     uint32_t rank, world;
     uint64_t bytes, first, last, seed, step, arena_mib;
-    bool no_wait, take_over, stops, lingers, waits, staged;
+    bool no_wait, take_over, stops, lingers, waits, staged, replicated, as_rank;
     unsigned rounds;               /* waits for a commit */
     uint32_t timeout_ms, pause_ms; /* pause_ms: between two saves */
     unsigned tiny;                 /* so many tensors of a few bytes instead */
@@ -92,6 +96,8 @@ struct tensor {
     uint64_t shape[2], offset[2], length[2];
     uint64_t bytes; /* of the slice */
     char *data;
+    bool replica;
+    uint32_t owner; /* of a replica: whose bytes */
 };
 struct state {
     unsigned n;
@@ -102,7 +108,7 @@ struct state {
 /* Each rank has its rows of every tensor; one is empty, one a scalar that rank 0 saves. */
 static void state_make(struct state *s, const struct options *o)
 {
-    s->n = o->empty ? 0 : o->tiny ? o->tiny : NTENSORS + 2;
+    s->n = o->empty ? 0 : o->tiny ? o->tiny : NTENSORS + 2 + o->replicated;
     s->t = calloc(s->n + 1, sizeof *s->t);
     s->bytes = 0;
     for (unsigned i = 0; i < s->n; i++) {
@@ -123,6 +129,11 @@ static void state_make(struct state *s, const struct options *o)
         } else if (!o->tiny && i == NTENSORS + 1) {
             t->ndim = 0;
             snprintf(t->name, sizeof t->name, "scalar.%u", o->rank);
+        } else if (!o->tiny && i == NTENSORS + 2) {
+            t->offset[0] = 0;
+            t->length[0] = t->shape[0];
+            t->replica = true;
+            t->owner = o->rank;
         }
         t->bytes = size;
         for (unsigned d = 0; d < t->ndim; d++)
@@ -159,6 +170,8 @@ static uint64_t word(const struct options *o, uint64_t step, const struct tensor
 
     if (is_sparse(o))
         step = last_write(step, i + (base + at) / 4096);
+    if (t->replica)
+        return mix(o->seed ^ step << 32 ^ at) ^ t->owner;
     if (i % 3 == 2) /* repeats, so that a codec pays */
         return (base + at) / 512;
     if (i % 3 == 1) /* a bit of each byte changes from step to step, so that a delta pays */
@@ -406,6 +419,8 @@ static int verify_rank(struct cairn_session *session, const struct options *o, u
     untrapped.stops = false;
     state_make(&want, &untrapped);
     state_make(&got, o);
+    for (unsigned i = 0; i < want.n; i++)
+        want.t[i].owner = o->as_rank ? o->rank : 0; /* an observer reads the lowest rank's */
     cairn_restore_info(restore, &info);
     if (o->waits) {
         printf("ready %llu\n", (unsigned long long)info.step);
@@ -434,10 +449,10 @@ static int cmd_verify(const struct options *o)
     struct state s = {.bytes = 0};
     uint64_t step = 0;
 
-    if (open_session(o, CAIRN_OBSERVER, &s, &session, &err) < 0)
+    if (open_session(o, o->as_rank ? 0 : CAIRN_OBSERVER, &s, &session, &err) < 0)
         return fail("open", &err);
-    int r = 0;
-    for (rank.rank = 0; rank.rank < o->world && r == 0; rank.rank++)
+    int r = o->as_rank ? verify_rank(session, o, &step) : 0;
+    for (rank.rank = o->as_rank ? o->world : 0; rank.rank < o->world && r == 0; rank.rank++)
         r = verify_rank(session, &rank, &step);
     if (r == 0)
         printf("verified %llu\n", (unsigned long long)step);
@@ -568,12 +583,13 @@ static int cmd_bad(const struct options *o)
 int main(int argc, char **argv)
 {
     static const struct option long_options[] = {
-        {"job", 1, NULL, 'j'},   {"start-id", 1, NULL, 'i'}, {"rank", 1, NULL, 'r'},      {"world", 1, NULL, 'w'},
-        {"bytes", 1, NULL, 'b'}, {"first", 1, NULL, 'f'},    {"count", 1, NULL, 'n'},     {"seed", 1, NULL, 's'},
-        {"step", 1, NULL, 'p'},  {"no-wait", 0, NULL, 'N'},  {"timeout", 1, NULL, 't'},   {"arena-mib", 1, NULL, 'a'},
-        {"case", 1, NULL, 'c'},  {"tiny", 1, NULL, 'y'},     {"take-over", 0, NULL, 'o'}, {"empty", 0, NULL, 'e'},
-        {"pause", 1, NULL, 'P'}, {"stops", 0, NULL, 'S'},    {"rounds", 1, NULL, 'R'},    {"lingers", 0, NULL, 'L'},
-        {"waits", 0, NULL, 'W'}, {"staged", 0, NULL, 'G'},   {NULL, 0, NULL, 0}};
+        {"job", 1, NULL, 'j'},   {"start-id", 1, NULL, 'i'}, {"rank", 1, NULL, 'r'},       {"world", 1, NULL, 'w'},
+        {"bytes", 1, NULL, 'b'}, {"first", 1, NULL, 'f'},    {"count", 1, NULL, 'n'},      {"seed", 1, NULL, 's'},
+        {"step", 1, NULL, 'p'},  {"no-wait", 0, NULL, 'N'},  {"timeout", 1, NULL, 't'},    {"arena-mib", 1, NULL, 'a'},
+        {"case", 1, NULL, 'c'},  {"tiny", 1, NULL, 'y'},     {"take-over", 0, NULL, 'o'},  {"empty", 0, NULL, 'e'},
+        {"pause", 1, NULL, 'P'}, {"stops", 0, NULL, 'S'},    {"rounds", 1, NULL, 'R'},     {"lingers", 0, NULL, 'L'},
+        {"waits", 0, NULL, 'W'}, {"staged", 0, NULL, 'G'},   {"replicated", 0, NULL, 'D'}, {"as-rank", 0, NULL, 'A'},
+        {NULL, 0, NULL, 0}};
     struct options o = {.job = "test",
                         .start_id = "first",
                         .bad_case = "",
@@ -595,6 +611,10 @@ int main(int argc, char **argv)
             o.lingers = o.no_wait = true;
         else if (c == 'W')
             o.waits = true;
+        else if (c == 'D')
+            o.replicated = true;
+        else if (c == 'A')
+            o.as_rank = true;
         else if (c == 'G')
             o.staged = true;
         else if (c == 'i')

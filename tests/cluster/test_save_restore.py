@@ -29,11 +29,24 @@ def committed(output):
     return [int(line.split()[1]) for line in output.splitlines() if line.startswith("committed ")]
 
 
+def replicas(c):
+    """One name and one place, saved by both ranks with other bytes: each rank reads its own, an observer the lowest's."""
+    args = ["--bytes", str(1 << 20), "--world", "2", "--job", "replicas", "--replicated"]
+    ranks = [c.spawn([c.build / "tests" / "cluster" / "cluster-client", "save", *args, "--rank", r]) for r in (0, 1)]
+    for r in ranks:
+        out, err = r.communicate(timeout=60)
+        assert committed(out) == [1], out + err
+    assert "verified 1" in c.client("verify", *args)[1]
+    for r in (0, 1):
+        assert "verified 1" in c.client("verify", *args, "--as-rank", "--rank", r, "--start-id", "second")[1]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--build", required=True)
     with Cluster(parser.parse_args().build, peers=6) as c:
         c.start_all()
+        replicas(c)
         outputs = save(c, "first", 3)
         assert all(committed(o) == [1, 2, 3] for o in outputs), outputs
         assert "verified 3" in c.client("verify", *SIZE)[1]  # from the arena

@@ -166,6 +166,16 @@ def deepspeed(c):
     comes_back(c, "ds", 20, d / "global_step20")
     restore(c, "ds", "latest", c.dir / "ds-back")
     assert (c.dir / "ds-back" / "latest").read_text() == "global_step20"
+    # Another rank is still writing when the first one has written the marker: nobody waits for it but us.
+    slow = d / "global_step30" / "zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    write(slow, b"")
+    write(d / "latest", "global_step30")
+    late = subprocess.Popen([sys.executable, "-c", "import sys, time\nwith open(sys.argv[1], 'ab', 0) as f:\n"
+                             "    for i in range(15): f.write(b'x' * 1000); time.sleep(0.1)", slow], preexec_fn=_die_with_parent)
+    c.children.append(late)
+    assert steps(once(c, "ds", d, "--like", "deepspeed", "--settle", 1)) == [30]
+    assert late.wait(30) == 0 and slow.stat().st_size == 15000
+    comes_back(c, "ds", 30, d / "global_step30")
 
 
 def megatron(c):
@@ -216,6 +226,7 @@ def running(c):
         assert len({e["incarnation"] for e in w.events("committed")}) == 1
         write(d / "3" / "rng_state_1.pth", b"of a rank that nobody waited for")
         assert w.wait("late", 3)["file"] == "rng_state_1.pth"
+        w.process.send_signal(signal.SIGUSR1)  # nobody's: it changes nothing
         begun = time.monotonic()
         assert w.stop() == 0 and w.events("stopped")
         print(f"ended after {time.monotonic() - begun:.2f} s")

@@ -5,6 +5,8 @@ import warnings
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed._shard import sharded_tensor
+from torch.distributed._shard.sharding_spec import ChunkShardingSpec
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
@@ -88,10 +90,41 @@ def two_ranks(job):
         target = sharded(mesh, False)
         dcp.load(target, checkpoint_id=step, storage_reader=StorageReader(job))
         check(target)
+    each_for_itself(job)
     staged(job, mesh)
+    staged_shards(f"{job}-shards")
     dist.barrier()
     dist.destroy_process_group()
     return "ok"
+
+
+def staged_shards(job):
+    """ShardedTensors, of which a rank has several pieces, through the arena and back."""
+    spec = ChunkShardingSpec(dim=0, placements=["rank:0/cpu", "rank:1/cpu", "rank:1/cpu", "rank:0/cpu"])
+    tensor, target = (sharded_tensor.zeros(spec, 10, 3) for _ in range(2))
+    want = full("shards", 10, 3)
+    for shard in tensor.local_shards():
+        begin = shard.metadata.shard_offsets[0]
+        shard.tensor.copy_(want[begin : begin + shard.tensor.shape[0]])
+    writer = StagingWriter(job)
+    future = dcp.async_save({"t": tensor}, storage_writer=writer.at(1))
+    for shard in tensor.local_shards():
+        shard.tensor.zero_()
+    future.result(60)
+    dcp.load({"t": target}, checkpoint_id=1, storage_reader=StorageReader(job))
+    for shard in target.local_shards():
+        begin = shard.metadata.shard_offsets[0]
+        assert torch.equal(shard.tensor, want[begin : begin + shard.tensor.shape[0]])
+
+
+def each_for_itself(job):
+    """No collective at all: the checkpoint is there when both ranks have saved."""
+    job, rank = f"{job}-alone", dist.get_rank()
+    state = {f"mine-{rank}": full(f"mine-{rank}", 6), "plain": full("plain", 10), "epoch": 5}
+    dcp.save(state, checkpoint_id=1, storage_writer=StorageWriter(job, rank=rank, world_size=2), no_dist=True)
+    target = {"mine-0": torch.zeros(6), "mine-1": torch.zeros(6), "plain": torch.zeros(10), "epoch": 0}
+    dcp.load(target, checkpoint_id=1, storage_reader=StorageReader(job), no_dist=True)
+    check(target)
 
 
 def staged(job, mesh):
@@ -127,6 +160,21 @@ def staged(job, mesh):
 def state_of(job, step):
     with cairn.Session(job, observer=True) as s:
         return {c["step"]: c["state"] for c in s.query("list", job)["checkpoints"]}.get(step)
+
+
+def start_again(job, step, size):
+    """One start of a job: what is there is loaded, without saying which step; then a larger state is saved."""
+    dist.init_process_group("cpu:gloo")
+    found = None
+    if step > 1:
+        target = {"a": torch.zeros(size // 1000), "step": 0}
+        dcp.load(target, storage_reader=StorageReader(job))
+        assert (target["a"] == step - 1).all()
+        found = target["step"]
+    dcp.save({"a": torch.full((size,), float(step)), "step": step}, checkpoint_id=step, storage_writer=StorageWriter(job))
+    dist.barrier()
+    dist.destroy_process_group()
+    return found
 
 
 def process_save(job, mesh):

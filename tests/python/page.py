@@ -5,6 +5,7 @@
     ```python ranks=2   a program of its own, run by as many ranks; before the notebook, which may read what they saved
     ```sh               each line that calls cairn is run with the build's tool
 """
+import os
 import pathlib
 import re
 from dataclasses import dataclass
@@ -31,8 +32,9 @@ def blocks():
     return found
 
 
-def programs():
-    """One rank of every block that is a program, one after the other: importing torch takes longer than all of them."""
-    for block in blocks():
-        if block.ranks:
-            block.run({"__name__": "__main__"})
+def programs(ports):
+    """One rank of every block that is a program, one after the other: importing torch takes longer than all of them. Each meets at a port of
+    its own: the store of the one before may still be there."""
+    for block, port in zip([b for b in blocks() if b.ranks], ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
+        block.run({"__name__": "__main__"})

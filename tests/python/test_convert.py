@@ -119,7 +119,8 @@ def test_torch_file_of_each_rank(cluster, job, tmp_path):
     state = {"a": random((300, 1024), torch.float32), "n": 3}
     torch.save(state, tmp_path / "in.pt")
     assert take(tmp_path / "in.pt", job, f"--arena={1 << 20}") == 0
-    assert give(job, tmp_path / "out", "torch", "--rank=0") == 0
+    assert give(job, tmp_path / "out", "torch") == 0
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["rank-00000.pt"]  # the other ranks of an import have no state
     same(state, torch.load(tmp_path / "out" / "rank-00000.pt", weights_only=True))
     assert give(job, tmp_path / "out", "torch", "--rank=99") == 3
 
@@ -256,7 +257,7 @@ def test_through_the_storage_of_dcp(cluster, job, tmp_path):
     state = {"w": random((300, 100), torch.float32), "z": random((3,), torch.complex128), "n": {"epoch": 3, "pair": (torch.arange(4), "x")}}
     dcp.save(state, checkpoint_id=1, storage_writer=storage.StorageWriter(job), no_dist=True)
     storage.close_sessions()
-    assert give(job, tmp_path / "t", "torch", "--merge") == 0
+    assert give(job, tmp_path / "t", "torch") == 0
     same(state, torch.load(tmp_path / "t" / "model.pt", weights_only=True))
     assert give(job, tmp_path / "d", "dcp") == 0
     for kind, path in (("torch", tmp_path / "t" / "model.pt"), ("dcp", tmp_path / "d")):
@@ -278,8 +279,11 @@ def kib(field):
 def peak_of(arguments):
     """MiB by which this process grew at most during a conversion."""
     gc.collect()
-    with open("/proc/self/clear_refs", "w") as f:
-        f.write("5")  # VmHWM begins anew
+    try:
+        with open("/proc/self/clear_refs", "w") as f:
+            f.write("5")  # VmHWM begins anew
+    except OSError as error:
+        pytest.skip(f"this kernel does not measure peaks anew: {error}")
     base = kib("VmRSS")
     assert convert.main(arguments) == 0
     return (kib("VmHWM") - base) >> 10

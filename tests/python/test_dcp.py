@@ -24,7 +24,7 @@ from cairn.torch import AsyncStager, StagingWriter, StorageReader, StorageWriter
 from cairn.torch import _document, _ids, _memory  # noqa: E402
 from forked import run_forked  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:.*no_dist.*")
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is", "ignore:torch.quantize")
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +125,8 @@ def test_steps_come_from_ids_and_paths(cluster, job):
         StorageWriter(job).reset("no/digits/here")
     with fails(cairn.InvalidError, "which step"):
         dcp.save({"a": torch.ones(1)}, storage_writer=StorageWriter(job))
+    with pytest.raises(cairn.InvalidError, match="give both"):
+        StorageWriter(job, rank=1)
     with fails(cairn.InvalidError, "which job"):
         dcp.save({"a": torch.ones(1)}, checkpoint_id=1, storage_writer=StorageWriter())
     dcp.save({"a": torch.ones(1)}, checkpoint_id=f"cairn://{job}/7", storage_writer=StorageWriter())
@@ -186,6 +188,16 @@ def test_what_cannot_be_saved_is_named(cluster, job):
     dcp.save({"ok": torch.ones(1)}, checkpoint_id=1, storage_writer=StorageWriter(job))  # nothing is left behind
     with fails(cairn.ExistsError):
         dcp.save({"ok": torch.ones(1)}, checkpoint_id=1, storage_writer=StorageWriter(job))
+
+
+def test_a_daemon_that_does_not_run_and_a_rank_that_is_taken(cluster, job, tmp_path):
+    with fails(cairn.UnavailableError, "nobody.sock"):
+        dcp.save({"a": torch.ones(1)}, checkpoint_id=1, storage_writer=StorageWriter(job, socket=str(tmp_path / "nobody.sock")))
+    with cairn.Session(job, arena_bytes=8 << 20, start_id="one") as session:
+        with fails(cairn.ExistsError, "Checkpointer.*session="):
+            dcp.save({"a": torch.ones(1)}, checkpoint_id=1, storage_writer=StorageWriter(job, start_id="one", timeout=1))
+        dcp.save({"a": torch.ones(1)}, checkpoint_id=1, storage_writer=StorageWriter(job, session=session))
+        assert session.latest() == 1
 
 
 def test_sessions_are_shared_and_grow(cluster, job):
@@ -315,3 +327,11 @@ def test_memory_helpers():
 def test_on_two_ranks(cluster, job):
     """Sharded, replicated and rank-only entries, a subgroup of requests, process mode, and a failing rank; see dcp_ranks.py."""
     assert run_forked(2, dcp_ranks.two_ranks, {"job": job}, timeout=110) == ["ok", "ok"]
+
+
+def test_starts_of_a_job_resume_where_the_last_one_was(cluster, job):
+    """Both ranks find the newest step without being told; the arena that then grows for the first save does not forget that
+    this start has loaded."""
+    for step, size in ((1, 1000), (2, 1000000)):
+        found = run_forked(2, dcp_ranks.start_again, {"job": job, "step": step, "size": size}, timeout=60)
+        assert found == [None if step == 1 else 1] * 2

@@ -90,6 +90,52 @@ def test_plain_values_come_back():
     )  # small ones are values now, not tensors by changing names
 
 
+def test_schedulers_of_torch_pass(cluster, job):
+    """Through a plain Checkpointer, in place and made anew: each gives the same rates afterwards."""
+    schedulers = torch.optim.lr_scheduler
+    kinds = {
+        "steps": lambda o: schedulers.MultiStepLR(o, [2, 4, 4], 0.5),
+        "cosine": lambda o: schedulers.CosineAnnealingWarmRestarts(o, 3),
+        "one": lambda o: schedulers.OneCycleLR(o, 0.1, 20),
+        "cyclic": lambda o: schedulers.CyclicLR(o, 0.01, 0.1, cycle_momentum=False),
+        "lambda": lambda o: schedulers.LambdaLR(o, lambda n: 0.9**n),
+        "sequence": lambda o: schedulers.SequentialLR(
+            o, [schedulers.ConstantLR(o, 0.1), schedulers.ExponentialLR(o, 0.9)], [3]
+        ),
+        "plateau": lambda o: schedulers.ReduceLROnPlateau(o, patience=0),
+    }
+
+    def make():
+        made = {}
+        for name, kind in kinds.items():
+            optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+            made[name] = kind(optimizer), optimizer
+        return made
+
+    def run(made, steps):
+        rates = []
+        for _ in range(steps):
+            for scheduler, optimizer in made.values():
+                optimizer.step()
+                scheduler.step(*[1.0] * isinstance(scheduler, schedulers.ReduceLROnPlateau))
+                rates.append(optimizer.param_groups[0]["lr"])
+        return rates
+
+    def state(made):
+        return {f"{name}.{i}": each for name, both in made.items() for i, each in enumerate(both)}
+
+    with cairn.Checkpointer(job, 0, 1, raise_errors=True) as checkpointer:
+        first = make()
+        run(first, 3)
+        checkpointer.save(3, state(first), wait="committed")
+        expected = run(first, 4)
+        again = make()
+        checkpointer.load(state(again), 3)
+        assert run(again, 4) == expected
+        made = checkpointer.load_tree(3)
+        assert made["steps.0"]["milestones"] == collections.Counter({2: 1, 4: 2})
+
+
 def test_enum_of_a_class_that_is_not_imported_is_its_value():
     """A checkpoint must not decide what is imported: an import in _decode_enum would make this fail."""
     there = _plain.encode(Colour.RED)
@@ -460,7 +506,9 @@ def test_values_that_do_not_pass_are_named(cluster, job, tmp_path):
 
     io = CairnCheckpointIO(job)
     with pytest.warns(SaveFailedWarning, match=r"hyper_parameters.*activation.*function"):
-        io.save_checkpoint({"global_step": 1, "hyper_parameters": {"activation": lambda x: x}}, str(tmp_path / "a.ckpt"))
+        io.save_checkpoint(
+            {"global_step": 1, "hyper_parameters": {"activation": lambda x: x}}, str(tmp_path / "a.ckpt")
+        )
     assert not (tmp_path / "a.ckpt").exists()
     with pytest.raises(ValueError, match="local directory"):
         io.save_checkpoint({"global_step": 2}, "s3://bucket/a.ckpt")

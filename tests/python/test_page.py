@@ -25,7 +25,8 @@ def test_every_block_runs(cluster, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     blocks, names = page.blocks(), {"__name__": "__main__"}
     assert len(blocks) >= 12 and {b.ranks for b in blocks} == {0, 2}, "the page has lost blocks"
-    ranks.run_ranks(2, "page:programs", timeout=80)
+    ports = [ranks.free_port() for b in blocks if b.ranks]
+    ranks.run_ranks(2, "page:programs", {"ports": ports}, timeout=80)
     for block in blocks:
         if block.language == "sh":
             run_tool(cluster, block.text)

@@ -3,13 +3,14 @@
 the same as in a run that nothing happened to. Catches whatever is missing from the state (a generator, a schedule, a position in the data, a
 moment), a load that puts something elsewhere, and a killed rank from whose save a checkpoint was made all the same."""
 import os
-import pathlib
 import subprocess
 import sys
 
+import conftest
 import pytest
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "client" / "python" / "examples" / "train_gpt.py"
+PYTHON = conftest.ROOT / "client" / "python"
+SCRIPT = PYTHON / "examples" / "train_gpt.py"
 TINY = ["--layers", "2", "--width", "32", "--heads", "2", "--context", "16", "--steps", "12", "--every", "4", "--device", "cpu"]
 
 
@@ -18,7 +19,7 @@ def torchrun(root, job, *args):
     losses = root / f"{job}.losses"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", SCRIPT,
                "--job", job, "--losses", losses, *TINY, *args]
-    env = dict(os.environ, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
+    env = dict(os.environ, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", PYTHONPATH=str(PYTHON / "src"))
     with subprocess.Popen([str(c) for c in command], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
             out, _ = process.communicate(timeout=60)

@@ -177,7 +177,7 @@ def build(saved: Any, path: Key, wanted: list[Wanted]) -> Built:
 
 
 def _fill_like(saved: Any, kids: list[tuple[Any, Built]]) -> Any:
-    made = type(saved)((k, kid.get()) for k, kid in kids)
+    made = type(saved)({k: kid.get() for k, kid in kids})
     if hasattr(saved, "_metadata"):
         made._metadata = saved._metadata
     return made

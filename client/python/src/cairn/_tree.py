@@ -135,7 +135,13 @@ _SCALARS: dict[type, Callable[[Any], str]] = {
     complex: _complex_text,
 }
 _SEQUENCES: dict[type, str] = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset"}
-_MAPPINGS: dict[type, str] = {dict: "dict", collections.OrderedDict: "odict", collections.defaultdict: "dict"}
+_MAPPINGS: dict[type, str] = {
+    dict: "dict",
+    collections.OrderedDict: "odict",
+    collections.defaultdict: "dict",
+    collections.Counter: "counter",  # MultiStepLR's milestones
+}
+_MADE = {"dict": dict, "odict": collections.OrderedDict, "counter": collections.Counter}
 
 
 def _scalar_writer(kind: type) -> Optional[Callable[[Any], str]]:
@@ -491,9 +497,7 @@ class _Reader:
         values = self.items(node, "v", path, keys)
         if len(keys) != len(values):
             raise ValueError(f"{len(keys)} keys and {len(values)} values")
-        made: Any = (
-            dict(zip(keys, values)) if node["t"] == "dict" else collections.OrderedDict(zip(keys, values))
-        )
+        made: Any = _MADE[node["t"]](dict(zip(keys, values)))
         if len(made) != len(keys):
             raise ValueError("a key twice")
         if "m" in node and node["t"] == "odict":
@@ -570,6 +574,7 @@ _READERS: dict[str, Callable[..., Any]] = {
     "ndarray": _Reader.tensor,
     "dict": _Reader.read_dict,
     "odict": _Reader.read_dict,
+    "counter": _Reader.read_dict,
     **dict.fromkeys(("list", "tuple", "set", "frozenset"), _Reader.sequence),
     "int": _Reader.read_int,
     "float": _Reader.read_float,

@@ -358,7 +358,11 @@ class Checkpointer:
 
     def latest(self) -> Optional[int]:
         """The step that all ranks of this start resume from, or None when the job has no checkpoint. The
-        first rank that asks fixes it for all, and for as long as this start lives. Raises what fails."""
+        first rank that asks fixes it for all, and for as long as this start lives. Raises what fails.
+
+        Where load() follows anyway, call that alone: it returns None where there is nothing to load. Asked first, latest()
+        opens a session whose arena is not as large as a save needs, and the snapshot that a killed predecessor has left
+        in this node's memory is given up: load() then reads from storage."""
         self._check_process()
         with self._lock:
             step = self._open(0).latest()

@@ -97,8 +97,12 @@ def main(arguments: Optional[List[str]] = None) -> int:
             options.json,
         )
     except ImportError as error:
-        why = f"{sys.executable} cannot import what this format needs ({error}): pip install torch, or name an "
-        return _fail(options.verb, "unsupported", why + "interpreter that has it in CAIRN_PYTHON", options.json)
+        why = (
+            f"{sys.executable} cannot import what this format needs ({error}): pip install torch, or name an "
+        )
+        return _fail(
+            options.verb, "unsupported", why + "interpreter that has it in CAIRN_PYTHON", options.json
+        )
     except KeyboardInterrupt:
         return _fail(options.verb, "intr", "interrupted", options.json)
     if options.json:

@@ -68,7 +68,7 @@ class Checkpoint:
             self.restore.run(self.timeout)
         return data
 
-    def _tree(self, rank: int) -> Any:
+    def _tree(self, rank: Optional[int]) -> Any:
         name = f"{TREE}{rank}"
         return _tree.read(self.read(name), name) if name in self.entries else None
 
@@ -85,22 +85,27 @@ class Checkpoint:
                 put(state, notes.paths.get(name, (name,)), leaf, name)
         return state
 
+    @property
+    def ranks(self) -> List[Optional[int]]:
+        """Whose state dicts are in it: all that have a tree, or, where nobody has, all that saved something.
+        [None] when it is one state of all ranks, as DCP saves."""
+        if any(name.startswith(DCP) for name in self.entries):
+            return [None]
+        world = range(self.restore.world_size)
+        return [r for r in world if f"{TREE}{r}" in self.entries] or list(world)
+
     def state(self, rank: Optional[int]) -> Any:
         """The state dict of a rank, or of all (None): with TensorRefs, and Streams where DCP saved it.
         Without a tree every tensor by its name."""
         saved_by_dcp = self._dcp_state()
         if saved_by_dcp is not None:
             return saved_by_dcp
-        if rank is not None:
-            found = self._tree(rank)
-            return (
-                found
-                if found is not None
-                else flat([n for n, e in self.entries.items() if any(s.rank == rank for s in e.slices)])
-            )
-        trees = [t for t in map(self._tree, range(self.restore.world_size)) if t is not None]
+        trees = [t for t in map(self._tree, self.ranks if rank is None else [rank]) if t is not None]
         if not trees:
-            return flat(list(self.entries))
+            names = [
+                n for n, e in self.entries.items() if rank is None or any(s.rank == rank for s in e.slices)
+            ]
+            return flat(names)
         merged = trees[0]
         for tree in trees[1:]:
             merged = merge(merged, tree)

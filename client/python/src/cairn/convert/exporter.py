@@ -40,16 +40,21 @@ def _state(checkpoint: Checkpoint, wish: Wish, rank: Optional[int]) -> Any:
     return strip(state, wish.strip or "")
 
 
+def _ranks(checkpoint: Checkpoint, wish: Wish) -> List[Optional[int]]:
+    """Whose files are written; None: one of all."""
+    if wish.merge or wish.rank is None:
+        return [None] if wish.merge else checkpoint.ranks
+    if wish.rank not in checkpoint.ranks:
+        have = ", ".join(str(r) for r in checkpoint.ranks if r is not None) or "all of them together"
+        raise ConvertError(
+            "not_found", f"there is no state of rank {wish.rank}: the checkpoint has one of {have} (--merge)"
+        )
+    return [wish.rank]
+
+
 def _torch_files(checkpoint: Checkpoint, wish: Wish) -> List[Tuple[str, int]]:
-    ranks: List[Optional[int]] = [None] if wish.merge else list(range(checkpoint.restore.world_size))
-    if wish.rank is not None:
-        if wish.rank >= checkpoint.restore.world_size:
-            raise ConvertError(
-                "not_found", f"there is no rank {wish.rank}: {checkpoint.restore.world_size} ranks saved it"
-            )
-        ranks = [wish.rank]
     written = []
-    for rank in ranks:
+    for rank in _ranks(checkpoint, wish):
         path = os.path.join(wish.to, "model.pt" if rank is None else f"rank-{rank:05}.pt")
         size = write_torch(checkpoint, _state(checkpoint, wish, rank), path, rank, wish.force, wish.quiet)
         written.append((path, size))

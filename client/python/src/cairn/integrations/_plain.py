@@ -46,6 +46,8 @@ def encode(value: Any, small: int = SMALL) -> Any:
     if kind is collections.OrderedDict:
         made = collections.OrderedDict((key, encode(each, small)) for key, each in value.items())
         return _with_metadata(made, value)
+    if kind is collections.Counter:
+        return value  # the tree knows it
     if isinstance(value, dict):  # other classes of dict come back as dict
         encoded = {key: encode(each, small) for key, each in value.items()}
         return _marked("dict", list(encoded.items())) if _MARK in encoded else encoded
@@ -59,7 +61,7 @@ def decode(value: Any) -> Any:
     if isinstance(value, dict):
         if _MARK in value:
             return _decode_marked(value[_MARK], value["value"])
-        return _with_metadata(type(value)((key, decode(each)) for key, each in value.items()), value)
+        return _with_metadata(type(value)({key: decode(each) for key, each in value.items()}), value)
     if type(value) in (list, tuple):
         return type(value)(decode(each) for each in value)
     return value
@@ -119,7 +121,6 @@ def _decode_marked(name: str, value: Any) -> Any:
 
 
 _TYPES: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "counter": (collections.Counter, lambda v: list(v.items()), lambda v: collections.Counter(dict(v))),
     "deque": (collections.deque, lambda v: [list(v), v.maxlen], lambda v: collections.deque(v[0], v[1])),
     "namespace": (argparse.Namespace, vars, lambda v: argparse.Namespace(**v)),
     "range": (range, lambda v: [v.start, v.stop, v.step], lambda v: range(*v)),

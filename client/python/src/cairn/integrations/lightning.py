@@ -76,7 +76,8 @@ class CairnCheckpointIO(CheckpointIO):
         # Of the Trainer's callbacks; Fabric's users put their models where they like.
         small = _plain.SMALL if "pytorch-lightning_version" in checkpoint else 0
         state = {
-            key: value if key in _TENSORS else _plain.encode(value, small) for key, value in checkpoint.items()
+            key: value if key in _TENSORS else _plain.encode(value, small)
+            for key, value in checkpoint.items()
         }
         self._open().save(_local(path), int(checkpoint.get("global_step", 0)), state)
 

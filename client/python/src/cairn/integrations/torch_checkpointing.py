@@ -26,6 +26,7 @@ import io
 import os
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -40,6 +41,7 @@ from ..table import Table
 
 _BLOCK = 1 << 20  # bytes read at once where little is asked for
 _SLACK = 16 << 20  # bytes of arena beyond the first save and a quarter
+_DELETE_AGAIN_S = 0.1
 
 
 def configure(config: CheckpointManager.Config, job: str, **options: Any) -> CheckpointManager.Config:
@@ -254,7 +256,19 @@ class CairnStorage(Storage):
         if not pending:
             if not self.isdir(path):
                 raise FileNotFoundError(errno.ENOENT, f"no such checkpoint of {self._config.job}", str(path))
-            self._reader.command("delete", step=_step_of(path))
+            self._delete(_step_of(path))
+
+    def _delete(self, step: int) -> None:
+        """A checkpoint stays until a newer one is full, which is some moments behind that one's commit."""
+        end = time.monotonic() + self._config.timeout
+        while True:
+            try:
+                self._reader.command("delete", step=step)
+                return
+            except errors.BusyError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(_DELETE_AGAIN_S)
 
     def rename(
         self, src_path: Path, dst_path: Path, is_directory: bool = False, background_cleanup: bool = False

@@ -30,7 +30,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import ExportableState
 
 from ..checkpointer import Checkpointer
-from . import _rng
+from . import _plain, _rng
 
 # What every rank of a data-parallel run holds alike, so that each stores a share of it. Generators are each
 # rank's own.
@@ -128,7 +128,7 @@ class CairnCallback(TrainerCallback):
         saved = {
             "model": due["model"].state_dict(),
             "optimizer": due["optimizer"].state_dict(),
-            "lr_scheduler": due["lr_scheduler"].state_dict(),
+            "lr_scheduler": _plain.encode(due["lr_scheduler"].state_dict()),
             "rng": _rng.capture(),
             "trainer_state": self._trainer_state(state),
         }
@@ -223,7 +223,7 @@ def _write_shared(directory: str, saved: dict[str, Any]) -> None:
     os.makedirs(directory, exist_ok=True)
     _save_file(os.path.join(directory, "pytorch_model.bin"), saved["model"])
     _save_file(os.path.join(directory, "optimizer.pt"), saved["optimizer"])
-    _save_file(os.path.join(directory, "scheduler.pt"), saved["lr_scheduler"])
+    _save_file(os.path.join(directory, "scheduler.pt"), _plain.decode(saved["lr_scheduler"]))
     if "scaler" in saved:
         _save_file(os.path.join(directory, "scaler.pt"), saved["scaler"])
     with open(os.path.join(directory, "trainer_state.json"), "w", encoding="utf-8") as file:

@@ -17,7 +17,8 @@ from typing import Any, Optional, Union
 
 import torch.distributed as dist
 
-from ..errors import BusyError, Error, ExistsError, InvalidError
+from .. import launch
+from ..errors import BusyError, Error, ExistsError, InvalidError, StalePinError
 from ..session import Session
 
 _PART = 1 << 20  # the arena's page
@@ -35,6 +36,26 @@ class Who:
 
     def __str__(self) -> str:
         return f"job {self.job} rank {self.rank} of {self.world_size}"
+
+
+def local_who(job: str, told: Optional[tuple[int, int]]) -> Who:
+    """Who this process is in a job: rank and world size as told, or torch.distributed's, or the launcher's."""
+    if told is not None:
+        return Who(job, *told)
+    if dist.is_available() and dist.is_initialized():
+        return Who(job, dist.get_rank(), dist.get_world_size())
+    found = launch.find(start_id="any")  # the start is another question
+    return Who(job, found.rank, found.world_size)
+
+
+def both_or_none(rank: Optional[int], world_size: Optional[int]) -> Optional[tuple[int, int]]:
+    """What the caller says of rank and world size. Raises InvalidError for half of it."""
+    if rank is None and world_size is None:
+        return None
+    if rank is None or world_size is None or not 0 <= rank < world_size:
+        raise InvalidError(f"rank is {rank} and world_size {world_size}: give both, ranks from 0 to world_size - 1, or none "
+                           f"to take them from torch.distributed")
+    return rank, world_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +76,10 @@ class Settings:
 
 
 class _Held:
-    """A session that is open, and how many use it right now."""
+    """A session that is open, and how many use it right now. resumed: the step that it was told to resume from."""
 
-    def __init__(self, session: Session, who: Who, arena: int) -> None:
-        self.session, self.who, self.arena, self.users = session, who, arena, 0
+    def __init__(self, session: Session, who: Who, arena: int, resumed: Optional[int]) -> None:
+        self.session, self.who, self.arena, self.users, self.resumed = session, who, arena, 0, resumed
 
 
 class _Registry:
@@ -80,17 +101,16 @@ def _here() -> _Registry:
     return _registry
 
 
-def start_id(settings: Settings, world_size: int) -> Optional[str]:
-    """The name of this start: what the caller says; None where libcairn finds a launcher's; else one that the ranks of
-    torch.distributed agree upon through its store, without a collective."""
+def start_id(settings: Settings, who: Who) -> str:
+    """The name of this start: what the caller says, or as a Checkpointer finds it (cairn.launch): from the launcher, or
+    agreed upon through torch.distributed's store. A world of one without a launcher has one for the life of the process."""
     if settings.start_id is not None:
         return settings.start_id
-    if any(os.environ.get(variable, "none") not in ("", "none") for variable in _LAUNCHERS):
-        return None
-    if world_size == 1 or not (dist.is_available() and dist.is_initialized()):
-        return _here().start_id if world_size == 1 else None
-    store = dist.distributed_c10d._get_default_store()
-    return store.compare_set("cairn/start_id", "", f"start-{secrets.token_hex(16)}").decode()
+    if who.world_size == 1 and all(os.environ.get(variable, "none") in ("", "none") for variable in _LAUNCHERS):
+        return _here().start_id
+    if dist.is_available() and dist.is_initialized():
+        return launch.find().start_id
+    return launch.find(who.rank, who.world_size).start_id
 
 
 class Lease:
@@ -98,6 +118,13 @@ class Lease:
 
     def __init__(self, held: Optional[_Held], session: Session) -> None:
         self._held, self.session = held, session
+
+    def latest(self) -> Optional[int]:
+        """The step that all ranks of this start resume from."""
+        step = self.session.latest()
+        if self._held:
+            self._held.resumed = step
+        return step
 
     def close(self) -> None:
         """Ends the use; the session stays open for the next one."""
@@ -143,8 +170,20 @@ def _take(registry: _Registry, who: Who, settings: Settings, need: int) -> _Held
     if held:
         _close(registry, key, settings, f"a larger arena ({need >> 20} MiB) is needed: give arena= the size needed at most")
     arena = settings.arena if isinstance(settings.arena, int) else max(need, _PART)
-    made = registry.ranks[key] = _Held(_open(who, settings, arena), who, arena)
+    resumed = held.resumed if held else None
+    session = _open(who, settings, arena)
+    if resumed is not None:
+        _check_pin(session, who, resumed)
+    made = registry.ranks[key] = _Held(session, who, arena, resumed)
     return made
+
+
+def _check_pin(session: Session, who: Who, resumed: int) -> None:
+    """A session that takes the place of another one does not know what was loaded through that."""
+    step = session.latest()
+    if step != resumed:
+        session.close()
+        raise StalePinError(f"{who} has loaded step {resumed}, and the job resumes from step {step} now: load again before saving")
 
 
 def _close(registry: _Registry, key: tuple[str, int, Optional[str]], settings: Settings, why: str) -> None:
@@ -163,7 +202,7 @@ def _open(who: Who, settings: Settings, arena: int) -> Session:
         try:
             return Session(
                 who.job, rank=who.rank, world_size=who.world_size, arena_bytes=arena, socket=settings.socket,
-                start_id=start_id(settings, who.world_size), timeout=settings.timeout, copy_threads=settings.copy_threads,
+                start_id=start_id(settings, who), timeout=settings.timeout, copy_threads=settings.copy_threads,
                 track=settings.track,
             )
         except ExistsError as e:

@@ -14,14 +14,12 @@ from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 import torch
-import torch.distributed as dist
 from torch.distributed.checkpoint import storage
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
-from .. import launch
 from .._torch import bytes_strides
 from ..errors import Error, InvalidError, NotFoundError
 from ..session import Restore, Session
@@ -71,11 +69,9 @@ class StorageReader(storage.StorageReader):
         rename: Optional[Mapping[str, str]] = None,
     ) -> None:
         super().__init__()
-        if (rank is None) != (world_size is None):
-            raise InvalidError("rank and world_size belong together: give both, or none to take them from torch.distributed")
         self.job, self.step = job, None if step is None else _ids.check_step(step)
         self.timeout, self.allow_pickle, self.rename = timeout, allow_pickle, dict(rename or {})
-        self._told = None if rank is None or world_size is None else (rank, world_size)
+        self._told = _sessions.both_or_none(rank, world_size)
         self._settings = Settings("auto", socket, start_id, min(timeout, 30.0))
         self._session = session
         self._lease: Optional[Lease] = None
@@ -148,7 +144,7 @@ class StorageReader(storage.StorageReader):
             return self._contents
         if self.job is None:
             raise InvalidError('which job? Give StorageReader(job=...), or checkpoint_id="cairn://JOB/STEP"')
-        who = self._who(self.job)
+        who = _sessions.local_who(self.job, self._told)
         try:
             self._restore = self._find(self._borrow(who))
             self._contents = Contents(self._restore, who.rank, self.timeout, self.allow_pickle)
@@ -159,18 +155,11 @@ class StorageReader(storage.StorageReader):
         return self._contents
 
     def _find(self, session: Session) -> Restore:
-        step = self.step if self.step is not None else session.latest()
+        latest = self._lease.latest if self._lease else session.latest
+        step = self.step if self.step is not None else latest()
         if step is None:
             raise NotFoundError(f"job {self.job} has no checkpoint yet: start from scratch")
         return session.restore(step, self.timeout)
-
-    def _who(self, job: str) -> Who:
-        if self._told:
-            return Who(job, *self._told)
-        if dist.is_available() and dist.is_initialized():
-            return Who(job, dist.get_rank(), dist.get_world_size())
-        found = launch.find(start_id=self._settings.start_id or "any")
-        return Who(job, found.rank, found.world_size)
 
     def _borrow(self, who: Who) -> Session:
         """A rank's session where there is one or one is needed to agree with the other ranks on the newest step."""

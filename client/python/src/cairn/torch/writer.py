@@ -14,14 +14,12 @@ import os
 import threading
 from typing import Any, Optional, Union
 
-import torch.distributed as dist
 from torch.distributed.checkpoint import storage
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from .. import launch
 from ..errors import Error, InvalidError
 from ..session import Save, Session
 from ..table import Table
@@ -76,11 +74,9 @@ class StorageWriter(storage.StorageWriter):
         track: bool = False,
     ) -> None:
         super().__init__()
-        if (rank is None) != (world_size is None):
-            raise InvalidError("rank and world_size belong together: give both, or none to take them from torch.distributed")
         self.job, self.step = job, None if step is None else _ids.check_step(step)
         self.on_busy, self.timeout = on_busy, timeout
-        self._told = None if rank is None or world_size is None else (rank, world_size)
+        self._told = _sessions.both_or_none(rank, world_size)
         self._settings = Settings(arena, socket, start_id, min(timeout, 30.0), copy_threads, track)
         self._session = session
         self._collective = self._waits = True
@@ -133,13 +129,7 @@ class StorageWriter(storage.StorageWriter):
 
     def local_who(self) -> Who:
         """Who this rank is, as far as it is known without a plan. Raises InvalidError."""
-        job = self.job or self._what()[0]
-        if self._told:
-            return Who(job, *self._told)
-        if dist.is_available() and dist.is_initialized():
-            return Who(job, dist.get_rank(), dist.get_world_size())
-        found = launch.find(start_id=self._settings.start_id or "any")
-        return Who(job, found.rank, found.world_size)
+        return _sessions.local_who(self.job or self._what()[0], self._told)
 
     def _who(self, plan: SavePlan) -> Who:
         told = (plan.storage_data or {}).get(WHO) if isinstance(plan.storage_data, dict) else None
@@ -315,7 +305,7 @@ class StorageWriter(storage.StorageWriter):
         self._end()
         who = self.local_who()
         _sessions.release(who.job, who.rank, self._settings)
-        settings = dataclasses.replace(self._settings, start_id=_sessions.start_id(self._settings, who.world_size))
+        settings = dataclasses.replace(self._settings, start_id=_sessions.start_id(self._settings, who))
         return {**self.__dict__, "job": who.job, "_settings": settings, "layout": None}
 
 
