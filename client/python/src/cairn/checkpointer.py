@@ -61,6 +61,7 @@ class SaveHandle:
         self.step = save.step
         self._save: Optional[Save] = save
         self._lock = threading.Lock()  # of _save, which one thread at a time may use
+        self._away = False  # the last look found no daemon that knows it
         self._reached = "snapshot"
         self._failure: Optional[Error] = None
 
@@ -335,8 +336,8 @@ class Checkpointer:
         warnings.warn(text, SaveFailedWarning, stacklevel=4)
 
     def _look_at_earlier(self, newest: SaveHandle) -> None:
-        """Saves that failed behind our back are counted too. The daemon has just answered: who is lost now is
-        lost."""
+        """Saves that failed behind our back are counted too. The daemon has just answered: who is lost now, and
+        at the next look, is lost."""
         earlier, self._under_way = self._under_way, [newest]
         for handle in earlier:
             if handle._lock.locked():  # another thread waits for it
@@ -345,8 +346,13 @@ class Checkpointer:
             try:
                 handle.wait("committed", 0)
             except TimeoutError:
+                handle._away = False
                 self._under_way.append(handle)
             except Error as e:
+                if isinstance(e, UnavailableError) and not handle._away:
+                    handle._away = True  # the daemon may have gone again just now: asked once more next time
+                    self._under_way.append(handle)
+                    continue
                 self.failures += 1
                 self.last_error = e
                 self._warn(handle.step, e)

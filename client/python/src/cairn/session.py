@@ -405,10 +405,11 @@ class Restore:
         bytes done and of all; what it raises, or Ctrl-C, ends the read."""
         self._hand_over()
         read = _Read(self._open(), _ms(timeout))
-        read.start()
         try:
-            while read.is_alive():
-                read.join(_REPORT_S)
+            threading.Thread(target=read.run, name="cairn-read", daemon=True).start()
+            ended = False
+            while not ended:
+                ended = read.ended.wait(_REPORT_S)
                 if progress and read.total:
                     progress(read.done, read.total)
         finally:
@@ -440,19 +441,30 @@ class Restore:
             self.close()
 
 
-class _Read(threading.Thread):
-    """cairn_restore_run() in a thread of its own, so that the caller's can run Python's signal handlers meanwhile: a
-    callback cannot, since what a handler raises on the way into it would be lost."""
+class _Read:
+    """cairn_restore_run() for a thread of its own, so that the caller's can run Python's signal handlers meanwhile: a
+    callback cannot, since what a handler raises on the way into it would be lost. The thread is not joined: a join()
+    that Ctrl-C interrupts may take the thread for ended although it runs."""
 
     def __init__(self, restore: c_void_p, timeout_ms: int) -> None:
-        super().__init__(name="cairn-read", daemon=True)
-        self._restore, self._timeout_ms, self._given_up = restore, timeout_ms, False
+        self._restore, self._timeout_ms = restore, timeout_ms
+        self._lock = threading.Lock()  # of the next two
+        self._begun = self._given_up = False
         self.done = self.total = self.code = 0
         self.err = _lib.CError()
+        self.ended = threading.Event()
 
     def run(self) -> None:
-        tell = _lib.PROGRESS(self._tell)
-        self.code = _lib.lib().cairn_restore_run(self._restore, self._timeout_ms, tell, None, byref(self.err))
+        with self._lock:
+            if self._given_up:
+                return
+            self._begun = True
+        try:
+            tell = _lib.PROGRESS(self._tell)
+            err = byref(self.err)
+            self.code = _lib.lib().cairn_restore_run(self._restore, self._timeout_ms, tell, None, err)
+        finally:
+            self.ended.set()
 
     def _tell(self, _: object, done: int, total: int) -> int:
         self.done, self.total = done, total
@@ -460,9 +472,12 @@ class _Read(threading.Thread):
 
     def end(self) -> None:
         """Nothing is written to the targets any more when this returns: within one report after a Ctrl-C."""
-        self._given_up = True
-        while self.is_alive():
+        while True:
             try:
-                self.join()
+                with self._lock:
+                    self._given_up = True
+                if self._begun:
+                    self.ended.wait()
+                return
             except KeyboardInterrupt:
                 continue
