@@ -174,7 +174,7 @@ def _take(registry: _Registry, who: Who, settings: Settings, need: int) -> _Held
     session = _open(who, settings, arena)
     if resumed is not None:
         _check_pin(session, who, resumed)
-    made = registry.ranks[key] = _Held(session, who, arena, resumed)
+    made = registry.ranks[key] = _Held(session, who, session.arena_bytes, resumed)
     return made
 
 
