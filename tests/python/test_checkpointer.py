@@ -392,3 +392,33 @@ def test_ranks_agree_on_a_start_through_torch(tmp_path):
     assert len(ids) == 1 and ids.pop().startswith("start-")
     with pytest.raises(cairn.InvalidError, match="start id"):
         launch.find(0, 2, environ={})
+
+
+@pytest.mark.parametrize("by", ["a signal handler of the thread that waits", "another thread"])
+def test_close_while_a_save_is_waited_for(cluster, job, by):
+    """The wait is for a rank that never comes; close() ends it within its own timeout and a piece of the wait."""
+    ckpt = cairn.Checkpointer(job, rank=0, world_size=2, start_id="half", raise_errors=True)
+    handle = ckpt.save(1, {"x": torch.ones(3)})
+    ended = []
+
+    def wait():
+        with pytest.raises(cairn.TimeoutError, match="when its session was closed"):
+            handle.wait("committed", 60)
+        ended.append(True)
+
+    if by == "another thread":
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        threading.Event().wait(0.3)
+        ckpt.close(0.1)
+        waiting.join(30)
+    else:
+        before = signal.signal(signal.SIGUSR1, lambda *_: ckpt.close(0.1))
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+        timer.start()
+        try:
+            wait()
+        finally:
+            timer.join()
+            signal.signal(signal.SIGUSR1, before)
+    assert ended == [True]

@@ -60,7 +60,9 @@ class SaveHandle:
     def __init__(self, save: Save) -> None:
         self.step = save.step
         self._save: Optional[Save] = save
-        self._lock = threading.Lock()  # of _save, which one thread at a time may use
+        # Of _save, which one thread at a time may use; again by a signal handler of the thread that waits.
+        self._lock = threading.RLock()
+        self._ended = False  # somebody wants to let go of _save: nobody begins to wait for it
         self._away = False  # the last look found no daemon that knows it
         self._reached = "snapshot"
         self._failure: Optional[Error] = None
@@ -77,24 +79,38 @@ class SaveHandle:
             pass
 
     def _wait_a_while(self, state: str, end: float, timeout: float) -> bool:
-        with self._lock:
+        if not self._lock.acquire(timeout=min(max(0.0, end - time.monotonic()), threading.TIMEOUT_MAX)):
+            raise TimeoutError(f"waited {timeout:g} s: step {self.step}: another thread waits for it too")
+        try:
             if self._failure:
                 raise self._failure
             if _lib.STATES[self._reached] >= _lib.STATES[state]:
                 return True
-            if self._save is None:
-                raise TimeoutError(
-                    f"step {self.step} was {self._reached} when its session was closed; it goes on in the "
-                    f"daemon, and latest() of a later start, or `cairn ls`, tells what became of it"
-                )
-            try:
-                reached = self._save.wait_a_while(state, end, timeout)
-            except (AbortedError, FencedError, StalePinError) as e:
-                self._failure = e
-                raise
-            if reached:
+            if self._save is None or self._ended:
+                raise self._closed()
+            reached = self._ask(self._save, state, end, timeout)
+            if reached and _lib.STATES[state] > _lib.STATES[self._reached]:
                 self._reached = state
             return reached
+        finally:
+            self._lock.release()
+
+    def _ask(self, save: Save, state: str, end: float, timeout: float) -> bool:
+        try:
+            return save.wait_a_while(state, end, timeout)
+        except (AbortedError, FencedError, StalePinError) as e:
+            self._failure = e
+            raise
+        except Error:
+            if self._save is None:  # a signal handler has closed the Checkpointer meanwhile
+                raise self._closed() from None
+            raise
+
+    def _closed(self) -> TimeoutError:
+        return TimeoutError(
+            f"step {self.step} was {self._reached} when its session was closed; it goes on in the "
+            f"daemon, and latest() of a later start, or `cairn ls`, tells what became of it"
+        )
 
     def is_reached(self, state: str = "committed") -> bool:
         """As wait(), but only looks. False also where nobody can tell any more."""
@@ -116,6 +132,8 @@ class SaveHandle:
             return self._save.info() if self._save else {}
 
     def _let_go(self) -> None:
+        """A thread that waits ends with TimeoutError, within the two seconds of Save.wait_a_while()."""
+        self._ended = True
         with self._lock:
             save, self._save = self._save, None
         if save:
@@ -340,12 +358,9 @@ class Checkpointer:
         at the next look, is lost."""
         earlier, self._under_way = self._under_way, [newest]
         for handle in earlier:
-            if handle._lock.locked():  # another thread waits for it
-                self._under_way.append(handle)
-                continue
             try:
                 handle.wait("committed", 0)
-            except TimeoutError:
+            except TimeoutError:  # also where another thread waits for it
                 handle._away = False
                 self._under_way.append(handle)
             except Error as e:
