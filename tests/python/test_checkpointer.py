@@ -422,3 +422,15 @@ def test_close_while_a_save_is_waited_for(cluster, job, by):
             timer.join()
             signal.signal(signal.SIGUSR1, before)
     assert ended == [True]
+
+
+def test_ranks_with_other_shapes_under_one_name(cluster, job):
+    """As data loaders' states have: each reads its own, and so does who has no rank."""
+    ranks = [cairn.Checkpointer(job, rank=r, world_size=2, start_id="shapes", raise_errors=True) for r in (0, 1)]
+    states = [{"x": torch.full((3 + 4000 * r,), float(r)), "d": torch.full((5,), r + 0.5, dtype=(torch.float32, torch.float64)[r])} for r in (0, 1)]
+    for handle in [ckpt.save(1, state) for ckpt, state in zip(ranks, states)]:
+        handle.wait()
+    for ckpt, state in zip(ranks, states):
+        for found in (ckpt.load_tree(1), cairn.read(job, rank=ckpt.rank)):
+            assert {k: bits(t) for k, t in found.items()} == {k: bits(t) for k, t in state.items()}
+        ckpt.close()

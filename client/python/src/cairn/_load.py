@@ -33,7 +33,7 @@ class Loader:
         observer: bool = False,
     ) -> None:
         self._own = (
-            {s.name: s.index for s in restore.slices() if s.rank == rank and s.length == s.shape}
+            {s.name: s for s in restore.slices() if s.rank == rank and s.length == s.shape}
             if observer
             else {}
         )
@@ -42,12 +42,17 @@ class Loader:
         self._after: list[Callable[[], None]] = []  # copies to where Cairn cannot write
         self._seen: set[Any] = set()  # memory that is being read into
 
+    def _find(self, name: str) -> Optional[tuple[str, tuple[int, ...]]]:
+        """dtype and shape of what will be read under a name: ranks may have saved it in different ones."""
+        own = self._own.get(name)
+        return (own.dtype, own.shape) if own else self._restore.find(name)
+
     def fill(self, state: dict[Any, Any], strict: bool, rename: Rename) -> None:
         """Fills the tensors of the state in place, then puts the other values into its containers. Nothing is
         touched before everything fits; after a failed read the tensors' contents are undefined, and no other
         value has changed.
         """
-        merge = Merge(self._tree(), rename, lambda name: self._restore.find(name) is not None)
+        merge = Merge(self._tree(), rename, lambda name: self._find(name) is not None)
         merge.run(state)
         self._complain(merge, strict)
         self._read(merge.wanted)
@@ -110,7 +115,7 @@ class Loader:
     def _mismatches(self, wanted: list[Wanted]) -> list[str]:
         found = []
         for w in wanted:
-            there = self._restore.find(w.ref.name)
+            there = self._find(w.ref.name)
             name = _tree.name_of(w.path)
             if there is None:
                 raise CorruptError(f'{self._what}: its tree names tensor "{w.ref.name}", which nobody saved')
@@ -137,7 +142,7 @@ class Loader:
 
     def _new(self, w: Wanted) -> Any:
         """A tensor or an array of the saved dtype and shape, uninitialised."""
-        found = self._restore.find(w.ref.name)
+        found = self._find(w.ref.name)
         if found is None:
             raise CorruptError(f'{self._what}: its tree names tensor "{w.ref.name}", which nobody saved')
         name, shape = found
@@ -167,7 +172,7 @@ class Loader:
             if 0 in piece.length:
                 continue
             if w.ref.name in self._own and piece.length == piece.shape and piece.strides is None:
-                self._restore.add_slice(self._own[w.ref.name], piece.address, keep=piece.local)
+                self._restore.add_slice(self._own[w.ref.name].index, piece.address, keep=piece.local)
             else:
                 self._restore.add(
                     w.ref.name,
