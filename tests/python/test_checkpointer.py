@@ -18,6 +18,7 @@ from forked import run_forked
 import cairn
 import checkpointer_ranks
 from cairn import _torch, launch
+from cairn import checkpointer as checkpointer_module
 from checkpointer_ranks import SHAPES, whole
 
 DTYPES = [torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64, torch.float16,
@@ -434,3 +435,33 @@ def test_ranks_with_other_shapes_under_one_name(cluster, job):
         for found in (ckpt.load_tree(1), cairn.read(job, rank=ckpt.rank)):
             assert {k: bits(t) for k, t in found.items()} == {k: bits(t) for k, t in state.items()}
         ckpt.close()
+
+
+def test_a_signal_handler_saves_in_the_middle_of_a_save(cluster, job, monkeypatch):
+    """Both save what they were given; the handler cannot close the session under the other."""
+    refresh, said = checkpointer_module.Layout.refresh, []
+
+    def interrupted(layout, state):
+        fits = refresh(layout, state)
+        if state["step"] == 3:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return fits
+
+    def handler(*_):
+        ckpt.save(2, {"w": torch.full((1 << 16,), 2.0), "step": 2})  # steps are saved in order
+        with pytest.raises(cairn.InvalidError, match="set a flag") as e:
+            ckpt.close()
+        said.append(str(e.value))
+
+    monkeypatch.setattr(checkpointer_module.Layout, "refresh", interrupted)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with checkpointer(job) as ckpt:
+            for step in (1, 3, 4):
+                ckpt.save(step, {"w": torch.full((1 << 16,), float(step)), "step": step}, wait="committed")
+            for step in (1, 2, 3, 4):
+                found = ckpt.load_tree(step)
+                assert found["step"] == step and found["w"].eq(step).all(), step
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(said) == 1

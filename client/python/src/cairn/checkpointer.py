@@ -14,12 +14,13 @@ Times are in seconds, sizes in bytes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Optional, Union
 
 from . import _lib, launch
@@ -163,7 +164,8 @@ class Checkpointer:
     timeout: for opening, for each exchange with the daemon, and for room in the arena.
     take_over: start although another start of the job lives; its ranks are fenced.
 
-    The session opens at the first use. Threads take turns: one call at a time, handles apart. After a fork
+    The session opens at the first use. Threads take turns: one call at a time, handles apart. A signal
+    handler may save while it interrupts another call, but close() raises InvalidError there. After a fork
     the child must not use it (ForkedError), and is not disturbed by it: data-loader workers may inherit it.
     """
 
@@ -217,6 +219,16 @@ class Checkpointer:
         self._warned: set[str] = set()
         self._resumed: Optional[tuple[Optional[int]]] = None  # what latest() said in this start
         self._lock = threading.RLock()
+        self._calls = 0  # under way: more than one where a signal handler calls in the middle of another
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._lock:
+            self._calls += 1
+            try:
+                yield
+            finally:
+                self._calls -= 1
 
     @property
     def rank(self) -> int:
@@ -267,7 +279,7 @@ class Checkpointer:
             raise InvalidError(f"step is {step!r}: a whole number from 0 is wanted")
         if wait not in (None, "snapshot", "durable", "committed"):
             raise InvalidError(f'wait is {wait!r}: "durable" or "committed" is wanted, or None')
-        with self._lock:
+        with self._turn():
             try:
                 handle = self._save(step, state_dict)
             except Error as e:
@@ -313,6 +325,7 @@ class Checkpointer:
                 return None
         finally:
             layout.forget()
+            self._layout = layout
 
     @staticmethod
     def _save_staged(session: Session, step: int, layout: Layout, on_busy: str) -> Save:
@@ -330,11 +343,10 @@ class Checkpointer:
         return save
 
     def _layout_for(self, state: dict[Any, Any]) -> Layout:
-        layout = self._layout
+        """The caller puts it back when it is done: a signal handler that saves meanwhile makes one of its own."""
+        layout, self._layout = self._layout, None
         if layout is None or not layout.refresh(state):
-            self._layout = None
             layout = Layout(state, self.rank, self.world_size, self._replicated, self._pickle, layout)
-            self._layout = layout
         return layout
 
     def _failed(self, step: int, error: Error, asked: bool) -> None:
@@ -418,7 +430,7 @@ class Checkpointer:
         if not isinstance(state_dict, dict):
             raise InvalidError(f"state_dict is a {type(state_dict).__name__}: a dict is wanted")
         state = _states_of(state_dict)
-        with self._lock:
+        with self._turn():
             restore = self._restore(step, state, timeout)
             if restore is None:
                 return None
@@ -442,7 +454,7 @@ class Checkpointer:
         """The state dict as this rank saved it (or the first rank, where there was no such rank), in new
         tensors, each in full. None when there is no checkpoint. Raises as load()."""
         self._check_process()
-        with self._lock:
+        with self._turn():
             restore = self._restore(step, None, timeout)
             if restore is None:
                 return None
@@ -475,6 +487,7 @@ class Checkpointer:
         except Error:  # what cannot be saved may be loaded all the same
             return 0
         layout.forget()
+        self._layout = layout
         return layout.arena_bytes
 
     # ---- the session ----
@@ -484,6 +497,14 @@ class Checkpointer:
             raise ForkedError(
                 f"this Checkpointer of job {self.job} belongs to process {self._pid}: a forked child "
                 f"must not save or load with it"
+            )
+
+    def _check_alone(self, calls: int, what: str) -> None:
+        """The session is not to be closed under a call that a signal handler has interrupted."""
+        if self._calls > calls:
+            raise InvalidError(
+                f"job {self.job}: {what}: this signal handler has interrupted a save or load of the same "
+                f"Checkpointer; let it set a flag, and do this in the training loop"
             )
 
     def _wanted_arena(self, need: int) -> int:
@@ -503,6 +524,7 @@ class Checkpointer:
         wanted = self._wanted_arena(need)
         again = self._session is not None
         if again:
+            self._check_alone(1, "save a larger state than before")
             self._close_session(self._timeout)
         self._session = (
             self._reopen(wanted) if again else Session(self.job, arena_bytes=wanted, **self._options)
@@ -569,6 +591,7 @@ class Checkpointer:
         """
         self._check_process()
         with self._lock:
+            self._check_alone(0, "close")
             self._close_session(self._timeout if timeout is None else timeout)
             self._layout = None
 
