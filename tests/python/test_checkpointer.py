@@ -465,3 +465,51 @@ def test_a_signal_handler_saves_in_the_middle_of_a_save(cluster, job, monkeypatc
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert len(said) == 1
+
+
+def test_tied_in_the_state_but_not_in_the_checkpoint(cluster, job, caplog):
+    """Equal contents stay tied; of different ones none is lost."""
+    def tied():
+        t, a = torch.zeros(4, 4), numpy.zeros(3)
+        return {"x": t, "same": t, "other": (t, 1), "a": a, "b": [a]}
+
+    saved = {"x": torch.ones(4, 4), "same": torch.ones(4, 4), "other": (torch.full((4, 4), float("nan")), 2), "a": numpy.ones(3), "b": [numpy.arange(3.0)]}
+    with checkpointer(job) as ckpt:
+        ckpt.save(1, saved, wait="committed")
+        state = tied()
+        x = state["x"]
+        ckpt.load(state, 1)
+    assert state["x"] is x and state["same"] is x and x.eq(1).all()
+    assert bits(state["other"][0]) == bits(saved["other"][0]) and state["other"][1] == 2
+    assert state["a"].tolist() == [1, 1, 1] and state["b"][0].tolist() == [0, 1, 2]
+    assert [r.getMessage().split(": ")[1].split(" are")[0] for r in caplog.records] == ["state_dict['x'] and state_dict['other'][0]", "state_dict['a'] and state_dict['b'][0]"]
+
+
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["a float", "a tensor"])
+def test_a_scheduler_of_schedulers(cluster, job, lr):
+    """A new SequentialLR and its first scheduler share one list of learning rates; one that has run does not."""
+    def made():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=lr)
+        first, then = torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=3), torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 5])
+        return torch.optim.lr_scheduler.SequentialLR(optimizer, [first, then], [3])
+
+    run, new = made(), made()
+    for _ in range(5):
+        run.optimizer.step()
+        run.step()
+    with checkpointer(job) as ckpt:
+        ckpt.save(1, {"scheduler": run}, wait="committed")
+        ckpt.load({"scheduler": new}, 1)
+    assert str(new.state_dict()) == str(run.state_dict())
+
+
+def test_containers_in_two_places(cluster, job):
+    """Those that the checkpoint has alike stay one."""
+    shared, none = [1, 2], {}
+    state = {"a": shared, "b": shared, "c": (shared,), "n": none, "m": none}
+    saved = {"a": [3], "b": [3], "c": ([4, 5],), "n": {"x": 1}, "m": {"y": torch.ones(2)}}
+    with checkpointer(job) as ckpt:
+        ckpt.save(1, saved, wait="committed")
+        ckpt.load(state, 1)
+    assert state["a"] is shared and state["b"] is shared and (shared, state["c"]) == ([3], ([4, 5],))
+    assert state["n"] == {"x": 1} and list(state["m"]) == ["y"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Optional
 
@@ -12,6 +13,7 @@ from ._merge import Merge, Rename, Wanted
 from .errors import CorruptError, InvalidError
 from .session import Restore
 
+_LOG = logging.getLogger("cairn")
 _NAMES_SHOWN = 20
 
 
@@ -40,7 +42,8 @@ class Loader:
         self._restore, self._rank, self._what = restore, rank, what
         self._allow_pickle, self._timeout = allow_pickle, timeout
         self._after: list[Callable[[], None]] = []  # copies to where Cairn cannot write
-        self._seen: set[Any] = set()  # memory that is being read into
+        self._seen: dict[Any, Wanted] = {}  # by the memory that is being read into
+        self._untied: list[tuple[Wanted, Wanted]] = []  # one tensor in the state, two in the checkpoint
 
     def _find(self, name: str) -> Optional[tuple[str, tuple[int, ...]]]:
         """dtype and shape of what will be read under a name: ranks may have saved it in different ones."""
@@ -139,6 +142,21 @@ class Loader:
         self._restore.run(self._timeout)
         for copy in self._after:
             copy()
+        for tied, own in self._untied:
+            self._untie(tied, own)
+
+    def _untie(self, tied: Wanted, own: Wanted) -> None:
+        """Two tensors of the checkpoint that are one in the state stay one only if they are equal."""
+        if own.instead is None or arrays_of(own.value).is_same(tied.value, own.value):
+            return
+        own.instead(own.value)
+        _LOG.warning(
+            "load %s: %s and %s are one tensor in the state and differ in the checkpoint: the second is a "
+            "tensor of its own in the state now",
+            self._what,
+            _tree.show(tied.path),
+            _tree.show(own.path),
+        )
 
     def _new(self, w: Wanted) -> Any:
         """A tensor or an array of the saved dtype and shape, uninitialised."""
@@ -163,9 +181,12 @@ class Loader:
     def _want(self, w: Wanted) -> None:
         module, path = arrays_of(w.value), _tree.show(w.path)
         identity = module.identity(w.value)
-        if identity is not None and identity in self._seen:
-            return  # tied: it is being read already
-        self._seen.add(identity)
+        tied = self._seen.setdefault(identity, w) if identity is not None else w
+        if tied is not w and tied.ref.name == w.ref.name:
+            return  # it is being read already
+        if tied is not w:
+            w.value = module.copy_of(w.value)
+            self._untied.append((tied, w))
         targets, after = module.targets_of(w.value, path)
         self._after.extend(after)
         for piece in targets:

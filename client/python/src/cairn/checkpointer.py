@@ -414,7 +414,9 @@ class Checkpointer:
 
         Where the given state has an empty dict or list, or None, the saved value is put whole, with new
         tensors on the processor: so the state of an optimizer that has not stepped yet is loaded. Of values
-        that are no tensors a rank gets its own, or the first rank's where there was no such rank.
+        that are no tensors a rank gets its own, or the first rank's where there was no such rank. Where one
+        tensor is in two places of the state (tied), and the checkpoint has different ones there, the second
+        place gets a tensor of its own, and a warning is logged.
 
         step: a number, or "latest": what latest() says. strict: entries that are only on one side are an
         error; else they stay as they are. rename: names of the state -> names in the checkpoint, as a mapping
