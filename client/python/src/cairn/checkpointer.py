@@ -343,7 +343,7 @@ class Checkpointer:
         return save
 
     def _layout_for(self, state: dict[Any, Any]) -> Layout:
-        """The caller puts it back when it is done: a signal handler that saves meanwhile makes one of its own."""
+        """The caller puts it back when it is done: a signal handler may save meanwhile."""
         layout, self._layout = self._layout, None
         if layout is None or not layout.refresh(state):
             layout = Layout(state, self.rank, self.world_size, self._replicated, self._pickle, layout)
