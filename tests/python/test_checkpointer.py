@@ -18,6 +18,7 @@ from forked import run_forked
 import cairn
 import checkpointer_ranks
 from cairn import _torch, launch
+from cairn import checkpointer as checkpointer_module
 from checkpointer_ranks import SHAPES, whole
 
 DTYPES = [torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64, torch.float16,
@@ -392,3 +393,123 @@ def test_ranks_agree_on_a_start_through_torch(tmp_path):
     assert len(ids) == 1 and ids.pop().startswith("start-")
     with pytest.raises(cairn.InvalidError, match="start id"):
         launch.find(0, 2, environ={})
+
+
+@pytest.mark.parametrize("by", ["a signal handler of the thread that waits", "another thread"])
+def test_close_while_a_save_is_waited_for(cluster, job, by):
+    """The wait is for a rank that never comes; close() ends it within its own timeout and a piece of the wait."""
+    ckpt = cairn.Checkpointer(job, rank=0, world_size=2, start_id="half", raise_errors=True)
+    handle = ckpt.save(1, {"x": torch.ones(3)})
+    ended = []
+
+    def wait():
+        with pytest.raises(cairn.TimeoutError, match="when its session was closed"):
+            handle.wait("committed", 60)
+        ended.append(True)
+
+    if by == "another thread":
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        threading.Event().wait(0.3)
+        ckpt.close(0.1)
+        waiting.join(30)
+    else:
+        before = signal.signal(signal.SIGUSR1, lambda *_: ckpt.close(0.1))
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+        timer.start()
+        try:
+            wait()
+        finally:
+            timer.join()
+            signal.signal(signal.SIGUSR1, before)
+    assert ended == [True]
+
+
+def test_ranks_with_other_shapes_under_one_name(cluster, job):
+    """As data loaders' states have: each reads its own, and so does who has no rank."""
+    ranks = [cairn.Checkpointer(job, rank=r, world_size=2, start_id="shapes", raise_errors=True) for r in (0, 1)]
+    states = [{"x": torch.full((3 + 4000 * r,), float(r)), "d": torch.full((5,), r + 0.5, dtype=(torch.float32, torch.float64)[r])} for r in (0, 1)]
+    for handle in [ckpt.save(1, state) for ckpt, state in zip(ranks, states)]:
+        handle.wait()
+    for ckpt, state in zip(ranks, states):
+        for found in (ckpt.load_tree(1), cairn.read(job, rank=ckpt.rank)):
+            assert {k: bits(t) for k, t in found.items()} == {k: bits(t) for k, t in state.items()}
+        ckpt.close()
+
+
+def test_a_signal_handler_saves_in_the_middle_of_a_save(cluster, job, monkeypatch):
+    """Both save what they were given; the handler cannot close the session under the other."""
+    refresh, said = checkpointer_module.Layout.refresh, []
+
+    def interrupted(layout, state):
+        fits = refresh(layout, state)
+        if state["step"] == 3:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return fits
+
+    def handler(*_):
+        ckpt.save(2, {"w": torch.full((1 << 16,), 2.0), "step": 2})  # steps are saved in order
+        with pytest.raises(cairn.InvalidError, match="set a flag") as e:
+            ckpt.close()
+        said.append(str(e.value))
+
+    monkeypatch.setattr(checkpointer_module.Layout, "refresh", interrupted)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with checkpointer(job) as ckpt:
+            for step in (1, 3, 4):
+                ckpt.save(step, {"w": torch.full((1 << 16,), float(step)), "step": step}, wait="committed")
+            for step in (1, 2, 3, 4):
+                found = ckpt.load_tree(step)
+                assert found["step"] == step and found["w"].eq(step).all(), step
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(said) == 1
+
+
+def test_tied_in_the_state_but_not_in_the_checkpoint(cluster, job, caplog):
+    """Equal contents stay tied; of different ones none is lost."""
+    def tied():
+        t, a = torch.zeros(4, 4), numpy.zeros(3)
+        return {"x": t, "same": t, "other": (t, 1), "a": a, "b": [a]}
+
+    saved = {"x": torch.ones(4, 4), "same": torch.ones(4, 4), "other": (torch.full((4, 4), float("nan")), 2), "a": numpy.ones(3), "b": [numpy.arange(3.0)]}
+    with checkpointer(job) as ckpt:
+        ckpt.save(1, saved, wait="committed")
+        state = tied()
+        x = state["x"]
+        ckpt.load(state, 1)
+    assert state["x"] is x and state["same"] is x and x.eq(1).all()
+    assert bits(state["other"][0]) == bits(saved["other"][0]) and state["other"][1] == 2
+    assert state["a"].tolist() == [1, 1, 1] and state["b"][0].tolist() == [0, 1, 2]
+    assert [r.getMessage().split(": ")[1].split(" are")[0] for r in caplog.records] == ["state_dict['x'] and state_dict['other'][0]", "state_dict['a'] and state_dict['b'][0]"]
+
+
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["a float", "a tensor"])
+def test_a_scheduler_of_schedulers(cluster, job, lr):
+    """A new SequentialLR and its first scheduler share one list of learning rates; one that has run does not."""
+    def made():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=lr)
+        first, then = torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=3), torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 5])
+        return torch.optim.lr_scheduler.SequentialLR(optimizer, [first, then], [3])
+
+    run, new = made(), made()
+    for _ in range(5):
+        run.optimizer.step()
+        run.step()
+    with checkpointer(job) as ckpt:
+        ckpt.save(1, {"scheduler": run}, wait="committed")
+        ckpt.load({"scheduler": new}, 1)
+    assert str(new.state_dict()) == str(run.state_dict())
+
+
+def test_containers_in_two_places(cluster, job):
+    """Those that the checkpoint has alike stay one."""
+    shared, none = [1, 2], {}
+    state = {"a": shared, "b": shared, "c": (shared,), "n": none, "m": none}
+    saved = {"a": [3], "b": [3], "c": ([4, 5],), "n": {"x": 1}, "m": {"y": torch.ones(2)}}
+    with checkpointer(job) as ckpt:
+        ckpt.save(1, saved, wait="committed")
+        ckpt.load(state, 1)
+    assert state["a"] is shared and state["b"] is shared and (shared, state["c"]) == ([3], ([4, 5],))
+    assert state["n"] == {"x": 1} and list(state["m"]) == ["y"]

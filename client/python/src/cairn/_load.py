@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Optional
 
@@ -12,6 +13,7 @@ from ._merge import Merge, Rename, Wanted
 from .errors import CorruptError, InvalidError
 from .session import Restore
 
+_LOG = logging.getLogger("cairn")
 _NAMES_SHOWN = 20
 
 
@@ -33,21 +35,27 @@ class Loader:
         observer: bool = False,
     ) -> None:
         self._own = (
-            {s.name: s.index for s in restore.slices() if s.rank == rank and s.length == s.shape}
+            {s.name: s for s in restore.slices() if s.rank == rank and s.length == s.shape}
             if observer
             else {}
         )
         self._restore, self._rank, self._what = restore, rank, what
         self._allow_pickle, self._timeout = allow_pickle, timeout
         self._after: list[Callable[[], None]] = []  # copies to where Cairn cannot write
-        self._seen: set[Any] = set()  # memory that is being read into
+        self._seen: dict[Any, Wanted] = {}  # by the memory that is being read into
+        self._untied: list[tuple[Wanted, Wanted]] = []  # one tensor in the state, two in the checkpoint
+
+    def _find(self, name: str) -> Optional[tuple[str, tuple[int, ...]]]:
+        """dtype and shape of what will be read under a name: ranks may have saved it in different ones."""
+        own = self._own.get(name)
+        return (own.dtype, own.shape) if own else self._restore.find(name)
 
     def fill(self, state: dict[Any, Any], strict: bool, rename: Rename) -> None:
         """Fills the tensors of the state in place, then puts the other values into its containers. Nothing is
         touched before everything fits; after a failed read the tensors' contents are undefined, and no other
         value has changed.
         """
-        merge = Merge(self._tree(), rename, lambda name: self._restore.find(name) is not None)
+        merge = Merge(self._tree(), rename, lambda name: self._find(name) is not None)
         merge.run(state)
         self._complain(merge, strict)
         self._read(merge.wanted)
@@ -110,7 +118,7 @@ class Loader:
     def _mismatches(self, wanted: list[Wanted]) -> list[str]:
         found = []
         for w in wanted:
-            there = self._restore.find(w.ref.name)
+            there = self._find(w.ref.name)
             name = _tree.name_of(w.path)
             if there is None:
                 raise CorruptError(f'{self._what}: its tree names tensor "{w.ref.name}", which nobody saved')
@@ -134,10 +142,25 @@ class Loader:
         self._restore.run(self._timeout)
         for copy in self._after:
             copy()
+        for tied, own in self._untied:
+            self._untie(tied, own)
+
+    def _untie(self, tied: Wanted, own: Wanted) -> None:
+        """Two tensors of the checkpoint that are one in the state stay one only if they are equal."""
+        if own.instead is None or arrays_of(own.value).is_same(tied.value, own.value):
+            return
+        own.instead(own.value)
+        _LOG.warning(
+            "load %s: %s and %s are one tensor in the state and differ in the checkpoint: the second is a "
+            "tensor of its own in the state now",
+            self._what,
+            _tree.show(tied.path),
+            _tree.show(own.path),
+        )
 
     def _new(self, w: Wanted) -> Any:
         """A tensor or an array of the saved dtype and shape, uninitialised."""
-        found = self._restore.find(w.ref.name)
+        found = self._find(w.ref.name)
         if found is None:
             raise CorruptError(f'{self._what}: its tree names tensor "{w.ref.name}", which nobody saved')
         name, shape = found
@@ -158,16 +181,19 @@ class Loader:
     def _want(self, w: Wanted) -> None:
         module, path = arrays_of(w.value), _tree.show(w.path)
         identity = module.identity(w.value)
-        if identity is not None and identity in self._seen:
-            return  # tied: it is being read already
-        self._seen.add(identity)
+        tied = self._seen.setdefault(identity, w) if identity is not None else w
+        if tied is not w and tied.ref.name == w.ref.name:
+            return  # it is being read already
+        if tied is not w:
+            w.value = module.copy_of(w.value)
+            self._untied.append((tied, w))
         targets, after = module.targets_of(w.value, path)
         self._after.extend(after)
         for piece in targets:
             if 0 in piece.length:
                 continue
             if w.ref.name in self._own and piece.length == piece.shape and piece.strides is None:
-                self._restore.add_slice(self._own[w.ref.name], piece.address, keep=piece.local)
+                self._restore.add_slice(self._own[w.ref.name].index, piece.address, keep=piece.local)
             else:
                 self._restore.add(
                     w.ref.name,

@@ -8,6 +8,7 @@ once all tensors have been read.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Optional, Union
@@ -24,12 +25,13 @@ _MISSING = object()
 @dataclasses.dataclass
 class Wanted:
     """A tensor of the given state, and what is read into it; value None: it is to be made and handed to
-    put()."""
+    put(). instead: puts another tensor into the state in the place of the given one."""
 
     path: Key
     value: Any
     ref: TensorRef
     put: Optional[Callable[[Any], None]] = None
+    instead: Optional[Callable[[Any], None]] = None
 
 
 class Merge:
@@ -45,6 +47,7 @@ class Merge:
         self._saved = saved
         self._by_name = {_tree.name_of(p): (p, v) for p, v in _nodes(saved, ())} if rename else {}
         self._taken: set[Key] = set()  # paths in the saved tree
+        self._containers: dict[int, Any] = {}  # what is put into each of the given lists and dicts, by id()
 
     def extra(self) -> list[str]:
         """Names of the checkpoint's that the state had no place for."""
@@ -60,8 +63,10 @@ class Merge:
         self._visit((), given, (), self._saved, _no_put)
 
     def _visit(self, path: Key, given: Any, at: Key, saved: Any, put: Callable[[Any], None]) -> None:
+        if isinstance(given, (list, dict)):
+            given = self._apart(given, saved, put)
         if leaf_tag(type(given)):
-            self._tensor(path, given, at, saved)
+            self._tensor(path, given, at, saved, put)
         elif isinstance(given, MutableMapping) and (saved is _MISSING or isinstance(saved, dict)):
             self._mapping(path, given, at, saved)
         elif type(given) in (list, tuple) and (saved is _MISSING or type(saved) in (list, tuple)):
@@ -74,12 +79,22 @@ class Merge:
         else:
             self._whole(path, saved, at, put)
 
+    def _apart(self, given: Any, saved: Any, put: Callable[[Any], None]) -> Any:
+        """A list or dict that is in two places of the state (SequentialLR shares one with a scheduler)
+        becomes two where the checkpoint has different contents for them."""
+        first = self._containers.setdefault(id(given), saved)
+        if first is saved or first is _MISSING or saved is _MISSING or repr(first) == repr(saved):
+            return given
+        own = copy.copy(given)
+        self.puts.append(lambda: put(own))
+        return own
+
     def _differs(self, path: Key, given: Any, saved: Any) -> None:
         self.other_kind.append(
             f"{_tree.name_of(path)} is a {_kind(given)} in the state and a {_kind(saved)} in the checkpoint"
         )
 
-    def _tensor(self, path: Key, given: Any, at: Key, saved: Any) -> None:
+    def _tensor(self, path: Key, given: Any, at: Key, saved: Any, put: Callable[[Any], None]) -> None:
         self._taken.add(at)
         if saved is _MISSING:
             name = self._rename(_tree.name_of(path))
@@ -88,7 +103,7 @@ class Merge:
                 return
             saved = TensorRef(name, leaf_tag(type(given)) or "tensor", None)
         if isinstance(saved, TensorRef):
-            self.wanted.append(Wanted(path, given, saved))
+            self.wanted.append(Wanted(path, given, saved, instead=put))
         else:
             self._differs(path, given, saved)
 

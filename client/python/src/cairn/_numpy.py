@@ -107,6 +107,16 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Any:
     return numpy.empty(shape, dtype)
 
 
+def copy_of(array: Any) -> Any:
+    """In memory of its own."""
+    return array.copy()
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Whether two arrays of one dtype and shape have the same bytes."""
+    return a.tobytes() == b.tobytes()
+
+
 def targets_of(array: Any, path: str) -> tuple[list[Piece], list[Any]]:
     """Where to read an array to, and nothing to be done afterwards."""
     if not array.flags.writeable:

@@ -411,6 +411,21 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(tuple(shape), dtype=dtype)
 
 
+def copy_of(tensor: Any) -> Any:
+    """In memory of its own."""
+    return tensor.detach().clone()
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Whether two tensors of one dtype, shape and placement have the same bytes."""
+    return torch.equal(_flat_bytes(a), _flat_bytes(b))
+
+
+def _flat_bytes(tensor: Any) -> torch.Tensor:
+    local = tensor._local_tensor if is_dtensor(tensor) else tensor
+    return local.detach().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
+
+
 def targets_of(tensor: Any, path: str) -> tuple[list[Piece], list[Callable[[], None]]]:
     """Where to read a tensor's pieces to, and what is to be done afterwards for those that Cairn cannot write
     to itself (on a device, lazily conjugated). Raises InvalidError for memory that several elements share."""

@@ -14,12 +14,13 @@ Times are in seconds, sizes in bytes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Optional, Union
 
 from . import _lib, launch
@@ -60,7 +61,9 @@ class SaveHandle:
     def __init__(self, save: Save) -> None:
         self.step = save.step
         self._save: Optional[Save] = save
-        self._lock = threading.Lock()  # of _save, which one thread at a time may use
+        # Of _save, which one thread at a time may use; again by a signal handler of the thread that waits.
+        self._lock = threading.RLock()
+        self._ended = False  # somebody wants to let go of _save: nobody begins to wait for it
         self._away = False  # the last look found no daemon that knows it
         self._reached = "snapshot"
         self._failure: Optional[Error] = None
@@ -77,24 +80,38 @@ class SaveHandle:
             pass
 
     def _wait_a_while(self, state: str, end: float, timeout: float) -> bool:
-        with self._lock:
+        if not self._lock.acquire(timeout=min(max(0.0, end - time.monotonic()), threading.TIMEOUT_MAX)):
+            raise TimeoutError(f"waited {timeout:g} s: step {self.step}: another thread waits for it too")
+        try:
             if self._failure:
                 raise self._failure
             if _lib.STATES[self._reached] >= _lib.STATES[state]:
                 return True
-            if self._save is None:
-                raise TimeoutError(
-                    f"step {self.step} was {self._reached} when its session was closed; it goes on in the "
-                    f"daemon, and latest() of a later start, or `cairn ls`, tells what became of it"
-                )
-            try:
-                reached = self._save.wait_a_while(state, end, timeout)
-            except (AbortedError, FencedError, StalePinError) as e:
-                self._failure = e
-                raise
-            if reached:
+            if self._save is None or self._ended:
+                raise self._closed()
+            reached = self._ask(self._save, state, end, timeout)
+            if reached and _lib.STATES[state] > _lib.STATES[self._reached]:
                 self._reached = state
             return reached
+        finally:
+            self._lock.release()
+
+    def _ask(self, save: Save, state: str, end: float, timeout: float) -> bool:
+        try:
+            return save.wait_a_while(state, end, timeout)
+        except (AbortedError, FencedError, StalePinError) as e:
+            self._failure = e
+            raise
+        except Error:
+            if self._save is None:  # a signal handler has closed the Checkpointer meanwhile
+                raise self._closed() from None
+            raise
+
+    def _closed(self) -> TimeoutError:
+        return TimeoutError(
+            f"step {self.step} was {self._reached} when its session was closed; it goes on in the "
+            f"daemon, and latest() of a later start, or `cairn ls`, tells what became of it"
+        )
 
     def is_reached(self, state: str = "committed") -> bool:
         """As wait(), but only looks. False also where nobody can tell any more."""
@@ -116,6 +133,8 @@ class SaveHandle:
             return self._save.info() if self._save else {}
 
     def _let_go(self) -> None:
+        """A thread that waits ends with TimeoutError, within the two seconds of Save.wait_a_while()."""
+        self._ended = True
         with self._lock:
             save, self._save = self._save, None
         if save:
@@ -145,7 +164,8 @@ class Checkpointer:
     timeout: for opening, for each exchange with the daemon, and for room in the arena.
     take_over: start although another start of the job lives; its ranks are fenced.
 
-    The session opens at the first use. Threads take turns: one call at a time, handles apart. After a fork
+    The session opens at the first use. Threads take turns: one call at a time, handles apart. A signal
+    handler may save while it interrupts another call, but close() raises InvalidError there. After a fork
     the child must not use it (ForkedError), and is not disturbed by it: data-loader workers may inherit it.
     """
 
@@ -199,6 +219,16 @@ class Checkpointer:
         self._warned: set[str] = set()
         self._resumed: Optional[tuple[Optional[int]]] = None  # what latest() said in this start
         self._lock = threading.RLock()
+        self._calls = 0  # under way: more than one where a signal handler calls in the middle of another
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._lock:
+            self._calls += 1
+            try:
+                yield
+            finally:
+                self._calls -= 1
 
     @property
     def rank(self) -> int:
@@ -249,7 +279,7 @@ class Checkpointer:
             raise InvalidError(f"step is {step!r}: a whole number from 0 is wanted")
         if wait not in (None, "snapshot", "durable", "committed"):
             raise InvalidError(f'wait is {wait!r}: "durable" or "committed" is wanted, or None')
-        with self._lock:
+        with self._turn():
             try:
                 handle = self._save(step, state_dict)
             except Error as e:
@@ -295,6 +325,7 @@ class Checkpointer:
                 return None
         finally:
             layout.forget()
+            self._layout = layout
 
     @staticmethod
     def _save_staged(session: Session, step: int, layout: Layout, on_busy: str) -> Save:
@@ -312,11 +343,10 @@ class Checkpointer:
         return save
 
     def _layout_for(self, state: dict[Any, Any]) -> Layout:
-        layout = self._layout
+        """The caller puts it back when it is done: a signal handler may save meanwhile."""
+        layout, self._layout = self._layout, None
         if layout is None or not layout.refresh(state):
-            self._layout = None
             layout = Layout(state, self.rank, self.world_size, self._replicated, self._pickle, layout)
-            self._layout = layout
         return layout
 
     def _failed(self, step: int, error: Error, asked: bool) -> None:
@@ -340,12 +370,9 @@ class Checkpointer:
         at the next look, is lost."""
         earlier, self._under_way = self._under_way, [newest]
         for handle in earlier:
-            if handle._lock.locked():  # another thread waits for it
-                self._under_way.append(handle)
-                continue
             try:
                 handle.wait("committed", 0)
-            except TimeoutError:
+            except TimeoutError:  # also where another thread waits for it
                 handle._away = False
                 self._under_way.append(handle)
             except Error as e:
@@ -387,7 +414,9 @@ class Checkpointer:
 
         Where the given state has an empty dict or list, or None, the saved value is put whole, with new
         tensors on the processor: so the state of an optimizer that has not stepped yet is loaded. Of values
-        that are no tensors a rank gets its own, or the first rank's where there was no such rank.
+        that are no tensors a rank gets its own, or the first rank's where there was no such rank. Where one
+        tensor is in two places of the state (tied), and the checkpoint has different ones there, the second
+        place gets a tensor of its own, and a warning is logged.
 
         step: a number, or "latest": what latest() says. strict: entries that are only on one side are an
         error; else they stay as they are. rename: names of the state -> names in the checkpoint, as a mapping
@@ -403,7 +432,7 @@ class Checkpointer:
         if not isinstance(state_dict, dict):
             raise InvalidError(f"state_dict is a {type(state_dict).__name__}: a dict is wanted")
         state = _states_of(state_dict)
-        with self._lock:
+        with self._turn():
             restore = self._restore(step, state, timeout)
             if restore is None:
                 return None
@@ -427,7 +456,7 @@ class Checkpointer:
         """The state dict as this rank saved it (or the first rank, where there was no such rank), in new
         tensors, each in full. None when there is no checkpoint. Raises as load()."""
         self._check_process()
-        with self._lock:
+        with self._turn():
             restore = self._restore(step, None, timeout)
             if restore is None:
                 return None
@@ -460,6 +489,7 @@ class Checkpointer:
         except Error:  # what cannot be saved may be loaded all the same
             return 0
         layout.forget()
+        self._layout = layout
         return layout.arena_bytes
 
     # ---- the session ----
@@ -469,6 +499,14 @@ class Checkpointer:
             raise ForkedError(
                 f"this Checkpointer of job {self.job} belongs to process {self._pid}: a forked child "
                 f"must not save or load with it"
+            )
+
+    def _check_alone(self, calls: int, what: str) -> None:
+        """The session is not to be closed under a call that a signal handler has interrupted."""
+        if self._calls > calls:
+            raise InvalidError(
+                f"job {self.job}: {what}: this signal handler has interrupted a save or load of the same "
+                f"Checkpointer; let it set a flag, and do this in the training loop"
             )
 
     def _wanted_arena(self, need: int) -> int:
@@ -488,6 +526,7 @@ class Checkpointer:
         wanted = self._wanted_arena(need)
         again = self._session is not None
         if again:
+            self._check_alone(1, "save a larger state than before")
             self._close_session(self._timeout)
         self._session = (
             self._reopen(wanted) if again else Session(self.job, arena_bytes=wanted, **self._options)
@@ -554,6 +593,7 @@ class Checkpointer:
         """
         self._check_process()
         with self._lock:
+            self._check_alone(0, "close")
             self._close_session(self._timeout if timeout is None else timeout)
             self._layout = None
 
