@@ -405,6 +405,26 @@ def not_kept(c):
     assert "arena" in [e for e in events if e["event"] == "failed"][0]["because"], events
 
 
+def too_large(c):
+    """A step that no arena holds, behind one that was saved: it is named, and the watcher lives on."""
+    d = c.dir / "large"
+    with watching(c, "large", d, "--like", "orbax") as w:
+        write(d / "tmp" / "a.bin", noise(1000))
+        (d / "tmp").rename(d / "1")
+        w.wait("committed", 1)
+        (d / "tmp").mkdir()
+        with open(d / "tmp" / "a.bin", "wb") as f:
+            f.truncate(1 << 40)  # bytes that nobody wrote
+        (d / "tmp").rename(d / "2")
+        # Behind a save it looks after 5 s for what came late; the fourth try comes after 7.
+        wait_until("a fourth try", lambda: len(w.events("failed", 2)) > 3 or w.process.poll() is not None, 40)
+        assert w.process.poll() is None, f"it ended with {w.process.returncode}"
+        (d / "2").rename(d / "away")
+        write(d / "tmp" / "a.bin", noise(1000, 3))
+        (d / "tmp").rename(d / "3")
+        w.wait("committed", 3)
+
+
 def document(entries, **more):
     return json.dumps({"v": 1, "name": "1", "mode": 0o755, "mtime_ns": 0, "entries": entries, **more})
 
@@ -506,7 +526,7 @@ def main():
     parser.add_argument("--only", action="append")
     options = parser.parse_args()
     tests = (hugging_face, deepspeed, megatron, orbax, dcp, running, unchanged, kept, killed_before, killed_behind, daemon_killed, daemon_away,
-             changing, not_kept, hostile, disk_full, nodes)
+             changing, not_kept, too_large, hostile, disk_full, nodes)
     # without raw: on a fast path a part may be sooner there as it is than as a delta
     with Cluster(options.build, peers=2, node__delta_chain=2, node__codecs="lz4 float dense", node__checkpoint_s=10) as c:
         c.start_all()
