@@ -436,6 +436,20 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
             again.state_dict_metadata[f"n.{i}"], again.planner_data[f"n.{i}"] = entry_of_x, ("n", i)
             again.storage_data[type(index)(f"n.{i}")] = again.storage_data[index]
 
+    def halves(*begins):
+        """Two chunks of 150 rows, both stored where one of 150 rows is."""
+
+        def change(again):
+            w = again.state_dict_metadata["w"]
+            del again.state_dict_metadata["n.x"]
+            for begin in begins:
+                again.storage_data[type(key)("w", torch.Size([begin, 0]))] = half.storage_data[next(iter(half.storage_data))]
+            w.chunks = [type(w.chunks[0])(torch.Size([begin, 0]), torch.Size([150, 1000])) for begin in begins]
+
+        return change
+
+    dcp.save({"w": torch.arange(150000.0).view(150, 1000)}, checkpoint_id=tmp_path / "half", no_dist=True)
+    half = pickle.loads((tmp_path / "half" / ".metadata").read_bytes())
     bad = tmp_path / "bad"
     bad.mkdir()
     flipped = bytearray(data)
@@ -446,6 +460,8 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
         "a file elsewhere": (changed(lambda m: setattr(info(m), "relative_path", "../good/__0_0.distcp")), data),
         "beyond the end": (changed(lambda m: setattr(info(m), "offset", 1 << 40)), data),
         "a chunk twice": (changed(lambda m: m.state_dict_metadata["w"].chunks.append(m.state_dict_metadata["w"].chunks[0])), data),
+        "one half twice": (changed(halves(0, 0)), (tmp_path / "half" / "__0_0.distcp").read_bytes()),
+        "halves that overlap": (changed(halves(0, 50)), (tmp_path / "half" / "__0_0.distcp").read_bytes()),
         "no chunk": (changed(lambda m: m.state_dict_metadata["w"].chunks.clear()), data),
         "another shape": (changed(lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([300, 1001]))), data),
         "another dtype": (changed(lambda m: setattr(m.state_dict_metadata["w"].properties, "dtype", torch.int32)), data),

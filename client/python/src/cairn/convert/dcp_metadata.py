@@ -213,9 +213,29 @@ def _dtype(properties: Any, what: str) -> str:
     return str(dtype)
 
 
+def _meet(a: Chunk, b: Chunk) -> bool:
+    return all(o < p + m and p < o + n for o, n, p, m in zip(a.offset, a.length, b.offset, b.length))
+
+
+def _check_apart(what: str, chunks: List[Chunk]) -> None:
+    """No two chunks have an element in common. They are swept along the dimension that is cut most often."""
+    if len(chunks) < 2 or not chunks[0].offset:
+        return
+    d = max(range(len(chunks[0].offset)), key=lambda i: len({c.offset[i] for c in chunks}))
+    open_: List[Chunk] = []  # that reach to where the sweep is
+    for chunk in sorted(chunks, key=lambda c: c.offset[d]):
+        open_ = [c for c in open_ if c.offset[d] + c.length[d] > chunk.offset[d]]
+        for other in open_:
+            if _meet(chunk, other):
+                raise ConvertError(
+                    "corrupt", f"{what}: its parts at {list(other.offset)} and {list(chunk.offset)} overlap"
+                )
+        open_.append(chunk)
+
+
 def _check_cover(what: str, shape: Dims, chunks: List[Chunk]) -> None:
-    """Chunks within the tensor, as many elements as it has: overlaps are found when the checkpoint is
-    made."""
+    """Chunks within the tensor, as many elements as it has, and none of them twice: then none is missing.
+    Nobody else finds that: chunks come from several ranks, of which each may save what others save, too."""
     total = 0
     for c in chunks:
         if (
@@ -233,6 +253,7 @@ def _check_cover(what: str, shape: Dims, chunks: List[Chunk]) -> None:
             "corrupt",
             f"{what}: its parts have {total} elements, a tensor of {list(shape)} has {_product(shape)}",
         )
+    _check_apart(what, chunks)
 
 
 def _product(dims: Dims) -> int:
