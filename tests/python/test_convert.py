@@ -25,6 +25,8 @@ import conftest
 from cluster import wait_until
 from cairn.convert import __main__ as convert
 from cairn.convert import to_dcp, to_torch
+from cairn.convert.errors import ConvertError
+from cairn.convert.importer import open_source
 
 ARENA = 2 << 20  # of an import's ranks: small, so that there are many
 
@@ -333,8 +335,20 @@ SAFETENSORS = {
     "twice": safetensors_file(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x"),
     "slice beyond its tensor": safetensors_file({"a": entry(), "__metadata__": {"cairn.slice.a": '{"tensor":"a","shape":[2],"offset":[1]}'}}, b"x" * 8),
     "a name that is Cairn's": safetensors_file({".cairn/x": entry()}, b"x" * 8),
+    "dtype is a list": safetensors_file({"a": {"dtype": [], "shape": [2], "data_offsets": [0, 8]}}, b"x" * 8),
+    "step beyond 64 bits": safetensors_file({"a": entry(), "__metadata__": {"cairn.step": "9" * 30}}, b"x" * 8),
+    "a name twice among many": safetensors_file(
+        b'{"n":0,' + b",".join(b'"%d":0' % i for i in range(100000)) + b',"99999":0}'
+    ),
     "empty": b"",
 }
+
+
+@pytest.mark.parametrize("step", ["\u00b2", "9" * 5000])
+def test_step_that_is_none(cluster, job, tmp_path, step):
+    header = {"a": entry(), "__metadata__": {"cairn.step": step}}
+    (tmp_path / "in.safetensors").write_bytes(safetensors_file(header, b"x" * 8))
+    assert take(tmp_path / "in.safetensors", job) == 0
 
 
 def nothing_came_of(cluster, job, code):
@@ -362,6 +376,9 @@ def test_bad_index(cluster, job, tmp_path):
         index.write_text(json.dumps({"weight_map": weight_map}))
         if weight_map != {}:
             nothing_came_of(cluster, job, take(tmp_path, job))
+    for file in (5, None, "a\0b", "\ud800", ".."):
+        index.write_text(json.dumps({"weight_map": {"a": file}}))
+        assert take(tmp_path, job) == 5
 
 
 class Evil:
@@ -393,6 +410,10 @@ def test_bad_torch_files(cluster, job, tmp_path, evil, capsys):
     at = data.index(torch.arange(100000.0).numpy().tobytes())
     flipped = bytearray(data)
     flipped[at + 70000] ^= 1
+    far = io.BytesIO()
+    with zipfile.ZipFile(far, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02N.")
+        archive.filelist[0].header_offset = (1 << 64) - 1
     torch.save({"w": Evil()}, tmp_path / "evil.pt")
     torch.save({"w": torch.zeros(1).expand(1 << 40)}, tmp_path / "wide.pt")
     for what, text in {
@@ -403,6 +424,7 @@ def test_bad_torch_files(cluster, job, tmp_path, evil, capsys):
         "another name": rewritten(good, "data/0", lambda name, d: ("../../" + name, d)),
         "a shorter record": rewritten(good, "data/0", lambda name, d: (name, d[:1000])),
         "no pickle": rewritten(good, "data.pkl", lambda name, d: (name, b"\x80\x02")),
+        "a record beyond 64 bits": far.getvalue(),
         "an old file": pickle.dumps({"w": 1}, protocol=2),
         "no file at all": b"hello",
     }.items():
@@ -436,6 +458,14 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
             again.state_dict_metadata[f"n.{i}"], again.planner_data[f"n.{i}"] = entry_of_x, ("n", i)
             again.storage_data[type(index)(f"n.{i}")] = again.storage_data[index]
 
+    def sized(*size):
+        def change(again):
+            w, zero = again.state_dict_metadata["w"], torch.Size([0] * len(size))
+            w.size, w.chunks = torch.Size(size), [type(w.chunks[0])(zero, torch.Size(size))]
+            again.storage_data[type(key)("w", zero)] = again.storage_data[key]
+
+        return change
+
     def halves(*begins):
         """Two chunks of 150 rows, both stored where one of 150 rows is."""
 
@@ -462,6 +492,9 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
         "a chunk twice": (changed(lambda m: m.state_dict_metadata["w"].chunks.append(m.state_dict_metadata["w"].chunks[0])), data),
         "one half twice": (changed(halves(0, 0)), (tmp_path / "half" / "__0_0.distcp").read_bytes()),
         "halves that overlap": (changed(halves(0, 50)), (tmp_path / "half" / "__0_0.distcp").read_bytes()),
+        "sizes that overflow": (changed(sized(1 << 62, 1 << 62)), data),
+        "no elements, sizes that overflow": (changed(sized(0, 1 << 62, 1 << 62)), data),
+        "a transformation that is no list": (changed(lambda m: setattr(info(m), "transform_descriptors", 5)), data),
         "no chunk": (changed(lambda m: m.state_dict_metadata["w"].chunks.clear()), data),
         "another shape": (changed(lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([300, 1001]))), data),
         "another dtype": (changed(lambda m: setattr(m.state_dict_metadata["w"].properties, "dtype", torch.int32)), data),
@@ -478,6 +511,13 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
         assert "cairn: import: " in said, what
         assert "code" not in what or "posix.system" in said, said
         nothing_came_of(cluster, job, code)
+
+
+    # Sizes that only the metadata says: nothing is planned by them.
+    (bad / ".metadata").write_bytes(changed(sized(1 << 34)))
+    (bad / "__0_0.distcp").write_bytes(data)
+    with pytest.raises(ConvertError, match="bytes are no float32"):
+        open_source(str(bad), "dcp")
 
 
 def test_a_job_that_lives_is_left_alone(cluster, job, tmp_path):

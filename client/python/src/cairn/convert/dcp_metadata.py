@@ -195,7 +195,7 @@ class _Places:
         if info.get("transform_descriptors"):
             raise ConvertError(
                 "unsupported",
-                f"{what}: stored through {list(info.get('transform_descriptors'))}: only what is stored "
+                f"{what}: stored through {info.get('transform_descriptors')}: only what is stored "
                 "as it is can be imported",
             )
         return Chunk(offset or (), length, file, begin, nbytes)
