@@ -11,6 +11,8 @@ import json
 import mmap
 import os
 import pickle
+import resource
+import signal
 import struct
 import sys
 import zipfile
@@ -502,6 +504,7 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
         "a flipped bit": (metadata, bytes(flipped)),
         "cut off": (metadata, data[:-4000]),
         "no pickle": (b"hello", data),
+        "a memo of 8 GiB": (b"\x80\x02Nr" + struct.pack("<L", 1 << 29) + b".", data),
     }
     for what, (m, d) in cases.items():
         (bad / ".metadata").write_bytes(m)
@@ -510,6 +513,7 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
         said = capsys.readouterr().err
         assert "cairn: import: " in said, what
         assert "code" not in what or "posix.system" in said, said
+        assert "memo" not in what or "MemoryError" in said, said
         nothing_came_of(cluster, job, code)
 
 
@@ -518,6 +522,28 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
     (bad / "__0_0.distcp").write_bytes(data)
     with pytest.raises(ConvertError, match="bytes are no float32"):
         open_source(str(bad), "dcp")
+
+
+@pytest.mark.parametrize("kind", ["auto", "torch", "safetensors", "dcp"])
+def test_pipes_are_not_waited_for(cluster, job, tmp_path, kind, capsys):
+    os.mkfifo(tmp_path / ".metadata")
+    signal.alarm(20)
+    try:
+        assert take(tmp_path if kind == "dcp" else tmp_path / ".metadata", job, f"--format={kind}") == 1
+    finally:
+        signal.alarm(0)
+    assert "a file is wanted" in capsys.readouterr().err
+
+
+def test_more_files_than_may_be_open(cluster, job, tmp_path):
+    writer = dcp.FileSystemWriter(tmp_path, single_file_per_rank=False)
+    dcp.save({f"w{i}": torch.arange(3.0) for i in range(150)}, storage_writer=writer, no_dist=True)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        assert take(tmp_path, job) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_job_that_lives_is_left_alone(cluster, job, tmp_path):

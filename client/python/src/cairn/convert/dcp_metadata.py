@@ -7,12 +7,15 @@ before it is called.
 from __future__ import annotations
 
 import collections
+import contextlib
 import pickle
+import resource
 from dataclasses import dataclass
-from typing import IO, Any, Dict, List, Optional, Tuple
+from typing import IO, Any, Dict, Iterator, List, Optional, Tuple
 
 from .boxes import Dims
 from .errors import ConvertError
+from .files import SourceFile
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _RECORDS = {
@@ -30,6 +33,10 @@ _PATHS = ("pathlib", "pathlib._local")
 _BUILTINS: Dict[Tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict, ("builtins", "set"): set, ("__builtin__", "set"): set,
 }  # fmt: skip
+
+
+_MOST_MEMORY = 1 << 30  # bytes that reading a small pickle may take
+_MEMORY_OF_BYTE = 64  # and for each byte of a larger one; what torch writes takes less than 20
 
 
 class Record:
@@ -123,18 +130,37 @@ class DcpMetadata:
     paths: Dict[str, Tuple[Any, ...]]  # where each name lies in the nested state dict; empty when it was flat
 
 
-def _unpickle(path: str) -> Record:
+@contextlib.contextmanager
+def _bounded_memory(nbytes: int) -> Iterator[None]:
+    """This process gets no more than nbytes in addition: a pickle of ten bytes can ask for 64 GiB (the index of
+    its memo is one number), and pickle's reader takes them. Then it is a MemoryError here."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm", "rb") as file:
+        limit = int(file.read().split()[0]) * resource.getpagesize() + nbytes
+    if before[0] != resource.RLIM_INFINITY:
+        limit = min(limit, before[0])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
     try:
-        with open(path, "rb") as file:
-            found = _Unpickler(file).load()
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _unpickle(path: str) -> Record:
+    file = SourceFile(path)
+    try:
+        with file.window(0, file.size) as window, _bounded_memory(_MOST_MEMORY + _MEMORY_OF_BYTE * file.size):
+            found = _Unpickler(window).load()
+    except (ConvertError, OSError):
+        raise
     except pickle.UnpicklingError as error:
         raise ConvertError("corrupt", f"{path}: {error}") from None
-    except OSError:
-        raise
     except Exception as error:  # noqa: BLE001  a damaged pickle may end in any of them
         raise ConvertError(
             "corrupt", f"{path}: no metadata of torch.distributed.checkpoint: {type(error).__name__}: {error}"
         ) from None
+    finally:
+        file.close()
     if (
         not isinstance(found, Record)
         or found.kind != "Metadata"

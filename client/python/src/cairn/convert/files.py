@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import stat
 from typing import IO, Callable, Optional
 
 from .errors import ConvertError
@@ -20,8 +21,13 @@ class SourceFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.size = os.fstat(self.fd).st_size
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe does not hold it up
+        found = os.fstat(self.fd)
+        self.size = found.st_size
+        if not stat.S_ISREG(found.st_mode):
+            self.close()
+            kind = "directory" if stat.S_ISDIR(found.st_mode) else "pipe, a socket or a device"
+            raise ConvertError("inval", f"{path}: a {kind}, a file is wanted")
 
     def read_into(self, target: memoryview, offset: int, tick: Optional[Tick] = None) -> None:
         """Fills target with what lies at offset (bytes); tick sees each piece once it is there."""
@@ -131,6 +137,17 @@ class NewFile:
         self.fd = -1
         sync_directory(os.path.dirname(self.path) or ".")
         return size
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """A whole file, of which no more than limit bytes are taken. Errors: ConvertError, OSError."""
+    file = SourceFile(path)
+    try:
+        if file.size > limit:
+            raise ConvertError("corrupt", f"{path}: {file.size} bytes are too many, {limit} are possible")
+        return file.read(0, file.size)
+    finally:
+        file.close()
 
 
 def sync_directory(path: str) -> None:

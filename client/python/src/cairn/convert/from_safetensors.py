@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from .. import _tree
 from .boxes import Dims
 from .errors import ConvertError
-from .files import SourceFile
+from .files import SourceFile, read_file
 from .source import ITEMSIZE, Item, Source, Stored
 from .trees import RESERVED, TREE, merge, tree_document, tree_of
 
@@ -184,8 +184,8 @@ def _is_name(file: str) -> bool:
 def _read_index(path: str) -> Dict[str, set]:
     """The names in each file, as the index has them."""
     try:
-        with open(path, "rb") as f:
-            weight_map = json.loads(f.read(_MAX_HEADER), object_pairs_hook=_no_duplicates)["weight_map"]
+        text = read_file(path, _MAX_HEADER)
+        weight_map = json.loads(text, object_pairs_hook=_no_duplicates)["weight_map"]
         files: Dict[str, set] = {}
         for name, file in weight_map.items():
             files.setdefault(file, set()).add(name)
