@@ -26,7 +26,7 @@ import cairn
 import conftest
 from cluster import wait_until
 from cairn.convert import __main__ as convert
-from cairn.convert import to_dcp, to_torch
+from cairn.convert import files, to_dcp, to_torch
 from cairn.convert.errors import ConvertError
 from cairn.convert.importer import open_source
 
@@ -522,6 +522,58 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
     (bad / "__0_0.distcp").write_bytes(data)
     with pytest.raises(ConvertError, match="bytes are no float32"):
         open_source(str(bad), "dcp")
+
+
+# ---- places that lie ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(cluster, job, tmp_path):
+    torch.save({"w": torch.arange(1000000.0), "v": [torch.zeros(3)] * 2}, tmp_path / "in.pt")
+    assert take(tmp_path / "in.pt", job) == 0
+
+
+def test_links_where_a_temporary_file_would_be(cluster, saved, job, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for kind, name in (("torch", "rank-00000.pt"), ("dcp", "__0_0.distcp"), ("safetensors", "rank-00000.safetensors")):
+        to = tmp_path / kind
+        to.mkdir()
+        (to / (name + ".part")).symlink_to(victim)
+        code = cluster.cairn("restore", job, "--to", to).returncode if kind == "safetensors" else give(job, to, kind)
+        assert code == 1 and victim.read_text() == "mine", kind
+    index = tmp_path / "index"
+    index.mkdir()
+    (index / "model.safetensors.index.json.part").symlink_to(victim)
+    done = cluster.cairn("restore", job, "--merge", "--shard-size", "1M", "--to", index)
+    assert done.returncode == 0 and victim.read_text() == "mine", done
+    assert not (index / "model.safetensors.index.json").is_symlink()
+
+
+def test_a_file_that_another_has_just_finished(tmp_path, monkeypatch):
+    path = tmp_path / "model.pt"
+
+    def flock(fd, how):  # the other one renames it, and lets go, between our opening and locking it
+        (tmp_path / "model.pt.part").rename(path)
+        path.write_text("whole")
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    with pytest.raises(ConvertError, match="another process"):
+        files.NewFile(str(path), False)
+    assert path.read_text() == "whole"
+
+
+@pytest.mark.parametrize("kind", ["torch", "dcp"])
+@pytest.mark.parametrize("limit", [100, 5000, 300000])
+def test_export_without_room(cluster, saved, job, tmp_path, kind, limit, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        assert give(job, tmp_path / "out", kind, "--json") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "io"
+    assert not [name for name in os.listdir(tmp_path / "out") if name.endswith((".part", ".pt", ".metadata"))]
 
 
 @pytest.mark.parametrize("kind", ["auto", "torch", "safetensors", "dcp"])

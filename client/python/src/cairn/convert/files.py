@@ -103,14 +103,23 @@ class NewFile:
         self.fd = -1
         if os.path.exists(path) and not force:
             raise ConvertError("exists", f"{path} is there already (--force overwrites it)")
-        fd = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            self._lock(fd)
+            os.ftruncate(fd, 0)  # what a killed one left
+        except BaseException:
+            os.close(fd)
+            raise
+        self.fd = fd
+
+    def _lock(self, fd: int) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(fd)
-            raise ConvertError("exists", f"{self.temporary} is being written by another process") from error
-        os.ftruncate(fd, 0)  # what a killed one left
-        self.fd = fd
+            ours = os.path.samestat(os.fstat(fd), os.lstat(self.temporary))
+        except (BlockingIOError, FileNotFoundError):
+            ours = False  # or it has got its name behind our opening it: it is another one's, and whole
+        if not ours:
+            raise ConvertError("exists", f"{self.temporary} is being written by another process")
 
     def __enter__(self) -> "NewFile":
         return self
