@@ -338,6 +338,7 @@ SAFETENSORS = {
     "unknown dtype": safetensors_file({"a": entry(dtype="F4")}, b"x" * 8),
     "twice": safetensors_file(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x"),
     "slice beyond its tensor": safetensors_file({"a": entry(), "__metadata__": {"cairn.slice.a": '{"tensor":"a","shape":[2],"offset":[1]}'}}, b"x" * 8),
+    "a part without the others": safetensors_file({"a": entry(), "__metadata__": {"cairn.slice.a": '{"tensor":"a","shape":[20],"offset":[3]}'}}, b"x" * 8),
     "a name that is Cairn's": safetensors_file({".cairn/x": entry()}, b"x" * 8),
     "dtype is a list": safetensors_file({"a": {"dtype": [], "shape": [2], "data_offsets": [0, 8]}}, b"x" * 8),
     "step beyond 64 bits": safetensors_file({"a": entry(), "__metadata__": {"cairn.step": "9" * 30}}, b"x" * 8),
