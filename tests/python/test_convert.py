@@ -15,6 +15,7 @@ import resource
 import signal
 import struct
 import sys
+import tracemalloc
 import zipfile
 
 import pytest
@@ -29,6 +30,7 @@ from cairn.convert import __main__ as convert
 from cairn.convert import files, to_dcp, to_torch
 from cairn.convert.errors import ConvertError
 from cairn.convert.importer import open_source
+from cairn.convert.trees import Room, put
 
 ARENA = 2 << 20  # of an import's ranks: small, so that there are many
 
@@ -336,6 +338,7 @@ SAFETENSORS = {
     "unknown dtype": safetensors_file({"a": entry(dtype="F4")}, b"x" * 8),
     "twice": safetensors_file(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x"),
     "slice beyond its tensor": safetensors_file({"a": entry(), "__metadata__": {"cairn.slice.a": '{"tensor":"a","shape":[2],"offset":[1]}'}}, b"x" * 8),
+    "a part without the others": safetensors_file({"a": entry(), "__metadata__": {"cairn.slice.a": '{"tensor":"a","shape":[20],"offset":[3]}'}}, b"x" * 8),
     "a name that is Cairn's": safetensors_file({".cairn/x": entry()}, b"x" * 8),
     "dtype is a list": safetensors_file({"a": {"dtype": [], "shape": [2], "data_offsets": [0, 8]}}, b"x" * 8),
     "step beyond 64 bits": safetensors_file({"a": entry(), "__metadata__": {"cairn.step": "9" * 30}}, b"x" * 8),
@@ -517,6 +520,16 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
         nothing_came_of(cluster, job, code)
 
 
+    # Lists without end in lists without end: 8 MB for each number of a path, of many paths.
+    state, room = {}, Room(1000)
+    tracemalloc.start()
+    with pytest.raises(ConvertError, match="into a list"):
+        for i in range(1000):
+            put(state, (str(i), *[(1 << 15) - 1] * 99), 1, "n", room)
+    with pytest.raises(ConvertError, match="its path has"):
+        put(state, ("n",) * 5000, 1, "n", room)
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
     # Sizes that only the metadata says: nothing is planned by them.
     (bad / ".metadata").write_bytes(changed(sized(1 << 34)))
     (bad / "__0_0.distcp").write_bytes(data)

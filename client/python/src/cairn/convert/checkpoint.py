@@ -17,7 +17,7 @@ from .dcp_documents import DCP, leaf_of, read_notes
 from .errors import ConvertError
 from .memory import address_of
 from .progress import Progress
-from .trees import RESERVED, TREE, flat, merge, put
+from .trees import RESERVED, TREE, Room, flat, merge, put
 
 
 @dataclass
@@ -79,10 +79,11 @@ class Checkpoint:
             return None
         notes = read_notes(documents)
         state: Dict[Any, Any] = {}
+        room = Room(len(self.entries))
         for name in self.entries:
             if not name.startswith(RESERVED):
                 leaf = leaf_of(name, notes, bytes(self.read(name)) if name in notes.streams else b"")
-                put(state, notes.paths.get(name, (name,)), leaf, name)
+                put(state, notes.paths.get(name, (name,)), leaf, name, room)
         return state
 
     @property

@@ -19,7 +19,7 @@ from .files import SourceFile
 from .from_torch import is_tensor, item_of
 from .saved import Saved, read_saved
 from .source import Item, Nothing, Reader, Source
-from .trees import TREE, put, tree_document, tree_of
+from .trees import TREE, Room, put, tree_document, tree_of
 
 
 class _Files:
@@ -121,9 +121,10 @@ def _stand_in(entry: Entry, what: str) -> torch.Tensor:
 
 def _nested(metadata: DcpMetadata, values: Dict[str, Any], what: str) -> Dict[Any, Any]:
     state: Dict[Any, Any] = {}
+    room = Room(len(values))
     for name, value in values.items():
         path = metadata.paths.get(name) or (name,)
-        put(state, path if name_of(path) == name else (name,), value, f'{what}: "{name}"')
+        put(state, path if name_of(path) == name else (name,), value, f'{what}: "{name}"', room)
     return state
 
 

@@ -214,6 +214,20 @@ def _files(path: str) -> Dict[str, Optional[set]]:
     return {os.path.join(path, file): None for file in found}
 
 
+def _check_whole(path: str, items: List[Item]) -> None:
+    """Parts of tensors, as ranks have them, are all there. (Parts that overlap are another error's.)"""
+    found: Dict[str, int] = {}
+    for item in items:
+        found[item.name] = found.get(item.name, 0) + math.prod(item.length)
+    for item in items:
+        if found[item.name] < math.prod(item.shape):
+            raise ConvertError(
+                "corrupt",
+                f'{path}: of "{item.name}" {found[item.name]} of {math.prod(item.shape)} elements are there: the '
+                "files of all ranks are wanted (or cairn restore --merge)",
+            )
+
+
 def _with_tree(taken: _Taken) -> Tuple[List[Item], Dict[str, bytes]]:
     """What `cairn restore --documents` has added says how the tensors were nested, and which are of types
     that safetensors does not have. It is left out where it speaks of tensors that are not there."""
@@ -255,6 +269,7 @@ def open_safetensors(path: str) -> Source:
         for name, wanted in _files(path).items():
             files.append(SourceFile(name))
             _take_file(files[-1], taken, wanted)
+        _check_whole(path, taken.items)
         items, documents = _with_tree(taken)
     except BaseException:
         close()

@@ -48,16 +48,30 @@ def tree_document(tree: Tree) -> bytes:
 
 # ---- export ------------------------------------------------------------------------------------------------
 
-_MAX_INDEX = 1 << 20  # of a list in a state dict
+_MAX_PATH = 100  # deeper nothing is nested in a tree
 
 
-def put(state: Dict[Any, Any], path: Tuple[Any, ...], value: Any, what: str) -> None:
+class Room:
+    """How many places of lists may be made for values that are yet to come: in a whole state no more than all
+    of them fill, however many lists their paths lead through. values: how many are put."""
+
+    def __init__(self, values: int) -> None:
+        self._left = values * _MAX_PATH + 4096
+
+    def take(self, places: int) -> bool:
+        self._left -= max(places, 0)
+        return self._left >= 0
+
+
+def put(state: Dict[Any, Any], path: Tuple[Any, ...], value: Any, what: str, room: Room) -> None:
     """Puts a value where its path leads, as DCP does: words lead through dicts, numbers through lists.
     Errors: ConvertError "corrupt" names what the value is."""
     at: Any = state
+    if len(path) > _MAX_PATH:
+        raise ConvertError("corrupt", f"{what}: its path has {len(path)} parts")
     for i, key in enumerate(path):
         if isinstance(at, list):
-            if type(key) is not int or not 0 <= key < _MAX_INDEX:
+            if type(key) is not int or key < 0 or not room.take(key - len(at)):
                 raise ConvertError("corrupt", f"{what}: its path {path} leads into a list by {key!r}")
             at += [None] * (key + 1 - len(at))
         elif not isinstance(at, dict):
