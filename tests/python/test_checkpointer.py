@@ -513,3 +513,16 @@ def test_containers_in_two_places(cluster, job):
         ckpt.load(state, 1)
     assert state["a"] is shared and state["b"] is shared and (shared, state["c"]) == ([3], ([4, 5],))
     assert state["n"] == {"x": 1} and list(state["m"]) == ["y"]
+
+
+def test_two_runs_with_one_start_id_are_warned_of(cluster, job):
+    with checkpointer(job, start_id="slurm-1-0") as ckpt:
+        assert ckpt.latest() is None
+        ckpt.save(1, {"w": torch.ones(3)}, wait="committed")
+        assert ckpt.latest() is None
+    with checkpointer(job, start_id="slurm-1-0") as ckpt:
+        with pytest.warns(RuntimeWarning, match="newest checkpoint is step 1, but this start resumes from no checkpoint.*slurm-1-0"):
+            assert ckpt.load({"w": torch.zeros(3)}) is None
+    with warnings.catch_warnings(), checkpointer(job, start_id="slurm-2-0") as ckpt:
+        warnings.simplefilter("error")
+        assert ckpt.load({"w": torch.zeros(3)}) == 1
