@@ -526,3 +526,16 @@ def test_two_runs_with_one_start_id_are_warned_of(cluster, job):
     with warnings.catch_warnings(), checkpointer(job, start_id="slurm-2-0") as ckpt:
         warnings.simplefilter("error")
         assert ckpt.load({"w": torch.zeros(3)}) == 1
+
+
+@pytest.mark.parametrize("size, stride, fits", [((2, 3), (1, 1), False), ((2, 3), (0, 1), False), ((3, 2), (2, 3), True), ((2, 3), (1, 2), True), ((1, 3), (0, 2), True), ((0, 2), (0, 0), True)])
+def test_loads_only_into_elements_apart(cluster, job, size, stride, fits):
+    saved, target = torch.randn(size), torch.zeros(12).as_strided(size, stride)
+    with checkpointer(job) as ckpt:
+        ckpt.save(1, {"w": saved}, wait="committed")
+        if not fits:
+            with pytest.raises(cairn.InvalidError, match="several of its elements are one place"):
+                ckpt.load({"w": target}, 1)
+        else:
+            ckpt.load({"w": target}, 1)
+            assert bits(target) == bits(saved)
