@@ -255,7 +255,7 @@ static void *hot_work(void *arg)
 
     while (sum) {
         uint64_t i = __atomic_fetch_add(&h->next_job, 1, __ATOMIC_RELAXED);
-        if (i >= run->njobs || clock_now_ns() > run->deadline_ns)
+        if (i >= run->njobs || clock_now_ns() > run->deadline_ns || __atomic_load_n(&run->stopped, __ATOMIC_RELAXED))
             break;
         struct job *job = &run->jobs[i];
         if (run->touches[job->first].shard != h->shard)

@@ -230,11 +230,11 @@ void run_report(struct run *run, uint64_t more_bytes, bool at_end)
     int64_t now = clock_now_ns();
     uint64_t done = run->done_bytes + more_bytes;
 
-    if (!run->progress || (!at_end && now < run->next_report_ns))
+    if (!run->progress || run->stopped || (!at_end && now < run->next_report_ns))
         return;
     run->next_report_ns = now + PROGRESS_NS;
     if (run->progress(run->progress_arg, done < run->total_bytes ? done : run->total_bytes, run->total_bytes) != 0)
-        run->stopped = true;
+        __atomic_store_n(&run->stopped, true, __ATOMIC_RELAXED);
 }
 
 static int check_stopped(const struct run *run, struct cairn_error *err)

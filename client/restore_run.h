@@ -36,7 +36,7 @@ struct run {
     int64_t next_report_ns;
     cairn_progress_fn progress;
     void *progress_arg;
-    bool stopped; /* by the progress function */
+    bool stopped; /* atomic: by the progress function, which is not called again */
 };
 
 /* Calls the progress function if it is time, with so many bytes beyond those that are counted. */

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MAX_HEADER 100000000 /* readers refuse more */
@@ -86,6 +87,22 @@ static int map_file(struct safetensors *s, const char *header, size_t len, struc
     return 0;
 }
 
+/* Nobody else writes it, and it is what has the name: one that another restore has finished behind our opening it is
+ * that one's result. */
+static int lock_temporary(const struct safetensors *s, int *ret_fd, struct cairn_error *err)
+{
+    _cleanup_close_ int fd = open(s->temporary, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
+    struct stat opened, named;
+
+    if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0) /* locked: another restore is writing it */
+        return cairn_fail_errno(err, errno, "create %s", s->temporary);
+    if (fstat(fd, &opened) < 0 || lstat(s->temporary, &named) < 0 || opened.st_dev != named.st_dev ||
+        opened.st_ino != named.st_ino)
+        return cairn_fail(err, CAIRN_E_EXISTS, "another restore is writing %s", s->temporary);
+    *ret_fd = TAKE_FD(fd);
+    return 0;
+}
+
 int safetensors_map(struct safetensors *s, bool overwrite, struct cairn_error *err)
 {
     _cleanup_free_ char *header = json_dumps(s->header, JSON_COMPACT);
@@ -94,14 +111,10 @@ int safetensors_map(struct safetensors *s, bool overwrite, struct cairn_error *e
         return cairn_fail(err, CAIRN_E_TOO_LARGE, "the header of %s has too many tensors for the format", s->path);
     if (!overwrite && access(s->path, F_OK) == 0)
         return cairn_fail(err, CAIRN_E_EXISTS, "%s is there already (--force overwrites it)", s->path);
-    int fd = open(s->temporary, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0) { /* locked: another restore is writing it */
-        int code = cairn_fail_errno(err, errno, "create %s", s->temporary);
-        if (fd >= 0)
-            close(fd);
-        return code;
-    }
-    s->fd = fd;
+    int r = lock_temporary(s, &s->fd, err);
+    if (r < 0)
+        return r;
+    int fd = s->fd;
     if (ftruncate(fd, 0) < 0) /* what a killed restore left */
         return cairn_fail_errno(err, errno, "truncate %s", s->temporary);
     return map_file(s, header, strlen(header), err);
@@ -164,7 +177,8 @@ int safetensors_write_text(const char *path, const char *text, struct cairn_erro
         temporary = NULL;
         return cairn_fail(err, CAIRN_E_NOMEM, "name a file");
     }
-    _cleanup_close_ int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    (void)unlink(temporary); /* what a killed restore left, or somebody's link to elsewhere */
+    _cleanup_close_ int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
     if (fd < 0)
         return cairn_fail_errno(err, errno, "create %s", temporary);
     int r = write_all(fd, temporary, text, err);

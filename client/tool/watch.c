@@ -166,7 +166,8 @@ static void look_behind(struct watch *w, int64_t now_ms)
 {
     struct files now;
 
-    if (now_ms < w->look_behind_ms || now_ms > w->look_behind_until_ms)
+    /* A session that was opened since has nothing before it: there is no tree to compare with. */
+    if (!w->taker.last.name || now_ms < w->look_behind_ms || now_ms > w->look_behind_until_ms)
         return;
     w->look_behind_ms = now_ms + LOOK_MS;
     for (size_t i = 0; i < w->nsteps; i++) {

@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 #define GONE ".cairn-gone-" /* in front of a name that is being removed */
+#define KEPT ".cairn-kept-" /* of one that was not to be removed, and whose name was taken meanwhile: as long as GONE \
+                             */
 #define READ_MS 60000
 #define PAUSE_MS 10000
 
@@ -36,31 +38,49 @@ static int read_stored(const struct watch *w, uint64_t step, struct files *ret, 
     return r;
 }
 
-static int check_stored(const struct watch *w, const struct watch_step *s, struct cairn_error *err)
+/* Whether what is called name is the step's directory, with what is stored in it. */
+static int check_stored(const struct watch *w, const struct watch_step *s, const char *name, const struct files *stored,
+                        struct cairn_error *err)
 {
-    _cleanup_files_ struct files stored = {0}, there = {0};
+    _cleanup_files_ struct files there = {0};
     _cleanup_close_ int fd = -1;
-    int r = watch_open_step(w, s, &fd, err);
+    struct watch_step called = *s;
 
+    snprintf(called.name, sizeof called.name, "%s", name);
+    int r = watch_open_step(w, &called, &fd, err);
     if (r == 0)
         r = files_scan(fd, s->name, &there, err);
-    if (r == 0)
-        r = read_stored(w, s->step, &stored, err);
-    if (r == 0 && !files_describe(&stored, &there))
+    if (r == 0 && !files_describe(stored, &there))
         r = cairn_fail(err, CAIRN_E_EXISTS, "it is not what is stored as this step");
     return r;
 }
 
-static int rename_and_remove(const struct watch *w, const char *name, struct cairn_error *err)
+/* Its name is looked at again when nobody finds it any more: another directory may have got it, or somebody have
+ * written to it, since it was compared. */
+static int remove_step(const struct watch *w, const struct watch_step *s, struct cairn_error *err)
 {
-    char gone[sizeof GONE + 256];
+    _cleanup_files_ struct files stored = {0};
+    char gone[256];
 
-    if (strlen(name) + strlen(GONE) > 255)
-        return files_remove(w->directory, name, err);
-    snprintf(gone, sizeof gone, GONE "%s", name);
-    if (renameat(w->directory, name, w->directory, gone) < 0)
-        return cairn_fail_errno(err, errno, "rename %s", name);
-    return files_remove(w->directory, gone, err);
+    int r = read_stored(w, s->step, &stored, err);
+    if (r == 0)
+        r = check_stored(w, s, s->name, &stored, err);
+    if (r < 0)
+        return r;
+    if (snprintf(gone, sizeof gone, GONE "%s", s->name) >= (int)sizeof gone)
+        return files_remove(w->directory, s->name, err);
+    if (renameat(w->directory, s->name, w->directory, gone) < 0)
+        return cairn_fail_errno(err, errno, "rename %s", s->name);
+    r = check_stored(w, s, gone, &stored, err);
+    if (r == 0)
+        return files_remove(w->directory, gone, err);
+    if (renameat(w->directory, gone, w->directory, s->name) <
+        0) { /* no directory that has something in it is replaced */
+        char kept[sizeof KEPT + sizeof s->name];
+        snprintf(kept, sizeof kept, KEPT "%s", s->name);
+        (void)renameat(w->directory, gone, w->directory, kept);
+    }
+    return r;
 }
 
 /* What an earlier one of us did not come to remove. */
@@ -93,9 +113,7 @@ void watch_keep(struct watch *w, int64_t now_ms)
     remove_leftovers(w);
     for (int i; (i = watch_expired(w->steps, w->nsteps, w->o->keep)) >= 0 && !signals_came(&w->signals);) {
         struct watch_step *s = &w->steps[i];
-        int r = check_stored(w, s, &err);
-        if (r == 0)
-            r = rename_and_remove(w, s->name, &err);
+        int r = remove_step(w, s, &err);
         if (r < 0) {
             watch_log_error(w, "kept", s->name, &err);
             s->stays = !may_pass(r);

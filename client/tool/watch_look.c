@@ -133,7 +133,7 @@ static void look_at_step(struct watch *w, struct watch_step *s, const struct mar
 
     if (s->fate == WATCH_COMMITTED || s->fate == WATCH_PASSED || watch_open_step(w, s, &fd, NULL) < 0)
         return;
-    if (!s->marked)
+    if (!s->marked || rule->marker == WATCH_FILE) /* that goes when the step is written anew in its place */
         s->marked = is_marked(rule, fd, s, tracker);
     if (rule->settle_ms > 0 && (files_signature(fd, &signature, NULL) < 0 || signature != s->signature)) {
         s->signature = signature;

@@ -49,7 +49,7 @@ struct watch_step {
     char name[256];
     uint64_t device, inode; /* of the directory: another one is written anew */
     bool there;             /* when it was looked last */
-    bool marked;            /* its marker was seen; it stays so when the tracker goes on to the next step */
+    bool marked;            /* its marker is there; a tracker's was, and has gone on to the next step */
     uint64_t signature;     /* of what is in it; where it has to settle */
     int64_t same_since_ms;
     enum watch_fate fate;

@@ -246,8 +246,23 @@ static void arena_give_up_saves(struct arena *a)
         arena_unref(a);
 }
 
+/* Whether so much more could fit if all went that may go. */
+static bool arenas_may_fit(const struct arenas *as, uint64_t bytes)
+{
+    uint64_t stays = 0;
+
+    list_for_each (it, &as->all) {
+        const struct arena *a = container_of(it, struct arena, link);
+        if (a->refs > 0 && (a->attached || !as->let_go))
+            stays += a->bytes;
+    }
+    return stays + bytes <= as->limit_bytes;
+}
+
 bool arenas_make_room(struct arenas *as, uint64_t bytes)
 {
+    if (!arenas_may_fit(as, bytes))
+        return false;
     list_for_each_safe (it, &as->all) {
         struct arena *a = container_of(it, struct arena, link);
         if (as->used_bytes + bytes <= as->limit_bytes)
@@ -316,6 +331,8 @@ int arenas_attach(struct arenas *as, const struct arena_user *u, struct arena **
         if (r == 0)
             loop_timer_cancel(as->loop, &a->expire);
     } else {
+        if (!arenas_may_fit(as, bytes)) /* before anything goes */
+            return arenas_too_full(as, u, bytes, err);
         if (a && a->refs == 0)
             arena_destroy(a);
         if (!arenas_make_room(as, bytes))

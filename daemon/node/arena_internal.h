@@ -26,7 +26,7 @@ void arena_destroy(struct arena *a);
 /* The arena is this user's from now on; its new ledger says so. */
 int arena_take(struct arenas *as, struct arena *a, const struct arena_user *u, struct cairn_error *err);
 /* Frees orphans, oldest first, until so much more fits the limit; then arenas of processes that are gone, whose saves
- * are durable and only wait for the checkpoint's other ranks. */
+ * are durable and only wait for the checkpoint's other ranks. Nothing goes for what cannot fit even then. */
 bool arenas_make_room(struct arenas *as, uint64_t bytes);
 int arenas_too_full(const struct arenas *as, const struct arena_user *u, uint64_t bytes, struct cairn_error *err);
 

@@ -25,7 +25,7 @@ struct jobs_config {
     uint64_t start;             /* random, of this start of the daemon */
     uint32_t lease_ms;          /* of the coordinator key */
     uint32_t meta_ms;           /* deadline of one metadata request */
-    uint32_t checkpoint_ms;     /* from the first begin of a step to its decision */
+    uint32_t checkpoint_ms;     /* from the last rank's begin of a step to its decision */
     unsigned delta_chain;       /* how many checkpoints are stored one against the other; 0: none */
     bool spread;                /* a flush takes most of the time until the next save */
     struct retention retention; /* of jobs that have no rule of their own */

@@ -212,10 +212,10 @@ CAIRN_API int cairn_save_all(struct cairn_session *session, const struct cairn_s
  * (their stride_bytes are ignored) are the caller's to write, all of each, at cairn_save_place, from any thread; the
  * snapshot is complete only with cairn_save_seal, which then copies nothing. By then every write must have ended: other
  * threads are joined, a GPU has been waited for. What was not written is what an earlier save left there. Between the
- * two the daemon keeps the room, for as long as this takes; but a checkpoint that is not complete after the daemon's
- * checkpoint_s (default 600 s) is aborted for all ranks, and seal or cairn_save_wait says ABORTED. A process that dies
- * between the two drops the save; a daemon that dies is no error, as with seal. cairn_save_free instead of seal gives
- * the step up and the room back. Errors: those of seal. */
+ * two the daemon keeps the room, for as long as this takes; but a checkpoint that is not complete when the daemon's
+ * checkpoint_s (default 600 s) have passed since the last of its ranks began is aborted for all ranks, and seal or
+ * cairn_save_wait says ABORTED. A process that dies between the two drops the save; a daemon that dies is no error, as
+ * with seal. cairn_save_free instead of seal gives the step up and the room back. Errors: those of seal. */
 CAIRN_API int cairn_save_stage(struct cairn_save *save, struct cairn_error *err);
 /* Where the i-th slice that was added lies, dense and row-major, at least 64 bytes aligned: memory shared with the
  * daemon, unknown in a forked child. Valid after stage until the save is freed. One without data may be written until

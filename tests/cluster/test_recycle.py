@@ -121,6 +121,7 @@ def killed_in_mid_stream(c, seed):
         assert not trainer.ended(), "a rank ended"
     trainer.join()
     c.wait_peers_up(len(c.peers))
+    c.wait_complete()  # the save that was on its way when the ranks ended, whose commit deletes one more
     steps = committed(c, "killed")
     assert max(book.told) in steps
     for step, incarnation in sorted(steps.items())[-2:]:  # older ones may be deleted just now

@@ -277,6 +277,46 @@ def kept(c):
     assert (c.dir / "keep-back" / "1" / "a.bin").read_bytes() == noise(1000, 1)
 
 
+def kept_that_changes(c):
+    """--keep does not remove what is written to while the daemon is asked what is stored."""
+    d = c.dir / "keep-race"
+    write(d / "checkpoint-9" / "trainer_state.json", '{"long": "' + "x" * (60 << 20))  # a look takes a while
+    with watching(c, "keep-race", d, "--like", "hf", "--settle", 0, "--keep", 1) as w:
+        for step in (1, 2):
+            ckpt = d / f"checkpoint-{step}"
+            write(ckpt / "a.bin", noise(1000, step))
+            write(ckpt / "trainer_state.json", trainer_state(step))
+            while step == 2 and b'"committed","job":"keep-race","step":2' not in w.log.read_bytes():
+                assert w.process.poll() is None and not w.events("failed")
+            if step == 1:
+                w.wait("committed", step)
+        c.node.freeze()
+        try:
+            time.sleep(2)
+            write(d / "checkpoint-1" / "a.bin", b"new, and stored nowhere")
+        finally:
+            c.node.thaw()
+        assert w.wait("kept")["what"] == "checkpoint-1"
+    assert (d / "checkpoint-1" / "a.bin").read_bytes() == b"new, and stored nowhere"
+
+
+def marker_that_goes(c):
+    """A step that is written anew in its directory, its marker gone first, is not taken without it."""
+    d = c.dir / "anew"
+    marker = d / "step-1" / ".metadata"
+    write(d / "step-1" / "a.bin", noise(1000))
+    write(marker, b"of the old one")
+    with watching(c, "anew", d, "--like", "dcp", "--settle", 3) as w:
+        w.wait("watching")
+        time.sleep(1)
+        marker.unlink()
+        write(d / "step-1" / "a.bin", noise(1000, 2))
+        time.sleep(6)
+        assert not w.events("saving"), w.log.read_text()
+        write(marker, b"of the new one")
+        w.wait("committed", 1)
+
+
 # ---- bad days --------------------------------------------------------------------------------------------------------
 
 
@@ -405,6 +445,26 @@ def not_kept(c):
     assert "arena" in [e for e in events if e["event"] == "failed"][0]["because"], events
 
 
+def too_large(c):
+    """A step that no arena holds, behind one that was saved: it is named, and the watcher lives on."""
+    d = c.dir / "large"
+    with watching(c, "large", d, "--like", "orbax") as w:
+        write(d / "tmp" / "a.bin", noise(1000))
+        (d / "tmp").rename(d / "1")
+        w.wait("committed", 1)
+        (d / "tmp").mkdir()
+        with open(d / "tmp" / "a.bin", "wb") as f:
+            f.truncate(1 << 40)  # bytes that nobody wrote
+        (d / "tmp").rename(d / "2")
+        # Behind a save it looks after 5 s for what came late; the fourth try comes after 7.
+        wait_until("a fourth try", lambda: len(w.events("failed", 2)) > 3 or w.process.poll() is not None, 40)
+        assert w.process.poll() is None, f"it ended with {w.process.returncode}"
+        (d / "2").rename(d / "away")
+        write(d / "tmp" / "a.bin", noise(1000, 3))
+        (d / "tmp").rename(d / "3")
+        w.wait("committed", 3)
+
+
 def document(entries, **more):
     return json.dumps({"v": 1, "name": "1", "mode": 0o755, "mtime_ns": 0, "entries": entries, **more})
 
@@ -505,8 +565,8 @@ def main():
     parser.add_argument("--build", required=True)
     parser.add_argument("--only", action="append")
     options = parser.parse_args()
-    tests = (hugging_face, deepspeed, megatron, orbax, dcp, running, unchanged, kept, killed_before, killed_behind, daemon_killed, daemon_away,
-             changing, not_kept, hostile, disk_full, nodes)
+    tests = (hugging_face, deepspeed, megatron, orbax, dcp, running, unchanged, kept, kept_that_changes, marker_that_goes, killed_before,
+             killed_behind, daemon_killed, daemon_away, changing, not_kept, too_large, hostile, disk_full, nodes)
     # without raw: on a fast path a part may be sooner there as it is than as a delta
     with Cluster(options.build, peers=2, node__delta_chain=2, node__codecs="lz4 float dense", node__checkpoint_s=10) as c:
         c.start_all()

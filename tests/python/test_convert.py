@@ -11,6 +11,8 @@ import json
 import mmap
 import os
 import pickle
+import resource
+import signal
 import struct
 import sys
 import zipfile
@@ -24,7 +26,9 @@ import cairn
 import conftest
 from cluster import wait_until
 from cairn.convert import __main__ as convert
-from cairn.convert import to_dcp, to_torch
+from cairn.convert import files, to_dcp, to_torch
+from cairn.convert.errors import ConvertError
+from cairn.convert.importer import open_source
 
 ARENA = 2 << 20  # of an import's ranks: small, so that there are many
 
@@ -333,8 +337,20 @@ SAFETENSORS = {
     "twice": safetensors_file(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x"),
     "slice beyond its tensor": safetensors_file({"a": entry(), "__metadata__": {"cairn.slice.a": '{"tensor":"a","shape":[2],"offset":[1]}'}}, b"x" * 8),
     "a name that is Cairn's": safetensors_file({".cairn/x": entry()}, b"x" * 8),
+    "dtype is a list": safetensors_file({"a": {"dtype": [], "shape": [2], "data_offsets": [0, 8]}}, b"x" * 8),
+    "step beyond 64 bits": safetensors_file({"a": entry(), "__metadata__": {"cairn.step": "9" * 30}}, b"x" * 8),
+    "a name twice among many": safetensors_file(
+        b'{"n":0,' + b",".join(b'"%d":0' % i for i in range(100000)) + b',"99999":0}'
+    ),
     "empty": b"",
 }
+
+
+@pytest.mark.parametrize("step", ["\u00b2", "9" * 5000])
+def test_step_that_is_none(cluster, job, tmp_path, step):
+    header = {"a": entry(), "__metadata__": {"cairn.step": step}}
+    (tmp_path / "in.safetensors").write_bytes(safetensors_file(header, b"x" * 8))
+    assert take(tmp_path / "in.safetensors", job) == 0
 
 
 def nothing_came_of(cluster, job, code):
@@ -362,6 +378,9 @@ def test_bad_index(cluster, job, tmp_path):
         index.write_text(json.dumps({"weight_map": weight_map}))
         if weight_map != {}:
             nothing_came_of(cluster, job, take(tmp_path, job))
+    for file in (5, None, "a\0b", "\ud800", ".."):
+        index.write_text(json.dumps({"weight_map": {"a": file}}))
+        assert take(tmp_path, job) == 5
 
 
 class Evil:
@@ -393,6 +412,10 @@ def test_bad_torch_files(cluster, job, tmp_path, evil, capsys):
     at = data.index(torch.arange(100000.0).numpy().tobytes())
     flipped = bytearray(data)
     flipped[at + 70000] ^= 1
+    far = io.BytesIO()
+    with zipfile.ZipFile(far, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02N.")
+        archive.filelist[0].header_offset = (1 << 64) - 1
     torch.save({"w": Evil()}, tmp_path / "evil.pt")
     torch.save({"w": torch.zeros(1).expand(1 << 40)}, tmp_path / "wide.pt")
     for what, text in {
@@ -403,6 +426,7 @@ def test_bad_torch_files(cluster, job, tmp_path, evil, capsys):
         "another name": rewritten(good, "data/0", lambda name, d: ("../../" + name, d)),
         "a shorter record": rewritten(good, "data/0", lambda name, d: (name, d[:1000])),
         "no pickle": rewritten(good, "data.pkl", lambda name, d: (name, b"\x80\x02")),
+        "a record beyond 64 bits": far.getvalue(),
         "an old file": pickle.dumps({"w": 1}, protocol=2),
         "no file at all": b"hello",
     }.items():
@@ -436,6 +460,28 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
             again.state_dict_metadata[f"n.{i}"], again.planner_data[f"n.{i}"] = entry_of_x, ("n", i)
             again.storage_data[type(index)(f"n.{i}")] = again.storage_data[index]
 
+    def sized(*size):
+        def change(again):
+            w, zero = again.state_dict_metadata["w"], torch.Size([0] * len(size))
+            w.size, w.chunks = torch.Size(size), [type(w.chunks[0])(zero, torch.Size(size))]
+            again.storage_data[type(key)("w", zero)] = again.storage_data[key]
+
+        return change
+
+    def halves(*begins):
+        """Two chunks of 150 rows, both stored where one of 150 rows is."""
+
+        def change(again):
+            w = again.state_dict_metadata["w"]
+            del again.state_dict_metadata["n.x"]
+            for begin in begins:
+                again.storage_data[type(key)("w", torch.Size([begin, 0]))] = half.storage_data[next(iter(half.storage_data))]
+            w.chunks = [type(w.chunks[0])(torch.Size([begin, 0]), torch.Size([150, 1000])) for begin in begins]
+
+        return change
+
+    dcp.save({"w": torch.arange(150000.0).view(150, 1000)}, checkpoint_id=tmp_path / "half", no_dist=True)
+    half = pickle.loads((tmp_path / "half" / ".metadata").read_bytes())
     bad = tmp_path / "bad"
     bad.mkdir()
     flipped = bytearray(data)
@@ -446,6 +492,11 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
         "a file elsewhere": (changed(lambda m: setattr(info(m), "relative_path", "../good/__0_0.distcp")), data),
         "beyond the end": (changed(lambda m: setattr(info(m), "offset", 1 << 40)), data),
         "a chunk twice": (changed(lambda m: m.state_dict_metadata["w"].chunks.append(m.state_dict_metadata["w"].chunks[0])), data),
+        "one half twice": (changed(halves(0, 0)), (tmp_path / "half" / "__0_0.distcp").read_bytes()),
+        "halves that overlap": (changed(halves(0, 50)), (tmp_path / "half" / "__0_0.distcp").read_bytes()),
+        "sizes that overflow": (changed(sized(1 << 62, 1 << 62)), data),
+        "no elements, sizes that overflow": (changed(sized(0, 1 << 62, 1 << 62)), data),
+        "a transformation that is no list": (changed(lambda m: setattr(info(m), "transform_descriptors", 5)), data),
         "no chunk": (changed(lambda m: m.state_dict_metadata["w"].chunks.clear()), data),
         "another shape": (changed(lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([300, 1001]))), data),
         "another dtype": (changed(lambda m: setattr(m.state_dict_metadata["w"].properties, "dtype", torch.int32)), data),
@@ -453,6 +504,7 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
         "a flipped bit": (metadata, bytes(flipped)),
         "cut off": (metadata, data[:-4000]),
         "no pickle": (b"hello", data),
+        "a memo of 8 GiB": (b"\x80\x02Nr" + struct.pack("<L", 1 << 29) + b".", data),
     }
     for what, (m, d) in cases.items():
         (bad / ".metadata").write_bytes(m)
@@ -461,7 +513,89 @@ def test_bad_dcp(cluster, job, tmp_path, evil, capsys):
         said = capsys.readouterr().err
         assert "cairn: import: " in said, what
         assert "code" not in what or "posix.system" in said, said
+        assert "memo" not in what or "MemoryError" in said, said
         nothing_came_of(cluster, job, code)
+
+
+    # Sizes that only the metadata says: nothing is planned by them.
+    (bad / ".metadata").write_bytes(changed(sized(1 << 34)))
+    (bad / "__0_0.distcp").write_bytes(data)
+    with pytest.raises(ConvertError, match="bytes are no float32"):
+        open_source(str(bad), "dcp")
+
+
+# ---- places that lie ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(cluster, job, tmp_path):
+    torch.save({"w": torch.arange(1000000.0), "v": [torch.zeros(3)] * 2}, tmp_path / "in.pt")
+    assert take(tmp_path / "in.pt", job) == 0
+
+
+def test_links_where_a_temporary_file_would_be(cluster, saved, job, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for kind, name in (("torch", "rank-00000.pt"), ("dcp", "__0_0.distcp"), ("safetensors", "rank-00000.safetensors")):
+        to = tmp_path / kind
+        to.mkdir()
+        (to / (name + ".part")).symlink_to(victim)
+        code = cluster.cairn("restore", job, "--to", to).returncode if kind == "safetensors" else give(job, to, kind)
+        assert code == 1 and victim.read_text() == "mine", kind
+    index = tmp_path / "index"
+    index.mkdir()
+    (index / "model.safetensors.index.json.part").symlink_to(victim)
+    done = cluster.cairn("restore", job, "--merge", "--shard-size", "1M", "--to", index)
+    assert done.returncode == 0 and victim.read_text() == "mine", done
+    assert not (index / "model.safetensors.index.json").is_symlink()
+
+
+def test_a_file_that_another_has_just_finished(tmp_path, monkeypatch):
+    path = tmp_path / "model.pt"
+
+    def flock(fd, how):  # the other one renames it, and lets go, between our opening and locking it
+        (tmp_path / "model.pt.part").rename(path)
+        path.write_text("whole")
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    with pytest.raises(ConvertError, match="another process"):
+        files.NewFile(str(path), False)
+    assert path.read_text() == "whole"
+
+
+@pytest.mark.parametrize("kind", ["torch", "dcp"])
+@pytest.mark.parametrize("limit", [100, 5000, 300000])
+def test_export_without_room(cluster, saved, job, tmp_path, kind, limit, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        assert give(job, tmp_path / "out", kind, "--json") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "io"
+    assert not [name for name in os.listdir(tmp_path / "out") if name.endswith((".part", ".pt", ".metadata"))]
+
+
+@pytest.mark.parametrize("kind", ["auto", "torch", "safetensors", "dcp"])
+def test_pipes_are_not_waited_for(cluster, job, tmp_path, kind, capsys):
+    os.mkfifo(tmp_path / ".metadata")
+    signal.alarm(20)
+    try:
+        assert take(tmp_path if kind == "dcp" else tmp_path / ".metadata", job, f"--format={kind}") == 1
+    finally:
+        signal.alarm(0)
+    assert "a file is wanted" in capsys.readouterr().err
+
+
+def test_more_files_than_may_be_open(cluster, job, tmp_path):
+    writer = dcp.FileSystemWriter(tmp_path, single_file_per_rank=False)
+    dcp.save({f"w{i}": torch.arange(3.0) for i in range(150)}, storage_writer=writer, no_dist=True)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        assert take(tmp_path, job) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_job_that_lives_is_left_alone(cluster, job, tmp_path):

@@ -553,6 +553,8 @@ static void on_places(struct fake *f, struct connection *c, enum fake_fault faul
     uint32_t n = 0;
     char *map;
 
+    if (fault == FAKE_LATE)
+        usleep(150000);
     if (!make_places(f, c, m, &places, &n)) {
         send_error(c->fd, m->h.id, CAIRN_E_NOT_FOUND, "not in the arena");
         return;
@@ -567,7 +569,8 @@ static void on_places(struct fake *f, struct connection *c, enum fake_fault faul
     munmap(map, n * sizeof *places + 1);
     must(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) == 0, "seal");
     local_header_init(&a.h, LOCAL_PLACES_ARE, sizeof a, m->h.id);
-    answer(f, c, fault == FAKE_UNSEALED || fault == FAKE_BAD_VALUE ? FAKE_WELL : fault, &a, sizeof a, &fd, 1);
+    bool well = fault == FAKE_UNSEALED || fault == FAKE_BAD_VALUE || fault == FAKE_LATE;
+    answer(f, c, well ? FAKE_WELL : fault, &a, sizeof a, &fd, 1);
     close(fd);
     free(places);
 }

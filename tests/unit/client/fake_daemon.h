@@ -20,7 +20,7 @@ enum fake_fault {
     FAKE_WRONG_FD,   /* descriptors of the wrong kind come with the answer */
     FAKE_UNSEALED,   /* descriptors lack their seals */
     FAKE_BAD_VALUE,  /* a field that only the client can judge is wrong */
-    FAKE_LATE,       /* answers when the fault is taken back */
+    FAKE_LATE,       /* answers when the fault is taken back; PLACES: later than progress is due */
 };
 
 struct fake;

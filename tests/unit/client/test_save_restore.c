@@ -10,6 +10,8 @@
 
 #include <stdio.h>
 
+#include <unistd.h>
+
 #include "tests/unit/client/support.h"
 
 static struct fake *f;
@@ -164,6 +166,51 @@ static void test_from_our_own_arena(void **state)
     save_samples(s, 60, data);
     check_samples(s, 60, data);
     assert_int_equal(fake_count(f, LOCAL_PLACES), asked);
+    cairn_session_close(s);
+    fake_places(f, 0);
+    no_complaint(f);
+}
+
+static int stop_slowly(void *arg, uint64_t done, uint64_t total)
+{
+    unsigned *calls = arg;
+
+    (void)done;
+    (void)total;
+    ++*calls;
+    usleep(150000); /* the next call would be due */
+    return 1;
+}
+
+/* Catches a copy from our own arena that goes on to its end, however large that is, after the caller has ended it. */
+static void test_our_own_arena_stops(void **state)
+{
+    struct cairn_session *s;
+    struct cairn_restore *r;
+    void *data[NSAMPLES], *back[NSAMPLES];
+    unsigned calls = 0;
+
+    (void)state;
+    fake_places(f, 1);
+    OK(open_rank(f, 0, 1, 64, 5000, &s));
+    save_samples(s, 10, data);
+    OK(cairn_restore_open(s, 10, 5000, &r, &err));
+    for (size_t i = 0; i < NSAMPLES; i++) {
+        back[i] = calloc(1, sample_bytes(&samples[i]) + 1);
+        struct cairn_tensor t = sample_tensor(&samples[i], back[i]);
+        OK(cairn_restore_add(r, &t, &err));
+    }
+    fake_fault(f, LOCAL_PLACES, FAKE_LATE, 0, 1);
+    FAILS(CAIRN_E_INTR, cairn_restore_run(r, 60000, stop_slowly, &calls, &err));
+    assert_int_equal(calls, 1);
+    assert_int_equal(fake_count(f, LOCAL_READ), 0);
+    OK(cairn_restore_run(r, 60000, NULL, NULL, &err)); /* it is all asked for still */
+    for (size_t i = 0; i < NSAMPLES; i++) {
+        assert_memory_equal(back[i], data[i], sample_bytes(&samples[i]));
+        free(back[i]);
+        free(data[i]);
+    }
+    cairn_restore_free(r);
     cairn_session_close(s);
     fake_places(f, 0);
     no_complaint(f);
@@ -660,12 +707,19 @@ int main(void)
 {
 #define TEST(name_) cmocka_unit_test_setup_teardown(name_, start, stop)
     const struct CMUnitTest tests[] = {
-        TEST(test_round_trip),       TEST(test_from_our_own_arena),
-        TEST(test_hot_forms),        TEST(test_info_and_slices),
-        TEST(test_strides),          TEST(test_many_tiny),
-        TEST(test_resharding),       TEST(test_restore_errors),
-        TEST(test_missing_elements), TEST(test_one_name_two_tensors),
-        TEST(test_all_at_once),      TEST(test_own_rank_is_preferred),
+        TEST(test_round_trip),
+        TEST(test_from_our_own_arena),
+        TEST(test_our_own_arena_stops),
+        TEST(test_hot_forms),
+        TEST(test_info_and_slices),
+        TEST(test_strides),
+        TEST(test_many_tiny),
+        TEST(test_resharding),
+        TEST(test_restore_errors),
+        TEST(test_missing_elements),
+        TEST(test_one_name_two_tensors),
+        TEST(test_all_at_once),
+        TEST(test_own_rank_is_preferred),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -335,6 +335,39 @@ static void test_what_is_stored_makes_room(void **state)
     shared_layout_unref(l);
 }
 
+/* Catches a request that no freeing could serve, and that frees all the same: what others left behind for their next
+ * process, the asker's own arena, and what is stored. */
+static void test_what_cannot_fit_costs_nothing(void **state)
+{
+    struct world *w = *state;
+    struct shared_layout *l = layout_of(CAIRN_PART);
+    struct held h = {.arena = attach(w, 0, w->self, 10), .stored = true};
+    struct arena *orphan = attach(w, 1, w->self, 10), *none = NULL, *live = attach(w, 2, w->self, 5);
+    struct snapshot *kept;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    uint64_t used, limit;
+
+    arenas_set_let_go(w->arenas, let_go);
+    assert_int_equal(arena_grant(h.arena, l, 1, 1, &h.snapshot, &err), 0);
+    h.snapshot->owner = &h;
+    snapshot_filled(h.snapshot);
+    arena_detach(h.arena);
+    assert_int_equal(arena_grant(orphan, l, 1, 1, &kept, &err), 0);
+    snapshot_filled(kept);
+    snapshot_end(kept, true);
+    arena_detach(orphan);
+    arena_unref(orphan);
+    for (uint32_t rank = 0; rank < 4; rank++)
+        assert_int_equal(try_attach(w, rank, w->self, 28 * CAIRN_PART, &none, &err), CAIRN_E_TOO_LARGE);
+    arenas_usage(w->arenas, &used, &limit);
+    assert_int_equal(used, 25 * CAIRN_PART);
+    snapshot_end(h.snapshot, false);
+    arena_unref(h.arena);
+    arena_detach(live);
+    arena_unref(live);
+    shared_layout_unref(l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -347,6 +380,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_the_next_process_adopts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_bound_holds, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_is_stored_makes_room, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_cannot_fit_costs_nothing, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import signal
 import sys
 from typing import Any, Dict, List, Optional
@@ -79,12 +80,20 @@ def _fail(what: str, code: str, message: str, as_json: bool) -> int:
     return exit_code(code)
 
 
+def _allow_files() -> None:
+    """A checkpoint of thousands of ranks is as many files, all open while they are read."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs one command. Returns its exit code; a wrong command line raises SystemExit(2)."""
     options = _parser().parse_args(arguments)
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
     )  # so that what is half made is given up
+    _allow_files()
     try:
         done = _export(options) if options.verb == "export" else _import(options)
     except (ConvertError, Error) as error:

@@ -7,12 +7,15 @@ before it is called.
 from __future__ import annotations
 
 import collections
+import contextlib
 import pickle
+import resource
 from dataclasses import dataclass
-from typing import IO, Any, Dict, List, Optional, Tuple
+from typing import IO, Any, Dict, Iterator, List, Optional, Tuple
 
 from .boxes import Dims
 from .errors import ConvertError
+from .files import SourceFile
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _RECORDS = {
@@ -30,6 +33,10 @@ _PATHS = ("pathlib", "pathlib._local")
 _BUILTINS: Dict[Tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict, ("builtins", "set"): set, ("__builtin__", "set"): set,
 }  # fmt: skip
+
+
+_MOST_MEMORY = 1 << 30  # bytes that reading a small pickle may take
+_MEMORY_OF_BYTE = 64  # and for each byte of a larger one; what torch writes takes less than 20
 
 
 class Record:
@@ -123,18 +130,37 @@ class DcpMetadata:
     paths: Dict[str, Tuple[Any, ...]]  # where each name lies in the nested state dict; empty when it was flat
 
 
-def _unpickle(path: str) -> Record:
+@contextlib.contextmanager
+def _bounded_memory(nbytes: int) -> Iterator[None]:
+    """This process gets no more than nbytes in addition: a pickle of ten bytes can ask for 64 GiB (the index of
+    its memo is one number), and pickle's reader takes them. Then it is a MemoryError here."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm", "rb") as file:
+        limit = int(file.read().split()[0]) * resource.getpagesize() + nbytes
+    if before[0] != resource.RLIM_INFINITY:
+        limit = min(limit, before[0])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
     try:
-        with open(path, "rb") as file:
-            found = _Unpickler(file).load()
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _unpickle(path: str) -> Record:
+    file = SourceFile(path)
+    try:
+        with file.window(0, file.size) as window, _bounded_memory(_MOST_MEMORY + _MEMORY_OF_BYTE * file.size):
+            found = _Unpickler(window).load()
+    except (ConvertError, OSError):
+        raise
     except pickle.UnpicklingError as error:
         raise ConvertError("corrupt", f"{path}: {error}") from None
-    except OSError:
-        raise
     except Exception as error:  # noqa: BLE001  a damaged pickle may end in any of them
         raise ConvertError(
             "corrupt", f"{path}: no metadata of torch.distributed.checkpoint: {type(error).__name__}: {error}"
         ) from None
+    finally:
+        file.close()
     if (
         not isinstance(found, Record)
         or found.kind != "Metadata"
@@ -195,7 +221,7 @@ class _Places:
         if info.get("transform_descriptors"):
             raise ConvertError(
                 "unsupported",
-                f"{what}: stored through {list(info.get('transform_descriptors'))}: only what is stored "
+                f"{what}: stored through {info.get('transform_descriptors')}: only what is stored "
                 "as it is can be imported",
             )
         return Chunk(offset or (), length, file, begin, nbytes)
@@ -213,9 +239,29 @@ def _dtype(properties: Any, what: str) -> str:
     return str(dtype)
 
 
+def _meet(a: Chunk, b: Chunk) -> bool:
+    return all(o < p + m and p < o + n for o, n, p, m in zip(a.offset, a.length, b.offset, b.length))
+
+
+def _check_apart(what: str, chunks: List[Chunk]) -> None:
+    """No two chunks have an element in common. They are swept along the dimension that is cut most often."""
+    if len(chunks) < 2 or not chunks[0].offset:
+        return
+    d = max(range(len(chunks[0].offset)), key=lambda i: len({c.offset[i] for c in chunks}))
+    open_: List[Chunk] = []  # that reach to where the sweep is
+    for chunk in sorted(chunks, key=lambda c: c.offset[d]):
+        open_ = [c for c in open_ if c.offset[d] + c.length[d] > chunk.offset[d]]
+        for other in open_:
+            if _meet(chunk, other):
+                raise ConvertError(
+                    "corrupt", f"{what}: its parts at {list(other.offset)} and {list(chunk.offset)} overlap"
+                )
+        open_.append(chunk)
+
+
 def _check_cover(what: str, shape: Dims, chunks: List[Chunk]) -> None:
-    """Chunks within the tensor, as many elements as it has: overlaps are found when the checkpoint is
-    made."""
+    """Chunks within the tensor, as many elements as it has, and none of them twice: then none is missing.
+    Nobody else finds that: chunks come from several ranks, of which each may save what others save, too."""
     total = 0
     for c in chunks:
         if (
@@ -233,6 +279,7 @@ def _check_cover(what: str, shape: Dims, chunks: List[Chunk]) -> None:
             "corrupt",
             f"{what}: its parts have {total} elements, a tensor of {list(shape)} has {_product(shape)}",
         )
+    _check_apart(what, chunks)
 
 
 def _product(dims: Dims) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import stat
 from typing import IO, Callable, Optional
 
 from .errors import ConvertError
@@ -20,8 +21,13 @@ class SourceFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.size = os.fstat(self.fd).st_size
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe does not hold it up
+        found = os.fstat(self.fd)
+        self.size = found.st_size
+        if not stat.S_ISREG(found.st_mode):
+            self.close()
+            kind = "directory" if stat.S_ISDIR(found.st_mode) else "pipe, a socket or a device"
+            raise ConvertError("inval", f"{path}: a {kind}, a file is wanted")
 
     def read_into(self, target: memoryview, offset: int, tick: Optional[Tick] = None) -> None:
         """Fills target with what lies at offset (bytes); tick sees each piece once it is there."""
@@ -97,14 +103,23 @@ class NewFile:
         self.fd = -1
         if os.path.exists(path) and not force:
             raise ConvertError("exists", f"{path} is there already (--force overwrites it)")
-        fd = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            self._lock(fd)
+            os.ftruncate(fd, 0)  # what a killed one left
+        except BaseException:
+            os.close(fd)
+            raise
+        self.fd = fd
+
+    def _lock(self, fd: int) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(fd)
-            raise ConvertError("exists", f"{self.temporary} is being written by another process") from error
-        os.ftruncate(fd, 0)  # what a killed one left
-        self.fd = fd
+            ours = os.path.samestat(os.fstat(fd), os.lstat(self.temporary))
+        except (BlockingIOError, FileNotFoundError):
+            ours = False  # or it has got its name behind our opening it: it is another one's, and whole
+        if not ours:
+            raise ConvertError("exists", f"{self.temporary} is being written by another process")
 
     def __enter__(self) -> "NewFile":
         return self
@@ -131,6 +146,17 @@ class NewFile:
         self.fd = -1
         sync_directory(os.path.dirname(self.path) or ".")
         return size
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """A whole file, of which no more than limit bytes are taken. Errors: ConvertError, OSError."""
+    file = SourceFile(path)
+    try:
+        if file.size > limit:
+            raise ConvertError("corrupt", f"{path}: {file.size} bytes are too many, {limit} are possible")
+        return file.read(0, file.size)
+    finally:
+        file.close()
 
 
 def sync_directory(path: str) -> None:

@@ -4,6 +4,7 @@ torch.save items."""
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any, Dict, List, Optional
 
@@ -87,6 +88,14 @@ class _ChunkReader:
 
 def _items_of(entry: Entry, files: _Files, checked: bool) -> List[Item]:
     torch_dtype = getattr(torch, str(entry.dtype))
+    for c in entry.chunks:  # before anything is planned by sizes that only the metadata says
+        file = files.get(c, f'"{entry.name}"')
+        if math.prod(c.length) * torch_dtype.itemsize > c.nbytes:
+            raise ConvertError(
+                "corrupt",
+                f'{file.path}: "{entry.name}" at {list(c.offset)}: {c.nbytes} bytes are no {entry.dtype} of '
+                f"{list(c.length)}",
+            )
     dtype = _torch.dtype_name(torch_dtype)
     tail: Dims = () if dtype else (torch_dtype.itemsize,)
     dtype = dtype or "BYTES"
@@ -99,6 +108,15 @@ def _items_of(entry: Entry, files: _Files, checked: bool) -> List[Item]:
         )
         for c in entry.chunks
     ]
+
+
+def _stand_in(entry: Entry, what: str) -> torch.Tensor:
+    try:
+        return torch.empty(entry.shape, dtype=getattr(torch, str(entry.dtype)), device="meta")
+    except RuntimeError as error:  # its size overflows
+        raise ConvertError(
+            "corrupt", f'{what}: "{entry.name}": no {entry.dtype} of {list(entry.shape)} can be: {error}'
+        ) from None
 
 
 def _nested(metadata: DcpMetadata, values: Dict[str, Any], what: str) -> Dict[Any, Any]:
@@ -163,7 +181,7 @@ def _open(metadata: DcpMetadata, files: _Files, what: str, checked: bool) -> Sou
         if entry.dtype is None:
             values[name] = held.read(entry)
         else:
-            values[name] = torch.empty(entry.shape, dtype=getattr(torch, entry.dtype), device="meta")
+            values[name] = _stand_in(entry, what)
     state = _nested(metadata, values, what)
     tree = tree_of(state, is_tensor, held.identity, lambda t: _torch.true_name(t.dtype))
     items: List[Item] = []

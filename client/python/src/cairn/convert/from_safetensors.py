@@ -6,17 +6,19 @@ tensor is read, and the tensors must lie one after the other without overlap or 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import math
 import os
+import re
 import struct
 from typing import Any, Dict, List, Optional, Tuple
 
 from .. import _tree
 from .boxes import Dims
 from .errors import ConvertError
-from .files import SourceFile
+from .files import SourceFile, read_file
 from .source import ITEMSIZE, Item, Source, Stored
 from .trees import RESERVED, TREE, merge, tree_document, tree_of
 
@@ -30,7 +32,7 @@ def _no_duplicates(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = collections.Counter(names).most_common(1)[0][0]
         raise ValueError(f'"{twice}" is there twice')
     return found
 
@@ -67,7 +69,7 @@ def _entry(file: SourceFile, name: str, entry: Any) -> Tuple[str, Dims, int, int
     if not isinstance(entry, dict):
         raise ConvertError("corrupt", f"{where}: its entry is no object")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if dtype not in ITEMSIZE or dtype == "BYTES":
+    if not isinstance(dtype, str) or dtype not in ITEMSIZE or dtype == "BYTES":
         raise ConvertError("unsupported", f"{where}: dtype {dtype!r} is not known here")
     if not isinstance(shape, list) or len(shape) > _MAX_DIMS or not all(_count(n) for n in shape):
         raise ConvertError("corrupt", f"{where}: its shape is no list of at most {_MAX_DIMS} counts")
@@ -166,23 +168,32 @@ def _take_file(file: SourceFile, taken: _Taken, wanted: Optional[set]) -> None:
     missing = (wanted or set()) - set(header)
     if missing:
         raise ConvertError("corrupt", f'{file.path}: the index says that tensor "{min(missing)}" is in it')
-    if str(metadata.get("cairn.step", "")).isdigit():
+    if re.fullmatch("[0-9]{1,30}", metadata.get("cairn.step", "")):
         taken.step = int(metadata["cairn.step"])
+
+
+def _is_name(file: str) -> bool:
+    """Of a file in the same directory?"""
+    try:
+        name = os.fsencode(file)
+    except UnicodeEncodeError:
+        return False
+    return name not in (b"", b".", b"..") and b"/" not in name and b"\0" not in name
 
 
 def _read_index(path: str) -> Dict[str, set]:
     """The names in each file, as the index has them."""
     try:
-        with open(path, "rb") as f:
-            weight_map = json.loads(f.read(_MAX_HEADER), object_pairs_hook=_no_duplicates)["weight_map"]
+        text = read_file(path, _MAX_HEADER)
+        weight_map = json.loads(text, object_pairs_hook=_no_duplicates)["weight_map"]
         files: Dict[str, set] = {}
         for name, file in weight_map.items():
             files.setdefault(file, set()).add(name)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConvertError("corrupt", f"{path}: no index as Hugging Face writes it: {error!r}") from None
     for file in files:
-        if os.path.basename(file) != file or file in ("", ".", ".."):
-            raise ConvertError("corrupt", f'{path}: it names "{file}", which is no file beside it')
+        if not isinstance(file, str) or not _is_name(file):
+            raise ConvertError("corrupt", f"{path}: it names {file!r}, which is no file beside it")
     return files
 
 

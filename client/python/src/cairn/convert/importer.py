@@ -21,6 +21,7 @@ from ..errors import AbortedError, TimeoutError, TooLargeError
 from ..session import Save, Session
 from ..table import Table
 from .errors import ConvertError
+from .files import SourceFile
 from .memory import view
 from .pack import Piece, Share, pack
 from .progress import Progress
@@ -182,8 +183,11 @@ def import_source(source: Source, target: Target) -> Dict[str, Any]:
 def _guess(path: str) -> str:
     if os.path.isdir(path):
         return "dcp" if os.path.exists(os.path.join(path, ".metadata")) else "safetensors"
-    with open(path, "rb") as file:
-        head = file.read(262)
+    file = SourceFile(path)
+    try:
+        head = file.read(0, min(file.size, 262))
+    finally:
+        file.close()
     if head.startswith(b"PK\x03\x04") or head[:2] == b"\x80\x02" or head[257:262] == b"ustar":
         return "torch"
     return "safetensors"

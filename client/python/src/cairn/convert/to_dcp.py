@@ -39,10 +39,15 @@ class _Stream:
 
     def __init__(self, file: NewFile) -> None:
         self.file, self.at = file, 0
+        self.error: Optional[OSError] = None  # torch's writer of zip files hides it
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        self.file.write_at(view, self.at)
+        try:
+            self.file.write_at(view, self.at)
+        except OSError as error:
+            self.error = error
+            raise
         self.at += len(view)
         return len(view)
 
@@ -69,11 +74,18 @@ class _Files:
         if isinstance(value, Stream):  # as it was
             self._stream.write(value.data)
         else:
-            torch.save(value, self._stream)  # type: ignore[arg-type]  # write() is all it needs
+            self._save(value, self._stream)
         info = _StorageInfo(self._name(), begin, self._stream.at - begin)
         if self._stream.at >= FILE:
             self.finish()
         return info
+
+    @staticmethod
+    def _save(value: Any, stream: _Stream) -> None:
+        try:
+            torch.save(value, stream)  # type: ignore[arg-type]  # write() is all it needs
+        except RuntimeError as error:
+            raise (stream.error or error) from None
 
     def finish(self) -> None:
         """Gives the open file its name."""

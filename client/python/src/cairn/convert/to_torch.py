@@ -102,8 +102,11 @@ def _write_skeleton(skeleton: _Skeleton, path: str) -> List[Record]:
     """Writes the file without tensors' bytes, and finds where each goes by reading the structure back."""
     if not hasattr(torch.serialization, "skip_data"):
         raise ConvertError("unsupported", f"torch {torch.__version__} cannot lay files out: 2.13 does")
-    with torch.serialization.skip_data(materialize_fake_tensors=True):
-        torch.save(skeleton.state, path)
+    try:
+        with torch.serialization.skip_data(materialize_fake_tensors=True):
+            torch.save(skeleton.state, path)
+    except RuntimeError as error:  # torch's writer of zip files does not give the system's error
+        raise ConvertError("io", f"{path}: torch cannot write it; is there room? ({error})") from None
     file = SourceFile(path)
     try:
         records = read_records(file, path)

@@ -40,7 +40,9 @@ def _check_info(what: str, info: zipfile.ZipInfo) -> None:
         )
 
 
-def _data_offset(what: str, file: SourceFile, base: int, info: zipfile.ZipInfo) -> int:
+def _data_offset(what: str, file: SourceFile, base: int, size: int, info: zipfile.ZipInfo) -> int:
+    if info.header_offset + _LOCAL.size > size:
+        raise ConvertError("corrupt", f'{what}: record "{info.filename}" lies beyond the end')
     head = file.read(base + info.header_offset, _LOCAL.size)
     fields = _LOCAL.unpack(head)
     if fields[0] != b"PK\x03\x04":
@@ -71,7 +73,7 @@ def read_records(file: SourceFile, what: str, base: int = 0, size: Optional[int]
     end = 0
     for info in sorted(infos, key=lambda i: i.header_offset):
         _check_info(what, info)
-        offset = _data_offset(what, file, base, info)
+        offset = _data_offset(what, file, base, size, info)
         name = info.filename.partition("/")[2]
         if name in records or info.header_offset < end or offset + info.file_size > size:
             raise ConvertError(
