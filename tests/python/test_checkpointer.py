@@ -513,3 +513,29 @@ def test_containers_in_two_places(cluster, job):
         ckpt.load(state, 1)
     assert state["a"] is shared and state["b"] is shared and (shared, state["c"]) == ([3], ([4, 5],))
     assert state["n"] == {"x": 1} and list(state["m"]) == ["y"]
+
+
+def test_two_runs_with_one_start_id_are_warned_of(cluster, job):
+    with checkpointer(job, start_id="slurm-1-0") as ckpt:
+        assert ckpt.latest() is None
+        ckpt.save(1, {"w": torch.ones(3)}, wait="committed")
+        assert ckpt.latest() is None
+    with checkpointer(job, start_id="slurm-1-0") as ckpt:
+        with pytest.warns(RuntimeWarning, match="newest checkpoint is step 1, but this start resumes from no checkpoint.*slurm-1-0"):
+            assert ckpt.load({"w": torch.zeros(3)}) is None
+    with warnings.catch_warnings(), checkpointer(job, start_id="slurm-2-0") as ckpt:
+        warnings.simplefilter("error")
+        assert ckpt.load({"w": torch.zeros(3)}) == 1
+
+
+@pytest.mark.parametrize("size, stride, fits", [((2, 3), (1, 1), False), ((2, 3), (0, 1), False), ((3, 2), (2, 3), True), ((2, 3), (1, 2), True), ((1, 3), (0, 2), True), ((0, 2), (0, 0), True)])
+def test_loads_only_into_elements_apart(cluster, job, size, stride, fits):
+    saved, target = torch.randn(size), torch.zeros(12).as_strided(size, stride)
+    with checkpointer(job) as ckpt:
+        ckpt.save(1, {"w": saved}, wait="committed")
+        if not fits:
+            with pytest.raises(cairn.InvalidError, match="several of its elements are one place"):
+                ckpt.load({"w": target}, 1)
+        else:
+            ckpt.load({"w": target}, 1)
+            assert bits(target) == bits(saved)

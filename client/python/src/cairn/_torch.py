@@ -433,10 +433,10 @@ def targets_of(tensor: Any, path: str) -> tuple[list[Piece], list[Callable[[], N
     after: list[Callable[[], None]] = []
     for s in slices_of(tensor, path):
         check(s.local, path)
-        if any(n > 1 and step == 0 for n, step in zip(s.local.shape, s.local.stride())):
+        if _overlaps(s.local):
             raise InvalidError(
-                f"{path} is expanded: several of its elements are one place in memory; load into "
-                f"clone() of it"
+                f"{path} is expanded, or windows that overlap: several of its elements are one place in "
+                f"memory; load into clone() of it"
             )
         local = s.local
         if not local.is_cpu or local.is_conj() or local.is_neg():
@@ -444,6 +444,22 @@ def targets_of(tensor: Any, path: str) -> tuple[list[Piece], list[Callable[[], N
             after.append(functools.partial(_copy_back, s.local.detach(), local))
         pieces.append(_piece(Slice(local, s.shape, s.offset), path))
     return pieces, after
+
+
+def _overlaps(tensor: torch.Tensor) -> bool:
+    """Whether two elements share a place in memory."""
+    if tensor.numel() == 0 or tensor.is_contiguous():
+        return False
+    steps = sorted((step, n) for n, step in zip(tensor.shape, tensor.stride()) if n > 1)
+    reach, apart = 0, True
+    for step, n in steps:
+        apart, reach = apart and step > reach, reach + step * (n - 1)
+    if apart or steps[0][0] == 0:
+        return not apart
+    places = torch.zeros((), dtype=torch.int64)  # strides that interleave, as (2, 3) do: each is looked at
+    for step, n in steps:
+        places = places.unsqueeze(-1) + torch.arange(n) * step
+    return places.unique().numel() < tensor.numel()
 
 
 def _copy_back(target: torch.Tensor, source: torch.Tensor) -> None:

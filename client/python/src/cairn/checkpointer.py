@@ -219,6 +219,7 @@ class Checkpointer:
         self._warned: set[str] = set()
         self._resumed: Optional[tuple[Optional[int]]] = None  # what latest() said in this start
         self._lock = threading.RLock()
+        self._saved = False  # whether a save has begun
         self._calls = 0  # under way: more than one where a signal handler calls in the middle of another
 
     @contextlib.contextmanager
@@ -313,6 +314,7 @@ class Checkpointer:
         """None: there is no room, and the step is to be skipped then."""
         layout = self._layout_for(_states_of(state_dict))
         try:
+            self._saved = True
             session = self._open(layout.arena_bytes)  # BUSY from here is another start of the job that lives
             on_busy = "wait" if self._on_busy == "wait" else "fail"
             try:
@@ -391,12 +393,34 @@ class Checkpointer:
 
     def latest(self) -> Optional[int]:
         """The step that all ranks of this start resume from, or None when the job has no checkpoint. The
-        first rank that asks fixes it for all, and for as long as this start lives. Raises what fails."""
+        first rank that asks fixes it for all, and for as long as this start lives. Warns when that is not the
+        newest one: then an earlier run had the same start id. Raises what fails."""
         self._check_process()
         with self._lock:
             step = self._open(0).latest()
-            self._resumed = (step,)
+            is_first, self._resumed = self._resumed is None and not self._saved, (step,)
+            if is_first:
+                self._check_start_is_new(step)
             return step
+
+    def _check_start_is_new(self, step: Optional[int]) -> None:
+        """A launcher may name two runs alike (srun twice in one allocation, torchrun with a fixed --rdzv-id).
+        What this start resumes from was then fixed by the first run, and is not what that has saved since."""
+        try:
+            with self.observe() as session:
+                newest = session.latest()
+        except Error:  # the next call will tell
+            return
+        if newest is None or newest == step:
+            return
+        found = "no checkpoint" if step is None else f"step {step}"
+        warnings.warn(
+            f"job {self.job}: the newest checkpoint is step {newest}, but this start resumes from {found}: "
+            f"that was fixed when the first rank with the start id {self.launch.start_id} asked. If this is "
+            f"another run, give it a start_id of its own",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def load(
         self,
