@@ -15,6 +15,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "client" / "python" / "src"), str(ROOT / "tests" / "lib"), str(pathlib.Path(__file__).parent)]
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: OpenMP's threads do not survive the forks of ranks
 LIBRARY = pathlib.Path(os.environ.setdefault("CAIRN_LIBRARY", str(ROOT / "build" / "dev" / "client" / "libcairn.so.0"))).resolve()
 
 from cluster import Cluster  # noqa: E402
