@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "lib"), str(ROOT / "bench" / "lib")]
 import environment  # noqa: E402
 from cluster import Cluster, wait_until  # noqa: E402
+from training import kill_with_children  # noqa: E402
 
 RANKS, EVERY = 2, 2
 PACKAGES = ["torch==2.13.0", "numpy"]
@@ -69,24 +70,8 @@ class Training:
 
     def kill(self):
         """SIGKILL for torchrun and its ranks; for torchrun first, or it would start them again."""
-        if self.process.poll() is None:
-            ranks = self._ranks()
-            self.process.kill()
-            for pid in ranks:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            self.process.wait(10)
+        kill_with_children(self.process)
         self.thread.join(10)
-
-    def _ranks(self):
-        """Its children, whichever of its threads started them."""
-        pid = self.process.pid
-        try:
-            return [int(p) for task in pathlib.Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
-        except OSError:
-            return []
 
 
 def milliseconds(value):

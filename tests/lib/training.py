@@ -8,6 +8,28 @@ import threading
 import time
 
 
+def children_of(pid):
+    """Whichever of its threads started them."""
+    try:
+        return [int(p) for task in pathlib.Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
+    except OSError:
+        return []
+
+
+def kill_with_children(process):
+    """SIGKILL for a launcher and its ranks; for the launcher first, or it would start them again."""
+    if process.poll() is not None:
+        return
+    ranks = children_of(process.pid)
+    process.kill()
+    for pid in ranks:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    process.wait(10)
+
+
 class Run:
     def __init__(self, cluster, name, start_id, ranks, steps, every=10, nodes=None, job="demo"):
         """start_id None: it only trains, and saves nothing."""
@@ -45,19 +67,11 @@ class Run:
             raise RuntimeError("the training program failed:\n" + "\n".join(self.lines[-10:]) + self.process.stderr.read())
 
     def ranks(self):
-        pid = self.process.pid
-        return [int(p) for p in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return children_of(self.process.pid)
 
     def kill_ranks(self):
         """SIGKILL for the launcher and its children."""
-        children = self.ranks()
-        self.process.send_signal(signal.SIGKILL)
-        for pid in children:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        self.process.wait(10)
+        kill_with_children(self.process)
         self.thread.join(10)
 
     def stalls(self):

@@ -84,7 +84,7 @@ class World:
 
     def _store(self) -> dist.Store:
         """Where ranks find each other. Torchrun's outlives them: those of a second start look in a place of their
-        own, or they may find addresses of dead ones and wait for them (pytorch/pytorch issue 135712)."""
+        own, or gloo may find the addresses of dead ones there and wait for them."""
         env = os.environ
         serve = self.rank == 0 and env.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), self.size, serve, timeout=TIMEOUT)
