@@ -9,15 +9,20 @@
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 
+#define SAVE_OPTIONS_FIRST offsetof(struct cairn_save_options, streams) /* the first version's */
+#define SAVE_INFO_FIRST offsetof(struct cairn_save_info, device_bytes)
+
 /* ---- begin and add --------------------------------------------------------------------------- */
 
-int cairn_save_begin(struct cairn_session *session, const struct cairn_save_options *options,
+int cairn_save_begin(struct cairn_session *session, const struct cairn_save_options *given,
                      struct cairn_save **ret_save, struct cairn_error *err)
 {
+    struct cairn_save_options ours, *options = &ours;
     int r = session_check(session, err);
 
     if (r == 0)
-        r = struct_check("cairn_save_options", options, options ? options->size : 0, sizeof(*options), err);
+        r = struct_take("cairn_save_options", options, sizeof(ours), SAVE_OPTIONS_FIRST, given, given ? given->size : 0,
+                        err);
     if (r < 0)
         return r;
     if (session->open.flags & CAIRN_OBSERVER)
@@ -157,7 +162,7 @@ int cairn_save_add_all(struct cairn_save *save, const struct cairn_tensor *tenso
 
 int cairn_save_info(const struct cairn_save *save, struct cairn_save_info *ret_info)
 {
-    if (!save || !ret_info || ret_info->size < sizeof(*ret_info))
+    if (!save || !ret_info || ret_info->size < SAVE_INFO_FIRST)
         return CAIRN_E_INVAL;
     int r = session_check(save->session, NULL);
     if (r < 0)

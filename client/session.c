@@ -20,6 +20,7 @@
 #define DEFAULT_SOCKET "/run/cairn/cairnd.sock"
 #define DEFAULT_TIMEOUT_MS 30000
 #define MAX_COPY_THREADS 64
+#define SESSION_OPTIONS_FIRST offsetof(struct cairn_session_options, device_staging_bytes) /* the first version's */
 #define RETRY_MS 10 /* between two tries to reach the daemon, at first; doubles */
 #define MAX_RETRY_MS 500
 
@@ -37,6 +38,18 @@ int struct_check(const char *what, const void *given, size_t size, size_t known,
     for (size_t i = known; i < size; i++)
         if (bytes[i])
             return cairn_fail(err, CAIRN_E_INVAL, "%s has fields that this libcairn does not know", what);
+    return 0;
+}
+
+int struct_take(const char *what, void *ret, size_t known, size_t first, const void *given, size_t size,
+                struct cairn_error *err)
+{
+    int r = struct_check(what, given, size, size < known ? first : known, err);
+
+    if (r < 0)
+        return r;
+    memset(ret, 0, known);
+    memcpy(ret, given, size < known ? size : known);
     return 0;
 }
 
@@ -439,11 +452,9 @@ static int check_rank(const struct cairn_session_options *o, struct cairn_error 
 
 static int check_options(const struct cairn_session_options *o, struct cairn_error *err)
 {
-    int r = struct_check("cairn_session_options", o, o ? o->size : 0, sizeof(*o), err);
+    int r;
 
-    if (r < 0)
-        return r;
-    if (o->flags & ~(uint32_t)(CAIRN_OBSERVER | CAIRN_TAKE_OVER | CAIRN_TRACK))
+    if (o->flags & ~(uint32_t)(CAIRN_OBSERVER | CAIRN_TAKE_OVER | CAIRN_TRACK | CAIRN_SOURCE_SUMS))
         return cairn_fail(err, CAIRN_E_INVAL, "unknown flags %#x", o->flags);
     if (o->copy_threads > MAX_COPY_THREADS)
         return cairn_fail(err, CAIRN_E_INVAL, "copy_threads is %u, at most %d are possible", o->copy_threads,
@@ -461,7 +472,7 @@ static int fill_open(struct cairn_session *s, const struct cairn_session_options
     struct local_open *m = &s->open;
 
     local_header_init(&m->h, LOCAL_OPEN, sizeof(*m), 0);
-    m->flags = o->flags & ~(uint32_t)CAIRN_TRACK; /* which is between us and the kernel */
+    m->flags = o->flags & ~(uint32_t)(CAIRN_TRACK | CAIRN_SOURCE_SUMS); /* the daemon need not know */
     m->timeout_ms = s->timeout_ms;
     if (o->job)
         (void)snprintf(m->job, sizeof(m->job), "%s", o->job); /* checked: it fits */
@@ -564,10 +575,14 @@ int cairn_session_open(const struct cairn_session_options *options, struct cairn
 {
     struct cairn_session *s = NULL;
     struct attachment *a = NULL;
-    int r = check_options(options, err);
+    struct cairn_session_options ours;
+    int r = struct_take("cairn_session_options", &ours, sizeof(ours), SESSION_OPTIONS_FIRST, options,
+                        options ? options->size : 0, err);
 
     if (r == 0)
-        r = session_new(options, &s, err);
+        r = check_options(&ours, err);
+    if (r == 0)
+        r = session_new(&ours, &s, err);
     if (r < 0)
         return r;
     /* One try: who opens a session wants to hear at once that no daemon runs. */

@@ -97,6 +97,10 @@ void attachment_forget(struct cairn_session *s, struct attachment *a, struct has
  * whose tail, which we do not know, is not zero. */
 int struct_check(const char *what, const void *given, size_t size, size_t known, struct cairn_error *err);
 
+/* The same for one that has grown since its first version of first bytes: the caller's, and zeros behind it. */
+int struct_take(const char *what, void *ret, size_t known, size_t first, const void *given, size_t size,
+                struct cairn_error *err);
+
 /* The i-th of a caller's array, whose version of the struct may be longer than ours. */
 static inline const struct cairn_tensor *tensor_at(const struct cairn_tensor *tensors, uint64_t i)
 {

@@ -59,6 +59,8 @@ enum local_type {
     LOCAL_RESUME = 14,        /* answered by OK */
     LOCAL_PLACES = 17,        /* where a shard lies in this session's own arena: answered by PLACES_ARE, or NOT_FOUND */
     LOCAL_WAIT = 18,          /* this process waits for the save: answered by OK, and it is not paced any more */
+    LOCAL_PARTS = 19,         /* so many parts are in place: answered by OK, and they may be encoded */
+    LOCAL_SUMS = 20,          /* + memfd with a local_sum for each part, before FILLED: answered by OK */
 
     LOCAL_ERROR = 64,
     LOCAL_OK = 65,
@@ -96,6 +98,8 @@ struct local_open {
 /* In local_opened.session, which no client reads for its number: daemons from before these bits have small numbers. */
 #define LOCAL_KNOWS_PLACES (1ull << 63)
 #define LOCAL_KNOWS_WAIT (1ull << 62)
+#define LOCAL_KNOWS_PARTS (1ull << 61)
+#define LOCAL_KNOWS_SUMS (1ull << 60)
 #define LOCAL_KNOWS (LOCAL_KNOWS_PLACES | LOCAL_KNOWS_WAIT) /* this version's daemon */
 #define LOCAL_SESSION_MAX ((1ull << 48) - 1)
 struct local_opened {
@@ -157,6 +161,20 @@ struct local_grant {
 struct local_save { /* FILLED, WHY, WAIT */
     struct local_header h;
     uint64_t save;
+};
+struct local_parts { /* before FILLED; parts only grows */
+    struct local_header h;
+    uint64_t save;
+    uint32_t parts; /* the first so many of the image are in place and will not change */
+    uint32_t pad;
+};
+struct local_sums { /* a save's part whose bytes in the arena have another sum fails the save */
+    struct local_header h;
+    uint64_t save;
+    uint64_t seed;
+};
+struct local_sum { /* XXH3-128 with the seed of a part's plain bytes where they came from; both 0: not known */
+    uint64_t low, high;
 };
 struct local_resume { /* a save that an earlier connection granted in the arena that was handed back */
     struct local_header h;

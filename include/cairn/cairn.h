@@ -107,13 +107,17 @@ CAIRN_API const char *cairn_dtype_name(int dtype);
 struct cairn_session;
 
 enum cairn_session_flags {
-    CAIRN_OBSERVER = 1,  /* no rank and no arena: may restore and query only. rank, world and arena are ignored */
-    CAIRN_TAKE_OVER = 2, /* start a new incarnation although sessions of the current one live; they are fenced */
-    CAIRN_TRACK = 4,     /* seal copies only pages that were written since the arena got them. Worth it where little
-                            changes from save to save (frozen or sparse state): the first write to a page after a save
-                            costs a page fault, huge pages are split where they are written to, and mremap of a
-                            tensor's memory may fail. Needs Linux 6.7 and
-                            leave to use userfaultfd; without it everything is copied, see cairn_save_info */
+    CAIRN_OBSERVER = 1,    /* no rank and no arena: may restore and query only. rank, world and arena are ignored */
+    CAIRN_TAKE_OVER = 2,   /* start a new incarnation although sessions of the current one live; they are fenced */
+    CAIRN_TRACK = 4,       /* seal copies only pages that were written since the arena got them. Worth it where little
+                              changes from save to save (frozen or sparse state): the first write to a page after a save
+                              costs a page fault, huge pages are split where they are written to, and mremap of a
+                              tensor's memory may fail. Needs Linux 6.7 and
+                              leave to use userfaultfd; without it everything is copied, see cairn_save_info. Tensors
+                              on a device are hashed there, a MiB at a time, by XXH3-128 with a random seed: one that
+                              changed is taken for unchanged with a probability of about 2^-128 */
+    CAIRN_SOURCE_SUMS = 8, /* the device also gives a checksum of what it reads, and the daemon refuses the snapshot
+                              when what has arrived in the arena is something else */
 };
 
 struct cairn_session_options {
@@ -129,6 +133,10 @@ struct cairn_session_options {
     uint32_t timeout_ms;     /* for open and for each later exchange with the daemon; 0 means 30,000 */
     uint32_t copy_threads;   /* threads that seal may use for its copy; 0 means 1 */
     uint32_t flags;          /* enum cairn_session_flags */
+    /* Behind the first version's fields: all zero means what they meant before they were there. */
+    uint64_t device_staging_bytes; /* of each device's own memory that the session may take, for tensors that are
+                                      volatile, small or strided; 0 means 256 MiB. Taken at the first use */
+    const char *plugin_path;       /* directory of device plugins; NULL: $CAIRN_PLUGIN_PATH, or where libcairn's are */
 };
 
 /* Connects, joins or raises the job's incarnation and maps the arena, faulted in. Errors: INVAL, EXISTS (the rank is
@@ -145,6 +153,30 @@ CAIRN_API uint64_t cairn_session_incarnation(const struct cairn_session *session
 /* Room for snapshots: at least what was asked for, and more where the rank's arena of before its restart was larger,
  * which still has its last snapshot. 0 for an observer. */
 CAIRN_API uint64_t cairn_session_arena_bytes(struct cairn_session *session);
+
+/* ---- devices --------------------------------------------------------------------------------- */
+
+/* Where memory lies: cairn_tensor.device. */
+#define CAIRN_HOST 0u
+#define CAIRN_CUDA(ordinal) (0x10000u + (uint32_t)(ordinal)) /* of the CUDA runtime, as this process numbers them */
+
+/* A stream of a device (cudaStream_t); NULL is the legacy default stream. */
+struct cairn_stream {
+    uint32_t device;
+    uint32_t pad; /* 0 */
+    void *stream;
+};
+
+/* Loads the device's plugin and the vendor's runtime, and pins the arena for it, which takes about as long as faulting
+ * it in: what the first save or restore with a tensor on the device would do. Errors: UNSUPPORTED says what is missing
+ * (the plugin, the runtime, a driver, the device), NOMEM, IO. */
+CAIRN_API int cairn_session_use_device(struct cairn_session *session, uint32_t device, struct cairn_error *err);
+/* Makes the stream wait, and not the host, until the device's tensors of every save sealed before have been copied:
+ * what is put into it afterwards may write to them. Stands before the first writer: the optimizer's step; where the
+ * optimizer runs within backward, before backward. In a stream that is being captured into a CUDA graph it becomes an
+ * external wait: each launch of the graph waits for the saves sealed before the launch. Costs nothing when nothing is
+ * under way. Errors: INVAL, IO (what the runtime says). */
+CAIRN_API int cairn_save_fence(struct cairn_session *session, uint32_t device, void *stream, struct cairn_error *err);
 
 /* ---- save ------------------------------------------------------------------------------------ */
 
@@ -163,11 +195,19 @@ struct cairn_tensor {
     void *data;                  /* first element of the slice; save only reads it, restore writes it. NULL: see
                                     cairn_save_stage */
     uint32_t flags;              /* enum cairn_tensor_flags */
+    uint32_t device;             /* where data lies: CAIRN_HOST, or CAIRN_CUDA(i) */
 };
 enum cairn_tensor_flags {
     /* Something that the kernel does not see writes to this memory: a GPU or a network card to which it was registered
      * (pinned), or another process. With CAIRN_TRACK such a tensor is always copied. */
     CAIRN_TENSOR_DEVICE_WRITES = 1,
+    /* On a device, and changed by forward or backward already (running statistics, fp8 amax, a generator's state): it
+     * is copied aside on the device, within device_staging_bytes, in the order of the save's stream: work that is put
+     * into that stream after seal may change it without a fence. */
+    CAIRN_TENSOR_VOLATILE = 2,
+    /* Ranks that save a slice of this name, shape and place hold the same bytes (a data-parallel replica): their
+     * digests are compared before the commit. */
+    CAIRN_TENSOR_COMMON = 4,
 };
 
 enum cairn_on_busy {
@@ -180,6 +220,10 @@ struct cairn_save_options {
     uint64_t step;       /* the training step; each step is saved at most once per incarnation */
     int on_busy;         /* enum cairn_on_busy */
     uint32_t timeout_ms; /* how long seal may wait for room; 0 means the session's timeout */
+    /* Behind the first version's fields. */
+    const struct cairn_stream *streams; /* what wrote the tensors, one stream a device: copies begin when what it holds
+                                           at seal has run. A device that is not named: its legacy default stream */
+    uint32_t nstreams;
 };
 
 enum cairn_save_state {
@@ -197,7 +241,9 @@ CAIRN_API int cairn_save_add(struct cairn_save *save, const struct cairn_tensor 
 CAIRN_API int cairn_save_add_all(struct cairn_save *save, const struct cairn_tensor *tensors, uint64_t count,
                                  struct cairn_error *err);
 /* Copies every slice into the arena and hands the snapshot to the daemon, whose answer it does not wait for. On return
- * the tensors may be changed. A daemon that dies after it has given room is no error: the next one finds the snapshot
+ * the tensors may be changed; those on devices only by what cairn_save_fence holds back, or once cairn_save_wait says
+ * CAIRN_SNAPSHOT, and until then their memory must stay theirs: their copies go on behind it, and what fails there is
+ * told by cairn_save_wait. A daemon that dies after it has given room is no error: the next one finds the snapshot
  * in the arena. What it says against the snapshot later (another rank gave the step up, a newer incarnation) is told by
  * cairn_save_wait. Errors: BUSY, TOO_LARGE, EXISTS (this step was saved already), FENCED, ABORTED, UNAVAILABLE;
  * training may go on after any. INVAL names a tensor without data of a save that was not staged; nothing is lost then.
@@ -234,6 +280,10 @@ struct cairn_save_info {
     uint64_t copied_bytes;  /* by seal or stage; the rest was in the arena already (CAIRN_TRACK), or is the caller's */
     uint64_t tracked_bytes; /* of tensors whose writes are watched now */
     char tracking[256];     /* "on", or why nothing is tracked */
+    /* Behind the first version's fields; known once the save has reached CAIRN_SNAPSHOT. */
+    uint64_t device_bytes;    /* of the tensors on devices */
+    uint64_t unchanged_bytes; /* of them, not copied because the arena had them (CAIRN_TRACK) */
+    uint64_t staged_bytes;    /* of them, copied aside on the device first */
 };
 /* What seal did. Errors: INVAL, FORKED. */
 CAIRN_API int cairn_save_info(const struct cairn_save *save, struct cairn_save_info *ret_info);

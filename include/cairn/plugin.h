@@ -5,6 +5,8 @@
  * CAIRN_REGISTER_PLUGIN(). The daemon copies the returned struct into a zeroed one of its own size: fields that a
  * plugin built against an older header does not have read as NULL. Structs only ever grow at their end.
  *
+ * Device plugins are loaded by libcairn in the trainer's process instead, in the same way.
+ *
  * Errors: functions return 0 or a negative enum cairn_code and fill err (never NULL here).
  * All callbacks of one kind state their thread below. Plugins do not log, exit, fork or install signal handlers.
  */
@@ -28,7 +30,7 @@ struct cairn_plugin {
     size_t size;         /* sizeof the kind's struct */
     const char *name;    /* [a-z0-9-]+, as in cairn-NAME.so */
     const char *version; /* free text */
-    const void *ops;     /* struct cairn_codec_ops, cairn_store_ops or cairn_meta_ops by kind */
+    const void *ops;     /* struct cairn_codec_ops, cairn_store_ops, cairn_meta_ops or cairn_device_ops by kind */
 };
 
 #define CAIRN_REGISTER_PLUGIN(plugin_)                             \
@@ -207,6 +209,121 @@ struct cairn_meta_ops {
     int64_t (*watch)(struct cairn_meta *meta, const char *prefix, uint64_t since, cairn_watch_event event, void *arg);
     /* No event is delivered after it returned. */
     void (*unwatch)(struct cairn_meta *meta, int64_t watch);
+};
+
+/* ---- device -----------------------------------------------------------------------------------------------------
+ * Copies between an accelerator's memory and the arena, in the trainer's process. The plugin has no link to the
+ * vendor's runtime: it opens it when a device is opened. No function but open, pin, unpin and close waits for the
+ * device. Threads: a device's functions may be called from several threads at once; those of one plan, copy or loader
+ * by one at a time. Streams are the vendor's (cudaStream_t). Work of the plugin runs on streams of its own. */
+struct cairn_device;
+struct cairn_device_plan;   /* where a save's slices lie in its image: made once for each layout */
+struct cairn_device_copy;   /* one save's copies under way */
+struct cairn_device_loader; /* copies to the device: one for each thread of a restore */
+
+struct cairn_device_options {
+    size_t size;
+    uint32_t ordinal;       /* as the runtime numbers devices in this process */
+    uint32_t pad;           /* 0 */
+    uint64_t staging_bytes; /* most that may be taken of the device's memory */
+};
+
+struct cairn_device_slice {
+    int dtype;
+    uint32_t ndim;
+    const uint64_t *length;       /* elements; of all dimensions at least 1 */
+    const int64_t *stride_bytes;  /* NULL: row-major, dense */
+    uint64_t image_offset, bytes; /* where the slice lies in the image, dense */
+    uint32_t flags;               /* CAIRN_TENSOR_VOLATILE */
+    uint32_t pad;
+};
+struct cairn_device_layout {
+    size_t size;
+    const struct cairn_device_slice *slices; /* of this device, by image_offset; none is empty, none overlap */
+    uint32_t nslices;
+    uint32_t nparts;          /* of the image, 1 MiB each */
+    const uint32_t *part_len; /* bytes of each part that are in use */
+    const uint8_t *alone;     /* of each part: 1 when it has bytes of this device's slices only; gaps are then this
+                                 device's to zero */
+};
+
+struct cairn_device_sum { /* XXH3-128 of a part's bytes, part_len of them, with the save's seed */
+    uint64_t low, high;
+};
+enum cairn_device_save_flags {
+    CAIRN_DEVICE_SUMS = 1, /* give the sums of parts that are alone */
+    CAIRN_DEVICE_SKIP = 2, /* do not copy parts whose sum is that of held; implies SUMS */
+};
+struct cairn_device_save {
+    size_t size;
+    const void *const *data; /* of each slice: its first element */
+    void *const *page;       /* of each part with bytes of this device: its page, in pinned memory */
+    void *stream;            /* whose work so far the copies wait for */
+    uint32_t flags;          /* enum cairn_device_save_flags */
+    uint32_t pad;
+    uint64_t seed;                       /* of sums */
+    const struct cairn_device_sum *held; /* of each part: what its page holds; both 0: nobody knows. For SKIP */
+};
+struct cairn_device_progress {
+    size_t size;
+    int ended;      /* nothing is under way any more, and no memory of the save is read or written */
+    uint32_t parts; /* the first so many parts have all this device's bytes; all of them once ended without error */
+    /* Once ended; they live as long as the copy. */
+    const struct cairn_device_sum *sums; /* of each part, both 0 where there is none; NULL: not asked for, or not had */
+    const uint8_t *skipped;              /* of each part: 1 when its page was as it should be; NULL: none was skipped */
+    uint64_t copied_bytes, skipped_bytes, staged_bytes;
+};
+
+/* Bytes of the host that go to the device: count elements of elem bytes each, side by side at from. */
+struct cairn_device_run {
+    const void *from;
+    void *to;
+    uint64_t count;
+    int64_t stride_bytes; /* between elements at to */
+    uint32_t elem;
+    uint32_t pad;
+};
+
+struct cairn_device_ops {
+    size_t size;
+    /* UNSUPPORTED: the runtime, the driver or the device is missing; the message says what to do. */
+    int (*open)(const struct cairn_device_options *options, struct cairn_device **ret_device, struct cairn_error *err);
+    /* No copy and no loader is left. What is pinned is unpinned. */
+    void (*close)(struct cairn_device *device);
+    /* One line for people: the device, the runtime's version, what is not available and why. */
+    void (*describe)(struct cairn_device *device, char *text, size_t room);
+    /* INVAL when it is not plain memory of this device: the host's, managed, another device's, or of a graph's pool. */
+    int (*check)(struct cairn_device *device, const void *data, uint64_t bytes, struct cairn_error *err);
+    /* Host memory that copies may read and write. Memory that is pinned already, also for another device, is no error.
+     * In pieces: other threads' calls of the runtime come in between. */
+    int (*pin)(struct cairn_device *device, void *base, uint64_t bytes, struct cairn_error *err);
+    void (*unpin)(struct cairn_device *device, void *base, uint64_t bytes);
+
+    int (*plan)(struct cairn_device *device, const struct cairn_device_layout *layout,
+                struct cairn_device_plan **ret_plan, struct cairn_error *err);
+    void (*plan_free)(struct cairn_device_plan *plan);
+    /* Puts all copies of a save into streams. Volatile slices are copied aside in the save's own stream. A failure
+     * leaves nothing under way; what fails later, progress tells. The plan must outlive the copy. TOO_LARGE: volatile
+     * slices do not fit into staging_bytes. */
+    int (*save)(struct cairn_device_plan *plan, const struct cairn_device_save *save,
+                struct cairn_device_copy **ret_copy, struct cairn_error *err);
+    /* As cairn_save_fence: for all copies that were put into streams before. */
+    int (*fence)(struct cairn_device *device, void *stream, struct cairn_error *err);
+    /* How far it is. Negative: it has failed; ended is filled in then too, and until then memory is still in use. */
+    int (*progress)(struct cairn_device_copy *copy, struct cairn_device_progress *ret_progress,
+                    struct cairn_error *err);
+    /* Ended. */
+    void (*copy_free)(struct cairn_device_copy *copy);
+
+    int (*loader)(struct cairn_device *device, struct cairn_device_loader **ret_loader, struct cairn_error *err);
+    /* Nothing is under way. */
+    void (*loader_free)(struct cairn_device_loader *loader);
+    /* Begins to copy. What lies in pinned memory is read until loaded() says so; anything else has been read on return.
+     * Tickets grow. BUSY: too much is under way: ask loaded() until something has ended. */
+    int (*load)(struct cairn_device_loader *loader, const struct cairn_device_run *runs, uint32_t n,
+                uint64_t *ret_ticket, struct cairn_error *err);
+    /* 1: all up to the ticket are on the device; 0: not yet; negative: it failed. */
+    int (*loaded)(struct cairn_device_loader *loader, uint64_t ticket, struct cairn_error *err);
 };
 
 #endif
