@@ -20,6 +20,23 @@ DEVICE uint64_t address_of(const void *p)
     return (uint64_t)p;
 }
 
+/* Sixteen bytes that are aligned, and that this kernel does not write: one access, to memory that is not shared, which
+ * the compiler cannot know of an address that comes from a table. */
+DEVICE struct pair64 load_unit(const uint8_t *p)
+{
+    ulonglong2 x = __ldg((const ulonglong2 *)p);
+    struct pair64 unit = {x.x, x.y};
+
+    return unit;
+}
+
+DEVICE void store_unit(void *p, struct pair64 unit)
+{
+    ulonglong2 x = {unit.a, unit.b};
+
+    *(ulonglong2 *)p = x;
+}
+
 /* The bytes one after the other in words of this type. */
 template <typename T> DEVICE uint64_t load64_by(const uint8_t *p)
 {
@@ -31,8 +48,8 @@ template <typename T> DEVICE uint64_t load64_by(const uint8_t *p)
     return x;
 }
 
-/* Eight bytes that are aligned to nothing. */
-DEVICE uint64_t load64(const uint8_t *p)
+/* Eight bytes that are aligned to nothing. Not inlined: it is called from many places that are in no hurry. */
+static __device__ __noinline__ uint64_t load64(const uint8_t *p)
 {
     uint64_t at = address_of(p);
 
@@ -54,12 +71,36 @@ DEVICE uint32_t load32(const uint8_t *p)
     return x;
 }
 
-DEVICE struct pair64 load128(const uint8_t *p)
+/* Sixteen bytes, in accesses as wide as Word: what the address is a multiple of. */
+template <typename Word> DEVICE struct pair64 load_unit_by(const uint8_t *p)
+{
+    struct pair64 x = {load64_by<Word>(p), load64_by<Word>(p + 8)};
+
+    return x;
+}
+
+template <> __device__ __forceinline__ struct pair64 load_unit_by<struct pair64>(const uint8_t *p) {
+    return load_unit(p);
+}
+
+/* CALL<Word>(...) with the widest of three Words for the address: others are not worth their code. */
+#define BY_ALIGNMENT(address, call, ...)       \
+    do {                                       \
+        if (address_of(address) % UNIT == 0)   \
+            call<struct pair64>(__VA_ARGS__);  \
+        else if (address_of(address) % 4 == 0) \
+            call<uint32_t>(__VA_ARGS__);       \
+        else                                   \
+            call<uint8_t>(__VA_ARGS__);        \
+    } while (0)
+
+DEVICE struct pair64
+load128(const uint8_t *p)
 {
     struct pair64 x;
 
     if (address_of(p) % UNIT == 0)
-        return *(const struct pair64 *)p;
+        return load_unit(p);
     x.a = load64(p);
     x.b = load64(p + 8);
     return x;
@@ -85,7 +126,7 @@ DEVICE uint64_t load_some(const uint8_t *p, unsigned n)
 DEVICE void store_some(uint8_t *to, struct pair64 x, unsigned n)
 {
     if (n == UNIT) {
-        *(struct pair64 *)to = x;
+        store_unit(to, x);
         return;
     }
     for (unsigned i = 0; i < n; i++)

@@ -106,10 +106,10 @@ DEVICE void copy_tile(const uint8_t *from, uint8_t *to)
 
 #pragma unroll
     for (unsigned i = 0; i < GATHER_UNITS; i++)
-        unit[i] = *(const struct pair64 *)(from + at + i * WARP * UNIT);
+        unit[i] = load_unit(from + at + i * WARP * UNIT);
 #pragma unroll
     for (unsigned i = 0; i < GATHER_UNITS; i++)
-        *(struct pair64 *)(to + at + i * WARP * UNIT) = unit[i];
+        store_unit(to + at + i * WARP * UNIT, unit[i]);
 }
 
 /* Whether piece i, alone, has the whole tile dense: where. NULL: no. */

@@ -14,7 +14,7 @@ DEVICE int is_held(const struct gpu_put *g, uint32_t index)
     return (held.low | held.high) != 0 && sum.low == held.low && sum.high == held.high;
 }
 
-template <int aligned> DEVICE void put_part(const uint8_t *from, uint8_t *to, uint32_t len)
+template <typename Word> DEVICE void put_part(const uint8_t *from, uint8_t *to, uint32_t len)
 {
     uint32_t n = len / UNIT, thread = blockIdx.x % GPU_PUT_BLOCKS * GPU_PUT_THREADS + threadIdx.x;
 
@@ -22,14 +22,12 @@ template <int aligned> DEVICE void put_part(const uint8_t *from, uint8_t *to, ui
         struct pair64 unit[PUT_EACH];
 #pragma unroll
         for (unsigned i = 0; i < PUT_EACH; i++)
-            if (u + i * PUT_STEP < n) {
-                const uint8_t *p = from + (uint64_t)(u + i * PUT_STEP) * UNIT;
-                unit[i] = aligned ? *(const struct pair64 *)p : load128(p);
-            }
+            if (u + i * PUT_STEP < n)
+                unit[i] = load_unit_by<Word>(from + (uint64_t)(u + i * PUT_STEP) * UNIT);
 #pragma unroll
         for (unsigned i = 0; i < PUT_EACH; i++)
             if (u + i * PUT_STEP < n)
-                *(struct pair64 *)(to + (uint64_t)(u + i * PUT_STEP) * UNIT) = unit[i];
+                store_unit(to + (uint64_t)(u + i * PUT_STEP) * UNIT, unit[i]);
     }
     if (thread < len % UNIT)
         to[n * UNIT + thread] = from[n * UNIT + thread];
@@ -50,8 +48,5 @@ extern "C" __global__ void __launch_bounds__(GPU_PUT_THREADS) cairn_put(const st
         return;
     const uint8_t *from = (const uint8_t *)g.base[part.source] + part.offset;
     uint8_t *to = (uint8_t *)g.page[part.index];
-    if (address_of(from) % UNIT == 0)
-        put_part<1>(from, to, part.len);
-    else
-        put_part<0>(from, to, part.len);
+    BY_ALIGNMENT(from, put_part, from, to, part.len);
 }

@@ -51,7 +51,7 @@ DEVICE void move_span(const struct span *s)
     if (s->end > s->elem)
         all |= s->elem | (uint64_t)s->stride;
     if (all % 16 == 0)
-        move_words<struct pair64>(s);
+        move_words<ulonglong2>(s);
     else if (all % 8 == 0)
         move_words<uint64_t>(s);
     else if (all % 4 == 0)

@@ -229,7 +229,7 @@ DEVICE void add_half(struct pair64 *mine, struct pair64 other, unsigned flip)
 
 /* The sums of four blocks at from, or of as many as there are, to four lines of ret. Lane l has words 2 * (l % 4) and
  * the next of stripes l / 4 and 8 + l / 4. */
-template <int aligned>
+template <typename Word>
 DEVICE void add_blocks(const uint8_t *from, uint32_t n, const struct pair64 key[2], uint64_t (*ret)[LANES])
 {
     unsigned lane = threadIdx.x % WARP;
@@ -240,7 +240,7 @@ DEVICE void add_blocks(const uint8_t *from, uint32_t n, const struct pair64 key[
         const uint8_t *p = from + i * SUM_BLOCK / 2 + lane * UNIT;
         data[i / 2][i % 2].a = data[i / 2][i % 2].b = 0;
         if (i / 2 < n)
-            data[i / 2][i % 2] = aligned ? *(const struct pair64 *)p : load128(p);
+            data[i / 2][i % 2] = load_unit_by<Word>(p);
     }
 #pragma unroll
     for (unsigned i = 0; i < EACH; i++) {
@@ -255,7 +255,7 @@ DEVICE void add_blocks(const uint8_t *from, uint32_t n, const struct pair64 key[
     acc[0].a += rest.a;
     acc[0].b += rest.b;
     if (!(lane & 4))
-        *(struct pair64 *)&ret[(lane >> 4) * 2 + (lane >> 3 & 1)][lane % 4 * 2] = acc[0];
+        store_unit(&ret[(lane >> 4) * 2 + (lane >> 3 & 1)][lane % 4 * 2], acc[0]);
 }
 
 /* Lane l has accumulator l % 8. */
@@ -314,7 +314,7 @@ DEVICE void merge(uint64_t acc, uint32_t len, uint64_t seed, struct cairn_device
 }
 
 /* sums: of the tile that is being added, and of the one before. */
-template <int aligned>
+template <typename Word>
 static __device__ void sum_long(const uint8_t *from, uint32_t len, uint64_t seed, uint64_t (*sums)[TILE_BLOCKS][LANES],
                                 struct cairn_device_sum *ret)
 {
@@ -329,7 +329,7 @@ static __device__ void sum_long(const uint8_t *from, uint32_t len, uint64_t seed
     for (uint32_t t = 0; t < nblocks + TILE_BLOCKS; t += TILE_BLOCKS) {
         uint32_t at = t + warp * EACH, which = t / TILE_BLOCKS % 2;
         if (warp < ADDERS && at < nblocks)
-            add_blocks<aligned>(from + (uint64_t)at * SUM_BLOCK, nblocks - at, key, sums[which] + warp * EACH);
+            add_blocks<Word>(from + (uint64_t)at * SUM_BLOCK, nblocks - at, key, sums[which] + warp * EACH);
         if (warp == ADDERS && t > 0) {
             uint32_t left = nblocks - (t - TILE_BLOCKS);
             acc = scramble(acc, sums[!which], left < TILE_BLOCKS ? left : TILE_BLOCKS, scramble_key);
@@ -347,10 +347,8 @@ extern "C" __global__ void __launch_bounds__(GPU_SUMS_THREADS, 3) cairn_sums(con
     const uint8_t *from = (const uint8_t *)arg.base[part.source] + part.offset;
     struct cairn_device_sum *ret = &arg.sums[part.index];
 
-    if (part.len > SHORT_MOST && address_of(from) % UNIT == 0)
-        sum_long<1>(from, part.len, arg.seed, sums, ret);
-    else if (part.len > SHORT_MOST)
-        sum_long<0>(from, part.len, arg.seed, sums, ret);
+    if (part.len > SHORT_MOST)
+        BY_ALIGNMENT(from, sum_long, from, part.len, arg.seed, sums, ret);
     else if (threadIdx.x == 0)
         *ret = sum_short(from, part.len, arg.seed);
 }

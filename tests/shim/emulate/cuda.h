@@ -14,6 +14,12 @@
 #define __launch_bounds__(...)
 #define __shared__ static __thread /* of a block: a host thread runs one block at a time */
 
+#define __noinline__ __attribute__((noinline))
+
+struct alignas(16) ulonglong2 {
+    unsigned long long x, y;
+};
+
 struct emulate_dim {
     uint32_t x, y, z;
 };
@@ -62,6 +68,11 @@ static inline uint32_t emulate_ballot(uint32_t mask, int is, int line)
 template <typename T> static inline T emulate_shuffle(uint32_t mask, T value, unsigned lane, int line)
 {
     return (T)emulate_exchange(mask, (uint64_t)value, line)[lane];
+}
+
+template <typename T> static inline T __ldg(const T *p)
+{
+    return *p;
 }
 
 static inline int __popc(uint32_t x)
