@@ -13,6 +13,8 @@
  *                                <-  OK                       or ERROR
  *     BEGIN step, layout         ->
  *                                <-  GRANT save, pages        or ERROR (BUSY, TOO_LARGE, FENCED, ...)
+ *     PARTS save, n              ->                           while copies run on: its first n parts are in place
+ *     SUMS save, seed + memfd    ->                           once, before FILLED: sums of the parts at their source
  *     (copies; writes the save's id into its word of the control page)
  *     FILLED save                ->                           whose OK nobody need wait for: the word has said it
  *                                <-  EVENT save SNAPSHOT, later DURABLE, COMMITTED, or a code and a message
