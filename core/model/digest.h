@@ -49,6 +49,13 @@ struct cairn_nonfinite {
 bool cairn_has_nonfinite(int dtype);
 /* Adds those among len bytes of whole elements, wherever they begin in memory. */
 void cairn_count_nonfinite(int dtype, const void *data, size_t len, struct cairn_nonfinite *add);
+/* What is said of one slice. */
+struct cairn_numerics {
+    bool known;
+    struct cairn_nonfinite bad;
+    struct hash128 digest;
+};
+
 /* Both for the price of little more than the digest: cairn_digest_add, and cairn_count_nonfinite where it saw any. */
 void cairn_numerics_add(struct cairn_digest *d, struct cairn_nonfinite *n, int dtype, uint64_t stripe, const void *data,
                         size_t len);
