@@ -85,7 +85,7 @@ static void test_open_errors(void **state)
 
     (void)state;
     o.socket_path = fake_path(f);
-    o.size--;
+    o.size = offsetof(struct cairn_session_options, device_staging_bytes) - 1; /* less than the first version's */
     FAILS(CAIRN_E_INVAL, cairn_session_open(&o, &s, &err));
     memset(&longer, 0, sizeof(longer));
     o.size = sizeof(longer);
@@ -102,7 +102,7 @@ static void test_open_errors(void **state)
     o.rank = 1;
     FAILS(CAIRN_E_INVAL, cairn_session_open(&o, &s, &err));
     o.rank = 0;
-    o.flags = 8;
+    o.flags = 16;
     FAILS(CAIRN_E_INVAL, cairn_session_open(&o, &s, &err));
     o.flags = 0;
     o.socket_path = "/nonexistent/socket";
