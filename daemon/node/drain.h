@@ -30,6 +30,7 @@ struct drain_spec {
     uint32_t attempt;                  /* of the first striping: lower ones may lie on peers already */
     uint32_t deadline_ms;              /* until done */
     struct cairn_pace pace;            /* in parts; all zero: full speed */
+    bool numerics;                     /* whether what tensors hold is looked at, for the manifest */
     struct manifest_base against;      /* what chunks may be deltas against; not set: they are full */
     void *arg;
     /* The base of a chunk, and where its plain parts lie, which may change at any time; false: none. */
