@@ -130,7 +130,7 @@ static int check_add(const struct cairn_save *save, const struct cairn_tensor *t
         return r;
     if (save->phase != SAVE_NOTING)
         return cairn_fail(err, CAIRN_E_INVAL, "step %llu is staged or sealed already", (unsigned long long)save->step);
-    if (tensor->flags & ~(uint32_t)CAIRN_TENSOR_DEVICE_WRITES)
+    if (tensor->flags & ~(uint32_t)(CAIRN_TENSOR_DEVICE_WRITES | CAIRN_TENSOR_COMMON))
         return cairn_fail(err, CAIRN_E_INVAL, "a tensor has unknown flags %#x", tensor->flags);
     return 0;
 }
