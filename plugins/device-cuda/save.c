@@ -253,14 +253,15 @@ static int put_gather(struct cairn_device_copy *copy, const struct batch *b, con
 static int put_scatter(struct cairn_device_copy *copy, const struct batch *b, const struct lane *lane,
                        struct cairn_error *err)
 {
-    const struct table_places at = table_places(copy->variant);
-    const struct gpu_run *runs = (const struct gpu_run *)(void *)(copy->table->host + at.runs) + b->run;
-    struct gpu_scatter args = {.runs = (const struct gpu_run *)(void *)(copy->table->device + at.runs) + b->run,
-                               .nruns = b->nruns};
-
     if (b->nruns == 0)
         return 0;
-    args.ntiles = runs[b->nruns - 1].tile + gpu_run_tiles(1, runs[b->nruns - 1].elem);
+    const struct table_places at = table_places(copy->variant);
+    const struct gpu_run *runs = (const struct gpu_run *)(void *)(copy->table->host + at.runs) + b->run;
+    const struct gpu_run *last = &runs[b->nruns - 1];
+    struct gpu_scatter args = {.runs = (const struct gpu_run *)(void *)(copy->table->device + at.runs) + b->run,
+                               .nruns = b->nruns,
+                               .ntiles = last->tile + gpu_run_tiles(1, last->elem)};
+
     copy->started = true;
     return kernels_launch(copy->variant->plan->device, KERNEL_SCATTER, gpu_scatter_blocks(args.ntiles),
                           GPU_SCATTER_THREADS, &args, lane->stream, err);
