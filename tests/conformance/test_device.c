@@ -214,6 +214,8 @@ int main(int argc, char **argv)
         TEST(test_fence_in_a_graph),
         TEST(test_two_saves_under_way),
         TEST(test_random_order),
+        TEST(test_loads),
+        TEST(test_loads_when_busy),
         TEST(test_nothing_is_left),
     };
 
