@@ -81,6 +81,8 @@ static const struct option options[] = {
     {"node", "codecs", TEXT, AT(codecs), "auto", 0, 0, "that may be used: auto, or of raw lz4 float dense"},
     {"node", "delta_chain", NUMBER, AT(delta_chain), "0", 0, CAIRN_MAX_CHAIN,
      "checkpoints stored one against the other; 0: each whole"},
+    {"node", "share_unchanged", NUMBER, AT(share_unchanged), "0", 0, 10000,
+     "checkpoints that may refer to an older one for what did not change; 0: none"},
     {"node", "margin", NUMBER, AT(margin), "0", 0, CAIRN_MAX_M, "lost peers a commit survives; 0: parity less one"},
     {"node", "domain", TEXT, AT(node_domain), "", 0, 0, "failure domain of this machine; empty: [peer] domain"},
     {"node", "fragment_late_ms", NUMBER, AT(fragment_late_ms), "1000", 50, 600000, "then its peer is avoided"},
