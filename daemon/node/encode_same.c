@@ -15,7 +15,7 @@ struct sums {
     struct hash_stream *source; /* of one, as its source is summed; NULL: nobody asks */
 };
 
-static void add_part(const struct sums *s, const char *from, size_t len)
+static void add_part(const struct sums *s, struct numerics_part *found, const char *from, size_t len)
 {
     char block[BLOCK_BYTES]; /* which its client cannot write to */
 
@@ -25,23 +25,38 @@ static void add_part(const struct sums *s, const char *from, size_t len)
         hash_stream_add(s->entry, block, n);
         if (s->source)
             hash_stream_add(s->source, block, n);
+        if (found)
+            numerics_part_add(found, block, at, n);
     }
 }
 
 /* What differs from its source is told by whoever encodes it, if it is not the base's. */
-static unsigned add_all(const struct encode *e, const struct sums *s)
+static int add_all(struct encode *e, const struct sums *s, unsigned *ret_differs)
 {
     unsigned differs = 0;
 
     for (unsigned i = 0; i < e->k; i++) {
+        e->found[i] = e->numerics ? numerics_part_new(e->numerics, e->first_part + i) : NULL;
+        if (e->numerics && !e->found[i])
+            return CAIRN_E_NOMEM;
         if (s->source)
             hash_stream_reset_seeded(s->source, e->sums_seed);
-        add_part(s, e->plain[i], e->plain_len[i]);
+        add_part(s, e->found[i], e->plain[i], e->plain_len[i]);
         struct hash128 sum = s->source ? hash_stream_end(s->source) : (struct hash128){0, 0};
         if (s->source && !differs && !cairn_sum_agrees(&e->sums[i], &sum))
             differs = i + 1;
     }
-    return differs;
+    *ret_differs = differs;
+    return 0;
+}
+
+/* Encoding finds it again. */
+static void forget_found(struct encode *e)
+{
+    for (unsigned i = 0; i < e->k; i++) {
+        numerics_part_free(e->found[i]);
+        e->found[i] = NULL;
+    }
 }
 
 static int take_same(struct encode *e, unsigned differs)
@@ -61,13 +76,17 @@ int encode_same(struct encode *e)
 {
     struct sums s = {hash_stream_new(), e->sums ? hash_stream_new() : NULL};
     int r = s.entry && (s.source || !e->sums) ? 0 : CAIRN_E_NOMEM;
+    unsigned differs = 0;
 
+    if (r == 0)
+        r = add_all(e, &s, &differs);
     if (r == 0) {
-        unsigned differs = add_all(e, &s);
         struct hash128 sum = hash_stream_end(s.entry);
         if (sum.low == e->maybe.entry.low && sum.high == e->maybe.entry.high)
             r = take_same(e, differs);
     }
+    if (r == 0)
+        forget_found(e);
     hash_stream_free(s.entry);
     hash_stream_free(s.source);
     return r;

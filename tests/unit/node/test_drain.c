@@ -80,6 +80,8 @@ static void on_done(void *arg, int code, const struct cairn_error *err, const st
         f->same_chunks += manifest->chunks[i].same;
     }
     assert_int_equal(manifest->base.is_set, f->same_chunks > 0);
+    if (f->shares) /* what is not encoded is looked at all the same */
+        assert_true(manifest->numerics[0].known);
     assert_int_equal(parts, PARTS);
 }
 
@@ -176,6 +178,7 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
                               .done = on_done,
                               .ended = on_ended,
                               .against = {.is_set = f->shares, .incarnation = 1, .node = "n"},
+                              .numerics = f->shares,
                               .base = no_base,
                               .maybe_same = maybe_same,
                               .not_same = not_same};
