@@ -24,10 +24,12 @@
 #endif
 #endif
 #ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
 #define STACK_BYTES ((size_t)128 << 10) /* of a fiber; sanitizers need most of it */
+#define FIRST_FRAMES ((size_t)4096)
 #define WARP_LANES 32u
 #define MOST_THREADS 1024u /* of a block, on any device */
 #define MOST_WARPS (MOST_THREADS / WARP_LANES)
@@ -160,6 +162,8 @@ static void to_fiber(struct grid *g, struct fiber *f)
     __sanitizer_start_switch_fiber(&fake, f->stack, STACK_BYTES);
     emulate_switch(&g->sp, f->sp);
     __sanitizer_finish_switch_fiber(fake, NULL, NULL);
+    if (f->state == DONE) /* its first frames, from which it never returns: others will be there */
+        __asan_unpoison_memory_region(f->stack + STACK_BYTES - FIRST_FRAMES, FIRST_FRAMES);
 #else
     emulate_switch(&g->sp, f->sp);
 #endif
