@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "client/device.h"
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 #include "core/model/units.h"
@@ -118,15 +119,18 @@ int arena_map(int fd, int ledger_fd, uint64_t control_bytes, uint64_t page_bytes
     return 0;
 }
 
-void arena_unref(struct arena *a, bool forked)
+void arena_free(struct arena *a, bool forked)
 {
-    if (!a || --a->refs > 0)
+    if (!a)
         return;
-    if (!forked)
+    if (!forked) {
+        devices_unpin_arena(a);
         munmap(a->base, a->control_bytes + a->page_bytes);
+    }
     close(a->fd);
     close(a->ledger_fd);
     free(a->held);
+    free(a->sums);
     free(a);
 }
 

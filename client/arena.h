@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 
+#include "core/model/hash.h"
 #include "core/model/track.h"
 #include "core/proto/local.h"
 
@@ -22,13 +23,16 @@ struct arena {
     uint64_t control_bytes;  /* before the first page */
     uint64_t page_bytes;     /* of all pages */
     struct cairn_held *held; /* what each page holds, of saves that tracked; NULL: none did. Under the tracker's lock */
+    struct hash128 *sums;    /* of what a device copied to each page, 0: not known; NULL: of none. Under session.lock */
+    struct devices *devices; /* for whom it is pinned */
+    uint64_t pinned;         /* a bit for each of them, under their lock; once no reference is left, the last one's */
 };
 
 /* Maps and faults in the whole arena, with one reference. Takes both descriptors on success. */
 int arena_map(int fd, int ledger_fd, uint64_t control_bytes, uint64_t page_bytes, struct arena **ret_arena,
               struct cairn_error *err);
-/* NULL is allowed. A forked child has no mapping: it only forgets. */
-void arena_unref(struct arena *a, bool forked);
+/* Nobody refers to it any more. A forked child has no mapping: it only forgets. NULL is allowed. */
+void arena_free(struct arena *a, bool forked);
 /* Makes the table of what its pages hold, if it is not there; false: no memory. */
 bool arena_keep_held(struct arena *a);
 /* So many pages one behind the other, in a mapping of its own that shares their memory. IO when the process has no

@@ -7,17 +7,15 @@
 #include "client/channel.h"
 
 #include <errno.h>
-#include <linux/futex.h>
-#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "client/futex.h"
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 
@@ -25,30 +23,22 @@
 
 /* ---- the futex that followers sleep on ------------------------------------------------------- */
 
-/* Not a condition variable: its waits hide signals, and cairn_save_wait owes the caller INTR. */
-static long futex(uint32_t *word, int op, uint32_t value, const struct timespec *until)
-{
-    return syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, until, NULL, FUTEX_BITSET_MATCH_ANY);
-}
-
 /* Lock held. */
 static void wake_followers(struct channel *c)
 {
     if (c->followers == 0)
         return;
-    __atomic_fetch_add(&c->turns, 1, __ATOMIC_RELAXED);
-    futex(&c->turns, FUTEX_WAKE, INT_MAX, NULL);
+    futex_turn(&c->turns);
 }
 
 /* Sleeps until something was handed out. Lock held on entry and return. Returns false on a signal. */
 static bool follow(struct channel *c, int64_t deadline_ns)
 {
-    struct timespec until = {.tv_sec = deadline_ns / 1000000000, .tv_nsec = deadline_ns % 1000000000};
     uint32_t seen = __atomic_load_n(&c->turns, __ATOMIC_RELAXED);
 
     c->followers++;
     pthread_mutex_unlock(&c->lock);
-    bool signalled = futex(&c->turns, FUTEX_WAIT_BITSET, seen, &until) < 0 && errno == EINTR;
+    bool signalled = futex_wait(&c->turns, seen, deadline_ns) == EINTR;
     pthread_mutex_lock(&c->lock);
     c->followers--;
     return !signalled;
@@ -554,11 +544,14 @@ int channel_watch_ended(struct channel *c, struct channel_watch *w, struct cairn
     return code;
 }
 
-void channel_watch_reach(struct channel *c, struct channel_watch *w, int state)
+void channel_watch_reach(struct channel *c, struct channel_watch *w, int state, bool is_news)
 {
     pthread_mutex_lock(&c->lock);
-    if (state > w->state)
+    if (state > w->state) {
         w->state = state;
+        if (is_news)
+            watch_news(c, w);
+    }
     pthread_mutex_unlock(&c->lock);
 }
 

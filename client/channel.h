@@ -116,8 +116,8 @@ int channel_wait(struct channel *c, channel_ready_fn ready, const void *arg, boo
 int channel_watch_look(struct channel *c, struct channel_watch *w, int *ret_state, struct cairn_error *err);
 /* Reads what has come. The failure for good of this watch's save, which stays unseen; 0: none is known. */
 int channel_watch_ended(struct channel *c, struct channel_watch *w, struct cairn_error *err);
-/* Notes a state that no event has told. */
-void channel_watch_reach(struct channel *c, struct channel_watch *w, int state);
+/* Notes a state that no event has told; as news the session's descriptor tells it. */
+void channel_watch_reach(struct channel *c, struct channel_watch *w, int state, bool is_news);
 void channel_watch_remove(struct channel *c, struct channel_watch *w);
 /* A removed watch whose connection was lost, over another channel; it keeps its save and the state it has reached. */
 void channel_watch_add(struct channel *c, struct channel_watch *w);

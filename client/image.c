@@ -56,7 +56,13 @@ static void copy_piece(const struct image_copy *c, const struct plan_piece *p, c
         copy_stream(c->path, dst, source->data + (begin - p->begin), end - begin);
 }
 
-/* Whether the caller writes to the part, so that nobody knows what its page will hold. */
+/* The i-th part that is walked. */
+static uint32_t part_at(const struct image_copy *c, uint32_t i)
+{
+    return c->parts ? c->parts[i] : i;
+}
+
+/* Whether the caller or a device writes to the part, so that nobody knows what its page will hold. */
 static bool part_is_open(const struct image_copy *c, uint32_t part)
 {
     const struct plan *plan = c->plan;
@@ -159,9 +165,9 @@ static bool is_as_held(const struct image_copy *c, const struct window *w)
 
 struct crew {
     const struct image_copy *copy;
-    uint32_t next_part; /* atomic: who takes a part adds one */
-    uint64_t copied;    /* atomic */
-    uint32_t wrong;     /* atomic: a slice that was written unseen, plus one */
+    uint32_t next;   /* atomic: of the parts that are walked; who takes one adds one */
+    uint64_t copied; /* atomic */
+    uint32_t wrong;  /* atomic: a slice that was written unseen, plus one */
 };
 
 /* The part is there as of an earlier epoch: only what was written since. */
@@ -212,10 +218,10 @@ static void *crew_work(void *arg)
     uint64_t copied = 0;
 
     for (;;) {
-        uint32_t part = __atomic_fetch_add(&crew->next_part, 1, __ATOMIC_RELAXED);
-        if (part >= crew->copy->plan->layout.nparts)
+        uint32_t i = __atomic_fetch_add(&crew->next, 1, __ATOMIC_RELAXED);
+        if (i >= crew->copy->nparts)
             break;
-        copied += copy_part(crew, part);
+        copied += copy_part(crew, part_at(crew->copy, i));
     }
     __atomic_fetch_add(&crew->copied, copied, __ATOMIC_RELAXED);
     copy_fence(); /* the streamed stores of this thread */
@@ -225,7 +231,7 @@ static void *crew_work(void *arg)
 static uint64_t run(const struct image_copy *c, unsigned threads, uint32_t *ret_wrong)
 {
     struct crew crew = {.copy = c};
-    unsigned useful = c->plan->layout.nparts / PARTS_PER_THREAD;
+    unsigned useful = c->nparts / PARTS_PER_THREAD;
 
     crew_run(crew_work, &crew, threads < useful ? threads : useful);
     *ret_wrong = crew.wrong;
@@ -243,8 +249,10 @@ uint64_t image_copy_run(const struct image_copy *c, unsigned threads)
         all.tracked = NULL;
         return copied + run(&all, threads, &wrong);
     }
-    for (uint32_t p = 0; c->tracked && p < c->plan->layout.nparts; p++)
+    for (uint32_t i = 0; c->tracked && i < c->nparts; i++) {
+        uint32_t p = part_at(c, i);
         if (!part_is_open(c, p))
             cairn_held_set(&c->arena->held[c->pages[p]], c->plan->serial, p, c->tracked->epoch);
+    }
     return copied;
 }

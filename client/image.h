@@ -12,6 +12,8 @@ struct image_copy {
     const struct image_source *sources; /* of each slice */
     const struct arena *arena;
     const uint32_t *pages; /* of each part */
+    const uint32_t *parts; /* those that have bytes of the host's, or gaps for it to zero; NULL: all */
+    uint32_t nparts;       /* of them */
     enum copy_path path;
     bool open;               /* some slices have no data: their bytes stay as they are */
     struct tracked *tracked; /* NULL: copy all */

@@ -40,7 +40,7 @@ int cairn_save_place(struct cairn_save *save, uint64_t i, void **ret_data, struc
     int r = session_check(save->session, err);
     if (r < 0)
         return r;
-    if (!save->arena)
+    if (!save->placed)
         return cairn_fail(err, CAIRN_E_INVAL, "step %llu is not staged: nothing of it lies in the arena",
                           (unsigned long long)save->step);
     if (i >= save->nsources)

@@ -11,8 +11,39 @@
 
 #define SAVE_OPTIONS_FIRST offsetof(struct cairn_save_options, streams) /* the first version's */
 #define SAVE_INFO_FIRST offsetof(struct cairn_save_info, device_bytes)
+#define SAVE_INFO_DEVICE (offsetof(struct cairn_save_info, staged_bytes) + sizeof(uint64_t))
+
+#define TENSOR_FLAGS (CAIRN_TENSOR_DEVICE_WRITES | CAIRN_TENSOR_VOLATILE | CAIRN_TENSOR_COMMON)
 
 /* ---- begin and add --------------------------------------------------------------------------- */
+
+static int check_streams(const struct cairn_stream *streams, uint32_t n, struct cairn_error *err)
+{
+    if (n && !streams)
+        return cairn_fail(err, CAIRN_E_INVAL, "nstreams is %u, and streams is NULL", n);
+    if (n > DEVICES_MAX)
+        return cairn_fail(err, CAIRN_E_INVAL, "nstreams is %u, at most %d are possible", n, DEVICES_MAX);
+    for (uint32_t i = 0; i < n; i++) {
+        if (!device_is_number(streams[i].device) || streams[i].pad)
+            return cairn_fail(err, CAIRN_E_INVAL, "stream %u is of device %#x, which is none", i, streams[i].device);
+        for (uint32_t j = 0; j < i; j++)
+            if (streams[j].device == streams[i].device)
+                return cairn_fail(err, CAIRN_E_INVAL, "streams %u and %u are of one device", j, i);
+    }
+    return 0;
+}
+
+static int copy_streams(struct cairn_save *s, const struct cairn_save_options *o, struct cairn_error *err)
+{
+    if (!o->nstreams)
+        return 0;
+    s->streams = malloc(o->nstreams * sizeof(*s->streams));
+    if (!s->streams)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate %u streams", o->nstreams);
+    memcpy(s->streams, o->streams, o->nstreams * sizeof(*s->streams));
+    s->nstreams = o->nstreams;
+    return 0;
+}
 
 int cairn_save_begin(struct cairn_session *session, const struct cairn_save_options *given,
                      struct cairn_save **ret_save, struct cairn_error *err)
@@ -31,9 +62,17 @@ int cairn_save_begin(struct cairn_session *session, const struct cairn_save_opti
         return cairn_fail(err, CAIRN_E_INVAL, "CAIRN_LATEST is no step");
     if (options->on_busy != CAIRN_BUSY_FAIL && options->on_busy != CAIRN_BUSY_WAIT)
         return cairn_fail(err, CAIRN_E_INVAL, "on_busy is %d", options->on_busy);
+    r = check_streams(options->streams, options->nstreams, err);
+    if (r < 0)
+        return r;
     struct cairn_save *s = calloc(1, sizeof(*s));
     if (!s)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a save");
+    r = copy_streams(s, options, err);
+    if (r < 0) {
+        free(s);
+        return r;
+    }
     s->session = session;
     s->step = options->step;
     if (options->on_busy == CAIRN_BUSY_WAIT)
@@ -42,6 +81,7 @@ int cairn_save_begin(struct cairn_session *session, const struct cairn_save_opti
     cairn_layout_init(&s->layout);
     list_init(&s->watch.link);
     list_init(&s->said.link);
+    list_init(&s->completion.link);
     s->failure.size = sizeof(s->failure);
     *ret_save = s;
     return 0;
@@ -73,19 +113,38 @@ static bool is_dense(const struct cairn_tensor *t, const struct cairn_box *box)
     return true;
 }
 
+static int note_stride(struct image_source *source, const struct cairn_tensor *t, const struct cairn_slice *slice,
+                       struct cairn_error *err)
+{
+    size_t len = slice->box.ndim * sizeof(*source->stride);
+
+    if (!t->data || !t->stride_bytes || !slice->bytes || is_dense(t, &slice->box))
+        return 0;
+    source->stride = malloc(len);
+    if (!source->stride)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the strides of tensor \"%s\"", t->name);
+    memcpy(source->stride, t->stride_bytes, len);
+    return 0;
+}
+
 static int note_source(struct cairn_save *s, const struct cairn_tensor *t, const struct cairn_slice *slice,
                        struct cairn_error *err)
 {
-    struct image_source source = {.data = t->data, .by_device = t->flags & CAIRN_TENSOR_DEVICE_WRITES};
+    bool on_device = t->device != CAIRN_HOST && slice->bytes;
+    struct image_source source = {.data = on_device ? NULL : t->data,
+                                  .on_device = on_device ? t->data : NULL,
+                                  .device = on_device ? t->device : CAIRN_HOST,
+                                  .is_volatile = on_device && t->flags & CAIRN_TENSOR_VOLATILE,
+                                  .by_device = t->flags & CAIRN_TENSOR_DEVICE_WRITES};
 
-    if (t->data && t->stride_bytes && slice->bytes && !is_dense(t, &slice->box)) {
-        size_t len = slice->box.ndim * sizeof(*source.stride);
-        source.stride = malloc(len);
-        if (!source.stride)
-            return cairn_fail(err, CAIRN_E_NOMEM, "allocate the strides of tensor \"%s\"", t->name);
-        memcpy(source.stride, t->stride_bytes, len);
-    }
+    if (on_device && !t->data)
+        return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%.300s\" lies on a device and has no data", t->name);
+    int r = note_stride(&source, t, slice, err);
+    if (r < 0)
+        return r;
     s->nopen += !t->data && slice->bytes;
+    s->ndevice += on_device;
+    s->device_bytes += on_device ? slice->bytes : 0;
     s->sources[s->nsources++] = source;
     return 0;
 }
@@ -130,8 +189,11 @@ static int check_add(const struct cairn_save *save, const struct cairn_tensor *t
         return r;
     if (save->phase != SAVE_NOTING)
         return cairn_fail(err, CAIRN_E_INVAL, "step %llu is staged or sealed already", (unsigned long long)save->step);
-    if (tensor->flags & ~(uint32_t)CAIRN_TENSOR_DEVICE_WRITES)
+    if (tensor->flags & ~(uint32_t)TENSOR_FLAGS)
         return cairn_fail(err, CAIRN_E_INVAL, "a tensor has unknown flags %#x", tensor->flags);
+    if (tensor->device != CAIRN_HOST && !device_is_number(tensor->device))
+        return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%.300s\" lies on device %#x, which is none",
+                          tensor->name ? tensor->name : "", tensor->device);
     return 0;
 }
 
@@ -160,6 +222,17 @@ int cairn_save_add_all(struct cairn_save *save, const struct cairn_tensor *tenso
 
 /* ---- info ------------------------------------------------------------------------------------ */
 
+/* Nothing is known while the copies are under way, or when they failed. */
+static void describe_devices(const struct cairn_save *save, struct cairn_save_info *ret_info)
+{
+    uint32_t parts;
+    bool known = save->phase == SAVE_SEALED && !completion_has(&save->session->completion, save, &parts);
+
+    ret_info->device_bytes = known && save->copied ? save->device_bytes : 0;
+    ret_info->unchanged_bytes = known && save->copied ? save->unchanged_bytes : 0;
+    ret_info->staged_bytes = known && save->copied ? save->staged_bytes : 0;
+}
+
 int cairn_save_info(const struct cairn_save *save, struct cairn_save_info *ret_info)
 {
     if (!save || !ret_info || ret_info->size < SAVE_INFO_FIRST)
@@ -168,6 +241,8 @@ int cairn_save_info(const struct cairn_save *save, struct cairn_save_info *ret_i
     if (r < 0)
         return r;
     struct tracker *tracker = save->session->tracker;
+    if (ret_info->size >= SAVE_INFO_DEVICE)
+        describe_devices(save, ret_info);
     ret_info->bytes = 0;
     for (uint32_t i = 0; save->plan && i < save->plan->npieces; i++)
         ret_info->bytes += save->plan->pieces[i].end - save->plan->pieces[i].begin;
@@ -226,18 +301,30 @@ static void let_go(struct cairn_save *s)
     session_detach(s->session, s->attachment);
 }
 
+void save_destroy(struct cairn_save *s)
+{
+    bool forked = session_forked(s->session);
+
+    if (!forked)
+        let_go(s);
+    if (s->arena && --s->arena->refs == 0) /* a child's own copy: let_go has left none */
+        arena_free(s->arena, true);
+    device_copies_free(s->copies, forked);
+    session_release_shares(s->session, s->shares);
+    for (uint32_t i = 0; i < s->nsources; i++)
+        free(s->sources[i].stride);
+    free(s->sources);
+    free(s->streams);
+    free(s->pages);
+    cairn_layout_free(&s->layout);
+    session_release_plan(s->session, s->plan);
+    free(s);
+}
+
 void cairn_save_free(struct cairn_save *save)
 {
     if (!save)
         return;
-    if (!session_forked(save->session))
-        let_go(save);
-    arena_unref(save->arena, true); /* a child's own copy: let_go has left none */
-    for (uint32_t i = 0; i < save->nsources; i++)
-        free(save->sources[i].stride);
-    free(save->sources);
-    free(save->pages);
-    cairn_layout_free(&save->layout);
-    session_release_plan(save->session, save->plan);
-    free(save);
+    if (session_forked(save->session) || !completion_disown(&save->session->completion, save))
+        save_destroy(save);
 }

@@ -16,10 +16,21 @@
  * word says to whatever daemon takes the arena back that the snapshot is complete. wait follows the session to that
  * daemon: its watch moves to the new channel, RESUME asks what became of the save, and events go on from there. A seal
  * that finds such a daemon does the same: the arena may have been taken back before its word was written.
+ *
+ * With tensors on devices seal puts their copies into streams and returns; word and FILLED come when the copies have
+ * ended, from the session's completion thread (completion.h):
+ *
+ *     caller's ----seal: hand----> thread's --copies ended: save_complete--> caller's --free--> (gone)
+ *                                     \--free: disown--> thread's alone --the same-----------> (gone)
+ *
+ * While it is the thread's, everything of the save is, but for session, phase, step, plan, pages, placed, shares,
+ * sources and the failure of a seal, which do not change any more, and view, which is always the caller's. A failure
+ * that the thread finds is the watch's; the step is given up when no device touches its pages any more.
  */
 #ifndef CAIRN_CLIENT_SAVE_H
 #define CAIRN_CLIENT_SAVE_H
 
+#include "client/device_copy.h"
 #include "client/image.h"
 #include "client/session.h"
 
@@ -35,8 +46,19 @@ struct cairn_save {
     struct image_source *sources; /* of each slice */
     uint32_t nsources;
     uint32_t sources_room;
-    uint32_t nopen;                /* slices that have bytes and no data: the caller writes them */
-    uint64_t copied_bytes;         /* by stage */
+    uint32_t nopen;               /* slices that have bytes and no data: the caller writes them */
+    uint32_t ndevice;             /* slices that have bytes and lie on devices */
+    struct cairn_stream *streams; /* what wrote them; of each device at most one */
+    uint32_t nstreams;
+    uint64_t copied_bytes; /* by stage, from the host's memory */
+    uint64_t device_bytes; /* of slices on devices */
+    bool copied;           /* all of them are in place; then it is known: */
+    uint64_t unchanged_bytes;
+    uint64_t staged_bytes;
+    struct shares *shares;        /* of devices; from stage on */
+    struct device_copies *copies; /* under way, or ended and not forgotten yet */
+    struct completion_share completion;
+    bool placed;                   /* the caller may know places in it: the arena is held until it is freed */
     struct attachment *attachment; /* from stage on */
     struct arena *arena;           /* held while its pages may be written to, and while places may be known */
     bool writing;                  /* counted among the arena's writers */
@@ -59,6 +81,10 @@ const struct cairn_slice *save_slice(const struct cairn_save *s, uint64_t i);
 void save_stop_writing(struct cairn_save *s);
 /* The other ranks hear at once that this one does not take part. Waits for nothing. */
 void save_abandon(struct cairn_save *s);
+/* What the completion thread does when the copies have ended: the word and FILLED, or the step is given up. */
+void save_complete(struct cairn_save *s);
+/* It is nobody else's. */
+void save_destroy(struct cairn_save *s);
 
 /* Sends FILLED or RESUME and does not wait for the answer. */
 int save_say(struct cairn_save *s, struct local_header *message, int64_t deadline_ns, struct cairn_error *err);

@@ -104,12 +104,21 @@ static int stage_pages(struct cairn_save *s, const struct local_grant *grant, st
 
 /* ---- the copy -------------------------------------------------------------------------------- */
 
+/* Of pages that a device writes to. */
+static void drop_held(struct cairn_save *s)
+{
+    for (uint32_t part = 0; s->shares && s->arena->held && part < s->plan->layout.nparts; part++)
+        if (s->shares->owner[part])
+            cairn_held_drop(&s->arena->held[s->pages[part]]);
+}
+
 /* Only what changed, if the session tracks. The table of what the arena holds is the tracker's to guard. */
 static void copy_tracked(struct cairn_save *s, struct image_copy *copy)
 {
     struct tracked tracked;
 
     tracker_begin(s->session->tracker, s->plan, s->sources, &tracked);
+    drop_held(s);
     if (tracked.epoch && arena_keep_held(s->arena))
         copy->tracked = &tracked;
     s->copied_bytes = image_copy_run(copy, s->session->copy_threads);
@@ -122,8 +131,10 @@ static void stage_copy(struct cairn_save *s)
                               .sources = s->sources,
                               .arena = s->arena,
                               .pages = s->pages,
+                              .parts = s->shares ? s->shares->host_parts : NULL,
+                              .nparts = s->shares ? s->shares->nhost_parts : s->plan->layout.nparts,
                               .path = copy_best(),
-                              .open = s->nopen};
+                              .open = s->nopen || s->ndevice};
 
     if (s->session->tracker)
         copy_tracked(s, &copy);
@@ -131,25 +142,59 @@ static void stage_copy(struct cairn_save *s)
         s->copied_bytes = image_copy_run(&copy, s->session->copy_threads);
 }
 
+/* ---- devices --------------------------------------------------------------------------------- */
+
+/* What can fail before anything is asked of the daemon: the devices, their plans, the thread. */
+static int stage_devices(struct cairn_save *s, struct cairn_error *err)
+{
+    int r = session_shares(s->session, s->plan, s->sources, &s->shares, err);
+
+    return r < 0 ? r : completion_start(&s->session->completion, err);
+}
+
+static int pin_arena(struct cairn_save *s, struct cairn_error *err)
+{
+    int r = 0;
+
+    for (uint32_t i = 0; i < s->shares->nshares && r == 0; i++)
+        r = device_pin_arena(s->shares->shares[i].device, s->arena, err);
+    return r;
+}
+
 /* ---- stage ----------------------------------------------------------------------------------- */
 
-static int stage(struct cairn_save *s, struct cairn_error *err)
+/* Room for it: nothing of the arena is written to yet. */
+static int stage_room(struct cairn_save *s, struct cairn_error *err)
 {
     _cleanup_free_ struct local_grant *grant = malloc(grant_room());
     int r = grant ? seal_plan(s, err) : cairn_fail(err, CAIRN_E_NOMEM, "allocate a grant");
 
+    if (r == 0 && s->ndevice)
+        r = stage_devices(s, err);
     if (r == 0)
         r = session_attach(s->session, deadline_in_ms(s->room_ms), SESSION_NO_LIMIT, &s->attachment, err);
     if (r == 0)
         r = session_hold_arena(s->session, s->attachment, &s->arena, err);
+    if (r == 0 && s->shares)
+        r = pin_arena(s, err);
     if (r < 0)
         return r;
     s->arena_serial = s->arena->serial;
     session_count_writer(s->session, s->arena, 1);
     s->writing = true;
     r = stage_begin(s, grant, err);
+    return r < 0 ? r : stage_pages(s, grant, err);
+}
+
+/* with_devices: their copies begin now, beside the host's. */
+static int stage(struct cairn_save *s, bool with_devices, struct cairn_error *err)
+{
+    int r = stage_room(s, err);
+
     if (r == 0)
-        r = stage_pages(s, grant, err);
+        device_forget_sums(s);
+    if (r == 0 && s->shares && with_devices)
+        r = device_copies_start(s, &s->copies, err);
     if (r == 0)
         stage_copy(s);
     return r;
@@ -166,8 +211,8 @@ static int seal_announce(struct cairn_save *s, struct cairn_error *err)
     int r = save_say(s, &m.h, exchange_deadline(s), err);
     if (r < 0 && channel_watch_is_lost(s->attachment->channel, &s->watch))
         r = save_announce_anew(s, exchange_deadline(s), err);
-    if (r == 0)
-        channel_watch_reach(s->attachment->channel, &s->watch, CAIRN_SNAPSHOT);
+    if (r == 0) /* who seals knows it by seal's return */
+        channel_watch_reach(s->attachment->channel, &s->watch, CAIRN_SNAPSHOT, s->shares);
     return r;
 }
 
@@ -183,7 +228,7 @@ static int seal(struct cairn_save *s, struct cairn_error *err)
     return seal_announce(s, err);
 }
 
-/* ---- in the open ----------------------------------------------------------------------------- */
+/* ---- a failure ------------------------------------------------------------------------------- */
 
 /* A step that is not this save's to give up: another save of this rank has it, or another incarnation. */
 static bool is_others_step(const struct cairn_save *s, int code)
@@ -192,23 +237,105 @@ static bool is_others_step(const struct cairn_save *s, int code)
 }
 
 /* The pages are quiet before the daemon hears that they may be granted again. */
-static int failed(struct cairn_save *s, int code, struct cairn_error *why, struct cairn_error *err)
+static void give_up(struct cairn_save *s, int code)
 {
-    cairn_wrap(why, code, "save step %llu", (unsigned long long)s->step);
-    s->phase = SAVE_FAILED;
-    cairn_error_copy(&s->failure, why);
-    save_unmap_view(s);
     save_stop_writing(s);
-    session_release_arena(s->session, TAKE_PTR(s->arena));
     if (!is_others_step(s, code))
         save_abandon(s);
     if (s->attachment) {
         channel_cancel(s->attachment->channel, &s->said);
         channel_watch_remove(s->attachment->channel, &s->watch); /* nobody wants its news */
     }
+}
+
+static int failed(struct cairn_save *s, int code, struct cairn_error *why, struct cairn_error *err)
+{
+    cairn_wrap(why, code, "save step %llu", (unsigned long long)s->step);
+    s->phase = SAVE_FAILED;
+    cairn_error_copy(&s->failure, why);
     cairn_error_copy(err, why);
+    if (s->copies) { /* of the devices before the one that failed: they still write to the pages */
+        completion_hand(&s->session->completion, s);
+        return code;
+    }
+    s->placed = false;
+    save_unmap_view(s);
+    give_up(s, code);
+    session_release_arena(s->session, TAKE_PTR(s->arena));
     return code;
 }
+
+/* ---- the completion thread's half ------------------------------------------------------------ */
+
+/* The sums of what the devices have read, for the daemon to compare with what it finds. */
+static int send_sums(struct cairn_save *s, const struct device_outcome *outcome, struct cairn_error *err)
+{
+    _cleanup_close_ int fd = -1;
+    struct local_sums m = {.save = s->watch.save, .seed = s->session->seed};
+    struct local_ok ok;
+    struct channel_request r = {.expect = LOCAL_OK, .answer = &ok, .room = sizeof(ok)};
+
+    if (!outcome->sums || !(s->session->flags & CAIRN_SOURCE_SUMS) || !(s->attachment->knows & LOCAL_KNOWS_SUMS))
+        return 0;
+    _Static_assert(sizeof(struct local_sum) == sizeof(struct hash128), "sums go as they are");
+    int code = blob_make("cairn-sums", outcome->sums, s->plan->layout.nparts * sizeof(struct local_sum), &fd, err);
+    local_header_init(&m.h, LOCAL_SUMS, sizeof(m), 0);
+    if (code == 0)
+        code = channel_call(s->attachment->channel, &m.h, fd, &r, exchange_deadline(s), err);
+    return code < 0 && channel_watch_is_lost(s->attachment->channel, &s->watch) ? 0 : code;
+}
+
+/* What the watch tells of it; an end that the daemon has told before stays. */
+static void fail_watch(struct cairn_save *s, int code, const struct cairn_error *why)
+{
+    channel_watch_fail(s->attachment->channel, &s->watch, code, why->message);
+}
+
+static void failed_late(struct cairn_save *s, int code, const struct cairn_error *why)
+{
+    bool lost = channel_watch_is_lost(s->attachment->channel, &s->watch);
+
+    save_stop_writing(s);
+    if (!lost) /* before the daemon's answer to what follows */
+        fail_watch(s, code, why);
+    save_abandon(s);
+    if (lost)
+        fail_watch(s, code, why);
+}
+
+static int complete(struct cairn_save *s, struct cairn_error *err)
+{
+    const struct device_outcome *outcome = device_copies_outcome(s->copies);
+
+    if (outcome->code < 0) {
+        cairn_error_copy(err, &outcome->error);
+        return outcome->code;
+    }
+    s->copied = true;
+    s->unchanged_bytes = outcome->skipped_bytes;
+    s->staged_bytes = outcome->staged_bytes;
+    device_copies_note_sums(s, outcome);
+    int r = send_sums(s, outcome, err);
+    return r < 0 ? r : seal(s, err);
+}
+
+void save_complete(struct cairn_save *s)
+{
+    struct cairn_error why = CAIRN_ERROR_INIT;
+
+    if (s->phase == SAVE_FAILED) {
+        give_up(s, s->failure.code);
+    } else {
+        int r = complete(s, &why);
+        if (r < 0)
+            failed_late(s, r, &why);
+    }
+    device_copies_free(TAKE_PTR(s->copies), false);
+    if (!s->placed) /* nobody knows a place in it */
+        session_release_arena(s->session, TAKE_PTR(s->arena));
+}
+
+/* ---- in the open ----------------------------------------------------------------------------- */
 
 static int check(const struct cairn_save *s, struct cairn_error *err)
 {
@@ -224,9 +351,10 @@ int cairn_save_stage(struct cairn_save *save, struct cairn_error *err)
         return r;
     if (save->phase != SAVE_NOTING)
         return cairn_fail(err, CAIRN_E_INVAL, "step %llu is staged or sealed already", (unsigned long long)save->step);
-    r = stage(save, &why);
+    r = stage(save, false, &why);
     if (r < 0)
         return failed(save, r, &why, err);
+    save->placed = true;
     save->phase = SAVE_STAGED;
     return 0;
 }
@@ -235,11 +363,19 @@ static int fail_no_data(const struct cairn_save *s, struct cairn_error *err)
 {
     uint32_t i = 0;
 
-    while (s->sources[i].data || !save_slice(s, i)->bytes) /* nopen: there is one */
+    while (s->sources[i].data || s->sources[i].device || !save_slice(s, i)->bytes) /* nopen: there is one */
         i++;
     return cairn_fail(err, CAIRN_E_INVAL,
                       "step %llu: tensor \"%.300s\" has no data: stage the save and write it where it lies, or give it",
                       (unsigned long long)s->step, save_slice(s, i)->name);
+}
+
+/* The copies from devices begin now: what the caller put into its streams since stage is before them. */
+static int seal_staged(struct cairn_save *s, struct cairn_error *err)
+{
+    int r = s->shares ? channel_watch_ended(s->attachment->channel, &s->watch, err) : 0;
+
+    return r == 0 && s->shares ? device_copies_start(s, &s->copies, err) : r;
 }
 
 int cairn_save_seal(struct cairn_save *save, struct cairn_error *err)
@@ -254,13 +390,15 @@ int cairn_save_seal(struct cairn_save *save, struct cairn_error *err)
         return cairn_fail(err, CAIRN_E_INVAL, "step %llu is sealed already", (unsigned long long)save->step);
     if (!staged && save->nopen)
         return fail_no_data(save, err);
-    r = staged ? 0 : stage(save, &why);
-    if (r == 0)
+    r = staged ? seal_staged(save, &why) : stage(save, true, &why);
+    if (r == 0 && !save->copies)
         r = seal(save, &why);
     if (r < 0)
         return failed(save, r, &why, err);
     save->phase = SAVE_SEALED;
-    if (!staged) /* nobody knows a place in it */
+    if (save->copies)
+        completion_hand(&save->session->completion, save);
+    else if (!staged) /* nobody knows a place in it */
         session_release_arena(save->session, TAKE_PTR(save->arena));
     return 0;
 }

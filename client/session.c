@@ -8,6 +8,8 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "client/start.h"
@@ -127,19 +129,22 @@ void session_release_arena(struct cairn_session *s, struct arena *arena)
     if (!arena)
         return;
     pthread_mutex_lock(&s->lock);
-    arena_unref(arena, false);
+    bool last = --arena->refs == 0;
     pthread_mutex_unlock(&s->lock);
+    if (last)
+        arena_free(arena, false); /* to unpin it may take a while */
 }
 
 /* The session's arena becomes this one; the old one's memory goes first, unless a save is still copying into it. */
 static void set_arena(struct cairn_session *s, struct arena *arena)
 {
     pthread_mutex_lock(&s->lock);
-    arena_unref(s->arena, false);
+    struct arena *before = s->arena;
     s->arena = arena;
     if (arena)
         arena->serial = ++s->arenas;
     pthread_mutex_unlock(&s->lock);
+    session_release_arena(s, before);
 }
 
 /* ---- the plan -------------------------------------------------------------------------------- */
@@ -179,6 +184,66 @@ void session_release_plan(struct cairn_session *s, struct plan *plan)
     plan_unref(plan);
     if (!forked)
         pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- the shares of devices ------------------------------------------------------------------- */
+
+void session_release_shares(struct cairn_session *s, struct shares *shares)
+{
+    bool forked = session_forked(s);
+
+    if (!shares)
+        return;
+    if (!forked)
+        pthread_mutex_lock(&s->lock);
+    bool last = --shares->refs == 0;
+    if (!forked)
+        pthread_mutex_unlock(&s->lock);
+    if (!last)
+        return;
+    struct plan *plan = shares->plan;
+    shares_free(shares, forked);
+    session_release_plan(s, plan);
+}
+
+/* Another reference to the newest; NULL: there is none yet. */
+static struct shares *newest_shares(struct cairn_session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    struct shares *shares = s->shares;
+    if (shares)
+        shares->refs++;
+    pthread_mutex_unlock(&s->lock);
+    return shares;
+}
+
+static void keep_shares(struct cairn_session *s, struct shares *shares)
+{
+    pthread_mutex_lock(&s->lock);
+    struct shares *before = s->shares;
+    shares->refs++;
+    s->shares = shares;
+    pthread_mutex_unlock(&s->lock);
+    session_release_shares(s, before);
+}
+
+int session_shares(struct cairn_session *s, struct plan *plan, const struct image_source *sources,
+                   struct shares **ret_shares, struct cairn_error *err)
+{
+    *ret_shares = newest_shares(s);
+    if (*ret_shares && shares_fit(*ret_shares, plan, sources))
+        return 0;
+    session_release_shares(s, *ret_shares);
+    *ret_shares = NULL;
+    pthread_mutex_lock(&s->lock);
+    plan->refs++;
+    pthread_mutex_unlock(&s->lock);
+    int r = shares_make(&s->devices, plan, sources, ret_shares, err);
+    if (r == 0)
+        keep_shares(s, *ret_shares);
+    else
+        session_release_plan(s, plan);
+    return r;
 }
 
 /* ---- handing back ---------------------------------------------------------------------------- */
@@ -503,8 +568,11 @@ static int fill_session(struct cairn_session *s, const struct cairn_session_opti
     s->socket_path = strdup(path && *path ? path : DEFAULT_SOCKET);
     if (!s->socket_path)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a session");
+    s->flags = o->flags;
     s->timeout_ms = o->timeout_ms ? o->timeout_ms : DEFAULT_TIMEOUT_MS;
     s->copy_threads = o->copy_threads ? o->copy_threads : 1;
+    if (getrandom(&s->seed, sizeof(s->seed), 0) != (ssize_t)sizeof(s->seed))
+        return cairn_fail_errno(err, errno, "draw a seed");
     int r = fill_open(s, o, err);
     if (r == 0)
         r = fill_notifier(s, err);
@@ -526,22 +594,38 @@ static void session_free(struct cairn_session *s, bool forked)
     free(s);
 }
 
-static int init_locks(struct cairn_session *s)
+static int init_attached(struct cairn_session *s)
 {
     pthread_condattr_t monotonic;
-    int e = pthread_mutex_init(&s->lock, NULL);
+    int e = pthread_condattr_init(&monotonic);
 
     if (e)
         return e;
-    e = pthread_condattr_init(&monotonic);
-    if (e)
-        goto err_after_lock;
     e = pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     if (e == 0)
         e = pthread_cond_init(&s->attached, &monotonic);
     pthread_condattr_destroy(&monotonic);
+    return e;
+}
+
+static int init_locks(struct cairn_session *s, const struct cairn_session_options *o)
+{
+    int e = pthread_mutex_init(&s->lock, NULL);
+
+    if (e)
+        return e;
+    e = init_attached(s);
+    if (e)
+        goto err_after_lock;
+    e = completion_init(&s->completion);
+    if (e)
+        goto err_after_attached;
+    e = devices_init(&s->devices, o->plugin_path, o->device_staging_bytes);
     if (e == 0)
         return 0;
+    completion_free(&s->completion);
+err_after_attached:
+    pthread_cond_destroy(&s->attached);
 err_after_lock:
     pthread_mutex_destroy(&s->lock);
     return e;
@@ -559,7 +643,7 @@ static int session_new(const struct cairn_session_options *o, struct cairn_sessi
     s->notifier = (struct notifier){.epoll_fd = -1, .event_fd = -1};
     int r = fill_session(s, o, err);
     if (r == 0) {
-        int e = init_locks(s);
+        int e = init_locks(s, o);
         r = e ? cairn_fail_errno(err, e, "make a session's locks") : 0;
     }
     if (r < 0) {
@@ -596,16 +680,34 @@ int cairn_session_open(const struct cairn_session_options *options, struct cairn
     return 0;
 }
 
+/* Copies did not end: a device may go on to write to the arena, and what is pinned must stay so. So the mapping, the
+ * plugin and all that saves have of them are left behind on purpose; the daemon sees the connection's end, and that its
+ * client may still be writing. */
+static void leave_behind(struct cairn_session *s)
+{
+    s->devices.kept = true;
+    if (s->attachment)
+        shutdown(s->attachment->channel->fd, SHUT_RDWR);
+}
+
 void cairn_session_close(struct cairn_session *session)
 {
     if (!session)
         return;
     bool forked = session_forked(session);
 
+    if (!forked && !completion_stop(&session->completion, deadline_in_ms(session->timeout_ms))) {
+        leave_behind(session);
+        return;
+    }
     attachment_free(session->attachment, forked);
-    plan_unref(session->plan);
-    arena_unref(session->arena, forked);
+    session_release_shares(session, session->shares);
+    session_release_plan(session, session->plan);
+    if (session->arena && --session->arena->refs == 0)
+        arena_free(session->arena, forked);
+    devices_free(&session->devices, forked);
     if (!forked) { /* a child may have inherited them in use */
+        completion_free(&session->completion);
         pthread_cond_destroy(&session->attached);
         pthread_mutex_destroy(&session->lock);
     }

@@ -8,13 +8,17 @@
  * snapshots in it. A daemon that does not take it back gives a new one, and saves in the old one have failed.
  *
  * Locks, in the order in which they are taken:
- *   0. tracker.lock   held by one seal from its scan to the end of its copy (tracker.h)
- *   1. session.lock   session.attachment, session.attaching, session.arena and session.plan with their refs, and of
- * each attachment refs and known
- *   2. channel.lock   requests and watches (channel.h)
- * Neither is held while a system call waits. attaching is a flag, not a lock, so that those who wait for the thread
- * that attaches keep their deadlines; they sleep on session.attached. Everything else in a session does not change
- * after open; a save or a restore belongs to one thread at a time.
+ *   0. tracker.lock     held by one seal from its scan to the end of its copy (tracker.h)
+ *      shares.lock      held by one seal while it puts a device's copies into streams (shares.h)
+ *      devices.lock     held while a device is opened or memory pinned (device.h)
+ *   1. completion.lock  which saves are the completion thread's (completion.h); nothing is taken under it
+ *      session.lock     session.attachment, session.attaching, session.arena, session.plan and session.shares with
+ *                       their refs, of each attachment refs and known, and arena.sums
+ *   2. channel.lock     requests and watches (channel.h)
+ * None from 1 on is held while a system call waits. attaching is a flag, not a lock, so that those who wait for the
+ * thread that attaches keep their deadlines; they sleep on session.attached. Everything else in a session does not
+ * change after open; a save or a restore belongs to one thread at a time, and a save while its copies from devices are
+ * under way to the completion thread (save.h).
  */
 #ifndef CAIRN_CLIENT_SESSION_H
 #define CAIRN_CLIENT_SESSION_H
@@ -23,7 +27,10 @@
 
 #include "client/arena.h"
 #include "client/channel.h"
+#include "client/completion.h"
+#include "client/device.h"
 #include "client/plan.h"
+#include "client/shares.h"
 #include "client/tracker.h"
 #include "core/model/hash.h"
 
@@ -52,6 +59,11 @@ struct cairn_session {
     pthread_cond_t attached; /* CLOCK_MONOTONIC */
     bool attaching;
     struct tracker *tracker;       /* NULL: not asked for */
+    uint32_t flags;                /* enum cairn_session_flags */
+    uint64_t seed;                 /* of devices' sums; random */
+    struct devices devices;        /* that are open */
+    struct completion completion;  /* saves with copies from devices under way */
+    struct shares *shares;         /* of the newest save that had devices; NULL before */
     struct plan *plan;             /* of the newest save that had one of its own; NULL before */
     uint64_t plans;                /* ever made */
     struct arena *arena;           /* of the newest attachment that had one; NULL before, and for an observer */
@@ -88,6 +100,11 @@ struct plan *session_plan(struct cairn_session *s);
 /* It becomes the session's newest, with a reference and a serial of its own. */
 void session_keep_plan(struct cairn_session *s, struct plan *plan);
 void session_release_plan(struct cairn_session *s, struct plan *plan); /* NULL is allowed */
+
+/* Of these sources of the plan: the session's if they fit, else new ones, which become the session's. A reference. */
+int session_shares(struct cairn_session *s, struct plan *plan, const struct image_source *sources,
+                   struct shares **ret_shares, struct cairn_error *err);
+void session_release_shares(struct cairn_session *s, struct shares *shares); /* NULL is allowed */
 
 bool attachment_knows(struct cairn_session *s, struct attachment *a, struct hash128 digest);
 void attachment_learn(struct cairn_session *s, struct attachment *a, struct hash128 digest);

@@ -18,9 +18,12 @@
 
 /* Where a slice lies in the trainer's memory. */
 struct image_source {
-    const char *data; /* NULL: the caller writes the slice where it lies in the arena */
-    int64_t *stride;  /* owned; NULL when dense and row-major */
-    bool by_device;   /* writes are not seen */
+    const char *data;      /* NULL: it is not copied from the host's memory */
+    const void *on_device; /* of a device; else, without data, the caller writes the slice where it lies in the arena */
+    int64_t *stride;       /* owned; NULL when dense and row-major */
+    uint32_t device;       /* cairn_tensor.device */
+    bool is_volatile;      /* on a device */
+    bool by_device;        /* writes are not seen */
 };
 
 struct tracker;

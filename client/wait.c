@@ -194,9 +194,8 @@ static int wait_here(struct cairn_save *s, int state, uint32_t timeout_ms, int64
     return waited;
 }
 
-static int wait_for(struct cairn_save *s, int state, uint32_t timeout_ms, struct cairn_error *err)
+static int wait_for(struct cairn_save *s, int state, uint32_t timeout_ms, int64_t deadline_ns, struct cairn_error *err)
 {
-    int64_t deadline_ns = deadline_in_ms(timeout_ms);
     bool lost;
 
     for (unsigned n = 0;; n++) {
@@ -211,6 +210,21 @@ static int wait_for(struct cairn_save *s, int state, uint32_t timeout_ms, struct
                               "step %llu is not %s, the connection was lost and is not there again after %u ms",
                               (unsigned long long)s->step, state_name(state), timeout_ms);
     }
+}
+
+/* ---- copies from devices --------------------------------------------------------------------- */
+
+/* Until they have ended: before that the save is the completion thread's. */
+static int wait_for_copies(struct cairn_save *s, uint32_t timeout_ms, int64_t deadline_ns, struct cairn_error *err)
+{
+    uint32_t parts = 0;
+    int r = completion_wait(&s->session->completion, s, deadline_ns, err);
+
+    if (r != CAIRN_E_TIMEOUT)
+        return r;
+    (void)completion_has(&s->session->completion, s, &parts);
+    return cairn_fail(err, r, "step %llu is being copied from its devices after %u ms: %u of %u MiB are in the arena",
+                      (unsigned long long)s->step, timeout_ms, parts, s->plan->layout.nparts);
 }
 
 int cairn_save_wait(struct cairn_save *save, int state, uint32_t timeout_ms, struct cairn_error *err)
@@ -228,5 +242,7 @@ int cairn_save_wait(struct cairn_save *save, int state, uint32_t timeout_ms, str
         cairn_error_copy(err, &save->failure);
         return save->failure.code;
     }
-    return wait_for(save, state, timeout_ms, err);
+    int64_t deadline_ns = deadline_in_ms(timeout_ms);
+    r = wait_for_copies(save, timeout_ms, deadline_ns, err);
+    return r < 0 ? r : wait_for(save, state, timeout_ms, deadline_ns, err);
 }

@@ -72,25 +72,10 @@ unsigned cairn_box_subtract(const struct cairn_box *a, const struct cairn_box *b
 
 /* ---- copying --------------------------------------------------------------------------------- */
 
-struct loop {
-    uint64_t count;
-    uint64_t image_stride; /* bytes; more than all inner loops span */
-    int64_t target_stride; /* bytes, any */
-};
-
-struct walk {
-    struct loop loops[CAIRN_MAX_DIMS]; /* outer first */
-    unsigned nloops;
-    uint64_t run;   /* contiguous bytes on both sides; 0: nothing to copy */
-    uint64_t image; /* where the first run begins in the image */
-    uint64_t span;  /* bytes in the image from there to the last run's end */
-    char *target;   /* of the first run */
-};
-
 /* Puts a loop around the walk built so far, merged with what is inside where that is the same. */
-static void walk_wrap(struct walk *w, struct loop l)
+static void walk_wrap(struct cairn_box_walk *w, struct cairn_box_loop l)
 {
-    struct loop *inner = w->nloops ? &w->loops[w->nloops - 1] : NULL; /* innermost first while building */
+    struct cairn_box_loop *inner = w->nloops ? &w->loops[w->nloops - 1] : NULL; /* innermost first while building */
     int64_t step;
 
     if (l.count == 1)
@@ -107,10 +92,10 @@ static void walk_wrap(struct walk *w, struct loop l)
     w->loops[w->nloops++] = l;
 }
 
-static void walk_reverse(struct walk *w)
+static void walk_reverse(struct cairn_box_walk *w)
 {
     for (unsigned i = 0; i < w->nloops / 2; i++) {
-        struct loop l = w->loops[i];
+        struct cairn_box_loop l = w->loops[i];
 
         w->loops[i] = w->loops[w->nloops - 1 - i];
         w->loops[w->nloops - 1 - i] = l;
@@ -123,9 +108,9 @@ static ptrdiff_t distance(uint64_t count, int64_t stride)
     return (ptrdiff_t)(count * (uint64_t)stride);
 }
 
-static struct walk walk_of(const struct cairn_box_copy *c)
+static struct cairn_box_walk walk_of(const struct cairn_box_copy *c)
 {
-    struct walk w = {.image = c->image_offset};
+    struct cairn_box_walk w = {.image = c->image_offset};
     uint64_t stride = c->elem_size;
     uint64_t elements_span = 0;
     ptrdiff_t to_target = 0;
@@ -137,7 +122,7 @@ static struct walk walk_of(const struct cairn_box_copy *c)
         w.image += (c->box.offset[d] - c->source.offset[d]) * stride;
         to_target += distance(c->box.offset[d] - c->target_origin[d], c->target_stride[d]);
         elements_span += (c->box.length[d] - 1) * stride;
-        walk_wrap(&w, (struct loop){c->box.length[d], stride, c->target_stride[d]});
+        walk_wrap(&w, (struct cairn_box_loop){c->box.length[d], stride, c->target_stride[d]});
         stride *= c->source.length[d];
     }
     w.span = elements_span + c->elem_size;
@@ -148,24 +133,17 @@ static struct walk walk_of(const struct cairn_box_copy *c)
 
 void cairn_box_copy_span(const struct cairn_box_copy *c, uint64_t *ret_begin, uint64_t *ret_end)
 {
-    struct walk w = walk_of(c);
+    struct cairn_box_walk w = walk_of(c);
 
     *ret_begin = w.image;
     *ret_end = w.image + w.span;
 }
 
-/* Where the walk stands: one index per loop, and what they add up to on both sides. */
-struct position {
-    uint64_t index[CAIRN_MAX_DIMS];
-    uint64_t image; /* bytes from the walk's first run */
-    char *target;
-};
-
 /* Steps loop i forward by one, carrying outwards; inner loops must stand at 0. False past the end. */
-static bool step_loop(const struct walk *w, struct position *p, unsigned i)
+static bool step_loop(const struct cairn_box_walk *w, struct cairn_box_position *p, unsigned i)
 {
     for (;;) {
-        const struct loop *l = &w->loops[i];
+        const struct cairn_box_loop *l = &w->loops[i];
 
         if (++p->index[i] < l->count) {
             p->image += l->image_stride;
@@ -181,11 +159,11 @@ static bool step_loop(const struct walk *w, struct position *p, unsigned i)
 }
 
 /* The first run that ends after byte at of the walk's span; false when there is none. */
-static bool seek_run(const struct walk *w, uint64_t at, struct position *p)
+static bool seek_run(const struct cairn_box_walk *w, uint64_t at, struct cairn_box_position *p)
 {
-    *p = (struct position){.target = w->target};
+    *p = (struct cairn_box_position){.target = w->target};
     for (unsigned i = 0; i < w->nloops; i++) {
-        const struct loop *l = &w->loops[i];
+        const struct cairn_box_loop *l = &w->loops[i];
         uint64_t index = (at - p->image) / l->image_stride;
 
         if (index >= l->count) /* in the gap after this loop's last run */
@@ -198,6 +176,80 @@ static bool seek_run(const struct walk *w, uint64_t at, struct position *p)
         return true;
     return w->nloops > 0 && step_loop(w, p, w->nloops - 1);
 }
+
+/* ---- runs ------------------------------------------------------------------------------------ */
+
+void cairn_box_runs_begin(struct cairn_box_runs *r, const struct cairn_box_copy *c, uint64_t begin, size_t len)
+{
+    uint64_t end = begin + len;
+
+    r->walk = walk_of(c);
+    if (begin < r->walk.image) /* the window is cut to what the walk spans */
+        begin = r->walk.image;
+    if (end > r->walk.image + r->walk.span)
+        end = r->walk.image + r->walk.span;
+    r->more = begin < end;
+    if (!r->more)
+        return;
+    r->begin = begin - r->walk.image;
+    r->end = end - r->walk.image;
+    r->more = seek_run(&r->walk, r->begin, &r->at);
+}
+
+/* What the window holds of the run at which the walk stands. */
+static void take_piece(const struct cairn_box_runs *r, struct cairn_box_run *ret_run)
+{
+    const struct cairn_box_position *p = &r->at;
+    uint64_t begin = p->image > r->begin ? p->image : r->begin;
+    uint64_t run_end = p->image + r->walk.run;
+    uint64_t bytes = (run_end < r->end ? run_end : r->end) - begin;
+
+    *ret_run = (struct cairn_box_run){.image = r->walk.image + begin,
+                                      .target = p->target + (begin - p->image),
+                                      .bytes = bytes,
+                                      .count = 1,
+                                      .image_stride = bytes,
+                                      .target_stride = (int64_t)bytes};
+}
+
+/* The runs of the innermost loop from the walk's place on that the window holds whole; leaves it at the last of them.
+ * False when the run there is cut by the window, or there is no loop. */
+static bool take_whole(struct cairn_box_runs *r, struct cairn_box_run *ret_run)
+{
+    const struct cairn_box_walk *w = &r->walk;
+    struct cairn_box_position *p = &r->at;
+
+    if (!w->nloops || p->image < r->begin || r->end - p->image < w->run)
+        return false;
+    unsigned i = w->nloops - 1;
+    const struct cairn_box_loop *l = &w->loops[i];
+    uint64_t n = (r->end - p->image - w->run) / l->image_stride + 1;
+
+    if (n > l->count - p->index[i])
+        n = l->count - p->index[i];
+    *ret_run = (struct cairn_box_run){.image = w->image + p->image,
+                                      .target = p->target,
+                                      .bytes = w->run,
+                                      .count = n,
+                                      .image_stride = n > 1 ? l->image_stride : w->run,
+                                      .target_stride = n > 1 ? l->target_stride : (int64_t)w->run};
+    p->index[i] += n - 1;
+    p->image += (n - 1) * l->image_stride;
+    p->target += distance(n - 1, l->target_stride);
+    return true;
+}
+
+bool cairn_box_runs_next(struct cairn_box_runs *r, struct cairn_box_run *ret_run)
+{
+    if (!r->more || r->at.image >= r->end)
+        return false;
+    if (!take_whole(r, ret_run))
+        take_piece(r, ret_run);
+    r->more = r->walk.nloops > 0 && step_loop(&r->walk, &r->at, r->walk.nloops - 1);
+    return true;
+}
+
+/* ---- copies ---------------------------------------------------------------------------------- */
 
 /* Copies n runs of a size known to the compiler. */
 #define MOVE_RUNS(size_)                                                   \
@@ -224,81 +276,24 @@ static void move_runs(char *to, int64_t to_stride, const char *from, int64_t fro
     }
 }
 
-struct window {
-    char *data;     /* the window's first byte */
-    uint64_t begin; /* relative to the walk's first run */
-    uint64_t end;
-    bool fill; /* from the target into the window; else the other way */
-};
-
-static void move_between(const struct window *win, char *target, int64_t target_stride, uint64_t image,
-                         int64_t image_stride, size_t run, uint64_t n)
-{
-    char *data = win->data + (image - win->begin);
-
-    if (win->fill)
-        move_runs(data, image_stride, target, target_stride, run, n);
-    else
-        move_runs(target, target_stride, data, image_stride, run, n);
-}
-
-/* Moves what the window holds of the run at p. */
-static void move_piece(const struct walk *w, const struct window *win, const struct position *p)
-{
-    uint64_t begin = p->image > win->begin ? p->image : win->begin;
-    uint64_t run_end = p->image + w->run;
-    uint64_t end = run_end < win->end ? run_end : win->end;
-
-    move_between(win, p->target + (begin - p->image), 0, begin, 0, end - begin, 1);
-}
-
-/* Moves the runs of the innermost loop from p on that the window holds whole, and leaves p at the last of them.
- * Returns how many: 0 when the run at p is cut by the window. */
-static uint64_t move_whole(const struct walk *w, const struct window *win, struct position *p)
-{
-    if (!w->nloops || p->image < win->begin || win->end - p->image < w->run)
-        return 0;
-    unsigned i = w->nloops - 1;
-    const struct loop *l = &w->loops[i];
-    uint64_t n = (win->end - p->image - w->run) / l->image_stride + 1;
-
-    if (n > l->count - p->index[i])
-        n = l->count - p->index[i];
-    move_between(win, p->target, l->target_stride, p->image, (int64_t)l->image_stride, w->run, n);
-    p->index[i] += n - 1;
-    p->image += (n - 1) * l->image_stride;
-    p->target += distance(n - 1, l->target_stride);
-    return n;
-}
-
-static void move_window(const struct cairn_box_copy *c, char *data, uint64_t begin, size_t len, bool fill)
-{
-    struct walk w = walk_of(c);
-    uint64_t end = begin + len;
-    struct position p;
-
-    if (begin < w.image) { /* the window is cut to what the walk spans */
-        data += w.image - begin < len ? w.image - begin : len;
-        begin = w.image;
-    }
-    if (end > w.image + w.span)
-        end = w.image + w.span;
-    if (begin >= end)
-        return;
-    struct window win = {data, begin - w.image, end - w.image, fill};
-    for (bool more = seek_run(&w, win.begin, &p); more && p.image < win.end;) {
-        if (!move_whole(&w, &win, &p))
-            move_piece(&w, &win, &p);
-        more = w.nloops > 0 && step_loop(&w, &p, w.nloops - 1);
-    }
-}
-
 void cairn_box_copy_window(const struct cairn_box_copy *c, const void *src, uint64_t begin, size_t len)
 {
-    move_window(c, (char *)src, begin, len, false); /* only read */
+    struct cairn_box_runs runs;
+    struct cairn_box_run r;
+
+    cairn_box_runs_begin(&runs, c, begin, len);
+    while (cairn_box_runs_next(&runs, &r))
+        move_runs(r.target, r.target_stride, (const char *)src + (r.image - begin), (int64_t)r.image_stride, r.bytes,
+                  r.count);
 }
 
 void cairn_box_fill_window(const struct cairn_box_copy *c, void *dst, uint64_t begin, size_t len)
 {
-    move_window(c, dst, begin, len, true);
+    struct cairn_box_runs runs;
+    struct cairn_box_run r;
+
+    cairn_box_runs_begin(&runs, c, begin, len);
+    while (cairn_box_runs_next(&runs, &r))
+        move_runs((char *)dst + (r.image - begin), (int64_t)r.image_stride, r.target, r.target_stride, r.bytes,
+                  r.count);
 }

@@ -37,6 +37,40 @@ void cairn_box_copy_span(const struct cairn_box_copy *c, uint64_t *ret_begin, ui
  * once for each window of a partition of the image copies everything exactly once. An element may straddle two windows.
  */
 void cairn_box_copy_window(const struct cairn_box_copy *c, const void *src, uint64_t begin, size_t len);
+/* What such a copy moves, run by run in the order of the image: count stretches of bytes each, one image_stride behind
+ * the other in the image and target_stride in the target; of a single stretch both are bytes. */
+struct cairn_box_run {
+    uint64_t image; /* where the first begins */
+    char *target;   /* the same */
+    uint64_t bytes;
+    uint64_t count;
+    uint64_t image_stride;
+    int64_t target_stride;
+};
+struct cairn_box_runs {
+    struct cairn_box_walk {
+        struct cairn_box_loop {
+            uint64_t count;
+            uint64_t image_stride; /* bytes; more than all inner loops span */
+            int64_t target_stride; /* bytes, any */
+        } loops[CAIRN_MAX_DIMS];   /* outer first */
+        unsigned nloops;
+        uint64_t run;   /* contiguous bytes on both sides; 0: nothing to copy */
+        uint64_t image; /* where the first run begins in the image */
+        uint64_t span;  /* bytes in the image from there to the last run's end */
+        char *target;   /* of the first run */
+    } walk;
+    struct cairn_box_position { /* one index per loop, and what they add up to on both sides */
+        uint64_t index[CAIRN_MAX_DIMS];
+        uint64_t image; /* bytes from the walk's first run */
+        char *target;
+    } at;
+    uint64_t begin, end; /* of the window, from the walk's first run */
+    bool more;
+};
+void cairn_box_runs_begin(struct cairn_box_runs *r, const struct cairn_box_copy *c, uint64_t begin, size_t len);
+/* False when there are no more. */
+bool cairn_box_runs_next(struct cairn_box_runs *r, struct cairn_box_run *ret_run);
 /* The other direction, for saves: fills dst with the image's window from target. Bytes of the window outside the box
  * are not touched. */
 void cairn_box_fill_window(const struct cairn_box_copy *c, void *dst, uint64_t begin, size_t len);

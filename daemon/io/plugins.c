@@ -3,24 +3,38 @@
 
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
+#include "core/base/plugin.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
-static const char *const kinds[] = {"no kind", "codec", "store", "meta", "device"};
-
-static const char *kind_name(uint32_t kind)
+/* Of a tree that was unpacked anywhere: lib/cairn, where this program is in bin. NULL when there is none. */
+static const char *beside_program(char *path, size_t room)
 {
-    return kind < sizeof kinds / sizeof kinds[0] ? kinds[kind] : "an unknown kind";
+    static const char below[] = "/../lib/cairn";
+    ssize_t n = readlink("/proc/self/exe", path, room);
+
+    if (n < 0 || (size_t)n + sizeof below > room)
+        return NULL;
+    path[n] = 0;
+    char *name = strrchr(path, '/');
+    if (!name)
+        return NULL;
+    memcpy(name, below, sizeof below);
+    return access(path, F_OK) == 0 ? path : NULL;
 }
 
 int plugins_new(const char *dir, struct plugins **ret_plugins, struct cairn_error *err)
 {
+    char beside[4096];
     struct plugins *p = calloc(1, sizeof *p);
 
     if (!dir)
         dir = getenv("CAIRN_PLUGIN_DIR");
+    if (!dir)
+        dir = beside_program(beside, sizeof beside);
     if (!dir)
         dir = CAIRN_PLUGIN_DIR;
     if (p)
@@ -62,29 +76,6 @@ static int check_name(const char *name, struct cairn_error *err)
     return 0;
 }
 
-static int check_entry(const struct cairn_plugin *e, const char *name, int kind, size_t min, struct cairn_error *err)
-{
-    size_t ops_size;
-
-    if (!e)
-        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "its entry returned nothing");
-    if (e->abi != CAIRN_PLUGIN_ABI)
-        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "it was built for plugin ABI %u, this cairnd has %u", e->abi,
-                          CAIRN_PLUGIN_ABI);
-    if (e->kind != (uint32_t)kind)
-        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "it is a %s plugin, a %s plugin is wanted", kind_name(e->kind),
-                          kind_name((uint32_t)kind));
-    if (!e->name || strcmp(e->name, name) != 0)
-        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "it calls itself \"%.60s\"", e->name ? e->name : "(null)");
-    if (!e->ops)
-        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "it has no table of functions");
-    memcpy(&ops_size, e->ops, sizeof ops_size); /* every table begins with its size */
-    if (e->size != ops_size || ops_size < min || ops_size > 1 << 16)
-        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "its table has %zu bytes (announced %zu), at least %zu are wanted",
-                          ops_size, e->size, min);
-    return 0;
-}
-
 int door_load(struct plugins *p, const char *name, int kind, void *ops, size_t size, size_t min, void **ret_dso,
               struct cairn_error *err)
 {
@@ -103,14 +94,12 @@ int door_load(struct plugins *p, const char *name, int kind, void *ops, size_t s
         return cairn_fail(err, CAIRN_E_NOT_FOUND, "load plugin %s: %s", name, dlerror());
     *(void **)&entry = dlsym(dso, "cairn_plugin_entry");
     const struct cairn_plugin *e = entry ? entry() : NULL;
-    r = entry ? check_entry(e, name, kind, min, err)
+    r = entry ? cairn_plugin_take(e, name, kind, min, ops, size, err)
               : cairn_fail(err, CAIRN_E_UNSUPPORTED, "it does not export cairn_plugin_entry");
     if (r < 0) {
         dlclose(dso);
         return cairn_wrap(err, r, "plugin %s", path);
     }
-    memset(ops, 0, size);
-    memcpy(ops, e->ops, e->size < size ? e->size : size);
     *ret_dso = dso;
     return 0;
 }

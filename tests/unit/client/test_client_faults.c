@@ -85,7 +85,7 @@ static void test_open_errors(void **state)
 
     (void)state;
     o.socket_path = fake_path(f);
-    o.size--;
+    o.size = offsetof(struct cairn_session_options, device_staging_bytes) - 1; /* less than the first version */
     FAILS(CAIRN_E_INVAL, cairn_session_open(&o, &s, &err));
     memset(&longer, 0, sizeof(longer));
     o.size = sizeof(longer);
@@ -102,7 +102,7 @@ static void test_open_errors(void **state)
     o.rank = 1;
     FAILS(CAIRN_E_INVAL, cairn_session_open(&o, &s, &err));
     o.rank = 0;
-    o.flags = 8;
+    o.flags = 16;
     FAILS(CAIRN_E_INVAL, cairn_session_open(&o, &s, &err));
     o.flags = 0;
     o.socket_path = "/nonexistent/socket";
@@ -282,9 +282,12 @@ static void test_save_misuse(void **state)
     FAILS(CAIRN_E_INVAL, cairn_save_begin(s, &o, &save, &err));
     FAILS(CAIRN_E_INVAL, begin(s, CAIRN_LATEST, &save));
     OK(begin(s, 1, &save));
-    t.flags = 2;
+    t.flags = 8;
     FAILS(CAIRN_E_INVAL, cairn_save_add(save, &t, &err));
     t.flags = 0;
+    t.device = 1;
+    FAILS(CAIRN_E_INVAL, cairn_save_add(save, &t, &err));
+    t.device = CAIRN_HOST;
     FAILS(CAIRN_E_INVAL, cairn_save_wait(save, CAIRN_SNAPSHOT, 0, &err));
     OK(cairn_save_add(save, &t, &err)); /* what was refused left nothing behind */
     t.size--;

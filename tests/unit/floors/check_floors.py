@@ -34,7 +34,7 @@ ONLY = {
     "liburing.h": r"daemon/io/loop\w*\.[ch]",
     "rdma/": r"daemon/io/(fabric|endpoint)\w*\.[ch]",
     "sqlite3.h": r"plugins/meta-sqlite/.*",
-    "dlfcn.h": r"daemon/io/plugins\.c",
+    "dlfcn.h": r"(daemon/io/plugins|client/device_plugin|plugins/device-\w+/\w+)\.c",
     "isa-l": r"daemon/node/(encode|decode|parity)\.c",
     "openssl/": r"(daemon/node/blob|daemon/io/keyring|plugins/meta-etcd/(answer|body))\.c",
     "systemd/": r"daemon/(main|fdstore)\.c",
@@ -42,8 +42,8 @@ ONLY = {
     "lz4.h": r"plugins/codec-lz4/.*",
 }
 # who may name a plugin's table of functions
-OPS = re.compile(r"struct cairn_(codec|store|meta)_ops")
-OPS_FILES = re.compile(r"(include/cairn/plugin\.h|plugins/.*|daemon/io/(door_\w+|plugins)\.[ch]|tests/.*)")
+OPS = re.compile(r"struct cairn_(codec|store|meta|device)_ops")
+OPS_FILES = re.compile(r"(include/cairn/plugin\.h|plugins/.*|daemon/io/(door_\w+|plugins)\.[ch]|client/device(_plugin)?\.[ch]|tests/.*)")
 INCLUDE = re.compile(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', re.M)
 OWN = re.compile(r"^(cairn|core|plugins|client|daemon)/")
 
