@@ -174,6 +174,11 @@ static void test_dense(void **state)
         piece.to = 0; /* the same bytes from another alignment */
         launch(GPU_GATHER, gpu_gather_blocks(piece.len), GPU_GATHER_THREADS, &arg);
         assert_memory_equal(block, data + shift, piece.len);
+        piece =
+            (struct gpu_piece){0, 5000 + shift, 0, len, 0, 0, 0, 0, 0}; /* it ends within a tile, its box does not */
+        launch(GPU_GATHER, gpu_gather_blocks(arg.len), GPU_GATHER_THREADS, &arg);
+        for (size_t i = 0; i < arg.len; i++)
+            assert_int_equal(block[i], i < piece.len ? data[i] : 0);
     }
     edge_free(data, len);
     edge_free(block, len + 12);
