@@ -39,7 +39,7 @@ DEVICE void copy_bytes(uint8_t *to, const uint8_t *from, uint32_t n)
         to[i] = from[i];
 }
 
-/* ---- front ------------------------------------------------------------------------------------------------------- */
+/* ---- front ----------------------------------------------------------------------------------- */
 
 DEVICE uint32_t descriptor_bytes(const struct plane *pl)
 {
@@ -88,7 +88,7 @@ DEVICE uint32_t put_front(const struct plane *planes, const struct pack_part *p)
     return at + tail;
 }
 
-/* ---- a level ----------------------------------------------------------------------------------------------------- */
+/* ---- a level --------------------------------------------------------------------------------- */
 
 DEVICE void make_codes(struct strip_work *w, const struct level *l)
 {
@@ -155,7 +155,7 @@ DEVICE uint32_t put_levels(struct strip_work *w, const struct plane *pl, const s
     return at + n;
 }
 
-/* ---- a strip ----------------------------------------------------------------------------------------------------- */
+/* ---- a strip --------------------------------------------------------------------------------- */
 
 /* What a strip's plane is made of. */
 struct strip_place {

@@ -48,7 +48,7 @@ DEVICE uint32_t take_count(struct unpack_input *in, const struct unpack_part *p,
     return n;
 }
 
-/* ---- front: one thread reads it ---------------------------------------------------------------------------------- */
+/* ---- front: one thread reads it -------------------------------------------------------------- */
 
 DEVICE void take_descriptor(struct plane *pl, struct unpack_input *in, const struct unpack_part *p)
 {
@@ -112,7 +112,7 @@ DEVICE struct unpack_input take_front(struct strip_work *w, const struct unpack_
     return in;
 }
 
-/* ---- a level ----------------------------------------------------------------------------------------------------- */
+/* ---- a level --------------------------------------------------------------------------------- */
 
 /* This lane's bit of a word of so many bytes; of each half one. */
 DEVICE uint32_t word_bit(const uint8_t *word, uint32_t bytes, uint32_t bit)
@@ -193,7 +193,7 @@ DEVICE uint32_t take_levels(struct strip_work *w, struct unpack_input *in, const
     return from % 2;
 }
 
-/* ---- a strip ----------------------------------------------------------------------------------------------------- */
+/* ---- a strip --------------------------------------------------------------------------------- */
 
 struct unpack_strip {
     uint32_t first, nblocks, fixed, before, at; /* as struct strip_place */
