@@ -38,7 +38,10 @@ struct encode {
     const struct cairn_part_code *as_recorded; /* NULL: choose. Else of each part: made the same way again */
     const char *base[CAIRN_MAX_K];             /* of each part, as plain; not read when there is no delta */
     struct cairn_delta delta;                  /* the base; depth 0: none. As a result: what parts are deltas against */
+    const struct hash128 *sums;                /* of each part at its source, with the seed; NULL: not compared */
+    uint64_t sums_seed;
     /* results */
+    unsigned differs;     /* with code: the part, from 1 on, that does not have its sum */
     bool base_gone;       /* with code: as_recorded has deltas, and the base's bytes are not there any more */
     struct hash128 entry; /* of the bytes that were encoded */
     struct cairn_part_code part[CAIRN_MAX_K];
