@@ -10,6 +10,7 @@
 
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
+#include "core/checkpoint/common.h"
 #include "daemon/io/log.h"
 #include "daemon/node/blob.h"
 
@@ -69,6 +70,7 @@ static void drain_finish(struct drain *d)
     cairn_layout_init(&d->manifest.layout); /* it was lent */
     manifest_free(&d->manifest);
     bytes_free(&d->manifest_bytes);
+    numerics_free(d->numerics);
     free(d);
     spec.ended(spec.arg, left);
 }
@@ -372,6 +374,18 @@ static void add_chunks(struct drain *d, const struct list *chunks)
     }
 }
 
+static int sum_numerics(struct drain *d, struct cairn_error *err)
+{
+    struct manifest *m = &d->manifest;
+
+    if (!d->numerics)
+        return 0;
+    m->numerics = numerics_end(d->numerics);
+    if (!m->numerics)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the numerics of %u tensors", d->spec.layout->nslices);
+    return common_sum_up(d->spec.layout, m->numerics, &d->ref.numerics, err);
+}
+
 /* The layout is the caller's, lent for the encoding and for done(). Every chunk counts now, full or not. */
 static int make_manifest(struct drain *d, struct cairn_error *err)
 {
@@ -401,7 +415,8 @@ static int make_manifest(struct drain *d, struct cairn_error *err)
     for (uint32_t i = 0; i < d->spec.layout->nslices; i++)
         d->ref.plain_bytes += d->spec.layout->slices[i].bytes;
     m->layout = *d->spec.layout;
-    return manifest_encode(m, &d->manifest_bytes, err);
+    int r = sum_numerics(d, err);
+    return r < 0 ? r : manifest_encode(m, &d->manifest_bytes, err);
 }
 
 static void time_is_over(struct loop_timer *t)
@@ -511,6 +526,11 @@ int drain_start(struct links *links, const struct drain_spec *spec, struct drain
 
     if (!d)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a drain");
+    d->numerics = spec->numerics ? numerics_new(spec->layout) : NULL;
+    if (spec->numerics && !d->numerics) {
+        free(d);
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the numerics of %u tensors", spec->layout->nslices);
+    }
     d->links = links;
     d->spec = *spec;
     d->pace = spec->pace;

@@ -37,6 +37,7 @@ struct drain_spec {
     const struct hash128 *sums; /* drain_sums; NULL: not known, or not yet */
     uint64_t sums_seed;
     struct cairn_pace pace;       /* in parts; all zero: full speed */
+    bool numerics;                /* whether what tensors hold is looked at, for the manifest */
     struct manifest_base against; /* what chunks may be deltas against; not set: they are full */
     void *arg;
     /* The base of a chunk, and where its plain parts lie, which may change at any time; false: none. */

@@ -356,6 +356,17 @@ static bool same_as_before(const struct chunk *c, const struct encode *e)
             memcmp(c->part, e->part, c->k * sizeof c->part[0]) == 0);
 }
 
+/* What a chunk that was not taken has found is nobody's. */
+static void take_numerics(struct encoding *en, bool taken)
+{
+    for (unsigned i = 0; i < en->encode.k; i++) {
+        if (taken && en->encode.found[i])
+            numerics_take(en->chunk->drain->numerics, en->encode.found[i]);
+        else
+            numerics_part_free(en->encode.found[i]);
+    }
+}
+
 static void encoded(struct worker_job *job)
 {
     struct encoding *en = job->arg;
@@ -368,6 +379,7 @@ static void encoded(struct worker_job *job)
     pacer_release(links_pacer(d->links), chunk_fragments(c) * (uint64_t)CAIRN_PART);
     if (e->code == 0)
         codecs_encoded(links_codecs(d->links), e);
+    take_numerics(en, e->code == 0 && d->code == 0);
     if (e->base_gone && !c->counted && d->code == 0) {
         c->base_lost = true;
         give_all(en);
@@ -439,6 +451,8 @@ void chunk_encode(struct chunk *c)
     e->m = c->m;
     e->dtype = cairn_layout_part_dtype(d->spec.layout, c->first_part);
     e->as_recorded = c->known ? c->part : NULL;
+    e->numerics = c->known ? NULL : d->numerics; /* the same bytes again */
+    e->first_part = c->first_part;
     e->can_send_plain = links_sends_anything(d->links);
     codecs_offer(links_codecs(d->links), e);
     chunk_plain(c, e->plain, e->plain_len);

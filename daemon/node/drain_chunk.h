@@ -69,8 +69,9 @@ struct drain {
     uint64_t no_peer_since_ns;           /* 0: there is one */
     unsigned busy;                       /* encodes, sends, the manifest: done() waits for them */
     bool manifest_going;
-    bool told; /* done() was called: what is late goes on behind it */
-    bool over; /* and has had its time */
+    bool told;                 /* done() was called: what is late goes on behind it */
+    bool over;                 /* and has had its time */
+    struct numerics *numerics; /* NULL: not watched */
     struct manifest manifest;
     struct bytes manifest_bytes;
     struct shard_ref ref;

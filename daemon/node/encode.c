@@ -23,6 +23,7 @@ struct pass { /* over one chunk */
     struct hash_stream *entry;   /* of all parts */
     struct hash_stream *payload; /* of one */
     struct hash_stream *source;  /* of one, as its source is summed; NULL: nobody asks */
+    struct numerics_part *found; /* of the part that is being encoded; NULL: nobody asks */
     char *copy;                  /* a part that is encoded */
     char *base;                  /* the base's parts, checked; NULL: none */
     char *diff;                  /* copy XOR base */
@@ -100,6 +101,8 @@ static void raw_block(struct pass *p, unsigned part, const char *from, size_t at
     hash_stream_add(p->payload, block, len);
     if (p->source)
         hash_stream_add(p->source, block, len);
+    if (p->found)
+        numerics_part_add(p->found, block, at, len);
     parity_add(p, part, block, at, padded);
     if (to)
         memcpy(to + at, block, len);
@@ -146,6 +149,13 @@ static int64_t encode_copy(struct pass *p, unsigned i, const struct codec *codec
     return codec_encode(codec, delta ? p->diff : p->copy, len, e->dtype, payload_of(e, i), len * WORTH_NUM / WORTH_DEN);
 }
 
+/* A block at a time, as raw parts go through: each is gone through more than once. */
+static void watch_copy(struct pass *p, size_t len)
+{
+    for (size_t at = 0; p->found && at < len; at += BLOCK_BYTES)
+        numerics_part_add(p->found, p->copy + at, at, len - at < BLOCK_BYTES ? len - at : BLOCK_BYTES);
+}
+
 static void encoded_part(struct pass *p, unsigned i, size_t coded)
 {
     struct encode *e = p->e;
@@ -155,6 +165,7 @@ static void encoded_part(struct pass *p, unsigned i, size_t coded)
     hash_stream_add(p->entry, p->copy, e->plain_len[i]);
     if (p->source)
         hash_stream_add(p->source, p->copy, e->plain_len[i]);
+    watch_copy(p, e->plain_len[i]);
     memset(payload + coded, 0, padded - coded);
     e->payload_sum[i] = cairn_hash64(payload, coded, 0);
     parity_add(p, i, payload, 0, padded);
@@ -276,6 +287,11 @@ static int encode_part(struct pass *p, unsigned i)
     p->has_copy = false;
     if (p->source)
         hash_stream_reset_seeded(p->source, e->sums_seed);
+    if (e->numerics) {
+        p->found = e->found[i] = numerics_part_new(e->numerics, e->first_part + i);
+        if (!p->found)
+            return CAIRN_E_NOMEM;
+    }
     bool delta = is_delta(p, i);
     unsigned c = e->as_recorded ? recorded(e, i) : choose(e, i, delta ? p->diff : e->plain[i]);
     int64_t coded = c ? encode_copy(p, i, e->codec[c].codec, delta) : 0;

@@ -85,11 +85,7 @@ static void test_open_errors(void **state)
 
     (void)state;
     o.socket_path = fake_path(f);
-<<<<<<< HEAD
     o.size = offsetof(struct cairn_session_options, device_staging_bytes) - 1; /* less than the first version */
-=======
-    o.size = offsetof(struct cairn_session_options, device_staging_bytes) - 1; /* less than the first version's */
->>>>>>> gpu-plugin
     FAILS(CAIRN_E_INVAL, cairn_session_open(&o, &s, &err));
     memset(&longer, 0, sizeof(longer));
     o.size = sizeof(longer);

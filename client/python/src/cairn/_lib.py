@@ -32,7 +32,7 @@ ITEM_SIZES = {
 
 TIMEOUT, UNAVAILABLE, INTR = -4, -12, -19  # enum cairn_code: those that a wait looks at itself
 OBSERVER, TAKE_OVER, TRACK = 1, 2, 4  # enum cairn_session_flags
-DEVICE_WRITES = 1  # enum cairn_tensor_flags
+DEVICE_WRITES, COMMON = 1, 4  # enum cairn_tensor_flags
 ON_BUSY = {"fail": 0, "wait": 1}  # enum cairn_on_busy
 STATES = {"snapshot": 1, "durable": 2, "committed": 3}  # enum cairn_save_state
 QUERIES = {"status": 1, "list": 2, "show": 3, "verify": 4}  # enum cairn_query_kind

@@ -45,6 +45,7 @@ class Table:
         length: Optional[Sequence[int]] = None,
         strides: Optional[Sequence[int]] = None,
         device_writes: bool = False,
+        common: bool = False,
         keep: Any = None,
     ) -> int:
         """Notes a slice and returns its number.
@@ -52,8 +53,9 @@ class Table:
         dtype: safetensors' name ("BF16"), or "BYTES". shape: of the whole tensor, in elements; offset and length: the
         slice, the whole tensor by default. strides: distance between neighbours of each dimension in bytes; row-major
         without gaps by default. address: of the slice's first element; 0 for memory that the caller writes after a
-        stage(). device_writes: a device that the kernel does not see writes to this memory. keep: an object to hold for as
-        long as the table, usually what owns the memory. Raises InvalidError.
+        stage(). device_writes: a device that the kernel does not see writes to this memory. common: ranks that save this
+        slice hold the same bytes, and are compared before the commit. keep: an object to hold for as long as the table, usually
+        what owns the memory. Raises InvalidError.
         """
         number = _lib.DTYPES.get(dtype)
         if number is None:
@@ -64,7 +66,8 @@ class Table:
         if ndim > _MAX_DIMS:
             raise InvalidError(f'tensor "{name}" has {ndim} dimensions: at most {_MAX_DIMS} can be saved')
         places = [self._note_dims(name, d, ndim) for d in (shape, offset, length, strides)]
-        self._rows.append((number, ndim, *places, _lib.DEVICE_WRITES if device_writes else 0))
+        flags = (_lib.DEVICE_WRITES if device_writes else 0) | (_lib.COMMON if common else 0)
+        self._rows.append((number, ndim, *places, flags))
         self.names.append(name)
         self._addresses.append(address)
         self._keep.append(keep)
