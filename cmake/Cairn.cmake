@@ -41,6 +41,13 @@ function(cairn_plugin name)
   install(TARGETS plugin-${name} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/cairn)
 endfunction()
 
+# cairn_relocatable(TARGET) makes an installed program look for its libraries in ../lib first. As DT_RPATH, which a program hands on to
+# its plugins and to their libraries, and DT_RUNPATH not: so whatever scripts/bundle packs into lib is found wherever it lies.
+function(cairn_relocatable target)
+  set_target_properties(${target} PROPERTIES INSTALL_RPATH "$ORIGIN/../lib")
+  target_link_options(${target} PRIVATE -Wl,--disable-new-dtags)
+endfunction()
+
 # cairn_unit_test(NAME LABEL SOURCES... LIBS libs...) makes one cmocka program, one test of ctest.
 function(cairn_unit_test name)
   cmake_parse_arguments(T "" "LABEL" "SOURCES;LIBS" ${ARGN})

@@ -16,9 +16,16 @@ def _first(path, pattern, default="unknown"):
     return found.group(1).strip() if found else default
 
 
-def _commit(root):
+def commit(root):
     def git(*args):
-        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True).stdout.strip()
+        try:
+            return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True).stdout.strip()
+        except OSError:  # there is no git
+            return ""
+
+    built = pathlib.Path(root) / "COMMIT"  # of a bundle
+    if built.exists():
+        return built.read_text().strip()
 
     head = git("rev-parse", "--short=12", "HEAD") or "unknown"
     return head + (" with changes" if git("status", "--porcelain", "--untracked-files=no") else "")
@@ -36,7 +43,7 @@ def _filesystem(directory):
 def describe(root, directory):
     flags = _first("/proc/cpuinfo", r"^flags\s*:(.*)$", "").split()
     return {
-        "commit": _commit(root), "processor": _first("/proc/cpuinfo", r"^model name\s*:(.*)$"), "processors": len(os.sched_getaffinity(0)),
+        "commit": commit(root), "processor": _first("/proc/cpuinfo", r"^model name\s*:(.*)$"), "processors": len(os.sched_getaffinity(0)),
         "vectors": [f for f in ("avx2", "avx512f", "avx512_vbmi2") if f in flags],
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "huge_pages": _first("/sys/kernel/mm/transparent_hugepage/enabled", r"\[(\w+)\]"),

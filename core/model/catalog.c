@@ -94,7 +94,7 @@ static int check_catalog(const struct cairn_catalog *c, struct cairn_error *err)
 static int put_shard(const struct cairn_catalog_shard *s, struct bytes *out, struct cairn_error *err)
 {
     struct bytes layout = {0};
-    int e = cairn_layout_encode(&s->layout, &layout, err);
+    int e = cairn_layout_encode_plain(&s->layout, &layout, err);
 
     if (e >= 0) {
         bytes_put_u32(out, s->rank);

@@ -26,6 +26,16 @@ uint64_t cairn_hash64(const void *data, size_t len, uint64_t seed)
     return ops()->hash64(data, len, seed);
 }
 
+struct hash128 cairn_hash128_seeded(const void *data, size_t len, uint64_t seed)
+{
+    return ops()->hash128_seeded(data, len, seed);
+}
+
+bool cairn_sum_agrees(const struct hash128 *said, const struct hash128 *found)
+{
+    return (said->low == 0 && said->high == 0) || (said->low == found->low && said->high == found->high);
+}
+
 struct hash_stream *hash_stream_new(void)
 {
     return hash_base.stream_new();
@@ -39,6 +49,11 @@ void hash_stream_free(struct hash_stream *h)
 void hash_stream_reset(struct hash_stream *h)
 {
     hash_base.stream_reset(h);
+}
+
+void hash_stream_reset_seeded(struct hash_stream *h, uint64_t seed)
+{
+    hash_base.stream_reset_seeded(h, seed);
 }
 
 void hash_stream_add(struct hash_stream *h, const void *data, size_t len)

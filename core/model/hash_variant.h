@@ -27,6 +27,11 @@ static uint64_t variant_hash64(const void *data, size_t len, uint64_t seed)
     return XXH3_64bits_withSeed(data, len, seed);
 }
 
+static struct hash128 variant_hash128_seeded(const void *data, size_t len, uint64_t seed)
+{
+    return from_xxh(XXH3_128bits_withSeed(data, len, seed));
+}
+
 static void variant_add(struct hash_stream *h, const void *data, size_t len)
 {
     XXH3_128bits_update(state_of(h), data, len); /* fails for NULL only */
@@ -63,12 +68,19 @@ static void variant_reset(struct hash_stream *h)
     XXH3_128bits_reset(state_of(h));
 }
 
-#define HASH_VARIANT(name_)                                     \
-    const struct hash_ops name_ = {.hash128 = variant_hash128,  \
-                                   .hash64 = variant_hash64,    \
-                                   .add = variant_add,          \
-                                   .end = variant_end,          \
-                                   .end64 = variant_end64,      \
-                                   .stream_new = variant_new,   \
-                                   .stream_free = variant_free, \
-                                   .stream_reset = variant_reset}
+static void variant_reset_seeded(struct hash_stream *h, uint64_t seed)
+{
+    XXH3_128bits_reset_withSeed(state_of(h), seed);
+}
+
+#define HASH_VARIANT(name_)                                                  \
+    const struct hash_ops name_ = {.hash128 = variant_hash128,               \
+                                   .hash64 = variant_hash64,                 \
+                                   .hash128_seeded = variant_hash128_seeded, \
+                                   .add = variant_add,                       \
+                                   .end = variant_end,                       \
+                                   .end64 = variant_end64,                   \
+                                   .stream_new = variant_new,                \
+                                   .stream_free = variant_free,              \
+                                   .stream_reset = variant_reset,            \
+                                   .stream_reset_seeded = variant_reset_seeded}

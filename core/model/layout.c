@@ -81,7 +81,7 @@ static int check_total(const struct cairn_tensor *t, const struct cairn_slice *s
 
 static int slice_from(const struct cairn_tensor *t, struct cairn_slice *ret_slice, struct cairn_error *err)
 {
-    struct cairn_slice s = {.dtype = t->dtype, .box.ndim = t->ndim};
+    struct cairn_slice s = {.dtype = t->dtype, .common = (t->flags & CAIRN_TENSOR_COMMON) != 0, .box.ndim = t->ndim};
     size_t len = t->name ? strnlen(t->name, CAIRN_MAX_TENSOR_NAME + 1) : 0;
     int r = cairn_tensor_name_check(t->name, len, err);
 

@@ -20,6 +20,7 @@ struct cairn_slice {
     char *name; /* owned by the layout */
     uint32_t name_len;
     int dtype;
+    bool common;                    /* CAIRN_TENSOR_COMMON: other ranks hold the same bytes */
     uint64_t shape[CAIRN_MAX_DIMS]; /* global */
     struct cairn_box box;           /* this rank's part of it; box.ndim is the tensor's */
     uint64_t image_offset;          /* bytes */
@@ -46,7 +47,7 @@ void cairn_layout_init(struct cairn_layout *l);
 void cairn_layout_free(struct cairn_layout *l); /* leaves it as after init */
 
 /* Checks one tensor (name, dtype, dims, overflow, range) and appends its slice. The tensor's data and strides are
- * ignored. */
+ * ignored, and its flags but CAIRN_TENSOR_COMMON. */
 int cairn_layout_add(struct cairn_layout *l, const struct cairn_tensor *t, struct cairn_error *err);
 /* The first n slices of another layout, into an empty one that is not placed yet. */
 int cairn_layout_copy(struct cairn_layout *l, const struct cairn_layout *from, uint32_t n, struct cairn_error *err);
@@ -61,6 +62,8 @@ int cairn_layout_part_dtype(const struct cairn_layout *l, uint32_t part);
 /* The layout's bytes: magic "CRNLAYT1", version, counts, then slices with image offsets (layout_codec.c has the
  * table). Appends to out. */
 int cairn_layout_encode(const struct cairn_layout *l, struct bytes *out, struct cairn_error *err);
+/* The same without what only a save has use for: readers of any version understand it. */
+int cairn_layout_encode_plain(const struct cairn_layout *l, struct bytes *out, struct cairn_error *err);
 /* The encoded slices follow the header one after the other. */
 #define CAIRN_LAYOUT_HEADER_LEN 24
 size_t cairn_layout_slice_len(const struct cairn_slice *s);

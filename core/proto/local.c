@@ -230,6 +230,26 @@ static const char *check_command(const void *message, size_t len)
     return ZERO(m, pad) && !m->pad2 ? NULL : not_zero;
 }
 
+static const char *check_parts(const void *message, size_t len)
+{
+    const struct local_parts *m = message;
+
+    (void)len;
+    if (m->save == 0)
+        return "save 0";
+    if (m->parts == 0)
+        return "no parts";
+    return m->pad == 0 ? NULL : not_zero;
+}
+
+static const char *check_sums(const void *message, size_t len)
+{
+    const struct local_sums *m = message;
+
+    (void)len;
+    return m->save ? NULL : "save 0";
+}
+
 static const struct kind requests[] = {
     [LOCAL_OPEN] = {"OPEN", sizeof(struct local_open), 0, false, false, check_open},
     [LOCAL_LAYOUT] = {"LAYOUT", sizeof(struct local_layout), 1, false, false, check_layout},
@@ -247,6 +267,8 @@ static const struct kind requests[] = {
     [LOCAL_RESUME] = {"RESUME", sizeof(struct local_resume), 0, false, false, check_resume},
     [LOCAL_PLACES] = {"PLACES", sizeof(struct local_places), 0, false, false, check_places},
     [LOCAL_WAIT] = {"WAIT", sizeof(struct local_save), 0, false, false, check_save},
+    [LOCAL_PARTS] = {"PARTS", sizeof(struct local_parts), 0, false, false, check_parts},
+    [LOCAL_SUMS] = {"SUMS", sizeof(struct local_sums), 1, false, false, check_sums},
 };
 
 static const struct kind answers[] = {

@@ -13,6 +13,8 @@
  *                                <-  OK                       or ERROR
  *     BEGIN step, layout         ->
  *                                <-  GRANT save, pages        or ERROR (BUSY, TOO_LARGE, FENCED, ...)
+ *     PARTS save, n              ->                           while copies run on: its first n parts are in place
+ *     SUMS save, seed + memfd    ->                           once, before FILLED: sums of the parts at their source
  *     (copies; writes the save's id into its word of the control page)
  *     FILLED save                ->                           whose OK nobody need wait for: the word has said it
  *                                <-  EVENT save SNAPSHOT, later DURABLE, COMMITTED, or a code and a message
@@ -60,7 +62,7 @@ enum local_type {
     LOCAL_PLACES = 17,        /* where a shard lies in this session's own arena: answered by PLACES_ARE, or NOT_FOUND */
     LOCAL_WAIT = 18,          /* this process waits for the save: answered by OK, and it is not paced any more */
     LOCAL_PARTS = 19,         /* so many parts are in place: answered by OK, and they may be encoded */
-    LOCAL_SUMS = 20,          /* + memfd with a local_sum for each part, before FILLED: answered by OK */
+    LOCAL_SUMS = 20,          /* + memfd with a local_sum for each part, sealed, before FILLED: answered by OK */
 
     LOCAL_ERROR = 64,
     LOCAL_OK = 65,
@@ -100,7 +102,8 @@ struct local_open {
 #define LOCAL_KNOWS_WAIT (1ull << 62)
 #define LOCAL_KNOWS_PARTS (1ull << 61)
 #define LOCAL_KNOWS_SUMS (1ull << 60)
-#define LOCAL_KNOWS (LOCAL_KNOWS_PLACES | LOCAL_KNOWS_WAIT) /* this version's daemon */
+/* This version's daemon. */
+#define LOCAL_KNOWS (LOCAL_KNOWS_PLACES | LOCAL_KNOWS_WAIT | LOCAL_KNOWS_PARTS | LOCAL_KNOWS_SUMS)
 #define LOCAL_SESSION_MAX ((1ull << 48) - 1)
 struct local_opened {
     struct local_header h;

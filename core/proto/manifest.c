@@ -30,6 +30,7 @@ void manifest_init(struct manifest *m)
 void manifest_free(struct manifest *m)
 {
     cairn_layout_free(&m->layout);
+    free(m->numerics);
     free(m->peers);
     free(m->chunks);
     for (struct manifest *next, *under = m->under; under; under = next) {
@@ -72,6 +73,18 @@ static size_t scratch_size(const struct manifest *m)
     return bytes;
 }
 
+#define NUMERICS 1 /* the digest's version */
+_Static_assert(CAIRN_DIGEST_VERSION == NUMERICS, "a new digest needs a new number in manifests");
+
+static void fill_numerics(tensor *t, const struct cairn_numerics *n)
+{
+    t->numerics = NUMERICS;
+    t->nan = n->bad.nan;
+    t->inf = n->bad.inf;
+    t->digest_low = n->digest.low;
+    t->digest_high = n->digest.high;
+}
+
 static void fill_tensor(tensor *t, const struct cairn_slice *s)
 {
     cairn__manifest__v1__tensor__init(t);
@@ -82,6 +95,7 @@ static void fill_tensor(tensor *t, const struct cairn_slice *s)
     t->offset = (uint64_t *)(uintptr_t)s->box.offset;
     t->length = (uint64_t *)(uintptr_t)s->box.length;
     t->image_offset = s->image_offset;
+    t->common = s->common;
 }
 
 static void fill_chunk(chunk *c, const struct chunk_record *r, struct arena *a)
@@ -150,6 +164,8 @@ static void fill_shard(shard *s, const struct manifest *m, struct arena *a)
     tensor *tensors = carve(a, sizeof *tensors, s->n_tensor);
     for (size_t i = 0; i < s->n_tensor; i++) {
         fill_tensor(&tensors[i], &m->layout.slices[i]);
+        if (m->numerics && m->numerics[i].known)
+            fill_numerics(&tensors[i], &m->numerics[i]);
         s->tensor[i] = &tensors[i];
     }
     s->n_chunk = m->nchunks;
@@ -210,11 +226,32 @@ static int decode_tensor(struct manifest *m, const tensor *t, struct cairn_error
                                .ndim = (uint32_t)t->n_shape,
                                .shape = t->shape,
                                .offset = t->offset,
-                               .length = t->length};
+                               .length = t->length,
+                               .flags = t->common ? CAIRN_TENSOR_COMMON : 0};
 
     if (t->n_shape > CAIRN_MAX_DIMS || t->n_offset != t->n_shape || t->n_length != t->n_shape)
         return corrupt(err, "with a tensor whose dimensions do not match");
     return cairn_layout_add(&m->layout, &add, err);
+}
+
+/* A version of the digest that is not known is as good as none. */
+static int decode_numerics(struct manifest *m, const shard *s, struct cairn_error *err)
+{
+    for (size_t i = 0; i < s->n_tensor; i++) {
+        const tensor *t = s->tensor[i];
+        uint64_t most = m->layout.slices[i].bytes;
+
+        if (t->numerics != NUMERICS)
+            continue;
+        if (t->nan > most || t->inf > most - t->nan)
+            return corrupt(err, "with more NaN and Inf than numbers");
+        if (!m->numerics)
+            m->numerics = calloc(s->n_tensor, sizeof *m->numerics);
+        if (!m->numerics)
+            return cairn_fail(err, CAIRN_E_NOMEM, "allocate the numerics of %zu tensors", s->n_tensor);
+        m->numerics[i] = (struct cairn_numerics){true, {t->nan, t->inf}, {t->digest_low, t->digest_high}};
+    }
+    return 0;
 }
 
 static int decode_layout(struct manifest *m, const shard *s, struct cairn_error *err)
@@ -232,7 +269,7 @@ static int decode_layout(struct manifest *m, const shard *s, struct cairn_error 
     for (size_t i = 0; i < s->n_tensor; i++)
         if (s->tensor[i]->image_offset != m->layout.slices[i].image_offset)
             return corrupt(err, "whose tensors were placed by other rules");
-    return 0;
+    return decode_numerics(m, s, err);
 }
 
 static int decode_delta(const struct manifest *m, const chunk *c, struct chunk_record *r, struct cairn_error *err)

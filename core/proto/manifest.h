@@ -4,6 +4,7 @@
 #define CAIRN_CORE_PROTO_MANIFEST_H
 
 #include "core/model/catalog.h"
+#include "core/model/digest.h"
 #include "core/model/stripe.h"
 
 #define SHA256_LEN 32
@@ -52,7 +53,8 @@ struct manifest {
     char (*peers)[CAIRN_MAX_NAME + 1];
     uint32_t npeers;
     struct cairn_layout layout;
-    struct chunk_record *chunks; /* ordered by first_part, cover all parts of the layout */
+    struct cairn_numerics *numerics; /* of each of its slices, or NULL: nothing is known */
+    struct chunk_record *chunks;     /* ordered by first_part, cover all parts of the layout */
     uint32_t nchunks;
     struct manifest_base base;
     struct manifest *under; /* the base's manifest, once somebody has read it; owned */

@@ -494,6 +494,8 @@ int record_decision_encode(const struct record_decision *r, struct bytes *out, s
     set_number(o, "plain_bytes", r->plain_bytes);
     set_number(o, "stored_bytes", r->stored_bytes);
     set_number(o, "created_unix_ms", r->created_unix_ms);
+    if (r->commit && r->counted)
+        set_number(o, "nonfinite", r->nonfinite > INT64_MAX ? INT64_MAX : r->nonfinite);
     if (r->commit)
         set_base(o, &r->base);
     return write_out(o, out, err);
@@ -521,6 +523,9 @@ int record_decision_decode(struct record_decision *ret, const void *data, size_t
     rec.plain_bytes = get_number(&r, "plain_bytes", INT64_MAX);
     rec.stored_bytes = get_number(&r, "stored_bytes", INT64_MAX);
     rec.created_unix_ms = get_number(&r, "created_unix_ms", INT64_MAX);
+    rec.counted = rec.commit && json_object_get(o, "nonfinite");
+    if (rec.counted)
+        rec.nonfinite = get_number(&r, "nonfinite", INT64_MAX);
     if (rec.commit)
         get_base(&r, &rec.base);
     if (r.code == 0)

@@ -94,6 +94,8 @@ struct record_decision {
     uint64_t plain_bytes;
     uint64_t stored_bytes;
     uint64_t created_unix_ms;
+    bool counted;          /* of a commit: all its NaN and Inf were */
+    uint64_t nonfinite;    /* then how many there are */
     struct ckpt_base base; /* of a commit: as in the intent */
 };
 struct record_settings {            /* cairn/v1/jobs/<job>/settings */

@@ -8,13 +8,33 @@
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
+
+/* Of a tree that was unpacked anywhere: lib/cairn, where this program is in bin. NULL when there is none. */
+static const char *beside_program(char *path, size_t room)
+{
+    static const char below[] = "/../lib/cairn";
+    ssize_t n = readlink("/proc/self/exe", path, room);
+
+    if (n < 0 || (size_t)n + sizeof below > room)
+        return NULL;
+    path[n] = 0;
+    char *name = strrchr(path, '/');
+    if (!name)
+        return NULL;
+    memcpy(name, below, sizeof below);
+    return access(path, F_OK) == 0 ? path : NULL;
+}
 
 int plugins_new(const char *dir, struct plugins **ret_plugins, struct cairn_error *err)
 {
+    char beside[4096];
     struct plugins *p = calloc(1, sizeof *p);
 
     if (!dir)
         dir = getenv("CAIRN_PLUGIN_DIR");
+    if (!dir)
+        dir = beside_program(beside, sizeof beside);
     if (!dir)
         dir = CAIRN_PLUGIN_DIR;
     if (p)

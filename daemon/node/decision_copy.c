@@ -48,6 +48,7 @@ static int encode(const struct root *root, const struct blob_ref *ref, struct by
         d.plain_bytes += root->shards[i].plain_bytes;
         d.stored_bytes += root->shards[i].stored_bytes;
     }
+    d.counted = root_nonfinite(root, &d.nonfinite);
     return record_decision_encode(&d, out, err);
 }
 

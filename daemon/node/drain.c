@@ -10,6 +10,7 @@
 
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
+#include "core/checkpoint/common.h"
 #include "daemon/io/log.h"
 #include "daemon/node/blob.h"
 
@@ -69,6 +70,7 @@ static void drain_finish(struct drain *d)
     cairn_layout_init(&d->manifest.layout); /* it was lent */
     manifest_free(&d->manifest);
     bytes_free(&d->manifest_bytes);
+    numerics_free(d->numerics);
     free(d);
     spec.ended(spec.arg, left);
 }
@@ -123,6 +125,8 @@ static bool check_peers(struct drain *d, unsigned live)
         d->no_peer_since_ns = 0;
         return !links_few(d->links);
     }
+    if (d->filling)
+        return false; /* there is time */
     if (live_peers(d, false) > 0) {
         drain_fail(d, cairn_fail(&err, CAIRN_E_NO_SPACE, "no peer takes this checkpoint: %s", d->last_error), &err);
         return false;
@@ -148,9 +152,12 @@ static bool cut_next(struct drain *d)
     if (!check_peers(d, live))
         return false;
     uint32_t k = cairn_chunk_parts(d->spec.layout, d->next_part, g.k);
+    if (d->next_part + k > d->in_place)
+        return false;
     if (!chunk_new(d, d->next_part, k, g.m, d->spec.attempt))
         return false;
     d->next_part += k;
+    d->early_parts += d->filling ? k : 0;
     return true;
 }
 
@@ -173,6 +180,7 @@ static void restripe(struct chunk *c)
         }
     }
     list_remove(&c->link);
+    list_remove(&c->unchecked);
     free(c);
     links_kick(d->links); /* its successors are behind whoever walks the list now */
 }
@@ -201,10 +209,23 @@ static bool can_mend(const struct drain *d, struct chunk *c)
            chunk_has_targets(c);
 }
 
+/* Chunks that were full before pages could be given back. */
+static void release_held(struct drain *d)
+{
+    if (d->held == 0 || !drain_is_settled(d))
+        return;
+    d->held = 0;
+    list_for_each (it, &d->full)
+        chunk_release(container_of(it, struct chunk, link));
+}
+
 /* Pages stay until the chunk is full, or until nothing more can be made of them behind done(); and as long as a
  * fragment is on its way: what is raw is sent from its page. */
 static void settle_safe(struct drain *d)
 {
+    bool settled = drain_is_settled(d);
+
+    release_held(d);
     list_for_each_safe (it, &d->safe) {
         struct chunk *c = container_of(it, struct chunk, link);
         chunk_check_links(c);
@@ -212,7 +233,9 @@ static void settle_safe(struct drain *d)
             continue;
         if (chunk_count(c, FRAG_DURABLE) == chunk_fragments(c))
             chunk_move(c, CHUNK_FULL);
-        if (c->state == CHUNK_FULL || c->spoilt || (d->told && !can_mend(d, c)))
+        if (!settled)
+            d->held += c->state == CHUNK_FULL;
+        else if (c->state == CHUNK_FULL || c->spoilt || (d->told && !can_mend(d, c)))
             chunk_release(c);
     }
 }
@@ -251,7 +274,7 @@ static void encode_more(struct drain *d)
         if (chunk_has_targets(c) && !c->base_lost) {
             if (room_for(d, c))
                 chunk_encode(c);
-        } else if (c->sending == 0) {
+        } else if (c->sending == 0 && !c->checking) {
             restripe(c);
         }
     }
@@ -351,6 +374,18 @@ static void add_chunks(struct drain *d, const struct list *chunks)
     }
 }
 
+static int sum_numerics(struct drain *d, struct cairn_error *err)
+{
+    struct manifest *m = &d->manifest;
+
+    if (!d->numerics)
+        return 0;
+    m->numerics = numerics_end(d->numerics);
+    if (!m->numerics)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the numerics of %u tensors", d->spec.layout->nslices);
+    return common_sum_up(d->spec.layout, m->numerics, &d->ref.numerics, err);
+}
+
 /* The layout is the caller's, lent for the encoding and for done(). Every chunk counts now, full or not. */
 static int make_manifest(struct drain *d, struct cairn_error *err)
 {
@@ -380,7 +415,8 @@ static int make_manifest(struct drain *d, struct cairn_error *err)
     for (uint32_t i = 0; i < d->spec.layout->nslices; i++)
         d->ref.plain_bytes += d->spec.layout->slices[i].bytes;
     m->layout = *d->spec.layout;
-    return manifest_encode(m, &d->manifest_bytes, err);
+    int r = sum_numerics(d, err);
+    return r < 0 ? r : manifest_encode(m, &d->manifest_bytes, err);
 }
 
 static void time_is_over(struct loop_timer *t)
@@ -474,7 +510,8 @@ static void drain_pump(struct pump *p)
     if (d->unsynced_bytes >= d->sync_bytes ||
         (all_stored(d) && (waits_for_sync(&d->going) || waits_for_sync(&d->safe))))
         sync_all(d);
-    if (d->durable_parts == d->spec.layout->nparts && !d->manifest_going && d->code == 0)
+    drain_check_more(d);
+    if (d->durable_parts == d->spec.layout->nparts && drain_is_settled(d) && !d->manifest_going && d->code == 0)
         store_manifest(d);
     if (d->told && tail_ended(d))
         drain_finish(d);
@@ -489,6 +526,11 @@ int drain_start(struct links *links, const struct drain_spec *spec, struct drain
 
     if (!d)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a drain");
+    d->numerics = spec->numerics ? numerics_new(spec->layout) : NULL;
+    if (spec->numerics && !d->numerics) {
+        free(d);
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the numerics of %u tensors", spec->layout->nslices);
+    }
     d->links = links;
     d->spec = *spec;
     d->pace = spec->pace;
@@ -500,6 +542,7 @@ int drain_start(struct links *links, const struct drain_spec *spec, struct drain
     list_init(&d->going);
     list_init(&d->safe);
     list_init(&d->full);
+    list_init(&d->unchecked);
     manifest_init(&d->manifest);
     snprintf(d->stream.job, sizeof d->stream.job, "%s", spec->job);
     d->stream.step = spec->step;
@@ -515,19 +558,34 @@ int drain_start(struct links *links, const struct drain_spec *spec, struct drain
     d->stream.reserve_bytes =
         g.k ? bytes / g.k * (g.k + g.m) / (live < CAIRN_GROUP_MAX ? live : CAIRN_GROUP_MAX) : bytes;
     d->deadline = (struct loop_timer){.fire = drain_too_late, .arg = d};
-    loop_timer_after(links_loop(links), &d->deadline, spec->deadline_ms);
+    d->filling = spec->filling;
+    d->in_place = spec->filling ? spec->in_place : spec->layout->nparts;
+    if (!d->filling)
+        loop_timer_after(links_loop(links), &d->deadline, spec->deadline_ms);
     d->pump = (struct pump){.run = drain_pump, .arg = d};
     links_pump_add(links, &d->pump);
     *ret_drain = d;
     return 0;
 }
 
+void drain_filled(struct drain *d)
+{
+    if (!d->filling || d->code < 0)
+        return;
+    d->filling = false;
+    d->in_place = d->spec.layout->nparts;
+    loop_timer_after(links_loop(d->links), &d->deadline, d->spec.deadline_ms);
+    links_kick(d->links);
+}
+
 void drain_why(const struct drain *d, char *buf, size_t len)
 {
-    char peers[300], pace[64];
+    char peers[300], pace[64], filling[64] = "";
 
     links_why(d->links, peers, sizeof peers);
     drain_pace_text(d, pace, sizeof pace);
-    snprintf(buf, len, "%u of %u parts durable%s%s%s%s%s", d->durable_parts, d->spec.layout->nparts, pace,
+    if (d->filling)
+        snprintf(filling, sizeof filling, ", %u in place so far", d->in_place);
+    snprintf(buf, len, "%u of %u parts durable%s%s%s%s%s%s", d->durable_parts, d->spec.layout->nparts, filling, pace,
              peers[0] ? "; " : "", peers, d->last_error[0] ? "; last failure: " : "", d->last_error);
 }

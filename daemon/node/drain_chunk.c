@@ -22,6 +22,7 @@ struct chunk *chunk_new(struct drain *d, uint32_t first_part, unsigned k, unsign
     c->k = (uint8_t)k;
     c->m = (uint8_t)m;
     list_init(&c->link);
+    list_init(&c->unchecked);
     chunk_move(c, CHUNK_TODO);
     return c;
 }
@@ -355,6 +356,17 @@ static bool same_as_before(const struct chunk *c, const struct encode *e)
             memcmp(c->part, e->part, c->k * sizeof c->part[0]) == 0);
 }
 
+/* What a chunk that was not taken has found is nobody's. */
+static void take_numerics(struct encoding *en, bool taken)
+{
+    for (unsigned i = 0; i < en->encode.k; i++) {
+        if (taken && en->encode.found[i])
+            numerics_take(en->chunk->drain->numerics, en->encode.found[i]);
+        else
+            numerics_part_free(en->encode.found[i]);
+    }
+}
+
 static void encoded(struct worker_job *job)
 {
     struct encoding *en = job->arg;
@@ -367,6 +379,7 @@ static void encoded(struct worker_job *job)
     pacer_release(links_pacer(d->links), chunk_fragments(c) * (uint64_t)CAIRN_PART);
     if (e->code == 0)
         codecs_encoded(links_codecs(d->links), e);
+    take_numerics(en, e->code == 0 && d->code == 0);
     if (e->base_gone && !c->counted && d->code == 0) {
         c->base_lost = true;
         give_all(en);
@@ -380,9 +393,13 @@ static void encoded(struct worker_job *job)
             &err, CAIRN_E_CORRUPT,
             "the snapshot of job %s step %llu rank %u changed while it was saved: its process writes to the arena",
             d->job, (unsigned long long)d->spec.step, d->spec.rank);
+    else if (e->code < 0 && e->differs)
+        drain_differs(d, c->first_part + e->differs - 1, &err);
     else if (e->code < 0)
         cairn_fail(&err, e->code, "encode part %u of rank %u", c->first_part, d->spec.rank);
     if (e->code == 0 && d->code == 0) {
+        if (d->spec.sums && !e->sums && !c->known) /* they came meanwhile */
+            chunk_check_later(c);
         c->known = true;
         c->entry = e->entry;
         c->delta = e->delta;
@@ -410,6 +427,16 @@ static void encode_run(struct worker_job *job)
     encode_chunk(&en->encode);
 }
 
+void chunk_plain(const struct chunk *c, const char *ret_plain[CAIRN_MAX_K], uint32_t ret_len[CAIRN_MAX_K])
+{
+    const struct drain_spec *spec = &c->drain->spec;
+
+    for (unsigned i = 0; i < c->k; i++) {
+        ret_plain[i] = spec->arena + (size_t)spec->pages[c->first_part + i] * CAIRN_PART;
+        ret_len[i] = (uint32_t)cairn_layout_part_len(spec->layout, c->first_part + i);
+    }
+}
+
 void chunk_encode(struct chunk *c)
 {
     struct drain *d = c->drain;
@@ -424,12 +451,13 @@ void chunk_encode(struct chunk *c)
     e->m = c->m;
     e->dtype = cairn_layout_part_dtype(d->spec.layout, c->first_part);
     e->as_recorded = c->known ? c->part : NULL;
+    e->numerics = c->known ? NULL : d->numerics; /* the same bytes again */
+    e->first_part = c->first_part;
     e->can_send_plain = links_sends_anything(d->links);
     codecs_offer(links_codecs(d->links), e);
-    for (unsigned i = 0; i < c->k; i++) {
-        e->plain[i] = d->spec.arena + (size_t)d->spec.pages[c->first_part + i] * CAIRN_PART;
-        e->plain_len[i] = (uint32_t)cairn_layout_part_len(d->spec.layout, c->first_part + i);
-    }
+    chunk_plain(c, e->plain, e->plain_len);
+    e->sums = d->spec.sums ? d->spec.sums + c->first_part : NULL;
+    e->sums_seed = d->spec.sums_seed;
     if (d->spec.against.is_set && !d->spec.base(d->spec.arg, &d->spec.against, c->first_part, c->k, &e->delta, e->base))
         e->delta = (struct cairn_delta){.depth = 0};
     for (unsigned i = 0; i < e->k + e->m; i++)

@@ -43,7 +43,9 @@ struct chunk {
     struct cairn_delta delta;
     bool base_lost; /* it was a delta, and its base is not there any more: its parts are cut again */
     unsigned sending;
-    struct frag frag[]; /* k + m */
+    struct list unchecked; /* in the drain, while its parts are to be compared with sums that came later */
+    bool checking;         /* a worker reads its pages for that */
+    struct frag frag[];    /* k + m */
 };
 
 struct drain {
@@ -57,12 +59,19 @@ struct drain {
     struct list todo, encoding, going, safe, full; /* of struct chunk */
     uint32_t next_part;                            /* the first that is in no chunk yet */
     uint32_t durable_parts;
+    bool filling;                        /* only in_place parts are there: nothing is given back, and nothing told */
+    uint32_t in_place;                   /* parts that may be cut */
+    uint32_t early_parts;                /* that were, before it was filled */
+    uint32_t held;                       /* full chunks whose pages could not be given back yet */
+    struct list unchecked;               /* of struct chunk */
+    unsigned checking;                   /* chunks that workers compare now */
     uint64_t unsynced_bytes, sync_bytes; /* with so many a sync is asked for */
     uint64_t no_peer_since_ns;           /* 0: there is one */
     unsigned busy;                       /* encodes, sends, the manifest: done() waits for them */
     bool manifest_going;
-    bool told; /* done() was called: what is late goes on behind it */
-    bool over; /* and has had its time */
+    bool told;                 /* done() was called: what is late goes on behind it */
+    bool over;                 /* and has had its time */
+    struct numerics *numerics; /* NULL: not watched */
     struct manifest manifest;
     struct bytes manifest_bytes;
     struct shard_ref ref;
@@ -73,6 +82,8 @@ struct drain {
 
 struct chunk *chunk_new(struct drain *d, uint32_t first_part, unsigned k, unsigned m, uint32_t attempt);
 void chunk_move(struct chunk *c, enum chunk_state state);
+/* Where its parts lie in the arena. */
+void chunk_plain(const struct chunk *c, const char *ret_plain[CAIRN_MAX_K], uint32_t ret_len[CAIRN_MAX_K]);
 /* Its pages are not read any more. */
 void chunk_release(struct chunk *c);
 /* Takes buffers and gives the chunk to a worker. The caller has seen that k + m buffers are free. */
@@ -98,6 +109,16 @@ void chunk_shed(struct chunk *c, bool all);
 struct link *chunk_place(const struct chunk *c, unsigned index);
 uint64_t chunk_record_bytes(const struct chunk *c);
 void drain_fail(struct drain *d, int code, const struct cairn_error *err);
+
+/* ---- drain_fill.c ---------------------------------------------------------------------------- */
+/* Compares what was encoded without sums, some at a time. */
+void drain_check_more(struct drain *d);
+/* It was encoded without the sums that are known now. */
+void chunk_check_later(struct chunk *c);
+/* Nothing is being filled, and nothing is left to be compared. */
+bool drain_is_settled(const struct drain *d);
+/* For err: the part, from 0 on in its image, is not what its source was. */
+int drain_differs(const struct drain *d, uint32_t part, struct cairn_error *err);
 
 /* ---- drain_pace.c ---------------------------------------------------------------------------- */
 /* Whether the next new chunk may be cut by the drain's plan. If not, the pumps run when it may. */

@@ -22,6 +22,8 @@ struct pass { /* over one chunk */
     struct encode *e;
     struct hash_stream *entry;   /* of all parts */
     struct hash_stream *payload; /* of one */
+    struct hash_stream *source;  /* of one, as its source is summed; NULL: nobody asks */
+    struct numerics_part *found; /* of the part that is being encoded; NULL: nobody asks */
     char *copy;                  /* a part that is encoded */
     char *base;                  /* the base's parts, checked; NULL: none */
     char *diff;                  /* copy XOR base */
@@ -97,6 +99,10 @@ static void raw_block(struct pass *p, unsigned part, const char *from, size_t at
     memset(block + len, 0, padded - len);
     hash_stream_add(p->entry, block, len);
     hash_stream_add(p->payload, block, len);
+    if (p->source)
+        hash_stream_add(p->source, block, len);
+    if (p->found)
+        numerics_part_add(p->found, block, at, len);
     parity_add(p, part, block, at, padded);
     if (to)
         memcpy(to + at, block, len);
@@ -143,6 +149,13 @@ static int64_t encode_copy(struct pass *p, unsigned i, const struct codec *codec
     return codec_encode(codec, delta ? p->diff : p->copy, len, e->dtype, payload_of(e, i), len * WORTH_NUM / WORTH_DEN);
 }
 
+/* A block at a time, as raw parts go through: each is gone through more than once. */
+static void watch_copy(struct pass *p, size_t len)
+{
+    for (size_t at = 0; p->found && at < len; at += BLOCK_BYTES)
+        numerics_part_add(p->found, p->copy + at, at, len - at < BLOCK_BYTES ? len - at : BLOCK_BYTES);
+}
+
 static void encoded_part(struct pass *p, unsigned i, size_t coded)
 {
     struct encode *e = p->e;
@@ -150,6 +163,9 @@ static void encoded_part(struct pass *p, unsigned i, size_t coded)
     size_t padded = round_up_u64(coded, CAIRN_BLOCK);
 
     hash_stream_add(p->entry, p->copy, e->plain_len[i]);
+    if (p->source)
+        hash_stream_add(p->source, p->copy, e->plain_len[i]);
+    watch_copy(p, e->plain_len[i]);
     memset(payload + coded, 0, padded - coded);
     e->payload_sum[i] = cairn_hash64(payload, coded, 0);
     parity_add(p, i, payload, 0, padded);
@@ -247,6 +263,21 @@ static bool is_delta(struct pass *p, unsigned i)
     return e->as_recorded || estimate(e, p->diff, len) * BETTER_DEN < estimate(e, p->copy, len) * BETTER_NUM;
 }
 
+/* ---- sums of the source ---------------------------------------------------------------------- */
+
+static int source_compare(const struct pass *p, unsigned i)
+{
+    struct hash128 sum;
+
+    if (!p->source)
+        return 0;
+    sum = hash_stream_end(p->source);
+    if (cairn_sum_agrees(&p->e->sums[i], &sum))
+        return 0;
+    p->e->differs = i + 1;
+    return CAIRN_E_CORRUPT;
+}
+
 static int encode_part(struct pass *p, unsigned i)
 {
     struct encode *e = p->e;
@@ -254,6 +285,13 @@ static int encode_part(struct pass *p, unsigned i)
     uint32_t len = e->plain_len[i];
 
     p->has_copy = false;
+    if (p->source)
+        hash_stream_reset_seeded(p->source, e->sums_seed);
+    if (e->numerics) {
+        p->found = e->found[i] = numerics_part_new(e->numerics, e->first_part + i);
+        if (!p->found)
+            return CAIRN_E_NOMEM;
+    }
     bool delta = is_delta(p, i);
     unsigned c = e->as_recorded ? recorded(e, i) : choose(e, i, delta ? p->diff : e->plain[i]);
     int64_t coded = c ? encode_copy(p, i, e->codec[c].codec, delta) : 0;
@@ -275,7 +313,7 @@ static int encode_part(struct pass *p, unsigned i)
     e->cost[c].plain += len;
     e->cost[c].coded += e->part[i].coded_len;
     e->cost[c].ns += now_ns() - begun;
-    return 0;
+    return source_compare(p, i);
 }
 
 /* ---- the chunk ------------------------------------------------------------------------------- */
@@ -285,7 +323,9 @@ void encode_chunk(struct encode *e)
     struct pass p = {.e = e, .entry = hash_stream_new(), .payload = hash_stream_new()};
 
     p.copy = e->ncodecs > 1 ? malloc(CAIRN_PART) : NULL;
-    e->code = p.entry && p.payload && (p.copy || e->ncodecs == 1) ? 0 : CAIRN_E_NOMEM;
+    p.source = e->sums ? hash_stream_new() : NULL;
+    e->differs = 0;
+    e->code = p.entry && p.payload && (p.copy || e->ncodecs == 1) && (p.source || !e->sums) ? 0 : CAIRN_E_NOMEM;
     if (e->code == 0)
         e->code = base_take(&p);
     if (e->code == 0)
@@ -301,5 +341,6 @@ void encode_chunk(struct encode *e)
     free(p.base);
     hash_stream_free(p.entry);
     hash_stream_free(p.payload);
+    hash_stream_free(p.source);
     free(p.copy);
 }

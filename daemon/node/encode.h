@@ -14,6 +14,7 @@
 #include "core/model/choice.h"
 #include "core/proto/fragment.h"
 #include "daemon/io/plugins.h"
+#include "daemon/node/numerics.h"
 
 struct encode_codec {
     const struct codec *codec;
@@ -38,7 +39,13 @@ struct encode {
     const struct cairn_part_code *as_recorded; /* NULL: choose. Else of each part: made the same way again */
     const char *base[CAIRN_MAX_K];             /* of each part, as plain; not read when there is no delta */
     struct cairn_delta delta;                  /* the base; depth 0: none. As a result: what parts are deltas against */
+    const struct hash128 *sums;                /* of each part at its source, with the seed; NULL: not compared */
+    uint64_t sums_seed;
+    const struct numerics *numerics; /* NULL: nobody asks what the parts' numbers are */
+    uint32_t first_part;             /* for them: of the image */
     /* results */
+    unsigned differs;                         /* with code: the part, from 1 on, that does not have its sum */
+    struct numerics_part *found[CAIRN_MAX_K]; /* with numerics, of each part; the caller's, also with a code */
     bool base_gone;       /* with code: as_recorded has deltas, and the base's bytes are not there any more */
     struct hash128 entry; /* of the bytes that were encoded */
     struct cairn_part_code part[CAIRN_MAX_K];

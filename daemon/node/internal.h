@@ -111,6 +111,8 @@ struct session {
 /* ---- session.c: the conversation ------------------------------------------------------------- */
 int session_new(struct node *node, int fd, struct cairn_error *err); /* takes fd, also on failure */
 void session_close(struct session *s, const char *why);
+/* It broke the protocol: it is told so, and ends. */
+void session_reject(struct session *s, const struct cairn_error *err);
 void session_pending_end(struct session *s); /* pending--, and the last one frees a closed session */
 /* Queue an answer; a session that is closed drops it. fds are taken. */
 void session_send(struct session *s, const void *message, size_t len, const int *fds, unsigned nfds);
@@ -137,6 +139,8 @@ struct shared_layout *session_find_layout(struct session *s, uint64_t low, uint6
 /* ---- session_save.c: grants, filled snapshots ------------------------------------------------ */
 void session_on_begin(struct session *s, const struct local_begin *m);
 void session_on_filled(struct session *s, const struct local_save *m);
+void session_on_parts(struct session *s, const struct local_parts *m);
+void session_on_sums(struct session *s, const struct local_sums *m, int fd); /* takes fd */
 void session_on_drop(struct session *s, const struct local_drop *m);
 void session_on_why(struct session *s, const struct local_save *m);
 void session_on_wait(struct session *s, const struct local_save *m);

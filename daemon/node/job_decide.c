@@ -147,6 +147,7 @@ static int decide_send_commit(struct decider *d, struct cairn_error *err)
         decision.plain_bytes += d->root.shards[i].plain_bytes;
         decision.stored_bytes += d->root.shards[i].stored_bytes;
     }
+    decision.counted = root_nonfinite(&d->root, &decision.nonfinite);
     keys_fill(&k, d);
     int r = record_decision_encode(&decision, &value, err);
     if (r == 0) {

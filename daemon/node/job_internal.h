@@ -275,9 +275,10 @@ struct rank_save {
     uint64_t pin_number;
     struct save_events events;
     void *arg;
-    const struct cairn_layout *layout;
-    const char *arena;
-    const uint32_t *pages;
+    struct save_image image; /* set once parts are in place */
+    uint32_t in_place;       /* parts, while it is not filled */
+    const struct hash128 *sums;
+    uint64_t sums_seed;
     uint32_t attempt; /* the first of its fragments */
     uint64_t begun_ns, filled_ns;
     int state;       /* enum report_state */

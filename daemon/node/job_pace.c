@@ -63,8 +63,8 @@ void save_measured(const struct rank_save *save)
         LOG_NOTICE,
         "job %s rank %u: its first save had %u MiB, from the grant of that memory to the end of its copy in %.3f s; "
         "it was durable %.2f s later (%.0f MiB/s)%s",
-        job->name, save->rank, save->layout->nparts, (double)(save->filled_ns - save->begun_ns) / 1e9, flush_s,
-        flush_s > 0 ? save->layout->nparts / flush_s : 0,
+        job->name, save->rank, save->image.layout->nparts, (double)(save->filled_ns - save->begun_ns) / 1e9, flush_s,
+        flush_s > 0 ? save->image.layout->nparts / flush_s : 0,
         job->jobs->config.spread ? "; from the third one on that may be spread over the time until the next" : "");
 }
 

@@ -75,7 +75,7 @@ static void save_drain_done(void *arg, int code, const struct cairn_error *err, 
         save_post(save);
         run_report(run, false);
     } else if (code < 0 && !run->over) {
-        run_give_up(run, save->rank, REPORT_FAILED, CAIRN_E_ABORTED,
+        run_give_up(run, save->rank, REPORT_FAILED, code == CAIRN_E_CORRUPT ? code : CAIRN_E_ABORTED,
                     err && err->message[0] ? err->message : cairn_code_name(code));
     }
     save_post(save);
@@ -112,12 +112,16 @@ static void save_start_drain(struct rank_save *save)
                               .fence_incarnation = job->pin_revision ? job->pin.incarnation : 0,
                               .rank = save->rank,
                               .world_size = run->world_size,
-                              .layout = save->layout,
-                              .arena = save->arena,
-                              .pages = save->pages,
+                              .layout = save->image.layout,
+                              .arena = save->image.arena,
+                              .pages = save->image.pages,
+                              .filling = save->state == REPORT_BEGUN,
+                              .in_place = save->in_place,
+                              .sums = save->sums,
+                              .sums_seed = save->sums_seed,
                               .attempt = save->attempt,
                               .deadline_ms = job->jobs->config.checkpoint_ms,
-                              .pace = run_pace(run, save->layout->nparts),
+                              .pace = run_pace(run, save->image.layout->nparts),
                               .arg = save,
                               .durable = save_parts_durable,
                               .done = save_drain_done,
@@ -134,11 +138,16 @@ static void save_start_drain(struct rank_save *save)
     run_give_up(run, save->rank, REPORT_FAILED, CAIRN_E_ABORTED, err.message);
 }
 
+static bool may_drain(const struct rank_save *save)
+{
+    return save->state == REPORT_FILLED || (save->state == REPORT_BEGUN && save->in_place > 0);
+}
+
 void run_start_drains(struct run *run)
 {
     list_for_each (it, &run->saves) {
         struct rank_save *save = container_of(it, struct rank_save, of_run);
-        if (run->intent && !run->told && save->state == REPORT_FILLED && !save->draining)
+        if (run->intent && !run->told && may_drain(save) && !save->draining)
             save_start_drain(save);
     }
 }
@@ -296,18 +305,36 @@ int save_resume(struct member *member, uint64_t step, uint32_t attempt, const st
 
 /* ---- filled, dropped, asked ------------------------------------------------------------------ */
 
-void save_filled(struct rank_save *save, const struct cairn_layout *layout, const char *arena, const uint32_t *pages)
+void save_in_place(struct rank_save *save, const struct save_image *image, uint32_t parts)
+{
+    save->image = *image;
+    save->in_place = parts;
+    if (save->draining)
+        drain_in_place(save->drain, parts);
+    else
+        run_start_drains(save->run);
+}
+
+void save_sums(struct rank_save *save, const struct hash128 *sums, uint64_t seed)
+{
+    save->sums = sums;
+    save->sums_seed = seed;
+    if (save->draining)
+        drain_sums(save->drain, sums, seed);
+}
+
+void save_filled(struct rank_save *save, const struct save_image *image)
 {
     struct run *run = save->run;
 
-    save->layout = layout;
-    save->arena = arena;
-    save->pages = pages;
+    save->image = *image;
     save->state = REPORT_FILLED;
     save->filled_ns = loop_now_ns(run->job->jobs->deps.loop);
     if (run->told)
         return;
     save->unreported = true;
+    if (save->draining)
+        drain_filled(save->drain);
     run_report(run, false);
     run_start_drains(run);
 }

@@ -111,8 +111,19 @@ int save_resume(struct member *member, uint64_t step, uint32_t attempt, const st
                 struct rank_save **ret_save, struct cairn_error *err);
 /* What became of a step that is not under way: 1 committed, ABORTED with why, or NOT_FOUND. */
 int save_fate(const struct member *member, uint64_t step, struct cairn_error *err);
-/* The snapshot is complete and immutable; layout, arena and pages are borrowed until ended(). */
-void save_filled(struct rank_save *save, const struct cairn_layout *layout, const char *arena, const uint32_t *pages);
+/* Where a snapshot lies in its arena: borrowed until ended(). */
+struct save_image {
+    const struct cairn_layout *layout;
+    const char *arena;
+    const uint32_t *pages;
+};
+/* Its first parts are complete and immutable, the others not yet: they may be stored already. Nobody is told before
+ * save_filled. parts only grows. */
+void save_in_place(struct rank_save *save, const struct save_image *image, uint32_t parts);
+/* Sums of the parts where they came from, for drain_sums; borrowed until ended(). Once, before save_filled. */
+void save_sums(struct rank_save *save, const struct hash128 *sums, uint64_t seed);
+/* The snapshot is complete and immutable. */
+void save_filled(struct rank_save *save, const struct save_image *image);
 /* The rank gives up before filled. */
 void save_drop(struct rank_save *save, const char *why);
 /* Somebody waits for the checkpoint, or for the pages of its saves: what this node drains of it goes at full speed

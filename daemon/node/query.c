@@ -186,6 +186,8 @@ static json_t *status_flush(const struct flush_status *f)
     query_set(o, "rank", json_integer(f->rank));
     query_set(o, "parts", json_integer(d->parts));
     query_set(o, "taken_parts", json_integer(d->taken_parts));
+    query_set(o, "in_place_parts", json_integer(d->in_place_parts));
+    query_set(o, "early_parts", json_integer(d->early_parts));
     query_set(o, "durable_parts", json_integer(d->durable_parts));
     query_set(o, "durable", json_boolean(f->durable));
     query_set(o, "paced", json_boolean(paced));

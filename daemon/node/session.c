@@ -186,6 +186,14 @@ void session_close(struct session *s, const char *why)
     session_pending_end(s);
 }
 
+void session_reject(struct session *s, const struct cairn_error *err)
+{
+    log_line(LOG_WARNING, "pid %d (job %s rank %u) broke the protocol, its connection is dropped: %s", s->pid, s->job,
+             s->rank, err->message);
+    s->rejected = true;
+    session_answer_error(s, 0, CAIRN_E_PROTOCOL, err);
+}
+
 /* ---- OPEN ------------------------------------------------------------------------------------ */
 
 struct opening {
@@ -346,6 +354,14 @@ static void session_dispatch(struct session *s, int type, const void *m, int *fd
         if (session_is_rank(s, id))
             session_on_filled(s, m);
         break;
+    case LOCAL_PARTS:
+        if (session_is_rank(s, id))
+            session_on_parts(s, m);
+        break;
+    case LOCAL_SUMS:
+        if (session_is_rank(s, id))
+            session_on_sums(s, m, TAKE_FD(fds[0]));
+        break;
     case LOCAL_DROP:
         if (session_is_rank(s, id))
             session_on_drop(s, m);
@@ -436,10 +452,7 @@ static void session_handle(struct session *s, size_t len)
     if (type < 0 && !cut && s->opened && local_is_unknown_request(s->recv_buf, len)) {
         session_refuse_unknown(s, (const void *)s->recv_buf);
     } else if (type < 0) {
-        log_line(LOG_WARNING, "pid %d (job %s rank %u) broke the protocol, its connection is dropped: %s", s->pid,
-                 s->job, s->rank, err.message);
-        s->rejected = true;
-        session_answer_error(s, 0, CAIRN_E_PROTOCOL, &err);
+        session_reject(s, &err);
     } else {
         session_dispatch(s, type, s->recv_buf, fds);
     }

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A session's saves: from BEGIN to the last event.
  *
- *     BEGIN --room--> GRANTED --FILLED--> DRAINING --COMMITTED or failed--> ended
+ *     BEGIN --room--> GRANTED --(PARTS ... SUMS) FILLED--> DRAINING --COMMITTED or failed--> ended
  *        \--no room: WAITING--/ \--drop, death before filled: dropped
+ *
+ * A client whose copies go on behind seal says with PARTS what is in place: that is encoded and stored before FILLED,
+ * but counts for nothing. A save that is dropped drops what was stored with it.
  *
  * A save outlives its session once its snapshot is filled: it holds the arena and its layout until the job says that
  * nobody reads them any more. */
@@ -13,8 +16,12 @@
 #include "core/model/units.h"
 #include "daemon/io/log.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 struct session_save {
     struct list link;             /* in session, while that lives */
@@ -23,6 +30,8 @@ struct session_save {
     struct shared_layout *layout; /* referenced */
     struct snapshot *snapshot;    /* NULL before the grant */
     struct rank_save *rank_save;  /* NULL once it ended */
+    struct hash128 *sums;         /* of its parts at their source; owned, NULL: not known */
+    uint32_t in_place;            /* parts that its client said are, before it is filled */
     uint64_t step;
     uint32_t begin_id; /* of the request that waits for room */
     bool waiting;
@@ -99,6 +108,7 @@ static void save_release(struct session_save *sv)
     }
     shared_layout_unref(sv->layout);
     arena_unref(sv->arena);
+    free(sv->sums);
     free(sv);
 }
 
@@ -282,7 +292,7 @@ void session_on_begin(struct session *s, const struct local_begin *m)
         save_refuse(sv, r, &err);
 }
 
-/* ---- FILLED, DROP, WHY ----------------------------------------------------------------------- */
+/* ---- FILLED ---------------------------------------------------------------------------------- */
 
 static struct session_save *session_find_save(struct session *s, uint64_t save, uint64_t step)
 {
@@ -294,13 +304,20 @@ static struct session_save *session_find_save(struct session *s, uint64_t save, 
     return NULL;
 }
 
+static struct save_image save_image(const struct session_save *sv)
+{
+    return (struct save_image){&sv->layout->layout, arena_page(sv->arena, 0), sv->snapshot->pages};
+}
+
 static void save_start_drain(struct session_save *sv)
 {
+    struct save_image image = save_image(sv);
+
     sv->filled = true;
     sv->state = CAIRN_SNAPSHOT;
     snapshot_filled(sv->snapshot);
     save_send_event(sv, CAIRN_SNAPSHOT, 0, NULL);
-    save_filled(sv->rank_save, &sv->layout->layout, arena_page(sv->arena, 0), sv->snapshot->pages);
+    save_filled(sv->rank_save, &image);
 }
 
 void session_on_filled(struct session *s, const struct local_save *m)
@@ -331,6 +348,97 @@ void session_on_filled(struct session *s, const struct local_save *m)
     session_answer_ok(s, m->h.id);
     save_start_drain(sv);
 }
+
+/* ---- PARTS, SUMS ----------------------------------------------------------------------------- */
+
+/* Whether the client may still say something of the save before it is filled; else why not. */
+static int save_check_filling(const struct session_save *sv, uint64_t save, struct cairn_error *err)
+{
+    if (!sv)
+        return cairn_fail(err, CAIRN_E_ABORTED, "save %llu is not under way any more", (unsigned long long)save);
+    if (sv->filled)
+        return cairn_fail(err, CAIRN_E_EXISTS, "step %llu is filled already", (unsigned long long)sv->step);
+    if (sv->failed || !sv->rank_save)
+        return cairn_fail(err, CAIRN_E_ABORTED, "step %llu was aborted before it was filled",
+                          (unsigned long long)sv->step);
+    return 0;
+}
+
+void session_on_parts(struct session *s, const struct local_parts *m)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct session_save *sv = session_find_save(s, m->save, 0);
+    int r = save_check_filling(sv, m->save, &err);
+
+    if (r < 0) {
+        session_answer_error(s, m->h.id, r, &err);
+        return;
+    }
+    uint32_t nparts = sv->layout->layout.nparts;
+    if (m->parts > nparts || m->parts < sv->in_place) {
+        cairn_fail(&err, CAIRN_E_PROTOCOL, "PARTS: %u parts of step %llu are in place, after %u of %u", m->parts,
+                   (unsigned long long)sv->step, sv->in_place, nparts);
+        session_reject(s, &err);
+        return;
+    }
+    struct save_image image = save_image(sv);
+    sv->in_place = m->parts;
+    session_answer_ok(s, m->h.id);
+    save_in_place(sv->rank_save, &image, m->parts);
+}
+
+/* At most 16 bytes a MiB, of memory: it is read at once. Copied first, whatever its client does to it then; a file that
+ * could be changed or cut meanwhile is none that a client of ours sends. */
+static int sums_read(int fd, uint32_t nparts, struct hash128 **ret_sums, struct cairn_error *err)
+{
+    size_t len = nparts * sizeof(struct local_sum);
+    int seals = fcntl(fd, F_GET_SEALS), need = F_SEAL_SHRINK | F_SEAL_WRITE;
+    _cleanup_free_ struct hash128 *sums = NULL;
+    struct stat st;
+
+    _Static_assert(sizeof(struct local_sum) == sizeof(struct hash128), "sums are taken as they come");
+    if (fstat(fd, &st) < 0)
+        return cairn_fail_errno(err, errno, "look at the descriptor of SUMS");
+    if (seals < 0 || (seals & need) != need)
+        return cairn_fail(err, CAIRN_E_PROTOCOL,
+                          "SUMS: its descriptor is no memfd sealed against writing and shrinking");
+    if ((uint64_t)st.st_size != len)
+        return cairn_fail(err, CAIRN_E_PROTOCOL, "SUMS: %lld bytes for %u parts, %zu are expected",
+                          (long long)st.st_size, nparts, len);
+    sums = malloc(len ? len : 1);
+    if (!sums)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the sums of %u parts", nparts);
+    ssize_t n = pread(fd, sums, len, 0);
+    if (n < 0)
+        return cairn_fail_errno(err, errno, "read the sums of %u parts", nparts);
+    if ((size_t)n != len)
+        return cairn_fail(err, CAIRN_E_PROTOCOL, "SUMS: its memfd gave %zd of %zu bytes", n, len);
+    *ret_sums = TAKE_PTR(sums);
+    return 0;
+}
+
+void session_on_sums(struct session *s, const struct local_sums *m, int fd)
+{
+    _cleanup_close_ int sums_fd = fd;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct session_save *sv = session_find_save(s, m->save, 0);
+    int r = save_check_filling(sv, m->save, &err);
+
+    if (r == 0 && sv->sums)
+        r = cairn_fail(&err, CAIRN_E_PROTOCOL, "SUMS of step %llu come a second time", (unsigned long long)sv->step);
+    if (r == 0)
+        r = sums_read(sums_fd, sv->layout->layout.nparts, &sv->sums, &err);
+    if (r == CAIRN_E_PROTOCOL) {
+        session_reject(s, &err);
+    } else if (r < 0) {
+        session_answer_error(s, m->h.id, r, &err);
+    } else {
+        session_answer_ok(s, m->h.id);
+        save_sums(sv->rank_save, sv->sums, m->seed);
+    }
+}
+
+/* ---- DROP, WHY, WAIT ------------------------------------------------------------------------- */
 
 /* A rank that gives a step up before it began tells the others through an empty save of that step. */
 static void session_drop_unbegun(struct session *s, const struct local_drop *m)

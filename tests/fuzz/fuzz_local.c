@@ -46,6 +46,14 @@ static void read_all(int type, const void *m)
             if (((const struct local_grant *)m)->runs[i].npages == 0)
                 abort();
         break;
+    case LOCAL_PARTS:
+        if (((const struct local_parts *)m)->save == 0 || ((const struct local_parts *)m)->parts == 0)
+            abort();
+        break;
+    case LOCAL_SUMS:
+        if (((const struct local_sums *)m)->save == 0)
+            abort();
+        break;
     default:
         break;
     }

@@ -31,6 +31,8 @@ union any {
     struct local_command command;
     struct local_hand_back hand_back;
     struct local_resume resume;
+    struct local_parts parts;
+    struct local_sums sums;
     char bytes[LOCAL_MAX_MESSAGE];
 };
 
@@ -54,6 +56,10 @@ static const struct type types[] = {
     {LOCAL_COMMAND, sizeof(struct local_command), 0},
     {LOCAL_HAND_BACK, sizeof(struct local_hand_back), 2},
     {LOCAL_RESUME, sizeof(struct local_resume), 0},
+    {LOCAL_PLACES, sizeof(struct local_places), 0},
+    {LOCAL_WAIT, sizeof(struct local_save), 0},
+    {LOCAL_PARTS, sizeof(struct local_parts), 0},
+    {LOCAL_SUMS, sizeof(struct local_sums), 1},
     {LOCAL_ERROR, sizeof(struct local_error), 0},
     {LOCAL_OK, sizeof(struct local_ok), 0},
     {LOCAL_OPENED, sizeof(struct local_opened), 2},
@@ -64,6 +70,7 @@ static const struct type types[] = {
     {LOCAL_RESTORE_OPENED, sizeof(struct local_restore_opened), 2},
     {LOCAL_READ_DONE, sizeof(struct local_read_done), 0},
     {LOCAL_ANSWER, sizeof(struct local_answer), 1},
+    {LOCAL_PLACES_ARE, sizeof(struct local_places_are), 1},
 };
 #define NTYPES (sizeof(types) / sizeof(types[0]))
 
@@ -80,10 +87,17 @@ static void good(const struct type *t)
         break;
     case LOCAL_FILLED:
     case LOCAL_WHY:
+    case LOCAL_WAIT:
         m.save.save = 1;
         break;
     case LOCAL_RESUME:
         m.resume.save = 1;
+        break;
+    case LOCAL_PARTS:
+        m.parts.save = m.parts.parts = 1;
+        break;
+    case LOCAL_SUMS:
+        m.sums.save = 1;
         break;
     case LOCAL_READ:
         m.read.part_mask = 1;
@@ -198,6 +212,8 @@ static void test_descriptors(void **state)
     (void)state;
     good(find(LOCAL_LAYOUT));
     assert_int_equal(local_check(&m, sizeof(m.layout), 0, NULL), CAIRN_E_PROTOCOL);
+    good(find(LOCAL_SUMS));
+    assert_int_equal(local_check(&m, sizeof(m.sums), 0, NULL), CAIRN_E_PROTOCOL);
     good(find(LOCAL_OPENED)); /* an observer has no arena */
     assert_int_equal(local_check(&m, sizeof(m.opened), 0, NULL), LOCAL_OPENED);
     good(find(LOCAL_RESTORE_OPENED));
@@ -255,6 +271,10 @@ static void test_values(void **state)
     REFUSED(LOCAL_RESTORE_OPENED, m.restore_opened.slots = 0);
     REFUSED(LOCAL_RESTORE_OPENED, m.restore_opened.slot_parts = 33);
     REFUSED(LOCAL_RESTORE_OPENED, m.restore_opened.catalog_bytes = 0);
+    REFUSED(LOCAL_PARTS, m.parts.save = 0);
+    REFUSED(LOCAL_PARTS, m.parts.parts = 0);
+    REFUSED(LOCAL_PARTS, m.parts.pad = 1);
+    REFUSED(LOCAL_SUMS, m.sums.save = 0);
     REFUSED(LOCAL_READ, m.read.part_mask = 0);
     REFUSED(LOCAL_READ, m.read.pad = 1);
     REFUSED(LOCAL_READ_DONE, m.read_done.pad = 1);

@@ -40,6 +40,16 @@ static void test_pieces(void **state)
         assert_int_equal(hash_stream_end64(s), cairn_hash64(data, len, 0));
         hash_stream_reset(s);
     }
+    for (uint64_t s2 = 0; s2 < 1000; s2 += 333) {
+        struct hash128 seeded = cairn_hash128_seeded(data, len, s2);
+        hash_stream_reset_seeded(s, s2);
+        for (size_t at = 0; at < len; at += 50000)
+            hash_stream_add(s, data + at, 50000);
+        struct hash128 pieces = hash_stream_end(s);
+        assert_true(pieces.low == seeded.low && pieces.high == seeded.high);
+        assert_true((seeded.low == whole.low) == (s2 == 0));
+    }
+    hash_stream_reset(s);
     struct hash128 none = cairn_hash128(NULL, 0);
     struct hash128 fresh = hash_stream_end(s);
     assert_int_equal(fresh.low, none.low);
@@ -61,6 +71,11 @@ static void check_variant(const struct hash_ops *v, const uint8_t *data, size_t 
         struct hash128 a = hash_base.hash128(data + at, len), b = v->hash128(data + at, len), c;
         assert_true(a.low == b.low && a.high == b.high);
         assert_int_equal(hash_base.hash64(data + at, len, len), v->hash64(data + at, len, len));
+        c = v->hash128_seeded(data + at, len, seed);
+        v->stream_reset_seeded(s, seed);
+        hash_base.add(s, data + at, len);
+        b = v->end(s);
+        assert_true(c.low == b.low && c.high == b.high);
         v->stream_reset(s);
         v->add(s, data + at, len / 3);
         hash_base.add(s, data + at + len / 3, len - len / 3); /* a stream may even change hands */

@@ -124,7 +124,8 @@ static void test_damage(void **state)
     (void)state;
 
     assert_int_equal(decode_with(0, 'X'), CAIRN_E_CORRUPT);
-    assert_int_equal(decode_with(8, 2), CAIRN_E_PROTOCOL);
+    assert_int_equal(decode_with(8, 3), CAIRN_E_PROTOCOL);
+    assert_int_equal(decode_with(8, 2), CAIRN_E_CORRUPT);            /* it has no flag */
     assert_int_equal(decode_with(15, 0xff), CAIRN_E_CORRUPT);        /* 4 billion slices */
     assert_int_equal(decode_with(12, 4), CAIRN_E_CORRUPT);           /* one slice less than there are */
     assert_int_equal(decode_with(16, 9), CAIRN_E_CORRUPT);           /* groups */
@@ -143,6 +144,45 @@ static void test_damage(void **state)
     assert_int_equal(cairn_layout_decode(&l, b.data, b.len, &err), CAIRN_E_PROTOCOL);
     assert_non_null(strstr(err.message, "version 7"));
     bytes_free(&b);
+}
+
+/* Catches a flag that is lost, one that other layouts' bytes are changed by, and one that a reader is told of that has
+ * no use for it. */
+static void test_flags(void **state)
+{
+    struct cairn_tensor w = tensor("w", CAIRN_F32, 1, DIMS(8), NULL, NULL), v = w;
+    struct bytes b = {0}, plain = {0}, without = {0};
+    struct cairn_layout l, out;
+    (void)state;
+
+    cairn_layout_init(&l);
+    cairn_layout_init(&out);
+    w.flags = CAIRN_TENSOR_COMMON | CAIRN_TENSOR_DEVICE_WRITES;
+    v.name = "v";
+    assert_int_equal(cairn_layout_add(&l, &w, NULL), 0);
+    assert_int_equal(cairn_layout_add(&l, &v, NULL), 0);
+    assert_int_equal(cairn_layout_place(&l, NULL), 0);
+    assert_int_equal(cairn_layout_encode(&l, &b, NULL), 0);
+    assert_int_equal(b.data[8], 2);
+    assert_int_equal(cairn_layout_decode(&out, b.data, b.len, NULL), 0);
+    assert_true(out.slices[0].common && !out.slices[1].common);
+    size_t len = cairn_layout_slice_len(&l.slices[0]);
+    assert_true(cairn_layout_slice_is(b.data + CAIRN_LAYOUT_HEADER_LEN, len, &w));
+    w.flags = 0; /* a save that drops the flag has another layout */
+    assert_false(cairn_layout_slice_is(b.data + CAIRN_LAYOUT_HEADER_LEN, len, &w));
+    assert_int_equal(cairn_layout_encode_plain(&l, &plain, NULL), 0);
+    l.slices[0].common = false;
+    assert_int_equal(cairn_layout_encode(&l, &without, NULL), 0);
+    assert_int_equal(plain.len, without.len);
+    assert_memory_equal(plain.data, without.data, plain.len);
+    assert_int_equal(plain.data[8], 1);
+    b.data[8] = 1; /* what version 1 has no flag for */
+    assert_int_equal(decode(b.data, b.len), CAIRN_E_CORRUPT);
+    cairn_layout_free(&l);
+    cairn_layout_free(&out);
+    bytes_free(&b);
+    bytes_free(&plain);
+    bytes_free(&without);
 }
 
 static void test_too_long(void **state)
@@ -174,7 +214,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_golden),   cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_damage),     cmocka_unit_test(test_too_long),
+        cmocka_unit_test(test_damage),     cmocka_unit_test(test_too_long), cmocka_unit_test(test_flags),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +27,8 @@ struct fixture {
     unsigned released[PARTS];
     unsigned done, ended, left;
     int code;
+    char why[512]; /* of a failure */
+    struct hash128 sums[PARTS];
 };
 
 /* ---- what the drain tells -------------------------------------------------------------------- */
@@ -58,11 +61,12 @@ static void on_done(void *arg, int code, const struct cairn_error *err, const st
 {
     struct fixture *f = arg;
 
-    if (code < 0 && code != CAIRN_E_ABORTED)
+    if (code < 0 && code != CAIRN_E_ABORTED && code != CAIRN_E_CORRUPT)
         print_error("%s\n", err->message);
     assert_int_equal(f->done++, 0);
     assert_int_equal(f->ended, 0);
     f->code = code;
+    snprintf(f->why, sizeof f->why, "%s", code < 0 ? err->message : "");
     if (code < 0)
         return;
     assert_non_null(ref);
@@ -86,7 +90,11 @@ static void on_ended(void *arg, unsigned left)
 
 /* ---- the fixture ----------------------------------------------------------------------------- */
 
-static void start_paced(struct fixture *f, unsigned peers, unsigned buffers, unsigned margin, uint64_t plan_ns)
+enum { SEED = 77, FILLED = UINT32_MAX };
+
+/* in_place: parts of a snapshot that is not filled; FILLED: it is. */
+static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsigned margin, uint64_t plan_ns,
+                       uint32_t in_place)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
     uint64_t n = (uint64_t)PARTS << 20;
@@ -106,8 +114,10 @@ static void start_paced(struct fixture *f, unsigned peers, unsigned buffers, uns
     assert_non_null(f->arena);
     for (size_t i = 0; i < n; i++)
         f->arena[i] = (char)(i * 2654435761u >> 13);
-    for (uint32_t i = 0; i < PARTS; i++)
+    for (uint32_t i = 0; i < PARTS; i++) {
         f->pages[i] = i;
+        f->sums[i] = cairn_hash128_seeded(f->arena + ((size_t)i << 20), (size_t)1 << 20, SEED);
+    }
     struct drain_spec spec = {.job = "j",
                               .step = 1,
                               .incarnation = 1,
@@ -116,6 +126,8 @@ static void start_paced(struct fixture *f, unsigned peers, unsigned buffers, uns
                               .arena = f->arena,
                               .pages = f->pages,
                               .deadline_ms = 20000,
+                              .filling = in_place != FILLED,
+                              .in_place = in_place,
                               .arg = f,
                               .durable = on_durable,
                               .done = on_done,
@@ -130,7 +142,7 @@ static void start_paced(struct fixture *f, unsigned peers, unsigned buffers, uns
 
 static void start(struct fixture *f, unsigned peers, unsigned buffers, unsigned margin)
 {
-    start_paced(f, peers, buffers, margin, 0);
+    start_with(f, peers, buffers, margin, 0, FILLED);
 }
 
 static void finish(struct fixture *f)
@@ -434,7 +446,7 @@ static void test_paced(void **state)
     char why[200];
     (void)state;
 
-    start_paced(&f, 6, 24, 0, (uint64_t)3600 * 1000000000);
+    start_with(&f, 6, 24, 0, (uint64_t)3600 * 1000000000, FILLED);
     for (unsigned i = 0; i < 20000 && stored(&f) < 6; i++)
         turn(&f);
     turns(&f, 200);
@@ -453,6 +465,110 @@ static void test_paced(void **state)
     finish(&f);
 }
 
+static unsigned released(const struct fixture *f)
+{
+    unsigned n = 0;
+
+    for (unsigned p = 0; p < PARTS; p++)
+        n += f->released[p];
+    return n;
+}
+
+static void turn_until_stored(struct fixture *f, uint64_t n)
+{
+    for (unsigned i = 0; i < 20000 && stored(f) < n; i++)
+        turn(f);
+    turns(f, 50);
+    assert_int_equal(stored(f), n);
+}
+
+/* A snapshot that is filled in steps: nothing above the mark is read, nothing is given back or told before it is filled
+ * (catches: a chunk across the mark, a manifest or a page that goes too early, one that never goes). */
+static void test_filled_in_steps(void **state)
+{
+    struct fixture f;
+    struct drain_status st;
+    char why[200];
+    (void)state;
+
+    start_with(&f, 6, 24, 2, 0, 6);
+    memset(f.arena + ((size_t)6 << 20), 0, (size_t)(PARTS - 6) << 20); /* not there yet */
+    turn_until_stored(&f, 6);                                          /* the chunk of the first four */
+    drain_in_place(f.drain, 8);
+    turn_until_stored(&f, 12);
+    drain_why(f.drain, why, sizeof why);
+    assert_non_null(strstr(why, "of 40 parts durable, 8 in place so far"));
+    for (size_t i = 8; i < PARTS; i++)
+        memset(f.arena + (i << 20), (int)i, (size_t)1 << 20);
+    drain_in_place(f.drain, 7); /* it does not shrink */
+    drain_in_place(f.drain, PARTS);
+    turn_until_stored(&f, PARTS / 4 * 6);
+    for (unsigned i = 0; i < 2000 && synced(&f) < PARTS / 4 * 6; i++)
+        turn(&f);
+    assert_int_equal(synced(&f), PARTS / 4 * 6);
+    turns(&f, 50);
+    assert_int_equal(f.done + released(&f), 0);
+    assert_false(f.links.blob.done);
+    drain_status_of(f.drain, &st);
+    assert_int_equal(st.durable_parts, PARTS);
+    assert_int_equal(st.early_parts, PARTS);
+    drain_filled(f.drain);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, 0);
+    assert_int_equal(f.left, 0);
+    all_released_once(&f);
+    finish(&f);
+}
+
+/* Catches early fragments that keep a cancelled drain, and peers that are away while there is time taken for a failure.
+ */
+static void test_never_filled(void **state)
+{
+    struct fixture f;
+    (void)state;
+
+    start_with(&f, 6, 24, 0, 0, 8);
+    for (unsigned i = 0; i < f.links.npeers; i++)
+        double_fail(&f.links.link[i]);
+    f.links.config.sync_late_ms = 1;
+    turns(&f, 50);
+    assert_int_equal(f.done, 0);
+    drain_cancel(f.drain);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, CAIRN_E_ABORTED);
+    assert_int_equal(released(&f), 0);
+    finish(&f);
+}
+
+/* Sums that come when some chunks are stored already: all parts are compared with them, those too (catches: early
+ * chunks that are not compared, one part of a chunk that is not, a manifest that does not wait for the last
+ * comparison). */
+static void test_sums(void **state)
+{
+    (void)state;
+    for (unsigned wrong = 0; wrong <= PARTS + 12; wrong += 13) { /* 0 and 13: stored before; 26, 39: after */
+        struct fixture f;
+        start_with(&f, 6, 24, 0, 0, 16);
+        turn_until_stored(&f, 4 * 6);
+        f.sums[(wrong + 1) % PARTS] = (struct hash128){0, 0}; /* not known */
+        if (wrong < PARTS)
+            f.sums[wrong].high ^= 1;
+        drain_sums(f.drain, f.sums, SEED);
+        drain_in_place(f.drain, 30);
+        drain_filled(f.drain);
+        turn_until(&f, &f.ended);
+        assert_int_equal(f.code, wrong < PARTS ? CAIRN_E_CORRUPT : 0);
+        if (wrong < PARTS) {
+            char what[80];
+            snprintf(what, sizeof what, "rank 0 part %u (tensor \"w\"): what arrived in the arena is not", wrong);
+            assert_non_null(strstr(f.why, what));
+        } else {
+            all_released_once(&f);
+        }
+        finish(&f);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -466,6 +582,9 @@ int main(void)
         cmocka_unit_test(test_a_peer_fails_before_its_sync),
         cmocka_unit_test(test_cancelled),
         cmocka_unit_test(test_paced),
+        cmocka_unit_test(test_filled_in_steps),
+        cmocka_unit_test(test_never_filled),
+        cmocka_unit_test(test_sums),
         cmocka_unit_test(test_the_tail_has_a_deadline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -536,6 +536,34 @@ static void test_the_path_has_a_rate(void **state)
     assert_non_null(strstr(err.message, "\"zip\""));
 }
 
+/* Every part is compared with the sum that its source had, whatever becomes of it (catches: bytes that are encoded and
+ * not summed, parts that are compared with the sum of another). */
+static void test_sums_of_the_source(void **state)
+{
+    struct world *w = *state;
+    struct hash128 sums[4];
+
+    for (unsigned wrong = 0; wrong <= 4; wrong++) {
+        struct encode e = encode(w, 4, 2, 5000, w->record);
+        assert_true(e.part[0].codec == CAIRN_CODEC_RAW && e.part[1].codec == CAIRN_CODEC_LZ4);
+        for (unsigned i = 0; i < 4; i++)
+            sums[i] = cairn_hash128_seeded(e.plain[i], e.plain_len[i], 99);
+        if (wrong < 4)
+            sums[wrong].low++;
+        e.sums = sums;
+        e.sums_seed = 99;
+        e.can_send_plain = wrong % 2;
+        encode_chunk(&e);
+        assert_int_equal(e.code, wrong < 4 ? CAIRN_E_CORRUPT : 0);
+        assert_int_equal(e.differs, wrong < 4 ? wrong + 1 : 0);
+        if (wrong < 4) {
+            sums[wrong] = (struct hash128){0, 0}; /* not known */
+            encode_chunk(&e);
+            assert_int_equal(e.code, 0);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -548,6 +576,7 @@ int main(void)
         cmocka_unit_test(test_a_delta_needs_its_base),
         cmocka_unit_test(test_a_base_that_changed_is_none),
         cmocka_unit_test(test_fragments_are_taken_one_by_one),
+        cmocka_unit_test(test_sums_of_the_source),
         cmocka_unit_test(test_a_wrong_fragment_is_not_taken),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -286,7 +286,7 @@ int drain_start(struct links *links, const struct drain_spec *spec, struct drain
     list_push_back(&links->drains, &d->link);
     links->started++;
     links->reading++;
-    if (!links->hold_drains)
+    if (!links->hold_drains && !spec->filling)
         drain_post(d);
     *ret_drain = d;
     return 0;
@@ -297,6 +297,25 @@ void drain_cancel(struct drain *drain)
     drain->cancelled = true;
     drain->links->cancelled++;
     drain_post(drain);
+}
+
+void drain_in_place(struct drain *drain, uint32_t parts)
+{
+    drain->spec.in_place = parts;
+    drain->links->in_place = parts;
+}
+
+void drain_sums(struct drain *drain, const struct hash128 *sums, uint64_t seed)
+{
+    drain->spec.sums = sums;
+    drain->spec.sums_seed = seed;
+}
+
+void drain_filled(struct drain *drain)
+{
+    if (drain->spec.filling && !drain->links->hold_drains)
+        drain_post(drain);
+    drain->spec.filling = false;
 }
 
 void drain_hurry(struct drain *drain, int why)

@@ -18,6 +18,7 @@ struct links {
     int short_code;        /* what a survey of it says */
     unsigned surveys;
     unsigned started, cancelled, reading;
+    uint32_t in_place; /* as a drain was told last */
     unsigned ended, ended_aborted;
     unsigned npeers, nregistered; /* p0, p1, ...; the first ones are registered */
     links_forgotten_fn forgotten;

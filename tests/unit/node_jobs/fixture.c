@@ -370,12 +370,26 @@ int begin(struct fixture *f, struct machine *m, struct member *member, uint64_t 
     return save_begin(member, step, &events, s, &s->save, &f->err);
 }
 
-void fill(struct fixture *f, struct save *s)
+static struct save_image image(const struct fixture *f)
 {
     static const char arena[64];
     static const uint32_t pages[] = {0};
 
-    save_filled(s->save, &f->layout, arena, pages);
+    return (struct save_image){&f->layout, arena, pages};
+}
+
+void fill(struct fixture *f, struct save *s)
+{
+    struct save_image i = image(f);
+
+    save_filled(s->save, &i);
+}
+
+void put_in_place(struct fixture *f, struct save *s, uint32_t parts)
+{
+    struct save_image i = image(f);
+
+    save_in_place(s->save, &i, parts);
 }
 
 void commit_step_of(struct fixture *f, struct machine *m, struct member **members, unsigned n, uint64_t step)

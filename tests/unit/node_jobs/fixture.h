@@ -65,6 +65,7 @@ int begin(struct fixture *f, struct machine *m, struct member *member, uint64_t 
 /* The same for a snapshot from before a restart; 1: committed already. */
 int resume(struct fixture *f, struct member *member, uint64_t step, struct save *s);
 void fill(struct fixture *f, struct save *s);
+void put_in_place(struct fixture *f, struct save *s, uint32_t parts);
 /* Begins, fills and commits with every given member. */
 void commit_step_of(struct fixture *f, struct machine *m, struct member **members, unsigned n, uint64_t step);
 /* "committed", "aborted", "undecided", "deleted" or "absent"; the reason of an abort into f->err.message. */

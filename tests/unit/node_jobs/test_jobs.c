@@ -234,6 +234,63 @@ static void a_tail_outlives_the_commit(void **state)
     assert_true(s.ended);
 }
 
+/* Parts are stored before their snapshot is filled, and count for nothing until then (catches: a rank that is reported
+ * filled or durable too early, a drain that is begun twice, pages that a dropped save gives back while they are read).
+ */
+static void parts_go_before_filled(void **state)
+{
+    struct fixture *f = *state;
+    struct machine *m = &f->a;
+    struct member *r[2];
+    struct save s0, s1;
+    char why[256];
+
+    machine_start(f, m, "n0", 1, 10000);
+    assert_int_equal(join(f, m, "j", "a", 0, 2, false, &r[0]), 0);
+    assert_int_equal(join(f, m, "j", "a", 1, 2, false, &r[1]), 0);
+    assert_int_equal(begin(f, m, r[0], 40, &s0), 0);
+    put_in_place(f, &s0, 1); /* before the intent is known */
+    assert_int_equal(begin(f, m, r[1], 40, &s1), 0);
+    fill(f, &s1);
+    turn_until(m, &s1.durable);
+    assert_int_equal(m->links.started, 2);
+    put_in_place(f, &s0, 1);
+    assert_int_equal(m->links.in_place, 1);
+    turn_for(m, 50);
+    save_why(s1.save, why, sizeof why);
+    assert_non_null(strstr(why, "rank 0 did not fill"));
+    assert_false(s0.durable || s0.parts);
+    fill(f, &s0);
+    turn_until(m, &s0.ended);
+    turn_until(m, &s1.ended);
+    assert_int_equal(s0.code, 0);
+    assert_true(s0.durable && s0.parts);
+    assert_int_equal(m->links.started, 2);
+
+    m->links.hold_drains = true;
+    for (unsigned leave = 0; leave < 2; leave++) { /* it gives the step up; its process ends */
+        assert_int_equal(begin(f, m, r[0], 41 + leave, &s0), 0);
+        assert_int_equal(begin(f, m, r[1], 41 + leave, &s1), 0);
+        put_in_place(f, &s0, 1);
+        for (unsigned i = 0; i < 500 && m->links.started < 3 + leave; i++)
+            turn_for(m, 10);
+        assert_int_equal(m->links.started, 3 + leave);
+        assert_int_equal(m->links.reading, 1);
+        if (leave)
+            member_leave(r[0]);
+        else
+            save_drop(s0.save, "the rank gave the step up");
+        assert_int_equal(m->links.cancelled, 1 + leave);
+        assert_false(s0.ended);
+        turn_until(m, &s0.ended);
+        turn_until(m, &s1.ended);
+        assert_int_equal(m->links.reading, 0);
+        assert_true(s0.code < 0 && s1.code < 0);
+        assert_string_equal(fate(f, m, "j", 41 + leave, 1), "aborted");
+    }
+    member_leave(r[1]);
+}
+
 static void a_failed_drain_aborts(void **state)
 {
     struct fixture *f = *state;
@@ -344,6 +401,7 @@ int main(void)
         T(the_deadline_names_the_rank),
         T(ranks_come_one_after_another),
         T(a_tail_outlives_the_commit),
+        T(parts_go_before_filled),
         T(a_failed_drain_aborts),
         T(a_silent_engine_is_read_before_anybody_is_told),
         T(an_engine_that_stays_silent_ends_with_the_deadline),

@@ -73,6 +73,8 @@ static void letters_come_back(void **state)
         strcpy(e->shard.manifest.peer[1], "p2");
         e->shard.plain_bytes = 1000;
         e->shard.stored_bytes = 900;
+        if (i % 2)
+            e->shard.numerics = (struct shard_numerics){true, {1, 2}, 3, {4, UINT64_MAX}, {6, 7}};
     }
     same();
     letter(CREW_VERDICT);

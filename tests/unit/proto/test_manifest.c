@@ -237,6 +237,39 @@ static void test_version(void **state)
     manifest_free(&m);
 }
 
+/* Catches a number that is lost, one that is made up where none was known, and a digest of a version that this reader
+ * would take for its own. */
+static void test_numerics(void **state)
+{
+    struct manifest in, out;
+    struct bytes b = {0};
+
+    (void)state;
+    sample(&in);
+    assert_int_equal(decode_again(&in, &out, NULL), 0);
+    assert_null(out.numerics);
+    manifest_free(&out);
+    in.layout.slices[1].common = true;
+    in.numerics = calloc(2, sizeof *in.numerics);
+    in.numerics[1] = (struct cairn_numerics){true, {3, 997}, {0x1122, 0x3344}};
+    assert_int_equal(decode_again(&in, &out, NULL), 0);
+    assert_false(out.layout.slices[0].common);
+    assert_true(out.layout.slices[1].common);
+    assert_memory_equal(in.numerics, out.numerics, 2 * sizeof *in.numerics);
+    manifest_free(&out);
+    assert_int_equal(manifest_encode(&in, &b, NULL), 0);
+    uint8_t *field = memmem(b.data, b.len, "\x38\x01\x40\x01\x48\x03", 6); /* common, numerics, nan */
+    assert_non_null(field);
+    field[3] = 2;
+    assert_int_equal(manifest_decode(&out, b.data, b.len, NULL), 0);
+    assert_null(out.numerics);
+    manifest_free(&out);
+    in.numerics[1].bad.nan = 4; /* of 1000 */
+    assert_int_equal(decode_again(&in, &out, NULL), CAIRN_E_CORRUPT);
+    bytes_free(&b);
+    manifest_free(&in);
+}
+
 /* ---- bases ----------------------------------------------------------------------------------- */
 
 /* Its first chunk is a delta against the same chunk of step 90. */
@@ -477,6 +510,28 @@ static void test_root_base(void **state)
     root_free(&in);
 }
 
+static void test_root_numerics(void **state)
+{
+    struct root in, out;
+    uint64_t n = 7;
+
+    (void)state;
+    sample_root(&in);
+    assert_false(root_nonfinite(&in, &n));
+    in.shards[0].numerics = (struct shard_numerics){true, {5, 6}, 1, {UINT64_MAX, 2}, {3, UINT64_MAX}};
+    assert_false(root_nonfinite(&in, &n)); /* of one rank nothing is known */
+    in.shards[1].numerics = (struct shard_numerics){.known = true};
+    assert_int_equal(root_again(&in, &out, NULL), 0);
+    assert_memory_equal(in.shards, out.shards, 2 * sizeof *in.shards);
+    assert_true(root_nonfinite(&out, &n));
+    assert_int_equal(n, 11);
+    out.shards[1].numerics.bad.inf = UINT64_MAX - 3;
+    assert_true(root_nonfinite(&out, &n));
+    assert_int_equal(n, UINT64_MAX);
+    root_free(&in);
+    root_free(&out);
+}
+
 static void test_root_damaged(void **state)
 {
     struct root r, out;
@@ -510,6 +565,7 @@ int main(void)
         cmocka_unit_test(test_base_is_found),   cmocka_unit_test(test_another_base_is_refused),
         cmocka_unit_test(test_root_round_trip), cmocka_unit_test(test_root_refused),
         cmocka_unit_test(test_root_base),       cmocka_unit_test(test_root_damaged),
+        cmocka_unit_test(test_numerics),        cmocka_unit_test(test_root_numerics),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

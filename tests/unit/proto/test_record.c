@@ -311,6 +311,19 @@ static void test_decision(void **state)
     assert_int_equal(out.root.npeers, 2);
     assert_string_equal(out.root.peer[1], "p2");
     assert_int_equal(out.created_unix_ms, 1700000000000);
+    assert_false(out.counted);
+    commit.counted = true; /* 0 is known to be 0 */
+    b.len = 0;
+    assert_int_equal(record_decision_encode(&commit, &b, NULL), 0);
+    assert_int_equal(record_decision_decode(&out, b.data, b.len, NULL), 0);
+    assert_true(out.counted);
+    assert_int_equal(out.nonfinite, 0);
+    commit.nonfinite = 12;
+    b.len = 0;
+    assert_int_equal(record_decision_encode(&commit, &b, NULL), 0);
+    assert_int_equal(record_decision_decode(&out, b.data, b.len, NULL), 0);
+    assert_int_equal(out.nonfinite, 12);
+    b.len = 0;
     assert_int_equal(record_decision_encode(&aborted, &b, NULL), 0);
     assert_json(&b, abort_json);
     assert_int_equal(record_decision_decode(&out, abort_json, strlen(abort_json), NULL), 0);

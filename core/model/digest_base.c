@@ -1,0 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/model/digest_variant.h"
+
+DIGEST_VARIANT(digest_base);

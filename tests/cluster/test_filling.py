@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots that are filled in steps (PARTS), and compared with what their source was (SUMS), by a rank that speaks the local protocol itself.
+
+Each function is one day of it and says what it catches."""
+import argparse
+import pathlib
+import signal
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
+from cluster import Cluster, wait_until  # noqa: E402
+
+PARTS = 24
+SNAPSHOT, DURABLE, COMMITTED = 1, 2, 3
+CORRUPT = "what arrived in the arena is not what the device read"
+
+
+class Rank:
+    def __init__(self, c, job):
+        self.c, self.job = c, job
+        self.child = c.spawn([c.build / "tests/cluster/cluster-filling", job, PARTS], stdin=-1)
+        assert self.child.stdout.readline() == "open\n", self.child.stderr.read()
+
+    def do(self, *command, says=None):
+        self.child.stdin.write(" ".join(str(w) for w in command) + "\n")
+        self.child.stdin.flush()
+        line = self.child.stdout.readline().strip()
+        assert line and (says is None or line.split(" ")[0] == says), (command, line, self.child.stderr.read() if not line else "")
+        return line
+
+    def flush(self):
+        return next((f for f in self.c.query("status")["flushes"] if f["job"] == self.job), None)
+
+    def outcome(self):
+        """Of the save: "committed", or why not."""
+        while True:
+            _, state, code, *why = self.do("event", says="event").split(" ", 3)
+            if int(code) < 0:
+                return code, why[0]
+            if int(state) == COMMITTED:
+                return "committed"
+
+    def begin(self, step, parts):
+        """Copies some parts and says so."""
+        self.do("begin", step, says="granted")
+        self.do("copy", 0, parts)
+        self.do("parts", parts, says="ok")
+
+    def commit(self, step, begun):
+        self.do("copy", begun, PARTS)
+        self.do("filled", says="ok")
+        assert self.outcome() == "committed"
+        assert self.do("check", step).strip() == "right"
+
+    def end(self):
+        self.child.stdin.close()
+        assert self.child.wait(30) == 0
+
+
+def state_of(c, job, step):
+    return next((k["state"] for k in c.query("list", "--job", job)["checkpoints"] if k["step"] == step), "absent")
+
+
+def stored(c, job, step):
+    """Streams that hold something of it."""
+    return [f for p in c.peers for f in p.stream_files() if f.parent.name == job and int(f.name.split(".")[0]) == step]
+
+
+def durable_early(rank, parts):
+    """What is in place is on the peers, and nobody was told."""
+    flush = wait_until("parts that are stored early", lambda: (f := rank.flush()) and f["taken_parts"] == parts and f)
+    assert flush["parts"] == PARTS and not flush["durable"], flush
+
+
+def in_steps(c):
+    """Catches a snapshot that is committed before it is filled, and bytes that are read before they are in place."""
+    r = Rank(c, "steps")
+    r.begin(1, 8)
+    durable_early(r, 8)
+    r.do("copy", 8, 17)
+    r.do("parts", 17, says="ok")
+    r.do("parts", 17, says="ok")
+    durable_early(r, 16)
+    assert stored(c, "steps", 1) and state_of(c, "steps", 1) == "undecided"
+    r.do("sums", 5, -1, says="ok")
+    r.commit(1, 17)
+    assert "not under way" in r.do("parts", PARTS, says="error")
+    r.begin(2, PARTS)
+    r.commit(2, PARTS)
+    r.do("begin", 3, says="granted")  # as clients do that know of no parts
+    r.commit(3, 0)
+    r.end()
+
+
+def given_up(c):
+    """Catches fragments of a save that never was, taken for one; pages that are granted while they are being read."""
+    r = Rank(c, "given")
+    r.begin(1, 16)
+    durable_early(r, 16)
+    r.do("drop", says="ok")
+    code, why = r.outcome()
+    assert "gave" in why, why
+    r.do("parts", 17, says="error")
+    r.begin(2, 16)
+    durable_early(r, 16)
+    r.child.send_signal(signal.SIGKILL)
+    r.child.wait()
+    r = Rank(c, "given")
+    r.begin(3, 12)
+    r.commit(3, 12)
+    assert [state_of(c, "given", s) for s in (1, 2, 3)] == ["aborted", "aborted", "committed"]
+    wait_until("fragments of saves that never were to go", lambda: not stored(c, "given", 1) and not stored(c, "given", 2))
+    r.end()
+
+
+def daemon_killed(c):
+    """The next daemon begins again from the first part (catches: fragments of two daemons in one manifest, a mark that outlives its daemon)."""
+    r = Rank(c, "killed")
+    r.begin(1, 16)
+    durable_early(r, 16)
+    r.do("sums", 9, 3, says="ok")  # forgotten with it: else the save would fail
+    c.node.kill()
+    c.node.start()
+    c.wait_peers_up(len(c.peers))
+    r.do("back", says="back")
+    r.do("parts", 4, says="ok")
+    durable_early(r, 4)
+    r.commit(1, 16)
+    r.begin(2, 8)
+    r.commit(2, 8)
+    r.end()
+
+
+def differs(c):
+    """What the device read and what arrived are not the same, in a part that is stored already, and in one that is not."""
+    r = Rank(c, "differs")
+    for step, part in (1, 3), (2, 20):
+        r.begin(step, 8)
+        durable_early(r, 8)
+        r.do("sums", 1 << 60, part, says="ok")
+        r.do("copy", 8, PARTS)
+        r.do("filled")  # that one part differs may be known before
+        code, why = r.outcome()
+        assert int(code) == -11 and CORRUPT in why and f'rank 0 part {part} (tensor "w")' in why, (code, why)
+        assert state_of(c, "differs", step) == "aborted"
+        assert f"part {part} (tensor \"w\"): {CORRUPT}" in c.node.tail()
+    r.begin(3, 8)
+    r.do("sums", 2, -1, says="ok")
+    r.commit(3, 8)
+    r.end()
+
+
+def rules(c):
+    """Catches marks and sums that are taken though they cannot be."""
+    for step, wrong in enumerate(("parts 9", "parts 25", "sums 1 -1 open", "sums 1 -1 short", "sums 1 -1 again")):
+        r = Rank(c, "rules")
+        r.begin(1000 + step, 10)
+        r.do(wrong, says="gone")
+        r.end()
+    r = Rank(c, "rules")
+    r.begin(2000, 10)
+    r.commit(2000, 10)
+    r.end()
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--build", required=True, type=pathlib.Path)
+    p.add_argument("--only")
+    a = p.parse_args()
+    with Cluster(a.build, peers=4) as c:
+        c.start_all()
+        for test in in_steps, given_up, daemon_killed, differs, rules:
+            if a.only in (None, test.__name__):
+                test(c)
+                print(f"{test.__name__}: ok", flush=True)
+
+
+if __name__ == "__main__":
+    main()
