@@ -106,20 +106,12 @@ class Devices:
         self._at_once = why
         self._say(f"work on the GPU waits for the copies of each save from now on. {why}")
 
-    def learn(self, error: Error, layout: Layout) -> bool:
-        """After a save that was refused. True: it may succeed in another way, which was told by a warning."""
+    def learn(self, error: Error, layout: Layout) -> None:
+        """After a save that was refused: the next one goes another way, where there is one."""
         if isinstance(error, TooLargeError) and layout.volatile_bytes and self.is_left:
             self._put_at_once(self._too_volatile(layout, str(error)))
-            return True
-        if isinstance(error, (InvalidError, UnsupportedError)) and layout.devices:
-            self._do_without(error)
-            return True
-        return False
-
-    def unlearn(self, error: Error) -> None:
-        """The other way has failed too."""
-        if self._missing == str(error):
-            self._missing = None
+        elif isinstance(error, (InvalidError, UnsupportedError)) and layout.devices and "cuda:" in str(error):
+            self._do_without(error)  # memory of which the device's plugin cannot tell that it may read it
 
     def look_at(self, layout: Layout) -> bool:
         """Whether the layout's volatile tensors fit; if not, after one warning, fences are put at once."""
