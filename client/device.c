@@ -252,8 +252,8 @@ static int open_device(struct devices *all, uint32_t number, struct device **ret
         r = open_handle(d, err);
     if (r < 0)
         return r;
-    *ret_device = d;
-    __atomic_store_n(&all->open[d->ordinal], TAKE_PTR(d), __ATOMIC_RELEASE);
+    __atomic_store_n(&all->open[d->ordinal], d, __ATOMIC_RELEASE);
+    *ret_device = TAKE_PTR(d);
     return 0;
 }
 
