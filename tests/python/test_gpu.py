@@ -328,6 +328,40 @@ def test_loads_into_memory_of_the_device(cluster, job, gpu, monkeypatch):  # noq
         assert gpu.shim.shim_copied_bytes() - moved >= 240000 and len(copies) == 1 and lazy[0] == 1 - 2j
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is")
+@pytest.mark.parametrize("runtime", ["there", "missing"])
+def test_torch_distributed_checkpoint(cluster, job, gpu, monkeypatch, runtime):  # noqa: F811
+    """StorageWriter and StorageReader: from the device and to it; without the runtime through copies, with one warning."""
+    import torch.distributed.checkpoint as dcp
+
+    from cairn.torch import StorageReader, StorageWriter, close_sessions
+
+    if runtime == "missing":
+        monkeypatch.setenv("CAIRN_CUDART", "/nonexistent/libcudart.so")
+    base = torch.arange(240.0).view(12, 20)
+    state = {"dense": gpu.tensor(base), "c128": gpu.tensor(base.to(torch.complex128)), "host": base.clone(), "n": 3}
+    state["t"] = gpu.tensor(base + 1).t()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", RuntimeWarning)
+        writer = StorageWriter(job)
+        for step in (1, 2):
+            gpu.kernel(lambda: state["dense"].copy_(base * step))
+            gpu.synchronize([cairn.cuda(0)])
+            dcp.save(state, storage_writer=writer.at(step), no_dist=True)
+            gpu.kernel(lambda: state["dense"].fill_(-1))
+        gpu.drain()
+        moved = gpu.shim.shim_copied_bytes()
+        target = {k: gpu.tensor(torch.zeros_like(v)) if k != "n" else 0 for k, v in state.items() if k != "t"}
+        target["t"] = gpu.tensor(torch.zeros(12, 20)).t()
+        gpu.kernel(lambda: target["dense"].fill_(7))
+        dcp.load(target, storage_reader=StorageReader(job, 2), no_dist=True)
+    close_sessions()
+    assert [str(w.message).count("/nonexistent") for w in told if w.category is RuntimeWarning] == [1, 1] * (runtime == "missing")
+    assert (gpu.shim.shim_copied_bytes() - moved >= 960 * 4) == (runtime == "there")
+    assert torch.equal(target["dense"], base * 2) and torch.equal(target["t"], (base + 1).t()) and torch.equal(target["host"], base)
+    assert torch.equal(target["c128"], base.to(torch.complex128)) and target["n"] == 3
+
+
 def test_the_shim_is_there():
     """It is built with everything else: without it this file would test nothing."""
     assert SHIM.exists()
