@@ -9,6 +9,7 @@ Importing this package imports neither torch nor libcairn; both are loaded when 
 """
 from __future__ import annotations
 
+from ._lib import cuda
 from .checkpointer import Checkpointer, SaveFailedWarning, SaveHandle, read
 from .errors import (
     AbortedError, BusyError, CorruptError, DeniedError, Error, ExistsError, FencedError, ForkedError, InterruptedError,
@@ -22,5 +23,5 @@ __all__ = [
     "AbortedError", "BusyError", "Checkpointer", "CorruptError", "DeniedError", "Error", "ExistsError", "FencedError",
     "ForkedError", "InterruptedError", "InvalidError", "NoSpaceError", "NotFoundError", "OutOfMemoryError", "ProtocolError",
     "Restore", "Save", "SaveFailedWarning", "SaveHandle", "Session", "Slice", "StalePinError", "StorageError", "Table",
-    "TimeoutError", "TooLargeError", "UnavailableError", "UnsupportedError", "read",
+    "TimeoutError", "TooLargeError", "UnavailableError", "UnsupportedError", "cuda", "read",
 ]

@@ -17,10 +17,12 @@ from . import _lib, _tree
 from .table import Table
 
 Replicated = Union[bool, Callable[[str], bool]]
+Volatile = Callable[[_tree.Key, Any], bool]  # of a tensor at a path of the state dict
 
 _MIB = 1 << 20
 _ALIGN = 64  # CAIRN_TENSOR_ALIGN
 _DOCUMENT_STEP = 4096
+_MOST_WATCHED = 4  # objects that are built otherwise each time are no longer looked at
 _SHARE_ROWS_BYTES = 1 << 16  # replicated tensors below this are stored whole by one rank
 
 
@@ -61,9 +63,10 @@ class Layout:
     """A state dict's tensors as a table, with the tree document as its last slice.
 
     rank, world_size: of the saving job; replicated: what plain tensors all ranks hold alike (see
-    Checkpointer). before: the layout of the save before, whose room for the document is kept. After the
-    constructor and after each refresh() the table is ready to be saved, as long as the state's tensors and
-    what `held` keeps live. Not thread-safe.
+    Checkpointer). before: the layout of the save before, whose room for the document is kept. direct: libcairn
+    reads devices itself; volatile: which of their tensors forward and backward change. After the constructor
+    and after each refresh() the table is ready to be saved, as long as the state's tensors and what `held`
+    keeps live. devices: those that the table's memory is on. Not thread-safe.
     """
 
     def __init__(
@@ -74,11 +77,18 @@ class Layout:
         replicated: Replicated = False,
         pickle_allowed: bool = False,
         before: Optional["Layout"] = None,
+        direct: bool = False,
+        volatile: Optional[Volatile] = None,
     ) -> None:
         self.table = Table()
         self.tree = _tree.Tree(state, leaf_tag, _identity, _true_dtype, pickle_allowed)
         self.held: list[Any] = []  # copies that the addresses point to
         self.device_rows: list[tuple[int, int, int]] = []  # row, leaf, piece: to be copied after a stage
+        self.devices: list[int] = []
+        self.volatile_bytes = 0
+        self.mode: Any = None  # the caller's: what else the layout depends on
+        self._direct, self._volatile = direct, volatile
+        self._on_devices: list[int] = []  # leaves that devices are to copy
         self._share = (rank, world_size, replicated)
         self._rows: list[tuple[int, int]] = []  # leaf, bytes behind the leaf's own address
         self._bytes: dict[str, int] = {}
@@ -87,9 +97,10 @@ class Layout:
         self._torch = [i for i, leaf in enumerate(self.tree.leaves) if leaf.tag == "tensor"]
         self._numpy = [i for i, leaf in enumerate(self.tree.leaves) if leaf.tag == "ndarray"]
         self._refreshable = True
+        self._watched = 0  # times that objects were looked at
         for i, value in enumerate(values):
             self._add_leaf(i, value)
-        self._direct = self._rows == [(i, 0) for i in range(len(values))] and not self._numpy
+        self._in_place = self._rows == [(i, 0) for i in range(len(values))] and not self._numpy
         self._note_signature(values)
         self._add_document(rank, before)
 
@@ -105,7 +116,7 @@ class Layout:
             return
         module = arrays_of(value)
         self._refreshable = self._refreshable and module.has_one_place(value)
-        base = module.base_of(value) if self._refreshable else 0
+        base = module.base_of(value, self._direct) if self._refreshable else 0
         for i, piece in enumerate(self._pieces(number, value)):
             self._add_piece(number, i, piece, base)
 
@@ -114,22 +125,31 @@ class Layout:
         leaf, module = self.tree.leaves[number], arrays_of(value)
         if not module.stores(value, leaf.name):
             return []
-        pieces = module.pieces_of(value, _tree.show(leaf.path))
+        pieces = module.pieces_of(value, _tree.show(leaf.path), self._direct)
         return pieces if module.is_distributed(value) else self._my_share(leaf.name, pieces[0])
 
     def _add_piece(self, number: int, i: int, piece: Any, base: int) -> None:
-        name = self.tree.leaves[number].name
+        leaf = self.tree.leaves[number]
+        on_device = piece.device != _lib.HOST
+        volatile = on_device and self._volatile is not None and self._volatile(leaf.path, piece.local)
         row = self.table.add(
-            name,
+            leaf.name,
             piece.dtype,
             piece.shape,
             piece.address,
             offset=piece.offset,
             length=piece.length,
             strides=piece.strides,
+            device=piece.device,
+            volatile=volatile,
         )
+        if on_device:
+            self._on_devices += [number] if self._on_devices[-1:] != [number] else []
+            self.devices += [piece.device] if piece.device not in self.devices else []
         if not piece.address and piece.local is not None and 0 not in piece.length:
             self.device_rows.append((row, number, i))
+        if volatile:
+            self.volatile_bytes += piece.local.numel() * piece.local.element_size()
         self.held.append(piece.local)
         self._rows.append((number, piece.address - base if piece.address else 0))
         self._count(piece.dtype, piece.length)
@@ -210,6 +230,24 @@ class Layout:
         at.update((i, arrays_of(values[i]).address_of(values[i])) for i in self._numpy)
         return [at[i] for i in range(len(values))]
 
+    def watch(self, state: dict[Any, Any], objects: dict[Any, Any]) -> None:
+        """Lets refresh() take these objects in the places of their state dicts in the state, as far as that can be
+        done."""
+        if not objects or not self._refreshable or self._watched == _MOST_WATCHED or "torch" not in sys.modules:
+            return
+        from . import _live
+
+        new = {k: v for k, v in objects.items() if _live.is_live(v) and not self.is_watched(k, v)}
+        self._watched += bool(new)
+        for key, value in new.items():
+            live = _live.live(value, state[key])
+            if live:
+                self.tree.watch(state, key, live)
+
+    def is_watched(self, key: Any, value: Any) -> bool:
+        """Whether refresh() takes this object itself."""
+        return self._watched > 0 and self.tree.is_watched(key, value)
+
     def refresh(self, state: Any) -> bool:
         """Makes the table fit a later state dict. False: it is built otherwise, a new Layout is needed; the
         table is not to be used any more."""
@@ -225,7 +263,7 @@ class Layout:
         if at is None or any(at[i] != at[j] for i, j in self._same):
             return False
         self.values = values
-        addresses = at if self._direct else [at[i] + more for i, more in self._rows]
+        addresses = at if self._in_place else [at[i] + more for i, more in self._rows]
         for row, _, _ in self.device_rows:
             addresses[row] = 0
         addresses.append(self._document_at)
@@ -236,6 +274,17 @@ class Layout:
     def forget(self) -> None:
         """After a save: the state's memory is not held any more."""
         self.values, self.held = [], []
+
+    def memory_on_devices(self) -> list[Any]:
+        """Owners of what devices are still to copy when the save has begun."""
+        if not self.devices:
+            return []
+        from . import _torch
+
+        if self.held:  # of the first save: also copies that had to be made
+            return _torch.memory_of(list(filter(_torch.is_on_device, self.held)))
+        whole = len(self._on_devices) == len(self.values)
+        return _torch.memory_of(self.values if whole else [self.values[i] for i in self._on_devices])
 
     def device_pieces(self) -> list[tuple[int, Any]]:
         """Rows that the processor cannot read, each with the tensor to copy to its place."""

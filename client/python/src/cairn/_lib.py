@@ -31,12 +31,20 @@ ITEM_SIZES = {
 }
 
 TIMEOUT, UNAVAILABLE, INTR = -4, -12, -19  # enum cairn_code: those that a wait looks at itself
-OBSERVER, TAKE_OVER, TRACK = 1, 2, 4  # enum cairn_session_flags
-DEVICE_WRITES, COMMON = 1, 4  # enum cairn_tensor_flags
+OBSERVER, TAKE_OVER, TRACK, SOURCE_SUMS = 1, 2, 4, 8  # enum cairn_session_flags
+DEVICE_WRITES, VOLATILE, COMMON = 1, 2, 4  # enum cairn_tensor_flags
+HOST = 0  # cairn_tensor.device
 ON_BUSY = {"fail": 0, "wait": 1}  # enum cairn_on_busy
 STATES = {"snapshot": 1, "durable": 2, "committed": 3}  # enum cairn_save_state
 QUERIES = {"status": 1, "list": 2, "show": 3, "verify": 4}  # enum cairn_query_kind
 COMMANDS = {"pin": 1, "unpin": 2, "delete": 3, "retain": 4, "repair": 10, "scrub": 11, "rebuild": 12}
+
+
+
+def cuda(ordinal: int) -> int:
+    """CAIRN_CUDA(ordinal): a device as cairn_tensor and cairn_stream name it."""
+    return 0x10000 + ordinal
+
 
 PROGRESS = ctypes.CFUNCTYPE(c_int, c_void_p, c_uint64, c_uint64)  # cairn_progress_fn
 
@@ -56,7 +64,7 @@ class SessionOptions(ctypes.Structure):
     _fields_ = [
         ("size", c_size_t), ("job", c_char_p), ("rank", c_uint32), ("world_size", c_uint32), ("arena_bytes", c_uint64),
         ("start_id", c_char_p), ("socket_path", c_char_p), ("timeout_ms", c_uint32), ("copy_threads", c_uint32),
-        ("flags", c_uint32),
+        ("flags", c_uint32), ("device_staging_bytes", c_uint64), ("plugin_path", c_char_p),
     ]
 
 
@@ -66,14 +74,23 @@ class CTensor(ctypes.Structure):
     _fields_ = [
         ("size", c_size_t), ("name", c_char_p), ("dtype", c_int), ("ndim", c_uint32), ("shape", POINTER(c_uint64)),
         ("offset", POINTER(c_uint64)), ("length", POINTER(c_uint64)), ("stride_bytes", POINTER(ctypes.c_int64)),
-        ("data", c_void_p), ("flags", c_uint32),
+        ("data", c_void_p), ("flags", c_uint32), ("device", c_uint32),
     ]
+
+
+class CStream(ctypes.Structure):
+    """struct cairn_stream"""
+
+    _fields_ = [("device", c_uint32), ("pad", c_uint32), ("stream", c_void_p)]
 
 
 class SaveOptions(ctypes.Structure):
     """struct cairn_save_options"""
 
-    _fields_ = [("size", c_size_t), ("step", c_uint64), ("on_busy", c_int), ("timeout_ms", c_uint32)]
+    _fields_ = [
+        ("size", c_size_t), ("step", c_uint64), ("on_busy", c_int), ("timeout_ms", c_uint32),
+        ("streams", POINTER(CStream)), ("nstreams", c_uint32),
+    ]
 
 
 class SaveInfo(ctypes.Structure):
@@ -81,7 +98,8 @@ class SaveInfo(ctypes.Structure):
 
     _fields_ = [
         ("size", c_size_t), ("bytes", c_uint64), ("copied_bytes", c_uint64), ("tracked_bytes", c_uint64),
-        ("tracking", c_char * 256),
+        ("tracking", c_char * 256), ("device_bytes", c_uint64), ("unchanged_bytes", c_uint64),
+        ("staged_bytes", c_uint64),
     ]
 
 
@@ -103,6 +121,8 @@ _FUNCTIONS = {
     "cairn_session_fd": (c_int, [c_void_p]),
     "cairn_session_incarnation": (c_uint64, [c_void_p]),
     "cairn_session_arena_bytes": (c_uint64, [c_void_p]),
+    "cairn_session_use_device": (c_int, [c_void_p, c_uint32, _ERR]),
+    "cairn_save_fence": (c_int, [c_void_p, c_uint32, c_void_p, _ERR]),
     "cairn_save_begin": (c_int, [c_void_p, POINTER(SaveOptions), _PTR, _ERR]),
     "cairn_save_add": (c_int, [c_void_p, c_void_p, _ERR]),
     "cairn_save_add_all": (c_int, [c_void_p, c_void_p, c_uint64, _ERR]),

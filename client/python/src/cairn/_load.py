@@ -22,7 +22,8 @@ class Loader:
     seconds.
 
     observer: the session has no rank, so that of what several ranks saved under one name libcairn takes the
-    lowest rank's; whole tensors of the wanted rank are then asked for one by one.
+    lowest rank's; whole tensors of the wanted rank are then asked for one by one. reach: whether libcairn
+    writes a device's memory itself.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Loader:
         allow_pickle: bool,
         timeout: float,
         observer: bool = False,
+        reach: Callable[[int], bool] = lambda device: False,
     ) -> None:
         self._own = (
             {s.name: s for s in restore.slices() if s.rank == rank and s.length == s.shape}
@@ -41,6 +43,7 @@ class Loader:
         )
         self._restore, self._rank, self._what = restore, rank, what
         self._allow_pickle, self._timeout = allow_pickle, timeout
+        self._reach, self._devices = reach, set[int]()
         self._after: list[Callable[[], None]] = []  # copies to where Cairn cannot write
         self._seen: dict[Any, Wanted] = {}  # by the memory that is being read into
         self._untied: list[tuple[Wanted, Wanted]] = []  # one tensor in the state, two in the checkpoint
@@ -139,6 +142,10 @@ class Loader:
             self._want(w)
             if w.put:
                 w.put(w.value)
+        if self._devices:
+            from . import _cuda
+
+            _cuda.synchronize(self._devices)  # what still reads or writes the targets
         self._restore.run(self._timeout)
         for copy in self._after:
             copy()
@@ -187,12 +194,14 @@ class Loader:
         if tied is not w:
             w.value = module.copy_of(w.value)
             self._untied.append((tied, w))
-        targets, after = module.targets_of(w.value, path)
+        targets, after = module.targets_of(w.value, path, self._reach)
         self._after.extend(after)
         for piece in targets:
             if 0 in piece.length:
                 continue
-            if w.ref.name in self._own and piece.length == piece.shape and piece.strides is None:
+            self._devices |= {piece.device} - {_lib.HOST}
+            whole = piece.length == piece.shape and piece.strides is None and piece.device == _lib.HOST
+            if w.ref.name in self._own and whole:
                 self._restore.add_slice(self._own[w.ref.name].index, piece.address, keep=piece.local)
             else:
                 self._restore.add(
@@ -203,6 +212,7 @@ class Loader:
                     offset=piece.offset,
                     length=piece.length,
                     strides=piece.strides,
+                    device=piece.device,
                     keep=piece.local,
                 )
 

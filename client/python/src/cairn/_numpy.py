@@ -56,9 +56,10 @@ class Piece(NamedTuple):
     strides: Optional[tuple[int, ...]]
     address: int
     local: Any
+    device: int = 0
 
 
-def pieces_of(array: Any, path: str) -> list[Piece]:
+def pieces_of(array: Any, path: str, direct: bool = False) -> list[Piece]:
     """An array is one piece. path: for messages."""
     name, shape, strides = _NAMES.get(array.dtype.str), array.shape, array.strides
     if array.flags.c_contiguous:
@@ -78,7 +79,7 @@ def identity(array: Any) -> Optional[tuple[Any, ...]]:
     return (address_of(array), array.dtype.str, array.shape, array.strides) if array.size else None
 
 
-def base_of(array: Any) -> int:
+def base_of(array: Any, direct: bool = False) -> int:
     return address_of(array)
 
 
@@ -117,7 +118,7 @@ def is_same(a: Any, b: Any) -> bool:
     return a.tobytes() == b.tobytes()
 
 
-def targets_of(array: Any, path: str) -> tuple[list[Piece], list[Any]]:
+def targets_of(array: Any, path: str, reach: Any = None) -> tuple[list[Piece], list[Any]]:
     """Where to read an array to, and nothing to be done afterwards."""
     if not array.flags.writeable:
         raise InvalidError(f"{path} is a read-only array: load into copy() of it")

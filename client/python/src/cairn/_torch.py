@@ -6,7 +6,9 @@ The only module of the package, besides cairn.torch and the integrations, that i
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import operator
 import zlib
 from collections.abc import Callable, Sequence
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple, Optional
 
 import torch
 
+from . import _cuda, _lib
 from .errors import InvalidError
 
 _NAMES = {
@@ -255,8 +258,8 @@ def bytes_strides(tensor: torch.Tensor) -> Optional[tuple[int, ...]]:
 
 
 class Piece(NamedTuple):
-    """A slice of a tensor as cairn_tensor describes it. strides: in bytes, or None; address: 0 where the
-    processor cannot read the memory, then `local` is to be copied."""
+    """A slice of a tensor as cairn_tensor describes it. strides: in bytes, or None; address: 0 where libcairn
+    cannot reach the memory, then `local` is to be copied; device: where the address is."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -265,19 +268,22 @@ class Piece(NamedTuple):
     strides: Optional[tuple[int, ...]]
     address: int
     local: Any
+    device: int = _lib.HOST
 
 
-def pieces_of(tensor: Any, path: str) -> list[Piece]:
-    """The pieces of a tensor that this process has. path: for messages. Raises InvalidError."""
-    return [_piece(s, path) for s in slices_of(tensor, path)]
+def pieces_of(tensor: Any, path: str, direct: bool = False) -> list[Piece]:
+    """The pieces of a tensor that this process has. path: for messages; direct: libcairn reads the memory of
+    devices that it knows. Raises InvalidError."""
+    return [_piece(s, path, direct) for s in slices_of(tensor, path)]
 
 
-def _piece(s: Slice, path: str) -> Piece:
+def _piece(s: Slice, path: str, direct: bool) -> Piece:
     local = s.local
     check(local, path)
     if local.is_conj() or local.is_neg():
         local = local.resolve_conj().resolve_neg()
-    address = _address(local, path) if local.is_cpu else 0
+    device = _reached(local, direct)
+    address = 0 if device is None else _address(local, path)
     name, shape, offset, length, strides = (
         dtype_name(local.dtype),
         s.shape,
@@ -289,7 +295,13 @@ def _piece(s: Slice, path: str) -> Piece:
         size = local.element_size()
         shape, offset, length = (*shape, size), (*offset, 0), (*length, size)
         name, strides = "BYTES", None if strides is None else (*strides, 1)
-    return Piece(name, shape, offset, length, strides, address, local)
+    return Piece(name, shape, offset, length, strides, address, local, device or _lib.HOST)
+
+
+def _reached(local: torch.Tensor, direct: bool) -> Optional[int]:
+    """The device whose memory libcairn can be told to read or write; None where it cannot."""
+    device = _cuda.device_of(local)
+    return device if direct or device == _lib.HOST else None
 
 
 def _address(local: torch.Tensor, path: str) -> int:
@@ -307,7 +319,38 @@ def _address(local: torch.Tensor, path: str) -> int:
 
 _PTR, _DENSE, _STRIDE = torch.Tensor.data_ptr, torch.Tensor.is_contiguous, torch.Tensor.stride
 _CONJ, _NEG = torch.Tensor.is_conj, torch.Tensor.is_neg
-_DTYPE, _SHAPE, _CPU = map(operator.attrgetter, ("dtype", "shape", "is_cpu"))
+_DTYPE, _SHAPE, _DEVICE = map(operator.attrgetter, ("dtype", "shape", "device"))
+_SPEC, _LOCAL = map(operator.attrgetter, ("_spec", "_local_tensor"))
+
+
+def _guards() -> Any:
+    """torch's own comparison of many tensors with what they were, which torch.compile makes before each call: type, dtype,
+    device, sizes, strides, lazy conjugation, in one call. It is not public: None where it is not there, or does not notice
+    what it should."""
+    try:
+        from torch._C._dynamo.guards import TensorGuards
+
+        first = [torch.zeros(2, 3), torch.zeros((), dtype=torch.complex64)]
+        guard = _guard_of(first, TensorGuards)
+        others = (
+            torch.zeros(3, 2), torch.zeros(2, 3).t(), torch.zeros(6), torch.zeros(3, 2).t(),
+            torch.zeros(2, 3, dtype=torch.int32), torch.zeros(2, 3, device="meta"), torch.nn.Parameter(first[0]),
+        )  # fmt: skip
+        lazy = torch.zeros((), dtype=torch.complex64).conj()
+        if guard.check(*first) and not any(guard.check(t, first[1]) for t in others):
+            return TensorGuards if not guard.check(first[0], lazy) else None
+    except Exception:  # noqa: BLE001 - whatever another torch does not have, or has otherwise
+        pass
+    return None
+
+
+def _guard_of(tensors: Sequence[torch.Tensor], kind: Any) -> Any:
+    sizes, strides = map(torch.Tensor.size, tensors), map(_STRIDE, tensors)
+    return kind(*tensors, dynamic_dims_sizes=list(map(list, sizes)), dynamic_dims_strides=list(map(list, strides)))
+
+
+_GUARDS = _guards()
+_MOST_GUARDS = 2  # kept: of a state given as objects, and as what state_dict() makes of them
 
 
 class Signature:
@@ -321,42 +364,63 @@ class Signature:
         self._specs = _specs(tensors)
         local = _locals(tensors, self._specs)
         self._dtypes, self._shapes = list(map(_DTYPE, local)), list(map(_SHAPE, local))
-        self._cpu, self._dense = list(map(_CPU, local)), list(map(_DENSE, local))
+        self._devices, self._dense = list(map(_DEVICE, local)), list(map(_DENSE, local))
         self._strides = [None if dense else _STRIDE(t) for t, dense in zip(local, self._dense)]
         self._views = [i for i, dense in enumerate(self._dense) if not dense]
         self._complex = any(d.is_complex for d in set(self._dtypes))
+        self._guards: list[Any] = []
 
     def addresses(self, tensors: Sequence[Any]) -> Optional[list[int]]:
         """Where these (local) tensors lie, or None if they do not lie as the first ones did. Raises
         RuntimeError for what has no address."""
         specs = _specs(tensors)
+        if len(tensors) != len(self._dtypes) or specs != self._specs:
+            return None
         local = _locals(tensors, specs)
-        if (
-            len(tensors) != len(self._dtypes)
-            or specs != self._specs
-            or list(map(_DTYPE, local)) != self._dtypes
-        ):
-            return None
-        if not all(map(operator.eq, map(_SHAPE, local), self._shapes)) or list(map(_CPU, local)) != self._cpu:
-            return None
+        if not any(guard.check(*local) for guard in self._guards):
+            if not self._fit(local):
+                return None
+            self._note_guard(local)
+        return list(map(_PTR, local))
+
+    def _fit(self, local: Sequence[Any]) -> bool:
+        """One by one what guards compare at once."""
+        if list(map(_DTYPE, local)) != self._dtypes or list(map(_DEVICE, local)) != self._devices:
+            return False
+        if not all(map(operator.eq, map(_SHAPE, local), self._shapes)):
+            return False
         if list(map(_DENSE, local)) != self._dense or any(
             local[i].stride() != self._strides[i] for i in self._views
         ):
-            return None
-        if any(map(_NEG, local)) or (self._complex and any(map(_CONJ, local))):
-            return None
-        return list(map(_PTR, local))
+            return False
+        return not (any(map(_NEG, local)) or (self._complex and any(map(_CONJ, local))))
+
+    def _note_guard(self, local: Sequence[Any]) -> None:
+        """These fit and no guard knew: they are of other classes, or want gradients where the others did not."""
+        if _GUARDS is None or not local:
+            return
+        with contextlib.suppress(Exception):  # whatever it does not take: there is the long way
+            self._guards = [_guard_of(local, _GUARDS), *self._guards][:_MOST_GUARDS]
 
 
 def _specs(tensors: Sequence[Any]) -> Optional[list[Any]]:
     """Mesh, placements and shapes of DTensors; None where there are only ordinary tensors."""
-    if not set(map(type, tensors)) - _ORDINARY:
+    kinds = set(map(type, tensors)) - _ORDINARY
+    if not kinds:
         return None
-    return [t._spec if is_dtensor(t) else None for t in tensors]
+    one_of_each = dict(zip(map(type, tensors), tensors))
+    distributed = {kind for kind, t in one_of_each.items() if is_dtensor(t)}
+    if distributed == one_of_each.keys():
+        return list(map(_SPEC, tensors))
+    return [t._spec if type(t) in distributed else None for t in tensors]
 
 
 def _locals(tensors: Sequence[Any], specs: Optional[list[Any]]) -> Sequence[Any]:
-    return tensors if specs is None else [t if s is None else t._local_tensor for t, s in zip(tensors, specs)]
+    if specs is None:
+        return tensors
+    if all(map(operator.is_not, specs, itertools.repeat(None))):
+        return list(map(_LOCAL, tensors))
+    return [t if s is None else t._local_tensor for t, s in zip(tensors, specs)]
 
 
 _ORDINARY = {torch.Tensor, torch.nn.Parameter}
@@ -368,15 +432,44 @@ def has_one_place(tensor: Any) -> bool:
     return not hasattr(local, "local_shards") and not local.is_conj() and not local.is_neg()
 
 
-def base_of(tensor: Any) -> int:
-    """The address that Signature gives, or 0 where the processor cannot read it."""
+def base_of(tensor: Any, direct: bool = False) -> int:
+    """The address that Signature gives, or 0 where libcairn cannot reach it."""
     local = tensor._local_tensor if is_dtensor(tensor) else tensor
-    return _address(local, "a tensor") if local.layout is torch.strided and local.is_cpu else 0
+    reached = local.layout is torch.strided and _reached(local, direct) is not None
+    return _address(local, "a tensor") if reached else 0
 
 
 def is_distributed(tensor: Any) -> bool:
     """Whether it says itself which part of the whole this process has."""
     return is_dtensor(tensor) or hasattr(tensor, "local_shards")
+
+
+def memory_of(tensors: Sequence[Any]) -> list[Any]:
+    """What owns the memory of tensors that have one place."""
+    return _cuda.memory_of(_locals(tensors, _specs(tensors)))
+
+
+def is_on_device(value: Any) -> bool:
+    """Whether it is a tensor whose memory libcairn reaches through a device."""
+    return isinstance(value, torch.Tensor) and bool(_cuda.device_of(value))
+
+
+def is_module(value: Any) -> bool:
+    return isinstance(value, torch.nn.Module)
+
+
+def buffers_of(module: Any) -> set[str]:
+    """Names of the module's buffers, as in its state dict."""
+    return {name for name, _ in module.named_buffers(remove_duplicate=False)}
+
+
+def memory_written_by(optimizer: Any) -> set[int]:
+    """Where the tensors lie that an optimizer's step changes: its parameters and its state."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    slots = [v for slot in optimizer.state.values() if isinstance(slot, dict) for v in slot.values()]
+    groups = [v for group in optimizer.param_groups for v in group.values()]
+    tensors = [v for v in (*params, *slots, *groups) if isinstance(v, torch.Tensor)]
+    return {identity(t)[0] for t in tensors if identity(t) is not None}  # type: ignore[index]
 
 
 def copy_in(source: torch.Tensor, address: int) -> None:
@@ -426,9 +519,11 @@ def _flat_bytes(tensor: Any) -> torch.Tensor:
     return local.detach().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
 
 
-def targets_of(tensor: Any, path: str) -> tuple[list[Piece], list[Callable[[], None]]]:
+def targets_of(
+    tensor: Any, path: str, reach: Callable[[int], bool]
+) -> tuple[list[Piece], list[Callable[[], None]]]:
     """Where to read a tensor's pieces to, and what is to be done afterwards for those that Cairn cannot write
-    to itself (on a device, lazily conjugated). Raises InvalidError for memory that several elements share."""
+    to itself (on a device for which reach() says no, lazily conjugated). Raises InvalidError for memory that several elements share."""
     pieces: list[Piece] = []
     after: list[Callable[[], None]] = []
     for s in slices_of(tensor, path):
@@ -438,11 +533,12 @@ def targets_of(tensor: Any, path: str) -> tuple[list[Piece], list[Callable[[], N
                 f"{path} is expanded, or windows that overlap: several of its elements are one place in "
                 f"memory; load into clone() of it"
             )
-        local = s.local
-        if not local.is_cpu or local.is_conj() or local.is_neg():
+        local, device = s.local, _cuda.device_of(s.local)
+        direct = device is not None and (device == _lib.HOST or reach(device))
+        if not direct or local.is_conj() or local.is_neg():
             local = torch.empty(local.shape, dtype=local.dtype)
             after.append(functools.partial(_copy_back, s.local.detach(), local))
-        pieces.append(_piece(Slice(local, s.shape, s.offset), path))
+        pieces.append(_piece(Slice(local, s.shape, s.offset), path, direct))
     return pieces, after
 
 

@@ -181,6 +181,12 @@ def _magnitude(value: Any) -> int:
     return abs(value) if type(value) is int else 0
 
 
+class Known(list):  # type: ignore[type-arg]
+    """A list that nobody changes: its text is made once."""
+
+    __slots__ = ("text",)
+
+
 class _ValueWriter:
     """Text of values without tensors. A tensor, found where there was none, raises _Changed."""
 
@@ -205,10 +211,17 @@ class _ValueWriter:
                 f'{{"t":"{_MAPPINGS[kind]}","k":{self._items(keys, path)},'
                 f'"v":{self._items(values, path, keys)}{self.attributes(value, path)}}}'
             )
+        if kind is Known:
+            return self._known(value, path)
         if self.is_leaf(kind):
             raise _Changed(path)
         scalar = _scalar_writer(kind)
         return scalar(value) if scalar else self.pickler.text(value, path)
+
+    def _known(self, value: Known, path: Key) -> str:
+        if not hasattr(value, "text"):
+            value.text = self.text(list(value), path)
+        return value.text
 
     def _items(self, values: Any, path: Key, keys: Any = None) -> str:
         plain = _all_plain(values) if len(values) else "[]"
@@ -307,6 +320,41 @@ class _Container:
         out.append("]" + self.meta_text + "}")
 
 
+class _LiveModule:
+    """A module in the place of its state dict, which was built before."""
+
+    def __init__(self, kid: _Container, live: Any) -> None:
+        self.kid, self.live, self.body = kid, live, kid.body
+
+    def refresh(self, value: Any, leaves: list[Any], out: list[str]) -> None:
+        if isinstance(value, dict):
+            self.kid.refresh(value, leaves, out)
+            return
+        tensors = self.live.tensors() if self.live.is_of(value) else None
+        if tensors is None:
+            raise _Changed
+        leaves.extend(tensors)
+        self._write(leaves, out)
+
+    def _write(self, leaves: list[Any], out: list[str]) -> None:
+        out.append(self.body)
+
+
+class _LiveOptimizer(_LiveModule):
+    """As well; its groups are written anew each time."""
+
+    def __init__(self, kid: _Container, live: Any, state: Any) -> None:
+        super().__init__(kid, live)
+        out = [kid.head]
+        kid.kids[0].refresh(state["state"], [], out)
+        self.body = "".join(out) + ","
+
+    def _write(self, leaves: list[Any], out: list[str]) -> None:
+        out.append(self.body)
+        self.kid.kids[1].refresh(self.live.groups(), leaves, out)
+        out.append("]" + self.kid.meta_text + "}")
+
+
 class Leaf:
     """A tensor or array of a state dict. name: under which it is stored; path: where it is. same_as: the
     number of an earlier leaf that is the very same memory, or None."""
@@ -365,6 +413,27 @@ class Tree:
             return None
         self.text = _document(out)
         return leaves
+
+    def watch(self, state: Any, key: Any, live: Any) -> None:
+        """From now on refresh() takes an object in the place of state[key], its state dict. live: see _live."""
+        if type(self._root) is not _Container or not self._root.keys or key not in self._root.keys:
+            return
+        at = self._root.keys.index(key)
+        kid = self._root.kids[at]
+        kid = kid.kid if isinstance(kid, _LiveModule) else kid
+        if type(kid) is not _Container:
+            return
+        if kid.keys == ["state", "param_groups"] and type(kid.kids[0]) is _Container:
+            self._root.kids[at] = _LiveOptimizer(kid, live, state[key])
+        elif kid.flat:
+            self._root.kids[at] = _LiveModule(kid, live)
+
+    def is_watched(self, key: Any, value: Any) -> bool:
+        """Whether refresh() takes this object."""
+        if type(self._root) is not _Container or not self._root.keys or key not in self._root.keys:
+            return False
+        kid = self._root.kids[self._root.keys.index(key)]
+        return isinstance(kid, _LiveModule) and kid.live.is_of(value)
 
     def _build(self, value: Any, path: Key) -> Any:
         kind = type(value)

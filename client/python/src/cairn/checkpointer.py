@@ -9,27 +9,33 @@
         if step % 100 == 0:
             ckpt.save(step, state)                 # returns after one copy into memory
 
+Tensors on a GPU are copied behind save(): work on the GPU waits for that, the program does not. After
+ckpt.attach(optimizer) only the optimizer's next step waits.
+
 Times are in seconds, sizes in bytes.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional, Union
 
 from . import _lib, launch
-from ._layout import Layout, Replicated
+from ._devices import Devices
+from ._layout import Layout, Replicated, leaf_tag
 from ._load import Loader
 from ._merge import Rename
 from .errors import (
     AbortedError,
     BusyError,
+    CorruptError,
     Error,
     ExistsError,
     FencedError,
@@ -37,9 +43,11 @@ from .errors import (
     InvalidError,
     NotFoundError,
     StalePinError,
+    StorageError,
     TimeoutError,
     TooLargeError,
     UnavailableError,
+    UnsupportedError,
 )
 from .session import Restore, Save, Session
 
@@ -47,6 +55,9 @@ _MIB = 1 << 20
 _LOG = logging.getLogger("cairn")
 _RETRY_S = 0.05  # between two tries to reopen a session
 _ON_BUSY = ("wait", "skip", "fail")
+_INERT = {dict, collections.OrderedDict, list, tuple, str, int, float, bool, type(None)}  # no state_dict()
+_STATES = {"sealed": 0, **_lib.STATES}
+_ENDS = (AbortedError, FencedError, StalePinError, StorageError, CorruptError)  # of a save, for good
 
 
 class SaveFailedWarning(RuntimeWarning):
@@ -58,14 +69,16 @@ class SaveHandle:
     """A save on its way. step: what was saved. Its checkpoint exists once it is committed, on all ranks
     alike. Any thread may use it."""
 
-    def __init__(self, save: Save) -> None:
+    def __init__(self, save: Save, memory: Optional[list[Any]] = None) -> None:
+        """memory: what owns the tensors that devices are still copying; None: everything is copied."""
         self.step = save.step
         self._save: Optional[Save] = save
         # Of _save, which one thread at a time may use; again by a signal handler of the thread that waits.
         self._lock = threading.RLock()
         self._ended = False  # somebody wants to let go of _save: nobody begins to wait for it
         self._away = False  # the last look found no daemon that knows it
-        self._reached = "snapshot"
+        self._reached = "sealed" if memory is not None else "snapshot"
+        self._memory = memory
         self._failure: Optional[Error] = None
 
     def wait(self, state: str = "committed", timeout: float = 600.0) -> None:
@@ -85,13 +98,13 @@ class SaveHandle:
         try:
             if self._failure:
                 raise self._failure
-            if _lib.STATES[self._reached] >= _lib.STATES[state]:
+            if _STATES[self._reached] >= _STATES[state]:
                 return True
             if self._save is None or self._ended:
                 raise self._closed()
             reached = self._ask(self._save, state, end, timeout)
-            if reached and _lib.STATES[state] > _lib.STATES[self._reached]:
-                self._reached = state
+            if reached and _STATES[state] > _STATES[self._reached]:
+                self._reached, self._memory = state, None
             return reached
         finally:
             self._lock.release()
@@ -99,8 +112,8 @@ class SaveHandle:
     def _ask(self, save: Save, state: str, end: float, timeout: float) -> bool:
         try:
             return save.wait_a_while(state, end, timeout)
-        except (AbortedError, FencedError, StalePinError) as e:
-            self._failure = e
+        except _ENDS as e:
+            self._failure, self._memory = e, None
             raise
         except Error:
             if self._save is None:  # a signal handler has closed the Checkpointer meanwhile
@@ -120,6 +133,13 @@ class SaveHandle:
         except (TimeoutError, UnavailableError):
             return False
         return True
+
+    def _is_copying(self) -> bool:
+        """Whether devices still copy its tensors; lets go of their memory if not."""
+        if self._memory is not None and not self._ended:
+            with contextlib.suppress(Error):  # who waits for the save, or saves next, is told
+                self.is_reached("snapshot")
+        return self._memory is not None
 
     @property
     def committed(self) -> bool:
@@ -164,6 +184,15 @@ class Checkpointer:
     timeout: for opening, for each exchange with the daemon, and for room in the arena.
     take_over: start although another start of the job lives; its ranks are fenced.
 
+    Tensors on GPUs (docs/python.md): overlap: "auto" has the GPU's later work wait for the copies, from the
+    end of save() on; after attach() only from the optimizer's next step on. True: the program calls fence()
+    itself before anything writes to what was saved. False: always at the end of save().
+    volatile: what forward and backward change already, and is therefore copied aside on the GPU where the
+    fence comes later: "buffers" of the modules in the state, and tensors of which nobody knows what they are;
+    "all", "none", or a function of a tensor's name. device_staging: bytes of each GPU's memory for that, and
+    for small tensors; 0 for 256 MiB. source_sums: GPUs give checksums of what they read, which are compared
+    with what has arrived.
+
     The session opens at the first use. Threads take turns: one call at a time, handles apart. A signal
     handler may save while it interrupts another call, but close() raises InvalidError there. After a fork
     the child must not use it (ForkedError), and is not disturbed by it: data-loader workers may inherit it.
@@ -186,6 +215,10 @@ class Checkpointer:
         pickle: bool = False,
         raise_errors: bool = False,
         take_over: bool = False,
+        overlap: Union[str, bool] = "auto",
+        volatile: Union[str, Callable[[str], bool]] = "buffers",
+        device_staging: int = 0,
+        source_sums: bool = False,
     ) -> None:
         self._session: Optional[Session] = None
         self._pid = os.getpid()
@@ -213,7 +246,10 @@ class Checkpointer:
             copy_threads=copy_threads,
             track=track,
             take_over=take_over,
+            device_staging=device_staging,
+            source_sums=source_sums,
         )
+        self._devices = Devices(job, overlap, volatile, device_staging)
         self._layout: Optional[Layout] = None
         self._under_way: list[SaveHandle] = []
         self._warned: set[str] = set()
@@ -312,29 +348,59 @@ class Checkpointer:
 
     def _save(self, step: int, state_dict: Mapping[Any, Any]) -> Optional[SaveHandle]:
         """None: there is no room, and the step is to be skipped then."""
-        layout = self._layout_for(_states_of(state_dict))
+        self._copying()
+        layout = self._layout_for(state_dict)
         try:
             self._saved = True
             session = self._open(layout.arena_bytes)  # BUSY from here is another start of the job that lives
-            on_busy = "wait" if self._on_busy == "wait" else "fail"
+            if layout.devices and not self._devices.use(session, layout.devices):
+                layout = self._layout_for(state_dict)
             try:
-                if layout.device_rows:
-                    return SaveHandle(self._save_staged(session, step, layout, on_busy))
-                return SaveHandle(session.save(step, layout.table, on_busy=on_busy))
-            except BusyError:
-                if self._on_busy != "skip":
+                return self._put(session, step, layout)
+            except (InvalidError, TooLargeError, UnsupportedError) as e:
+                if not self._devices.learn(e, layout):
                     raise
-                return None
+                layout = self._layout_for(state_dict)
+                return self._put_again(session, step, layout, e)
         finally:
             layout.forget()
             self._layout = layout
 
+    def _put(self, session: Session, step: int, layout: Layout) -> Optional[SaveHandle]:
+        on_busy = "wait" if self._on_busy == "wait" else "fail"
+        streams = self._devices.streams(layout.devices)
+        try:
+            if layout.device_rows:
+                save = self._save_staged(session, step, layout, on_busy, streams)
+            else:
+                save = session.save(step, layout.table, on_busy=on_busy, streams=streams)
+        except BusyError:
+            if self._on_busy != "skip":
+                raise
+            return None
+        if not layout.devices:
+            return SaveHandle(save)
+        handle = SaveHandle(save, layout.memory_on_devices())
+        if not self._devices.is_left:
+            self._put_fence([handle])
+        return handle
+
+    def _put_again(self, session: Session, step: int, layout: Layout, error: Error) -> Optional[SaveHandle]:
+        """In another way, which may be one that does not help."""
+        try:
+            return self._put(session, step, layout)
+        except Error as e:
+            self._devices.unlearn(error)
+            raise error from e
+
     @staticmethod
-    def _save_staged(session: Session, step: int, layout: Layout, on_busy: str) -> Save:
-        """Tensors on devices are copied straight to their places in the arena."""
+    def _save_staged(
+        session: Session, step: int, layout: Layout, on_busy: str, streams: Mapping[int, int]
+    ) -> Save:
+        """Tensors on devices that libcairn does not reach are copied straight to their places in the arena."""
         from . import _torch
 
-        save = session.stage(step, layout.table, on_busy=on_busy)
+        save = session.stage(step, layout.table, on_busy=on_busy, streams=streams)
         try:
             for row, tensor in layout.device_pieces():
                 _torch.copy_in(tensor, save.place(row))
@@ -344,12 +410,93 @@ class Checkpointer:
             raise
         return save
 
-    def _layout_for(self, state: dict[Any, Any]) -> Layout:
+    def _layout_for(self, state_dict: Mapping[Any, Any]) -> Layout:
         """The caller puts it back when it is done: a signal handler may save meanwhile."""
-        layout, self._layout = self._layout, None
-        if layout is None or not layout.refresh(state):
-            layout = Layout(state, self.rank, self.world_size, self._replicated, self._pickle, layout)
+        mode = self._devices.mode(state_dict)
+        before, self._layout = self._layout, None
+        layout = before if before is not None and before.mode == mode else None
+        state = _states_of(state_dict, layout)
+        fits = layout is not None and layout.refresh(state)
+        if layout is not None and not fits:
+            state, watched = _states_of(state), state
+            fits = state is not watched and layout.refresh(state)
+        if layout is None or not fits:
+            rule = self._devices.volatile(state_dict)
+            shares = self.rank, self.world_size, self._replicated
+            layout = Layout(state, *shares, self._pickle, before, self._devices.direct, rule)
+            layout.mode = mode
+        if state is not state_dict:
+            layout.watch(state, {k: v for k, v in state_dict.items() if v is not state[k]})
+        if not self._devices.look_at(layout):
+            self._layout = layout
+            return self._layout_for(state_dict)
         return layout
+
+    # ---- devices ----
+
+    def attach(self, *optimizers: Any) -> None:
+        """Leaves the fence to these optimizers: tensors on GPUs are copied while the next forward and backward
+        run, and each step of one of them first makes its stream wait, and not the program. Give all that
+        change what is saved. They need torch's register_step_pre_hook(). Raises InvalidError.
+
+        An optimizer that steps within backward: call fence() before backward instead. One that is captured
+        into a CUDA graph: prepare(), load() or save() before the capture.
+        """
+        for optimizer in optimizers:
+            if not callable(getattr(optimizer, "register_step_pre_hook", None)):
+                raise InvalidError(
+                    f"a {type(optimizer).__name__} cannot be attached, since it has no register_step_pre_hook(): "
+                    f"pass overlap=True and call fence() before it changes what was saved"
+                )
+        for optimizer in optimizers:
+            self._devices.attach(optimizer)
+            optimizer.register_step_pre_hook(self._before_step)
+
+    def _before_step(self, *_: Any) -> None:
+        if os.getpid() == self._pid:
+            self.fence()
+
+    def fence(self, stream: Any = None) -> None:
+        """Work that is put into the stream from now on may change what was saved: on the GPU it waits for the
+        copies of all saves so far, the program does not. stream: a torch.cuda.Stream; None for the current
+        streams of all devices that were saved from. Costs nothing when nothing is being copied.
+
+        While the stream is captured into a CUDA graph, each launch of the graph waits for the saves before
+        it. Raises InvalidError there if nothing was prepared, loaded or saved before.
+        """
+        self._check_process()
+        with self._turn():
+            copying = self._copying()
+            if copying or self._devices.is_capturing():
+                self._put_fence(copying, stream)
+
+    def _put_fence(self, copying: list[SaveHandle], stream: Any = None) -> None:
+        """Where a fence cannot be had, this thread waits."""
+        try:
+            self._devices.fence(self._session, stream)
+        except InvalidError:
+            raise
+        except Error as e:
+            _LOG.warning("job %s: no fence, waiting for the copies instead: %s", self.job, e)
+            for handle in copying:
+                handle.wait("snapshot", self._timeout)
+
+    def _copying(self) -> list[SaveHandle]:
+        """Saves whose tensors are still in use; memory of others is let go."""
+        return [handle for handle in self._under_way if handle._is_copying()]
+
+    def prepare(self, state_dict: Mapping[Any, Any]) -> None:
+        """What a first save of this state does besides saving: lays it out, opens the session and faults the
+        arena in, loads what devices need and pins the arena for them. Raises what fails."""
+        self._check_process()
+        with self._turn():
+            layout = self._layout_for(state_dict)
+            layout.forget()
+            self._layout = layout
+            session = self._open(layout.arena_bytes)
+            self._devices.use(session, layout.devices)
+
+    # ---- what fails ----
 
     def _failed(self, step: int, error: Error, asked: bool) -> None:
         self.failures += 1
@@ -461,7 +608,8 @@ class Checkpointer:
             if restore is None:
                 return None
             with restore:
-                Loader(restore, self.rank, self._what(restore.step), allow_pickle, timeout).fill(
+                what = self._what(restore.step)
+                Loader(restore, self.rank, what, allow_pickle, timeout, reach=self._reaches).fill(
                     state, strict, rename
                 )
                 found = restore.step
@@ -486,6 +634,11 @@ class Checkpointer:
                 return None
             with restore:
                 return Loader(restore, self.rank, self._what(restore.step), allow_pickle, timeout).make()
+
+    def _reaches(self, device: int) -> bool:
+        """Whether libcairn writes a device's memory itself."""
+        assert self._session is not None
+        return self._devices.direct and self._devices.use(self._session, [device])
 
     def _what(self, step: int) -> str:
         return f"step {step} of job {self.job}"
@@ -592,8 +745,9 @@ class Checkpointer:
                 handle._let_go()
             self._under_way = []
             session, self._session, self._arena = self._session, None, 0
+            self._devices.closed()
             if session:
-                session.close()
+                session.close()  # which waits for what devices copy
 
     def _settle(self, handle: SaveHandle, timeout: float) -> None:
         try:
@@ -674,12 +828,15 @@ def _is_stateful(value: Any) -> bool:
     return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
 
 
-def _states_of(state: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The state dict with the states of the objects at its top in their place."""
+def _states_of(state: Mapping[Any, Any], layout: Optional[Layout] = None) -> Any:
+    """The state dict with the states of the objects at its top in their place; those that the layout watches
+    stay."""
     if not isinstance(state, Mapping):
         raise InvalidError(f"state_dict is a {type(state).__name__}: a dict is wanted")
-    if type(state) is dict and not any(map(_is_stateful, state.values())):
+    kinds = set(map(type, state.values())) - _INERT
+    if type(state) is dict and (all(map(leaf_tag, kinds)) or not any(map(_is_stateful, state.values()))):
         return state
     if hasattr(state, "_metadata"):
-        return state  # type: ignore[return-value] # Module.state_dict()
-    return {k: v.state_dict() if _is_stateful(v) else v for k, v in state.items()}
+        return state  # Module.state_dict()
+    watched = layout.is_watched if layout else lambda key, value: False
+    return {k: v if watched(k, v) or not _is_stateful(v) else v.state_dict() for k, v in state.items()}

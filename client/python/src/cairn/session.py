@@ -14,7 +14,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ctypes import byref, c_char_p, c_uint32, c_uint64, c_void_p
 from typing import Any, Optional
 
@@ -57,7 +57,10 @@ class Session:
 
     arena_bytes: room for snapshots, one shard plus 25% to overlap saves; faulted in by the time this returns. start_id: names
     this start of the job, equal on all ranks (see cairn.h). socket: None for $CAIRN_SOCKET or /run/cairn/cairnd.sock.
-    timeout: for the opening and each later exchange with the daemon. Raises UnavailableError when no daemon listens,
+    timeout: for the opening and each later exchange with the daemon. device_staging: bytes of each device's own memory
+    that may be taken, for tensors that are volatile, small or strided; 0 for 256 MiB, taken at the first use. source_sums:
+    devices give checksums of what they read, which the daemon compares with what arrived. plugin_path: where device plugins
+    are; None for $CAIRN_PLUGIN_PATH, or where libcairn's are. Raises UnavailableError when no daemon listens,
     ExistsError when the rank is taken, BusyError when another start of the job lives, FencedError, TooLargeError.
     """
 
@@ -75,13 +78,16 @@ class Session:
         observer: bool = False,
         take_over: bool = False,
         track: bool = False,
+        device_staging: int = 0,
+        source_sums: bool = False,
+        plugin_path: Optional[str] = None,
     ) -> None:
         self._handle = c_void_p()
         self._pid = os.getpid()
-        flags = observer * _lib.OBSERVER | take_over * _lib.TAKE_OVER | track * _lib.TRACK
+        flags = observer * _lib.OBSERVER | take_over * _lib.TAKE_OVER | track * _lib.TRACK | source_sums * _lib.SOURCE_SUMS
         options = _lib.SessionOptions(
             ctypes.sizeof(_lib.SessionOptions), _text(job), rank, world_size, arena_bytes, _text(start_id), _text(socket),
-            max(_ms(timeout), 1), copy_threads, flags,
+            max(_ms(timeout), 1), copy_threads, flags, device_staging, _text(plugin_path),
         )
         self.job = job
         # Handles of open saves and restores, with the function that frees them. The handles, not the objects: when all of
@@ -106,22 +112,52 @@ class Session:
         """A descriptor that becomes readable when a state of a save may have changed. The session's."""
         return _lib.lib().cairn_session_fd(self._open())
 
-    def save(self, step: int, table: Table, *, on_busy: str = "fail", timeout: Optional[float] = None) -> "Save":
-        """Copies every slice of the table into the arena, in one call. When it returns the tensors may be changed.
+    def use_device(self, device: int) -> None:
+        """Makes a device ready, which the first save or restore of its tensors would do: loads the plugin and the vendor's
+        runtime, and pins the arena. device: cairn.cuda(i). Raises UnsupportedError, which says what is missing."""
+        _lib.call("cairn_session_use_device", self._open(), device)
+
+    def fence(self, device: int, stream: int) -> None:
+        """Makes a device's stream (its cudaStream_t as a number; 0 is the legacy default stream), and not the host, wait
+        until the device's tensors of every save before have been copied: what is put into it from now on may change them.
+        In a stream that is being captured into a CUDA graph every launch of the graph waits."""
+        _lib.call("cairn_save_fence", self._open(), device, stream or None)
+
+    def save(
+        self,
+        step: int,
+        table: Table,
+        *,
+        on_busy: str = "fail",
+        timeout: Optional[float] = None,
+        streams: Optional[Mapping[int, int]] = None,
+    ) -> "Save":
+        """Copies every slice of the table into the arena, in one call. When it returns the tensors may be changed; those on
+        a device only by what fence() holds back, or once the save is a "snapshot", and until then their memory must live.
 
         on_busy: "fail" raises BusyError at once when the arena has no room, "wait" waits up to timeout (None: the
-        session's). Raises also TooLargeError, ExistsError (this step was saved already), FencedError, UnavailableError.
+        session's). streams: of each device the stream that wrote its tensors (as for fence()); copies begin when what it
+        holds now has run; the legacy default stream where nothing is said. Raises also TooLargeError, ExistsError (this step
+        was saved already), FencedError, UnavailableError.
         """
         handle = c_void_p()
-        options = self._save_options(step, on_busy, timeout)
+        options = self._save_options(step, on_busy, timeout, streams)
         _lib.call("cairn_save_all", self._open(), byref(options), table.pack(), len(table), byref(handle))
         return Save(self, handle, step, len(table))
 
-    def stage(self, step: int, table: Table, *, on_busy: str = "fail", timeout: Optional[float] = None) -> "Save":
+    def stage(
+        self,
+        step: int,
+        table: Table,
+        *,
+        on_busy: str = "fail",
+        timeout: Optional[float] = None,
+        streams: Optional[Mapping[int, int]] = None,
+    ) -> "Save":
         """As save(), but slices with address 0 are left for the caller to write through Save.place(), and the snapshot is
         complete only with Save.seal()."""
         handle = c_void_p()
-        options = self._save_options(step, on_busy, timeout)
+        options = self._save_options(step, on_busy, timeout, streams)
         _lib.call("cairn_save_begin", self._open(), byref(options), byref(handle))
         save = Save(self, handle, step, len(table))
         try:
@@ -133,13 +169,19 @@ class Session:
         return save
 
     @staticmethod
-    def _save_options(step: int, on_busy: str, timeout: Optional[float]) -> _lib.SaveOptions:
+    def _save_options(
+        step: int, on_busy: str, timeout: Optional[float], streams: Optional[Mapping[int, int]]
+    ) -> _lib.SaveOptions:
         if on_busy not in _lib.ON_BUSY:
             raise InvalidError(f'on_busy is {on_busy!r}: "fail" or "wait" is wanted')
         if not 0 <= step < _lib.LATEST:
             raise InvalidError(f"step is {step}: a number from 0 to {_lib.LATEST - 1} is wanted")
         milliseconds = 0 if timeout is None else max(_ms(timeout), 1)
-        return _lib.SaveOptions(ctypes.sizeof(_lib.SaveOptions), step, _lib.ON_BUSY[on_busy], milliseconds)
+        listed = [_lib.CStream(device, 0, stream or None) for device, stream in (streams or {}).items()]
+        return _lib.SaveOptions(
+            ctypes.sizeof(_lib.SaveOptions), step, _lib.ON_BUSY[on_busy], milliseconds,
+            (_lib.CStream * len(listed))(*listed) if listed else None, len(listed),
+        )
 
     def latest(self) -> Optional[int]:
         """The step that all ranks of this incarnation resume from (for an observer the newest committed one), or None."""
@@ -219,7 +261,8 @@ class Session:
 
 
 class Save:
-    """A save on its way: in the arena when this object exists, then durable, then committed."""
+    """A save on its way: in the arena when this object exists (tensors of devices: once it is a "snapshot"), then durable,
+    then committed."""
 
     def __init__(self, session: Session, handle: c_void_p, step: int, count: int) -> None:
         self._session, self._handle, self.step, self._count = session, handle, step, count
@@ -293,14 +336,17 @@ class Save:
         return True
 
     def info(self) -> dict[str, Any]:
-        """bytes of all slices, copied_bytes of them, tracked_bytes, and tracking: "on" or why nothing is tracked."""
+        """bytes of all slices, copied_bytes of them, tracked_bytes, and tracking: "on" or why nothing is tracked. Once the
+        save is a "snapshot", device_bytes: of the tensors on devices, and of these unchanged_bytes, which were not copied
+        since the arena had them, and staged_bytes, which were copied aside on the device first."""
         info = _lib.SaveInfo(size=ctypes.sizeof(_lib.SaveInfo))
         code = _lib.lib().cairn_save_info(self._open(), byref(info))
         if code < 0:
             raise Error(f"ask what the save of step {self.step} did: code {code}")
         return {
             "bytes": info.bytes, "copied_bytes": info.copied_bytes, "tracked_bytes": info.tracked_bytes,
-            "tracking": info.tracking.decode(),
+            "tracking": info.tracking.decode(), "device_bytes": info.device_bytes,
+            "unchanged_bytes": info.unchanged_bytes, "staged_bytes": info.staged_bytes,
         }
 
     def close(self) -> None:
@@ -388,11 +434,14 @@ class Restore:
         offset: Optional[Sequence[int]] = None,
         length: Optional[Sequence[int]] = None,
         strides: Optional[Sequence[int]] = None,
+        device: int = _lib.HOST,
         keep: Any = None,
     ) -> None:
-        """Asks for a slice of a tensor, in global coordinates, into memory at address (see Table.add). Errors of dtype,
-        shape and missing elements come with run()."""
-        self._wanted.add(name, dtype, shape, address, offset=offset, length=length, strides=strides, keep=keep)
+        """Asks for a slice of a tensor, in global coordinates, into memory at address (see Table.add). What a device still
+        does with that memory must have ended. Errors of dtype, shape and missing elements come with run()."""
+        self._wanted.add(
+            name, dtype, shape, address, offset=offset, length=length, strides=strides, device=device, keep=keep
+        )
 
     def add_slice(self, index: int, address: int, keep: Any = None) -> None:
         """Asks for exactly one saved slice (Slice.index), dense."""

@@ -24,7 +24,7 @@ class Table:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self._rows: list[tuple[int, ...]] = []  # dtype, ndim, 4 places in _dims (-1: NULL), flags
+        self._rows: list[tuple[int, ...]] = []  # dtype, ndim, 4 places in _dims (-1: NULL), flags and device
         self._dims = array("q")
         self._addresses: list[int] = []
         self._keep: list[Any] = []
@@ -45,6 +45,8 @@ class Table:
         length: Optional[Sequence[int]] = None,
         strides: Optional[Sequence[int]] = None,
         device_writes: bool = False,
+        device: int = _lib.HOST,
+        volatile: bool = False,
         common: bool = False,
         keep: Any = None,
     ) -> int:
@@ -53,9 +55,10 @@ class Table:
         dtype: safetensors' name ("BF16"), or "BYTES". shape: of the whole tensor, in elements; offset and length: the
         slice, the whole tensor by default. strides: distance between neighbours of each dimension in bytes; row-major
         without gaps by default. address: of the slice's first element; 0 for memory that the caller writes after a
-        stage(). device_writes: a device that the kernel does not see writes to this memory. common: ranks that save this
-        slice hold the same bytes, and are compared before the commit. keep: an object to hold for as long as the table, usually
-        what owns the memory. Raises InvalidError.
+        stage(). device_writes: a device that the kernel does not see writes to this memory. device: where the address is, 0
+        for this host or cairn.cuda(i). volatile: of a device's memory, copied aside there, so that later work of the
+        save's stream may change it without a fence. common: the ranks that save this slice hold the same bytes. keep: an
+        object to hold for as long as the table, usually what owns the memory. Raises InvalidError.
         """
         number = _lib.DTYPES.get(dtype)
         if number is None:
@@ -66,8 +69,8 @@ class Table:
         if ndim > _MAX_DIMS:
             raise InvalidError(f'tensor "{name}" has {ndim} dimensions: at most {_MAX_DIMS} can be saved')
         places = [self._note_dims(name, d, ndim) for d in (shape, offset, length, strides)]
-        flags = (_lib.DEVICE_WRITES if device_writes else 0) | (_lib.COMMON if common else 0)
-        self._rows.append((number, ndim, *places, flags))
+        flags = device_writes * _lib.DEVICE_WRITES | volatile * _lib.VOLATILE | common * _lib.COMMON
+        self._rows.append((number, ndim, *places, flags | device << 32))
         self.names.append(name)
         self._addresses.append(address)
         self._keep.append(keep)
