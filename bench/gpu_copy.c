@@ -300,7 +300,7 @@ static int unchanged(struct bench *b, struct state *s)
     print_number(b, "unchanged_bytes", s->bytes);
     print_number(b, "unchanged_copied_bytes", done.copied);
     for (uint32_t i = half; i < s->nslices; i++) {
-        if (cuda(b, b->rt.memset(s->device + i * s->step, 0x5a, s->slice), "change the state") < 0)
+        if (cuda(b, b->rt.memset_async(s->device + i * s->step, 0x5a, s->slice, b->stream), "change the state") < 0)
             return -1;
     }
     if (cuda(b, b->rt.wait(), "change the state") < 0 || save(b, s, CAIRN_DEVICE_SKIP, &done) < 0 ||
