@@ -72,7 +72,7 @@ static int emit_some(struct emit *e, const struct shape *s, const char *data, ui
 int emit_range(struct emit *e, const struct shape *shape, const char *data, uint64_t from, uint64_t bytes,
                struct cairn_error *err)
 {
-    for (uint64_t end = from + bytes, done; from < end; from += done) {
+    for (uint64_t end = from + bytes, done = 0; from < end; from += done) {
         int r = emit_some(e, shape, data, from, end - from, &done, err);
         if (r < 0)
             return r;
