@@ -166,7 +166,7 @@ with cairn.Session("device", arena_bytes=4 << 20, socket=sys.argv[2]) as s:
     s.use_device(cairn.cuda(0))
     plugins = {line.split()[-1] for line in open("/proc/self/maps") if "cairn-device" in line}
 assert plugins == {tree + "/lib/cairn/cairn-device-cuda.so"}, plugins
-libraries = {line.split()[-1] for line in open("/proc/self/maps") if "libcairn" in line}
+libraries = {line.split()[-1] for line in open("/proc/self/maps") if "libcairn.so" in line}
 assert libraries == {tree + "/lib/libcairn.so.0"}, libraries
 """
 
