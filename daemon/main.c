@@ -362,6 +362,8 @@ static int daemon_start_node(struct daemon *d, struct cairn_error *err)
                              .margin = c->margin,
                              .delta_chain = c->delta_chain,
                              .share_unchanged = c->share_unchanged,
+                             .numerics = c->numerics != 0,
+                             .common_fails = c->common_fails,
                              .domain = c->node_domain,
                              .fragment_late_ms = c->fragment_late_ms,
                              .sync_late_ms = c->sync_late_ms,

@@ -131,6 +131,7 @@ static void save_start_drain(struct rank_save *save)
                               .sums = save->sums,
                               .sums_seed = save->sums_seed,
                               .attempt = save->attempt,
+                              .numerics = job->jobs->config.numerics,
                               .deadline_ms = job->jobs->config.checkpoint_ms,
                               .pace = run_pace(run, save->image.layout->nparts),
                               .arg = save,
@@ -187,7 +188,7 @@ static int save_check_member(const struct member *m, uint64_t step, struct cairn
     int r = member_check(m, err);
     if (r < 0)
         return r;
-    if (step == CAIRN_LATEST)
+    if (step >= CAIRN_LATEST_FINITE)
         return cairn_fail(err, CAIRN_E_INVAL, "job %s: that step means \"latest\" and cannot be saved", job->name);
     if (job->pin_revision && job->pin.incarnation == m->incarnation && m->pin_number && m->pin_number < job->pin.number)
         return cairn_fail(err, CAIRN_E_STALE_PIN,

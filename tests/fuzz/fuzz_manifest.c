@@ -17,6 +17,7 @@ static void fill_layout(struct cairn_layout *l)
     uint64_t shape[] = {3, CAIRN_PART / 4}, zero[] = {0, 0};
     struct cairn_tensor t = {
         .name = "w", .dtype = CAIRN_F32, .ndim = 2, .shape = shape, .offset = zero, .length = shape, .data = shape};
+    t.flags = CAIRN_TENSOR_COMMON;
 
     cairn_layout_init(l);
     if (cairn_layout_add(l, &t, NULL) < 0 || cairn_layout_place(l, NULL) < 0)
@@ -57,6 +58,9 @@ static void fill(struct manifest *m, unsigned depth)
     m->npeers = 3;
     m->nchunks = 2;
     fill_layout(&m->layout);
+    m->numerics = depth % 2 ? calloc(1, sizeof *m->numerics) : NULL;
+    if (m->numerics)
+        m->numerics[0] = (struct cairn_numerics){.known = true, .bad = {depth, 2}, .digest = {3, 4}};
     fill_chunk(&m->chunks[0], 0, 2, depth);
     fill_chunk(&m->chunks[1], 2, 1, 0);
     if (!depth)

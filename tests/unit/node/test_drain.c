@@ -59,6 +59,24 @@ static void on_durable(void *arg, uint32_t first_part, uint32_t nparts)
                      is_on_its_way(&f->links.link[i].queue, first_part, nparts));
 }
 
+/* However often its parts were encoded: what one look at the tensor says. */
+static void check_numerics(const struct fixture *f, const struct shard_ref *ref, const struct manifest *m)
+{
+    const struct cairn_slice *s = &f->layout.slices[0];
+    struct cairn_nonfinite bad = {0};
+    struct cairn_digest d = {0};
+
+    cairn_numerics_add(&d, &bad, s->dtype, 0, f->arena, s->bytes);
+    struct hash128 want = cairn_digest_end(&d, s->bytes, s->dtype);
+    assert_non_null(m->numerics);
+    assert_true(m->numerics[0].known && bad.nan > 0);
+    assert_int_equal(m->numerics[0].bad.nan, bad.nan);
+    assert_true(m->numerics[0].digest.low == want.low && m->numerics[0].digest.high == want.high);
+    assert_true(ref->numerics.known);
+    assert_int_equal(ref->numerics.bad.nan, bad.nan);
+    assert_int_equal(ref->numerics.common, 0);
+}
+
 static void on_done(void *arg, int code, const struct cairn_error *err, const struct shard_ref *ref,
                     const struct manifest *manifest)
 {
@@ -83,6 +101,7 @@ static void on_done(void *arg, int code, const struct cairn_error *err, const st
     if (f->shares) /* what is not encoded is looked at all the same */
         assert_true(manifest->numerics[0].known);
     assert_int_equal(parts, PARTS);
+    check_numerics(f, ref, manifest);
 }
 
 static void on_ended(void *arg, unsigned left)
@@ -142,7 +161,7 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
     struct cairn_error err = CAIRN_ERROR_INIT;
     uint64_t n = (uint64_t)PARTS << 20;
     struct cairn_tensor t = {
-        .size = sizeof t, .name = "w", .dtype = CAIRN_BYTES, .ndim = 1, .shape = &n, .offset = NULL, .length = NULL};
+        .size = sizeof t, .name = "w", .dtype = CAIRN_F8_E4M3, .ndim = 1, .shape = &n, .offset = NULL, .length = NULL};
 
     bool shares = f->shares;
     memset(f, 0, sizeof *f);
@@ -169,6 +188,7 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
                               .arena = f->arena,
                               .pages = f->pages,
                               .deadline_ms = 20000,
+                              .numerics = true,
                               .filling = in_place != FILLED,
                               .in_place = in_place,
                               .arg = f,
