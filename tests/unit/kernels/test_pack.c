@@ -24,22 +24,45 @@ static const struct {
               {CAIRN_F32, 4}, {CAIRN_C64, 4},     {CAIRN_F64, 8}};
 #define DTYPES (sizeof dtypes / sizeof dtypes[0])
 
-enum { SLOPE = KINDS, PATCHES, ALL_KINDS };
+enum { SLOPE = KINDS, STAIRS, PATCHES, ALL_KINDS };
 
-/* Those of codec-float's tests, and two that a plan sees in another light: every byte has many values, so that no level
- * is the last; what is even in the blocks that are looked at first. */
+/* The least of some random bytes: more values than levels may have codes for. */
+static uint8_t slope(uint64_t *random, unsigned of)
+{
+    uint8_t least = 255;
+
+    for (unsigned k = 0; k < of; k++) {
+        uint8_t x = (uint8_t)(next_random(random) >> 20);
+        least = x < least ? x : least;
+    }
+    return least;
+}
+
+/* Two levels, and then bytes that no level is worth. */
+static uint8_t stairs(uint64_t *random)
+{
+    uint64_t r = next_random(random) >> 10;
+
+    return r % 100 < 70 ? 0 : r % 100 < 94 ? (uint8_t)(1 + r / 100 % 3) : (uint8_t)(r >> 20);
+}
+
+/* Those of codec-float's tests, and some with much in every byte; PATCHES are even in the blocks that are looked at
+ * first, and nowhere else. */
 static void fill_kind(uint8_t *p, size_t len, unsigned width, int kind, uint64_t seed)
 {
-    if (kind < KINDS)
+    unsigned of = seed % 2 ? 12 : 6;
+
+    if (kind < KINDS) {
         fill(p, len, width, kind, seed);
-    for (size_t i = 0; kind == SLOPE && i < len; i++) {
-        uint64_t r = next_random(&seed);
-        p[i] = 255;
-        for (unsigned k = 0; k < 6; k++)
-            p[i] = (uint8_t)(r >> 8 * k) < p[i] ? (uint8_t)(r >> 8 * k) : p[i];
+        return;
     }
-    for (size_t i = 0; kind == PATCHES && i < len; i++)
-        p[i] = i / width / 64 % 4 ? 0 : (uint8_t)(next_random(&seed) >> 20);
+    for (size_t i = 0; i < len; i++)
+        if (kind == SLOPE)
+            p[i] = slope(&seed, of);
+        else if (kind == STAIRS)
+            p[i] = stairs(&seed);
+        else
+            p[i] = i / width / 64 % 4 ? 0 : (uint8_t)(next_random(&seed) >> 20);
 }
 
 /* Parts that are packed in one launch, or unpacked. */
