@@ -46,23 +46,31 @@ static uint8_t stairs(uint64_t *random)
     return r % 100 < 70 ? 0 : r % 100 < 94 ? (uint8_t)(1 + r / 100 % 3) : (uint8_t)(r >> 20);
 }
 
-/* Those of codec-float's tests, and some with much in every byte; PATCHES are even in the blocks that are looked at
- * first, and nowhere else. */
-static void fill_kind(uint8_t *p, size_t len, unsigned width, int kind, uint64_t seed)
+/* Elements whose bytes, once they are rotated to the left by a bit, are these. */
+static void fill_planes(uint8_t *p, size_t len, unsigned width, int kind, uint64_t seed)
 {
     unsigned of = seed % 2 ? 12 : 6;
 
-    if (kind < KINDS) {
-        fill(p, len, width, kind, seed);
-        return;
+    for (size_t at = 0; at + width <= len; at += width) {
+        uint8_t plane[8];
+        for (unsigned i = 0; i < width; i++)
+            plane[i] = kind == SLOPE ? slope(&seed, of) : stairs(&seed);
+        for (unsigned i = 0; i < width; i++)
+            p[at + i] = (uint8_t)(plane[i] >> 1 | plane[(i + 1) % width] << 7);
     }
-    for (size_t i = 0; i < len; i++)
-        if (kind == SLOPE)
-            p[i] = slope(&seed, of);
-        else if (kind == STAIRS)
-            p[i] = stairs(&seed);
-        else
-            p[i] = i / width / 64 % 4 ? 0 : (uint8_t)(next_random(&seed) >> 20);
+}
+
+/* Those of codec-float's tests, and some with much in every plane; PATCHES are even in the blocks that are looked at
+ * first, and nowhere else. */
+static void fill_kind(uint8_t *p, size_t len, unsigned width, int kind, uint64_t seed)
+{
+    memset(p, 0, len);
+    if (kind < KINDS)
+        fill(p, len, width, kind, seed);
+    else if (kind != PATCHES)
+        fill_planes(p, len, width, kind, seed);
+    for (size_t i = 0; kind == PATCHES && i < len; i++)
+        p[i] = i / width / 64 % 4 ? 0 : (uint8_t)(next_random(&seed) >> 20);
 }
 
 /* Parts that are packed in one launch, or unpacked. */
