@@ -121,6 +121,8 @@ int cairn_restore_open(struct cairn_session *session, uint64_t step, uint32_t ti
         cairn_restore_free(r);
         if (step == CAIRN_LATEST)
             return cairn_wrap(err, code, "open the latest checkpoint of job %s", session->open.job);
+        if (step == CAIRN_LATEST_FINITE)
+            return cairn_wrap(err, code, "open the latest checkpoint of job %s without NaN", session->open.job);
         return cairn_wrap(err, code, "open step %llu of job %s", (unsigned long long)step, session->open.job);
     }
     *ret_restore = r;

@@ -184,6 +184,41 @@ static void print_tensors(const json_t *tensors)
     }
 }
 
+static long long sum_of(const json_t *tensor, const char *key)
+{
+    long long sum = 0;
+
+    EACH(json_object_get(tensor, "slices"), s)
+    {
+        sum += (long long)tool_number(s, key);
+    }
+    return sum;
+}
+
+/* Only tensors that have any: most checkpoints have none. */
+static void print_numerics(json_t *a)
+{
+    json_t *total = json_object_get(a, "nonfinite"), *mismatch = json_object_get(a, "common_mismatch");
+    bool head = false;
+
+    EACH(json_object_get(a, "tensors"), x)
+    {
+        long long nan = sum_of(x, "nan"), inf = sum_of(x, "inf");
+        if (nan + inf == 0)
+            continue;
+        if (!head)
+            printf("\n%-48s %12s %12s\n", "NOT FINITE", "NAN", "INF");
+        head = true;
+        printf("%-48s %12lld %12lld\n", tool_text(x, "name"), nan, inf);
+    }
+    if (json_is_integer(total))
+        printf("\nNaN and Inf: %lld\n", (long long)json_integer_value(total));
+    else
+        puts("\nNaN and Inf: not counted in every tensor");
+    if (json_is_object(mismatch))
+        printf("SAVED ALTHOUGH %s\n", tool_text(mismatch, "text"));
+}
+
 int cmd_show(struct tool *t)
 {
     uint64_t step;
@@ -198,6 +233,7 @@ int cmd_show(struct tool *t)
                (long long)tool_number(a, "world_size"));
         print_shards(json_object_get(a, "shards"));
         print_tensors(json_object_get(a, "tensors"));
+        print_numerics(a);
     }
     json_decref(a);
     return r;

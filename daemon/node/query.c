@@ -186,6 +186,7 @@ static json_t *status_flush(const struct flush_status *f)
     query_set(o, "rank", json_integer(f->rank));
     query_set(o, "parts", json_integer(d->parts));
     query_set(o, "taken_parts", json_integer(d->taken_parts));
+    query_set(o, "shared_parts", json_integer(d->shared_parts));
     query_set(o, "in_place_parts", json_integer(d->in_place_parts));
     query_set(o, "early_parts", json_integer(d->early_parts));
     query_set(o, "durable_parts", json_integer(d->durable_parts));
@@ -236,6 +237,7 @@ static json_t *status_jobs(struct jobs *jobs)
         query_set(o, "checkpoints_open", json_integer(st[i].checkpoints_open));
         query_set(o, "committed", json_integer((json_int_t)st[i].committed));
         query_set(o, "aborted", json_integer((json_int_t)st[i].aborted));
+        query_set(o, "common_mismatches", json_integer((json_int_t)st[i].common_mismatches));
         query_set(o, "last_committed_step", json_integer((json_int_t)st[i].last_committed_step));
         json_array_append_new(list, o);
     }
@@ -312,6 +314,7 @@ static json_t *list_checkpoint(const struct listed *l)
     query_set(o, "plain_bytes", json_integer((json_int_t)d->plain_bytes));
     query_set(o, "stored_bytes", json_integer((json_int_t)d->stored_bytes));
     query_set(o, "created_unix_ms", json_integer((json_int_t)d->created_unix_ms));
+    query_set(o, "nonfinite", d->counted ? json_integer((json_int_t)d->nonfinite) : json_null());
     query_set(o, "reason", d->reason[0] ? json_string(d->reason) : json_null());
     query_set(o, "pins", json_integer(l->pins));
     query_set(o, "readers", json_integer(l->readers));

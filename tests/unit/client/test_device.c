@@ -42,13 +42,13 @@ static int stop(void **state)
 
 /* Parts that are one device's, two devices', a device's and the host's; over the ends of parts; of two dtypes. */
 static const struct piece mixed[] = {
-    {"big", CAIRN_F32, 1200, 1000, CAIRN_CUDA(0), 0, false},
+    {"big", CAIRN_F32, 600, 1000, CAIRN_CUDA(0), 0, false},
     {"odd", CAIRN_F32, 7, 11, CAIRN_HOST, 0, false},
-    {"turned", CAIRN_F32, 300, 1001, CAIRN_CUDA(0), 0, true},
+    {"turned", CAIRN_F32, 100, 301, CAIRN_CUDA(0), 0, true},
     {"other", CAIRN_F32, 1, 33, CAIRN_CUDA(1), 0, false},
     {"empty", CAIRN_F32, 0, 5, CAIRN_CUDA(1), 0, false},
     {"amax", CAIRN_BF16, 33, 3, CAIRN_CUDA(0), CAIRN_TENSOR_VOLATILE, false},
-    {"next", CAIRN_BF16, 900, 1001, CAIRN_CUDA(1), 0, false},
+    {"next", CAIRN_BF16, 700, 1001, CAIRN_CUDA(1), 0, false},
     {"host", CAIRN_BF16, 100, 100, CAIRN_HOST, 0, true},
 };
 #define N (sizeof(mixed) / sizeof(mixed[0]))
@@ -237,7 +237,7 @@ static void write_new(void *arg)
     for (size_t i = 0; i < x->n; i++) {
         if (x->pieces[i].device != CAIRN_CUDA(0))
             continue;
-        fill_random(x->data[i], x->bytes[i], 4711 + i);
+        fill_fast(x->data[i], x->bytes[i], 4711 + i);
         read_dense(x, i, x->was[i]);
     }
 }
@@ -256,7 +256,7 @@ static void test_order(void **state)
     OK(cairn_session_use_device(s, CAIRN_CUDA(0), &err));
     stream.stream = stream_new(0);
     tensors_make(&x, mixed, N);
-    for (uint64_t step = 1; step <= 8; step++) {
+    for (uint64_t step = 1; step <= 5; step++) {
         tensors_fill(&x, step);
         shim_delay(300000, step);
         shim_work(stream.stream, write_new, &x); /* the producer is late */
@@ -349,14 +349,17 @@ static void test_parts(void **state)
     struct tensors x;
 
     (void)state;
+    fake_wander(f, 1);
     OK(open_rank(f, 0, 1, 160, 2000, &s));
     tensors_make(&x, large, 1);
     memset(x.data[0], 0x5c, x.bytes[0]);
-    shim_speed((uint64_t)3 << 30);
-    OK(seal_behind(s, 1, &x, NULL, 0, &save));
-    OK(cairn_save_wait(save, CAIRN_COMMITTED, 20000, &err));
+    shim_speed((uint64_t)2 << 30);
+    for (uint64_t step = 1; step <= 10 && fake_count(f, LOCAL_PARTS) == 0; step++) { /* who looks may come too late */
+        OK(seal_behind(s, step, &x, NULL, 0, &save));
+        OK(cairn_save_wait(save, CAIRN_COMMITTED, 20000, &err));
+        cairn_save_free(save);
+    }
     assert_in_range(fake_count(f, LOCAL_PARTS), 1, 2);
-    cairn_save_free(save);
     tensors_free(&x);
     cairn_session_close(s);
 }
@@ -483,7 +486,7 @@ static void test_failing_copies(void **state)
     OK(open_rank(f, 0, 1, 32, 2000, &s));
     tensors_make(&x, mixed, N);
     tensors_fill(&x, 1);
-    for (uint64_t step = 1; step <= 8; step++) {
+    for (uint64_t step = 1; step <= 5; step++) {
         shim_delay(100000, step);
         shim_fail("cudaMemcpyAsync", step, 2); /* no memory: it goes away */
         int r = seal_behind(s, step, &x, NULL, 0, &save);
@@ -503,7 +506,7 @@ static void test_failing_copies(void **state)
         assert_int_equal(fake_count(f, LOCAL_FILLED), 2 * step - failures);
     }
     assert_true(failures >= 2);
-    comes_back(s, 108, &x);
+    comes_back(s, 105, &x);
     tensors_free(&x);
     cairn_session_close(s);
 }

@@ -578,7 +578,8 @@ class Checkpointer:
         tensor is in two places of the state (tied), and the checkpoint has different ones there, the second
         place gets a tensor of its own, and a warning is logged.
 
-        step: a number, or "latest": what latest() says. strict: entries that are only on one side are an
+        step: a number; "latest": what latest() says; "latest-finite": the newest whose tensors have no NaN and no Inf, as far
+        as that is known; NotFoundError when there is none. strict: entries that are only on one side are an
         error; else they stay as they are. rename: names of the state -> names in the checkpoint, as a mapping
         (an entry holds for everything below it too) or a function. allow_pickle: run the code of pickled
         values; trust who saved them.
@@ -808,8 +809,10 @@ def read(
 def _step_number(step: Union[int, str, None]) -> Optional[int]:
     if step is None or step == "latest":
         return None
+    if step == "latest-finite":
+        return _lib.LATEST_FINITE
     if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < _lib.LATEST:
-        raise InvalidError(f'step is {step!r}: "latest" or a whole number from 0 is wanted')
+        raise InvalidError(f'step is {step!r}: "latest", "latest-finite" or a whole number from 0 is wanted')
     return step
 
 
