@@ -56,8 +56,8 @@ void loader_free(struct cairn_device_loader *l)
 
     if (!l)
         return;
-    if (scope_enter(&s, l->device, NULL) == 0)
-        loader_drop(l);
+    (void)scope_enter(&s, l->device, NULL);
+    loader_drop(l);
     scope_leave(&s);
     free(l);
 }

@@ -375,16 +375,16 @@ static int prepare(struct cairn_device_copy *copy, const struct cairn_device_sav
 static int put_save(struct cairn_device_copy *copy, const struct cairn_device_save *save, struct cairn_error *err)
 {
     struct cairn_device_plan *plan = copy->variant->plan;
-    int r = prepare(copy, save, err);
+    int r = prepare(copy, save, err), s;
 
-    if (r == 0 && plan->nvolatile > 0)
+    if (r < 0)
+        return r;
+    if (plan->nvolatile > 0)
         r = put_aside(copy, save, err);
-    if (r == 0 || plan->nvolatile > 0) { /* also behind a failure: the next save's must come behind this one's */
-        int s = start_lanes(copy, save->stream, r < 0 ? NULL : err);
-        r = r < 0 ? r : s;
-    }
+    s = start_lanes(copy, save->stream, r < 0 ? NULL : err); /* also behind a failure: what reads what is aside */
+    r = r < 0 ? r : s;
     if (r < 0) {
-        (void)put_tails(plan->device, NULL);
+        (void)put_tails(plan->device, NULL); /* comes before the next save's */
         return r;
     }
     zero_gaps(copy->variant, save->page);

@@ -216,7 +216,18 @@ int main(int argc, char **argv)
         TEST(test_random_order),
         TEST(test_loads),
         TEST(test_loads_when_busy),
-        TEST(test_nothing_is_left),
+        TEST(test_captures_go_on),
+        TEST(test_captured_stream_is_refused),
+        TEST(test_contexts_of_others),
+        TEST(test_pending_errors_stay),
+        TEST(test_memory_that_is_refused),
+        TEST(test_threads),
+        TEST(test_nothing_is_left), /* calls that give back may fail from here on */
+        TEST(test_each_call_fails_once),
+        TEST(test_lost_devices),
+        TEST(test_work_that_fails),
+        TEST(test_volatile_does_not_fit),
+        TEST(test_no_device_memory),
     };
 
     if (argc < 2)
