@@ -311,6 +311,8 @@ static uint64_t choose_direct(const struct cairn_device_plan *p)
 {
     uint64_t best = DIRECT_LEAST, fewest = UINT64_MAX;
 
+    if (emit_has_batches(p->device))
+        return best; /* then calls are few whatever the pieces are */
     for (uint64_t least = DIRECT_LEAST; p->block_bytes && least <= p->block_bytes; least *= 2) {
         uint64_t calls = calls_with(p, least);
         if (calls < fewest) {

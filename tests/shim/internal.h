@@ -17,11 +17,12 @@
 #define SHIM_FUNCTIONS(X)                                                                                              \
     X(cudaRuntimeGetVersion)                                                                                           \
     X(cudaDriverGetVersion)                                                                                            \
-    X(cudaGetDeviceCount) X(cudaGetDevice) X(cudaSetDevice) X(cudaDeviceGetAttribute) X(cudaDeviceGetPCIBusId)         \
+    X(cudaGetDeviceCount)                                                                                              \
+    X(cudaGetDevice) X(cudaSetDevice) X(cudaDeviceGetAttribute) X(cudaDeviceGetPCIBusId)                               \
         X(cudaDeviceGetStreamPriorityRange) X(cudaDeviceSynchronize) X(cudaMalloc) X(cudaFree) X(cudaHostAlloc)        \
             X(cudaFreeHost) X(cudaHostRegister) X(cudaHostUnregister) X(cudaHostGetDevicePointer)                      \
                 X(cudaPointerGetAttributes) X(cudaMallocManaged) X(cudaMemGetInfo) X(cudaMemcpy) X(cudaMemcpyAsync)    \
-                    X(cudaMemcpy2DAsync) X(cudaMemsetAsync) X(cudaStreamCreateWithPriority)                            \
+                    X(cudaMemcpy2DAsync) X(cudaMemcpyBatchAsync) X(cudaMemsetAsync) X(cudaStreamCreateWithPriority)    \
                         X(cudaStreamCreateWithFlags) X(cudaStreamCreate) X(cudaStreamDestroy) X(cudaStreamSynchronize) \
                             X(cudaStreamQuery) X(cudaStreamWaitEvent) X(cudaStreamIsCapturing)                         \
                                 X(cudaThreadExchangeStreamCaptureMode) X(cudaStreamBeginCapture)                       \
