@@ -81,6 +81,8 @@ static const struct option options[] = {
     {"node", "codecs", TEXT, AT(codecs), "auto", 0, 0, "that may be used: auto, or of raw lz4 float dense"},
     {"node", "delta_chain", NUMBER, AT(delta_chain), "0", 0, CAIRN_MAX_CHAIN,
      "checkpoints stored one against the other; 0: each whole"},
+    {"node", "share_unchanged", NUMBER, AT(share_unchanged), "0", 0, 10000,
+     "checkpoints that may refer to an older one for what did not change; 0: none"},
     {"node", "numerics", NUMBER, AT(numerics), "1", 0, 1, "1: NaN and Inf are counted and tensors digested"},
     {"node", "common_mismatch", TEXT, AT(common_mismatch), "warn", 0, 0,
      "ranks differ where they should not: warn, or fail the checkpoint"},

@@ -60,6 +60,7 @@ struct config {
     char node_domain[CONFIG_TEXT];
     unsigned fragment_late_ms;
     unsigned delta_chain;
+    unsigned share_unchanged;
     unsigned numerics;
     char common_mismatch[CONFIG_TEXT];
     unsigned sync_late_ms;

@@ -361,6 +361,7 @@ static int daemon_start_node(struct daemon *d, struct cairn_error *err)
                                  (unsigned)(((uint64_t)c->fragment_buffers_mib << 20) / FRAGMENT_MAX_RECORD),
                              .margin = c->margin,
                              .delta_chain = c->delta_chain,
+                             .share_unchanged = c->share_unchanged,
                              .numerics = c->numerics != 0,
                              .common_fails = c->common_fails,
                              .domain = c->node_domain,

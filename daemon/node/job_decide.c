@@ -29,6 +29,23 @@ static void decide_event_because(struct decider *d, int type, int code, const ch
 
 /* ---- transactions ---------------------------------------------------------------------------- */
 
+/* What the next ones may be stored against. */
+static void decide_applied(const struct decider *d, uint64_t revision)
+{
+    struct job *job = d->job;
+    const struct jobs_config *config = &job->jobs->config;
+    struct ckpt_base self = {true, d->step, d->incarnation};
+    uint64_t stored_bytes = 0;
+
+    job->newest = self;
+    job->newest_revision = revision;
+    job->newest_chain = d->chain;
+    for (uint32_t i = 0; i < d->machine.world_size; i++)
+        stored_bytes += d->root.shards[i].stored_bytes;
+    share_committed(&job->share, &self, &d->root.base, revision, stored_bytes,
+                    config->delta_chain ? 0 : config->share_unchanged);
+}
+
 static void decide_answered(struct meta_req *req, const struct cairn_meta_result *result);
 
 /* Keys of what a transaction of this checkpoint compares. */
@@ -86,11 +103,18 @@ static void decide_txn_with_base(struct decider *d, const struct cairn_compare *
 static void decide_choose_base(struct decider *d)
 {
     const struct job *job = d->job;
+    const struct jobs_config *config = &job->jobs->config;
 
     if (d->root.base.is_set || d->no_base)
         return;
     d->no_base = true;
-    if (!job->jobs->config.delta_chain || !job->newest.is_set || job->newest_chain >= job->jobs->config.delta_chain ||
+    if (!config->delta_chain && config->share_unchanged) {
+        d->root.base = share_choose(&job->share, d->step, d->incarnation);
+        d->chain = d->root.base.is_set;
+        d->base_revision = job->share.revision;
+        return;
+    }
+    if (!config->delta_chain || !job->newest.is_set || job->newest_chain >= config->delta_chain ||
         !ckpt_base_is_older(job->newest.step, job->newest.incarnation, d->step, d->incarnation))
         return;
     d->root.base = job->newest;
@@ -297,6 +321,7 @@ static void decide_intent_done(struct decider *d, const struct cairn_meta_result
     } else if (result->succeeded) {
         decide_event(d, COMMIT_ON_INTENT_WRITTEN);
     } else { /* also when the base was deleted meanwhile: no drain has begun, so it can go without */
+        share_refused(&d->job->share, &d->root.base);
         d->root.base = (struct ckpt_base){.is_set = false};
         d->chain = 0;
         d->no_base = true;
@@ -319,11 +344,8 @@ static void decide_answered(struct meta_req *req, const struct cairn_meta_result
     else if (sent == COMMIT_READ)
         decide_read_done(d, result);
     else {
-        if (sent == COMMIT_PUT_COMMIT && result->code == 0 && result->succeeded) {
-            d->job->newest = (struct ckpt_base){true, d->step, d->incarnation};
-            d->job->newest_revision = result->revision;
-            d->job->newest_chain = d->chain;
-        }
+        if (sent == COMMIT_PUT_COMMIT && result->code == 0 && result->succeeded)
+            decide_applied(d, result->revision);
         decide_event(d, result->code < 0    ? COMMIT_ON_UNKNOWN
                         : result->succeeded ? COMMIT_ON_APPLIED
                                             : COMMIT_ON_REFUSED);

@@ -19,6 +19,7 @@
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 #include "core/checkpoint/report.h"
+#include "core/checkpoint/share.h"
 #include "core/checkpoint/known.h"
 #include "daemon/node/jobs.h"
 
@@ -165,6 +166,7 @@ struct job {
     struct ckpt_base newest;  /* committed by this coordinator */
     uint64_t newest_revision; /* of its decision */
     unsigned newest_chain;    /* checkpoints that it needs, one for the other */
+    struct share share;       /* what the next ones may share unchanged chunks with */
     unsigned nruns;
     uint64_t committed, aborted;
     uint64_t mismatches;          /* checkpoints that this coordinator found ranks to disagree on */
@@ -303,6 +305,11 @@ void delta_choose(struct rank_save *save, struct manifest_base *ret);
 /* The same of one chunk, and where the base's plain parts lie. False: it goes full. */
 bool delta_base(struct rank_save *save, const struct manifest_base *base, uint32_t first_part, unsigned k,
                 struct cairn_delta *ret, const char **ret_plain);
+/* Of a chunk whose bytes may be those of its base, wherever that lies. False: they cannot be. */
+bool delta_maybe_same(struct rank_save *save, const struct manifest_base *base, uint32_t first_part, unsigned k,
+                      struct cairn_delta *ret);
+/* They are not: what changed once is not compared with the same base again. */
+void delta_not_same(struct rank_save *save, const struct manifest_base *base, uint32_t first_part);
 void delta_forget(struct job *job);
 
 /* Whether this daemon still works on it. */

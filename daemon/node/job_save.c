@@ -101,6 +101,17 @@ static bool save_base(void *arg, const struct manifest_base *base, uint32_t firs
     return delta_base(arg, base, first_part, k, ret, ret_plain);
 }
 
+static bool save_maybe_same(void *arg, const struct manifest_base *base, uint32_t first_part, unsigned k,
+                            struct cairn_delta *ret)
+{
+    return delta_maybe_same(arg, base, first_part, k, ret);
+}
+
+static void save_not_same(void *arg, const struct manifest_base *base, uint32_t first_part)
+{
+    delta_not_same(arg, base, first_part);
+}
+
 static void save_start_drain(struct rank_save *save)
 {
     struct run *run = save->run;
@@ -127,7 +138,9 @@ static void save_start_drain(struct rank_save *save)
                               .durable = save_parts_durable,
                               .done = save_drain_done,
                               .ended = save_drain_ended,
-                              .base = save_base};
+                              .base = save_base,
+                              .maybe_same = save_maybe_same,
+                              .not_same = save_not_same};
 
     delta_choose(save, &spec.against);
     int r = drain_start(job->jobs->deps.links, &spec, &save->drain, &err);

@@ -27,6 +27,7 @@ struct jobs_config {
     uint32_t meta_ms;           /* deadline of one metadata request */
     uint32_t checkpoint_ms;     /* from the last rank's begin of a step to its decision */
     unsigned delta_chain;       /* how many checkpoints are stored one against the other; 0: none */
+    unsigned share_unchanged;   /* how many checkpoints may share unchanged chunks with one; 0: none */
     bool numerics;              /* what tensors hold is looked at while they are encoded */
     bool common_fails;          /* ranks that disagree on what they hold in common abort the checkpoint */
     bool spread;                /* a flush takes most of the time until the next save */
@@ -118,6 +119,7 @@ struct save_image {
     const struct cairn_layout *layout;
     const char *arena;
     const uint32_t *pages;
+    struct hash128 digest; /* of the layout */
 };
 /* Its first parts are complete and immutable, the others not yet: they may be stored already. Nobody is told before
  * save_filled. parts only grows. */

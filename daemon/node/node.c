@@ -143,6 +143,7 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
                              .checkpoint_ms = c->checkpoint_ms,
                              .spread = c->spread,
                              .delta_chain = c->delta_chain,
+                             .share_unchanged = c->share_unchanged,
                              .numerics = c->numerics,
                              .common_fails = c->common_fails,
                              .retention = c->retention,

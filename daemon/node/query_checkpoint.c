@@ -19,7 +19,7 @@ static json_t *describe_fragments(const struct manifest *m)
     for (uint32_t p = 0; p < m->npeers; p++) {
         json_int_t n = 0;
         for (uint32_t c = 0; c < m->nchunks; c++)
-            for (unsigned f = 0; f < (unsigned)m->chunks[c].k + m->chunks[c].m; f++)
+            for (unsigned f = 0; f < chunk_record_fragments(&m->chunks[c]); f++)
                 n += m->chunks[c].peer[f] == p;
         query_set(o, m->peers[p], json_integer(n));
     }
@@ -28,10 +28,16 @@ static json_t *describe_fragments(const struct manifest *m)
 
 static json_t *describe_codecs(const struct manifest *m)
 {
-    uint64_t plain = 0, coded = 0, raw = 0, parts = 0;
+    uint64_t plain = 0, coded = 0, raw = 0, parts = 0, same = 0, same_plain = 0;
     json_t *o = json_object();
 
     for (uint32_t c = 0; c < m->nchunks; c++) {
+        for (unsigned i = 0; i < m->chunks[c].k && m->chunks[c].same; i++) {
+            same++;
+            same_plain += m->chunks[c].part[i].plain_len;
+        }
+        if (m->chunks[c].same)
+            continue;
         for (unsigned i = 0; i < m->chunks[c].k; i++) {
             plain += m->chunks[c].part[i].plain_len;
             coded += m->chunks[c].part[i].coded_len;
@@ -43,6 +49,8 @@ static json_t *describe_codecs(const struct manifest *m)
     query_set(o, "raw_parts", json_integer((json_int_t)raw));
     query_set(o, "plain_bytes", json_integer((json_int_t)plain));
     query_set(o, "coded_bytes", json_integer((json_int_t)coded));
+    query_set(o, "shared_parts", json_integer((json_int_t)same));
+    query_set(o, "shared_bytes", json_integer((json_int_t)same_plain));
     return o;
 }
 
@@ -76,7 +84,7 @@ static json_t *describe_shard(const struct shard_ref *ref, const struct manifest
     const struct chunk_record *widest = NULL; /* a group's last chunk has fewer parts */
 
     for (uint32_t i = 0; i < m->nchunks; i++)
-        if (!widest || m->chunks[i].k > widest->k)
+        if (!m->chunks[i].same && (!widest || m->chunks[i].k > widest->k))
             widest = &m->chunks[i];
     if (widest)
         snprintf(geometry, sizeof geometry, "%u+%u", widest->k, widest->m);
@@ -301,7 +309,7 @@ static bool verify_next(struct query *q, struct gather_check *g)
             q->chunk++;
             continue;
         }
-        if (q->fragment >= (uint32_t)m->chunks[q->chunk].k + m->chunks[q->chunk].m) {
+        if (q->fragment >= chunk_record_fragments(&m->chunks[q->chunk])) {
             q->chunk++;
             q->fragment = 0;
             continue;

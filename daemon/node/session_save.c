@@ -306,7 +306,7 @@ static struct session_save *session_find_save(struct session *s, uint64_t save, 
 
 static struct save_image save_image(const struct session_save *sv)
 {
-    return (struct save_image){&sv->layout->layout, arena_page(sv->arena, 0), sv->snapshot->pages};
+    return (struct save_image){&sv->layout->layout, arena_page(sv->arena, 0), sv->snapshot->pages, sv->layout->digest};
 }
 
 static void save_start_drain(struct session_save *sv)

@@ -1,16 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "plan.h"
 
-#include <string.h>
+#include "choice.h"
 
-#define SAMPLES ((size_t)64) /* blocks looked at */
-#define EVEN_OF 4            /* one of so many is enough to see that nothing can be had */
-#define FLOAT_LEVELS 3       /* of codec-float */
-#define LADDER_VALUES 64     /* values that levels may have codes for, and those of the last level */
-#define RANKS (LADDER_VALUES + MAX_VALUES)
-#define LEVEL_COST 8               /* bits: about what the count of a level takes */
-#define PEAKED(n) ((n)*9 / 2)      /* bits: planes that cost less are not looked at bit by bit */
-#define WORTH(n) ((n)*8 - (n) / 4) /* bits: a plane that does not come below 7.75 a byte stays raw */
+#include <string.h>
 
 struct sample {
     unsigned nblocks;
@@ -50,8 +43,6 @@ static void count_blocks(const uint8_t *plane, unsigned nblocks, unsigned step, 
         count[i] = (uint32_t)part[0][i] + part[1][i] + part[2][i] + part[3][i];
 }
 
-/* Nearly even counts, as of mantissas. The sum of squares is n * n / 256 when all are alike, and n more from chance; no
- * code is shorter than what it says (the entropy of second order), and at 1/5 more that is 7.75 bits. */
 static int is_even(const uint8_t *plane, unsigned nblocks)
 {
     uint32_t count[256];
@@ -62,7 +53,7 @@ static int is_even(const uint8_t *plane, unsigned nblocks)
         squares += (uint64_t)count[i] * count[i];
         n += count[i];
     }
-    return squares < n + n * n / 256 * 6 / 5;
+    return EVEN(squares, n);
 }
 
 /* ---- the ladder ------------------------------------------------------------------------------ */
@@ -183,7 +174,7 @@ static uint32_t plane_cost(const struct sample *s, unsigned plane, const uint32_
 /* Returns bits. */
 static uint32_t plan_plane(struct plane *pl, const struct sample *s, unsigned plane, unsigned nlevels)
 {
-    static const uint8_t masks[] = {0xfe, 0x01, 0x03, 0x07, 0x0f, 0x1f, 0x3f, 0x7f}; /* without a sign, or low bits */
+    static const uint8_t masks[] = {KEPT_MASKS};
     uint32_t count[256], n = s->nblocks * BLOCK, best = WORTH(n);
     struct plane tried;
 

@@ -33,11 +33,11 @@ int device_fail(struct cairn_device *d, struct cairn_error *err, cuda_error code
                        "%s on CUDA device %d: %s (%d)", what, d->ordinal, d->cuda.error_string(code), (int)code);
 
     if (cuda_is_final(code)) {
-        pthread_mutex_lock(&d->pins_lock);
+        pthread_mutex_lock(&d->why_lock);
         if (!d->broken)
             cairn_error_copy(&d->why, &said);
         d->broken = true;
-        pthread_mutex_unlock(&d->pins_lock);
+        pthread_mutex_unlock(&d->why_lock);
     }
     cairn_error_copy(err, &said);
     return r;
@@ -47,11 +47,11 @@ int device_usable(struct cairn_device *d, struct cairn_error *err)
 {
     int r = 0;
 
-    pthread_mutex_lock(&d->pins_lock);
+    pthread_mutex_lock(&d->why_lock);
     if (d->broken)
         r = cairn_fail(err, CAIRN_E_IO, "CUDA device %d is lost to this process, start it anew: %s", d->ordinal,
                        d->why.message);
-    pthread_mutex_unlock(&d->pins_lock);
+    pthread_mutex_unlock(&d->why_lock);
     return r;
 }
 
@@ -132,7 +132,9 @@ static int make_lanes(struct cairn_device *d, struct cairn_error *err)
     if (!e)
         e = c->event_create(&d->ready, CUDA_EVENT_DISABLE_TIMING);
     if (!e)
-        e = c->event_create(&d->aside_read, CUDA_EVENT_DISABLE_TIMING);
+        e = c->event_create(&d->tables_there, CUDA_EVENT_DISABLE_TIMING);
+    if (!e)
+        e = c->stream_create(&d->tables, CUDA_STREAM_NON_BLOCKING, greatest);
     if (!e)
         e = c->attribute(&pitch, CUDA_ATTRIBUTE_MAX_PITCH, d->ordinal);
     d->max_pitch = (uint64_t)pitch;
@@ -158,10 +160,12 @@ static void drop_lanes(struct cairn_device *d)
         (void)c->event_destroy(d->events.idle[i]);
     if (d->ready)
         (void)c->event_destroy(d->ready);
-    if (d->aside_read)
-        (void)c->event_destroy(d->aside_read);
-    if (d->aside)
-        (void)c->free(d->aside);
+    if (d->tables_there)
+        (void)c->event_destroy(d->tables_there);
+    if (d->tables)
+        (void)c->stream_destroy(d->tables);
+    stage_free(d);
+    kernels_unload(d);
     scope_leave(&s);
 }
 
@@ -182,6 +186,7 @@ void device_close(struct cairn_device *d)
     free(d->events.idle);
     pthread_mutex_destroy(&d->lock);
     pthread_mutex_destroy(&d->pins_lock);
+    pthread_mutex_destroy(&d->why_lock);
     free(d);
 }
 CAIRN_DEFINE_CLEANUP(struct cairn_device *, device_close, close_device)
@@ -195,6 +200,7 @@ int device_open(const struct cairn_device_options *options, struct cairn_device 
         return cairn_fail(err, CAIRN_E_NOMEM, "open CUDA device %u: no memory", options->ordinal);
     pthread_mutex_init(&d->lock, NULL);
     pthread_mutex_init(&d->pins_lock, NULL);
+    pthread_mutex_init(&d->why_lock, NULL);
     d->why = (struct cairn_error)CAIRN_ERROR_INIT;
     d->ordinal = options->ordinal > INT32_MAX ? -1 : (int)options->ordinal;
     d->staging_bytes = options->staging_bytes;
@@ -209,10 +215,9 @@ int device_open(const struct cairn_device_options *options, struct cairn_device 
     r = scope_enter(&s, d, err);
     if (r == 0)
         r = make_lanes(d, err);
-    if (r < 0) {
-        scope_leave(&s); /* before the device goes */
+    if (r < 0)
         return r;
-    }
+    kernels_load(d);
     *ret_device = TAKE_PTR(d);
     return 0;
 }
@@ -233,8 +238,9 @@ void device_describe(struct cairn_device *d, char *text, size_t room)
             (void)c->driver_name(name, sizeof name, device);
     }
     scope_leave(&s);
-    snprintf(text, room, "%s (cuda:%d, %s), runtime %d.%d (%s), driver %d.%d", name, d->ordinal, bus, runtime / 1000,
-             runtime % 1000 / 10, c->path, version / 1000, version % 1000 / 10);
+    snprintf(text, room, "%s (cuda:%d, %s), runtime %d.%d (%s), driver %d.%d; kernels: %s", name, d->ordinal, bus,
+             runtime / 1000, runtime % 1000 / 10, c->path, version / 1000, version % 1000 / 10,
+             d->kernels.usable ? "yes" : d->kernels.why_not);
 }
 
 int device_check(struct cairn_device *d, const void *data, uint64_t bytes, struct cairn_error *err)

@@ -4,8 +4,7 @@
 
 #include "core/base/error.h"
 
-/* Where byte at of the image goes, and how many of the next bytes, at most so many, lie there side by side. */
-static char *target_at(struct emit *e, uint64_t at, uint64_t want, uint64_t *ret_room)
+char *target_at(struct emit *e, uint64_t at, uint64_t want, uint64_t *ret_room)
 {
     const struct target *t = &e->to;
 

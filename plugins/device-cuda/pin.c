@@ -34,6 +34,9 @@ static int register_pieces(struct cairn_device *d, struct pinned *p, struct cair
         if (e != CUDA_OK && e != CUDA_E_ALREADY_REGISTERED)
             return device_fail(d, err, e, "pin the arena (cudaHostRegister)");
         p->ours[i] = e == CUDA_OK;
+        void *mapped = NULL;
+        if (d->cuda.host_pointer(&mapped, p->base + at, 0) == CUDA_OK)
+            p->mapped[i] = mapped;
     }
     return 0;
 }
@@ -60,6 +63,7 @@ static void forget(struct cairn_device *d, struct pinned *p)
         unregister(d, p);
     scope_leave(&s);
     free(p->ours);
+    free(p->mapped);
 }
 
 int device_pin(struct cairn_device *d, void *base, uint64_t bytes, struct cairn_error *err)
@@ -72,8 +76,12 @@ int device_pin(struct cairn_device *d, void *base, uint64_t bytes, struct cairn_
     if (!base || bytes == 0)
         return cairn_fail(err, CAIRN_E_INVAL, "pin %llu bytes at %p: nothing to pin", (unsigned long long)bytes, base);
     p.ours = calloc(pieces_of(bytes), 1);
-    if (!p.ours)
+    p.mapped = calloc(pieces_of(bytes), sizeof *p.mapped);
+    if (!p.ours || !p.mapped) {
+        free(p.ours);
+        free(p.mapped);
         return cairn_fail(err, CAIRN_E_NOMEM, "pin %llu bytes: no memory", (unsigned long long)bytes);
+    }
     r = register_pieces(d, &p, err);
     if (r == 0 && remember(d, &p) < 0)
         r = cairn_fail(err, CAIRN_E_NOMEM, "pin %llu bytes: no memory", (unsigned long long)bytes);
@@ -106,16 +114,40 @@ void pins_free(struct cairn_device *d)
     d->npins = 0;
 }
 
+/* pins_lock is held. */
+static const struct pinned *pin_of(const struct cairn_device *d, const void *p)
+{
+    for (size_t i = 0; i < d->npins; i++)
+        if ((const char *)p >= d->pins[i].base && (const char *)p < d->pins[i].base + d->pins[i].bytes)
+            return &d->pins[i];
+    return NULL;
+}
+
 uint64_t pin_room(struct cairn_device *d, const void *p)
 {
     uint64_t room = 0;
 
     pthread_mutex_lock(&d->pins_lock);
-    for (size_t i = 0; i < d->npins && room == 0; i++) {
-        uint64_t at = (uint64_t)((const char *)p - d->pins[i].base), end = d->pins[i].bytes;
-        if ((const char *)p >= d->pins[i].base && at < end)
-            room = (PIECE - at % PIECE) < end - at ? PIECE - at % PIECE : end - at;
+    const struct pinned *pin = pin_of(d, p);
+    if (pin) {
+        uint64_t at = (uint64_t)((const char *)p - pin->base), left = pin->bytes - at;
+        room = PIECE - at % PIECE < left ? PIECE - at % PIECE : left;
     }
     pthread_mutex_unlock(&d->pins_lock);
     return room;
+}
+
+bool pins_map(struct cairn_device *d, void *const *page, uint32_t n, void **ret_mapped)
+{
+    bool all = true;
+
+    pthread_mutex_lock(&d->pins_lock);
+    for (uint32_t i = 0; i < n && all; i++) {
+        const struct pinned *pin = page[i] ? pin_of(d, page[i]) : NULL;
+        uint64_t at = pin ? (uint64_t)((char *)page[i] - pin->base) : 0;
+        ret_mapped[i] = pin && pin->mapped[at / PIECE] ? pin->mapped[at / PIECE] + at % PIECE : NULL;
+        all = !page[i] || ret_mapped[i];
+    }
+    pthread_mutex_unlock(&d->pins_lock);
+    return all;
 }

@@ -91,6 +91,7 @@ int cuda_load(struct cuda *ret_cuda, struct cairn_error *err)
         return CAIRN_E_UNSUPPORTED;
     }
     (void)fill(&cuda, cuda.runtime, optional, COUNT(optional), &missing);
+    cuda.kernels = dlsym(cuda.runtime, "cairn_shim_kernels_image");
     *ret_cuda = cuda;
     return 0;
 }

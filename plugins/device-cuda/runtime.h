@@ -163,6 +163,7 @@ struct cuda {
     CUDA_OPTIONAL(CUDA_FIELD) /* all or none */
     CUDA_DRIVER(CUDA_FIELD)   /* all or none */
     void *runtime, *driver;   /* dlopen's */
+    const void *kernels;      /* of a runtime that brings its own, as tests' does; else NULL */
     char path[256];           /* of the runtime, for people */
 };
 

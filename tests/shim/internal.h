@@ -120,6 +120,7 @@ struct op {
 struct stream {
     struct stream *next; /* in shim.streams */
     bool alive, blocking, held, started;
+    bool apart; /* released by name: not held with all */
     int device;
     struct op *first, **last;
     uint64_t put, done;

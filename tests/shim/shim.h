@@ -26,8 +26,8 @@ extern "C" {
 
 /* ---- what happens when ------------------------------------------------------------------------ */
 
-/* Work that is in the stream, or comes into it, waits until shim_release. NULL: all streams, also new ones. Not the
- * legacy default stream's name: that is shim_legacy(device). */
+/* Work that is in the stream, or comes into it, waits until shim_release. NULL: all streams, also new ones, but for
+ * those that are released by name afterwards. Not the legacy default stream's name: that is shim_legacy(device). */
 void shim_hold(void *stream);
 void shim_release(void *stream);
 void *shim_legacy(int device);

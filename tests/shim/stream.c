@@ -13,7 +13,8 @@ struct point *point_ref(struct point *p)
     return p;
 }
 
-void point_unref(struct point *p)
+/* Not inlined: gcc at -O2 takes the second of two in a row for a use after free. */
+__attribute__((noinline)) void point_unref(struct point *p)
 {
     if (p && --p->refs == 0)
         free(p);
@@ -35,7 +36,7 @@ static bool is_ready(const struct stream *s)
 {
     const struct op *op = s->first;
 
-    if (!op || s->held || (shim.hold_all && !op->wait_stream))
+    if (!op || s->held || (shim.hold_all && !s->apart && !op->wait_stream))
         return false;
     if (op->wait && !op->wait->done)
         return false;
@@ -448,12 +449,16 @@ SHIM_API void *shim_legacy(int device)
 static void set_held(void *stream, bool held)
 {
     pthread_mutex_lock(&shim.lock);
-    if (stream)
+    if (stream) {
         ((struct stream *)stream)->held = held;
-    else
+        ((struct stream *)stream)->apart = !held;
+    } else {
         shim.hold_all = held;
-    for (struct stream *s = shim.streams; s && !stream && !held; s = s->next)
-        s->held = false;
+    }
+    for (struct stream *s = shim.streams; s && !stream; s = s->next) {
+        s->held &= held;
+        s->apart = false;
+    }
     pthread_cond_broadcast(&shim.changed);
     pthread_mutex_unlock(&shim.lock);
 }

@@ -3,6 +3,8 @@
 #include "kernels.h"
 
 #include "gather.cuh"
+#include "pack.cuh"
 #include "put.cuh"
 #include "scatter.cuh"
 #include "sums.cuh"
+#include "unpack.cuh"

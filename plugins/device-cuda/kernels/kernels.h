@@ -32,7 +32,7 @@ static inline uint32_t gpu_tiles(uint64_t bytes, uint64_t tile)
     return (uint32_t)((bytes + tile - 1) / tile);
 }
 
-/* ---- cairn_gather: boxes of tensors into a block, dense ---------------------------------------------------------- */
+/* ---- cairn_gather: boxes of tensors into a block, dense -------------------------------------- */
 
 struct gpu_loop {
     uint64_t count;
@@ -72,8 +72,7 @@ static inline uint32_t gpu_gather_blocks(uint64_t len)
     return gpu_tiles(len, GPU_GATHER_TILE);
 }
 
-/* ---- cairn_scatter: runs of dense bytes to where they belong ------------------------------------------------------
- */
+/* ---- cairn_scatter: runs of dense bytes to where they belong --------------------------------- */
 
 /* As cairn_device_run: count elements of elem bytes each, side by side at from, stride bytes apart at to. */
 struct gpu_run {
@@ -102,8 +101,7 @@ static inline uint32_t gpu_scatter_blocks(uint32_t ntiles)
     return (ntiles + GPU_SCATTER_THREADS / 32 - 1) / (GPU_SCATTER_THREADS / 32);
 }
 
-/* ---- parts: cairn_sums, cairn_put ---------------------------------------------------------------------------------
- */
+/* ---- parts: cairn_sums, cairn_put ------------------------------------------------------------ */
 
 /* A launch takes any parts, in any order: what it reads and writes of a part's is at [index] of the other tables. */
 struct gpu_part {
@@ -150,8 +148,7 @@ static inline uint32_t gpu_put_blocks(uint32_t nparts)
     return nparts * GPU_PUT_BLOCKS;
 }
 
-/* ---- cairn_pack, cairn_unpack: codec-float ------------------------------------------------------------------------
- */
+/* ---- cairn_pack, cairn_unpack: codec-float --------------------------------------------------- */
 
 /* What plugins/codec-float makes of a part of one dtype, byte for byte. Nobody launches these yet. How it would be
  * done: parts whose tensors have one dtype are packed from where they are into a block on the device, each at its own

@@ -74,7 +74,7 @@ DEVICE uint64_t low_by_high(uint64_t x)
     return (uint64_t)(uint32_t)x * (uint32_t)(x >> 32);
 }
 
-/* ---- at most 240 bytes: one thread ------------------------------------------------------------------------------- */
+/* ---- at most 240 bytes: one thread ----------------------------------------------------------- */
 
 DEVICE uint64_t avalanche64(uint64_t x)
 {
@@ -201,7 +201,7 @@ static __device__ struct cairn_device_sum sum_short(const uint8_t *p, uint32_t l
     return sum_to_240(p, len, seed);
 }
 
-/* ---- more: a block of threads ------------------------------------------------------------------------------------ */
+/* ---- more: a block of threads ---------------------------------------------------------------- */
 
 /* Two neighbours of a stripe's eight words: each goes into the other's accumulator, too. */
 DEVICE void add_words(struct pair64 *acc, struct pair64 data, struct pair64 key)

@@ -2,9 +2,9 @@
 /* A grid on one thread of the host. Blocks run one after the other; each thread of a block is a fiber, which runs until
  * it has to wait for others:
  *
- *     READY -> running -> IN_WARP    until all lanes of the mask have come
- *                      -> IN_BLOCK   until all threads of the block have come
- *                      -> DONE
+ *     ready -> runs -> waits for all lanes of a mask   -> ready ...
+ *                   -> waits for all threads of a block -> ready ...
+ *                   -> is done
  *
  * Nothing of C++'s library is used. ThreadSanitizer follows threads by their stacks and cannot see a fiber change, so
  * this and the kernels are built without it (CMakeLists.txt); AddressSanitizer is told of each change.
@@ -24,26 +24,27 @@
 #endif
 #endif
 #ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
 #define STACK_BYTES ((size_t)128 << 10) /* of a fiber; sanitizers need most of it */
+#define FIRST_FRAMES ((size_t)4096)
 #define WARP_LANES 32u
 #define MOST_THREADS 1024u /* of a block, on any device */
 #define MOST_WARPS (MOST_THREADS / WARP_LANES)
-
-enum state { READY, IN_WARP, IN_BLOCK, DONE };
 
 struct fiber {
     struct emulate_self self;
     void *sp; /* where it left off, on its own stack */
     char *stack;
-    enum state state;
+    int done;
     unsigned turn; /* which of the warp's two sets of values it writes next */
 };
 
 struct warp {
     uint64_t value[2][WARP_LANES]; /* two sets: a lane may be in the next exchange while others still read this one's */
+    uint32_t ready;                /* lanes */
     uint32_t waiting, mask;        /* lanes; of the meeting that is under way */
     int line;
 };
@@ -55,7 +56,8 @@ struct grid {
     struct fiber *fiber; /* of the block that runs */
     struct warp warp[MOST_WARPS];
     uint32_t nthreads, waiting, done;
-    int line; /* of the block's meeting */
+    uint32_t ready; /* warps that have a lane that is */
+    int line;       /* of the block's meeting */
     struct fiber *current;
     void *sp; /* of the host's own stack */
     uint64_t random;
@@ -88,8 +90,7 @@ static uint64_t next_random(struct grid *g)
     return g->random ^= g->random << 17;
 }
 
-/* ---- fibers --------------------------------------------------------------------------------------------------------
- */
+/* ---- fibers ---------------------------------------------------------------------------------- */
 
 /* Leaves what a call must preserve on the stack that is left, and takes it from the other one. */
 extern "C" void emulate_switch(void **ret_sp, void *to);
@@ -160,6 +161,8 @@ static void to_fiber(struct grid *g, struct fiber *f)
     __sanitizer_start_switch_fiber(&fake, f->stack, STACK_BYTES);
     emulate_switch(&g->sp, f->sp);
     __sanitizer_finish_switch_fiber(fake, NULL, NULL);
+    if (f->done) /* its first frames, from which it never returns: others will be there */
+        __asan_unpoison_memory_region(f->stack + STACK_BYTES - FIRST_FRAMES, FIRST_FRAMES);
 #else
     emulate_switch(&g->sp, f->sp);
 #endif
@@ -169,7 +172,7 @@ static void to_host(struct grid *g)
 {
 #ifdef __SANITIZE_ADDRESS__
     void *fake;
-    __sanitizer_start_switch_fiber(g->current->state == DONE ? NULL : &fake, g->host_stack, g->host_stack_bytes);
+    __sanitizer_start_switch_fiber(g->current->done ? NULL : &fake, g->host_stack, g->host_stack_bytes);
     emulate_switch(&g->current->sp, g->sp);
     __sanitizer_finish_switch_fiber(fake, NULL, NULL);
 #else
@@ -185,7 +188,7 @@ extern "C" void emulate_fiber(void)
     __sanitizer_finish_switch_fiber(NULL, &g->host_stack, &g->host_stack_bytes);
 #endif
     g->kernel(g->args);
-    g->current->state = DONE;
+    g->current->done = 1;
     g->done++;
     to_host(g);
     give_up(g, "a thread that has ended runs on", 0);
@@ -202,35 +205,32 @@ static void fiber_start(struct fiber *f)
     memset(sp, 0, SAVED_WORDS * sizeof *sp);
     sp[RETURN_WORD] = (void *)emulate_first;
     f->sp = sp;
-    f->state = READY;
+    f->done = 0;
     f->turn = 0;
 }
 
-/* ---- meetings ------------------------------------------------------------------------------------------------------
- */
+/* ---- meetings -------------------------------------------------------------------------------- */
 
-static void wait_until_ready(struct grid *g, struct fiber *f)
+static void make_ready(struct grid *g, uint32_t warp, uint32_t lanes)
 {
-    while (f->state != READY)
-        to_host(g);
+    g->warp[warp].ready = lanes;
+    g->ready |= 1u << warp;
 }
 
 void emulate_block_barrier(int line)
 {
     struct grid *g = running;
-    struct fiber *f = g->current;
 
     if (g->waiting == 0)
         g->line = line;
     if (g->line != line)
         give_up(g, "__syncthreads() that is not the one where others of the block wait", line);
-    f->state = IN_BLOCK;
     if (++g->waiting == g->nthreads) {
         g->waiting = 0;
-        for (uint32_t i = 0; i < g->nthreads; i++)
-            g->fiber[i].state = READY;
+        for (uint32_t i = 0; i < g->nthreads / WARP_LANES; i++)
+            make_ready(g, i, UINT32_MAX);
     }
-    wait_until_ready(g, f);
+    to_host(g);
 }
 
 void emulate_warp_barrier(uint32_t mask, int line)
@@ -246,15 +246,12 @@ void emulate_warp_barrier(uint32_t mask, int line)
     }
     if (w->line != line || w->mask != mask || !(mask >> lane & 1))
         give_up(g, "not where the other lanes of the warp wait, or not in the mask", line);
-    f->state = IN_WARP;
     w->waiting |= 1u << lane;
     if (w->waiting == mask) {
         w->waiting = 0;
-        for (uint32_t i = 0; i < WARP_LANES; i++)
-            if (mask >> i & 1)
-                g->fiber[at * WARP_LANES + i].state = READY;
+        make_ready(g, at, mask | (g->ready >> at & 1 ? w->ready : 0));
     }
-    wait_until_ready(g, f);
+    to_host(g);
 }
 
 const uint64_t *emulate_exchange(uint32_t mask, uint64_t value, int line)
@@ -268,39 +265,49 @@ const uint64_t *emulate_exchange(uint32_t mask, uint64_t value, int line)
     return set;
 }
 
-/* ---- a grid --------------------------------------------------------------------------------------------------------
- */
+/* ---- a grid ---------------------------------------------------------------------------------- */
 
-/* The next fiber that can run, from a place on; NULL: none can. */
-static struct fiber *next_ready(struct grid *g, uint32_t from)
+/* The first bit at `from` or behind it, or else of all. There is one. */
+static uint32_t one_of(uint32_t bits, uint32_t from)
 {
-    for (uint32_t i = 0; i < g->nthreads; i++) {
-        struct fiber *f = &g->fiber[(from + i) % g->nthreads];
-        if (f->state == READY)
-            return f;
-    }
-    return NULL;
+    uint32_t behind = bits & UINT32_MAX << from;
+
+    return (uint32_t)__builtin_ctz(behind ? behind : bits);
+}
+
+/* A fiber that can run, by chance or the first one; it is not ready any more. NULL: none can. */
+static struct fiber *take_ready(struct grid *g)
+{
+    uint64_t random = g->random ? next_random(g) >> 20 : 0;
+
+    if (!g->ready)
+        return NULL;
+    uint32_t at = one_of(g->ready, random % MOST_WARPS), lane;
+    struct warp *w = &g->warp[at];
+    lane = one_of(w->ready, random / MOST_WARPS % WARP_LANES);
+    w->ready &= ~(1u << lane);
+    if (!w->ready)
+        g->ready &= ~(1u << at);
+    return &g->fiber[at * WARP_LANES + lane];
 }
 
 static void run_block(struct grid *g, uint32_t block)
 {
-    memset(g->warp, 0xa5, sizeof g->warp);
-    for (uint32_t i = 0; i < MOST_WARPS; i++)
-        g->warp[i].waiting = 0;
-    g->waiting = g->done = 0;
+    memset(g->warp, 0xa5, sizeof g->warp); /* values that nobody has given are none that help */
+    g->waiting = g->done = g->ready = 0;
     for (uint32_t i = 0; i < g->nthreads; i++) {
         g->fiber[i].self.block.x = block;
         fiber_start(&g->fiber[i]);
     }
-    uint32_t at = 0;
+    for (uint32_t i = 0; i < g->nthreads / WARP_LANES; i++) {
+        g->warp[i].waiting = 0;
+        make_ready(g, i, UINT32_MAX);
+    }
     while (g->done < g->nthreads) {
-        if (g->random)
-            at = (uint32_t)(next_random(g) % g->nthreads);
-        struct fiber *f = next_ready(g, at);
+        struct fiber *f = take_ready(g);
         if (!f)
             give_up(g, "the others wait for threads that have ended, or wait elsewhere", g->line);
         to_fiber(g, f);
-        at = (uint32_t)(f - g->fiber);
     }
 }
 

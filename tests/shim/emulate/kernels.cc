@@ -19,11 +19,15 @@ KERNEL(cairn_gather, gpu_gather)
 KERNEL(cairn_scatter, gpu_scatter)
 KERNEL(cairn_sums, gpu_sums)
 KERNEL(cairn_put, gpu_put)
+KERNEL(cairn_pack, gpu_pack)
+KERNEL(cairn_unpack, gpu_unpack)
 
 extern "C" const struct shim_kernel shim_kernels[] = {
     {GPU_GATHER, run_cairn_gather},
     {GPU_SCATTER, run_cairn_scatter},
     {GPU_SUMS, run_cairn_sums},
     {GPU_PUT, run_cairn_put},
+    {GPU_PACK, run_cairn_pack},
+    {GPU_UNPACK, run_cairn_unpack},
     {nullptr, nullptr},
 };

@@ -2,6 +2,8 @@
 /* codec-float and codec-dense: every kernel gives the same bytes, every input comes back, golden bytes stay. */
 #include "part.h"
 
+#include "kinds.h"
+
 #include <cairn/plugin.h>
 
 #include <setjmp.h>
@@ -18,63 +20,6 @@
 
 static const struct kernel *kernels[3];
 static unsigned nkernels;
-
-static uint64_t next_random(uint64_t *s)
-{
-    *s ^= *s << 13;
-    *s ^= *s >> 7;
-    return *s ^= *s << 17;
-}
-
-/* About normal, without libm: what weights look like. */
-static float bell(uint64_t *s)
-{
-    float sum = 0;
-
-    for (int i = 0; i < 4; i++)
-        sum += (float)(int32_t)(uint32_t)next_random(s) / 2147483648.0f;
-    return sum * 0.02f;
-}
-
-enum kind { ZEROS, NOISE, WEIGHTS, STEPS, RARE, EDGES, POSITIVES, HALVES, KINDS };
-
-/* len bytes of elements of this dtype's width. */
-static void fill(uint8_t *p, size_t len, unsigned width, int kind, uint64_t seed)
-{
-    for (size_t at = 0; at < len; at += width) {
-        uint64_t r = next_random(&seed), x = 0;
-        float f = bell(&seed);
-        uint32_t u;
-        memcpy(&u, &f, sizeof u);
-        switch (kind) {
-        case NOISE:
-            x = r;
-            break;
-        case WEIGHTS: /* the highest bytes of a float */
-            x = width == 2 ? u >> 16 : width == 4 ? u : width == 8 ? (uint64_t)u << 32 | (uint32_t)r : u >> 23;
-            break;
-        case STEPS:
-            x = at / 5000;
-            break;
-        case RARE: /* a difference of two saves: nearly all zero */
-            x = r % 300 == 0 ? next_random(&seed) : 0;
-            break;
-        case EDGES: /* exponents around 0 and 255, NaN payloads, denormals */
-            x = r & 1 ? ~(r >> 60) : r >> 60;
-            break;
-        case POSITIVES: /* second moments: the lowest bit of the lowest plane is always 0 */
-            x = (width == 4 ? u : width == 8 ? (uint64_t)u << 32 | (uint32_t)r : u >> 16) << 1;
-            x = (width == 1 ? x & 255 : width == 2 ? x & 0xffff : width == 4 ? x & UINT32_MAX : x) >> 1;
-            break;
-        case HALVES: /* F16: three bits of noise below the exponent */
-            x = (r & 0x83ff) | (uint64_t)(15 - __builtin_ctzll(r >> 16 | 1 << 9)) << 10;
-            break;
-        default:
-            break;
-        }
-        memcpy(p + at, &x, len - at < width ? len - at : width);
-    }
-}
 
 static void round_trip(const uint8_t *plain, size_t len, int dtype, int codes)
 {
@@ -277,7 +222,7 @@ static void test_levels(void **state)
             size_t left[2], len = level_bytes(&l, n);
             for (unsigned k = 0; k < nkernels; k++) {
                 for (size_t i = 0; i < n; i++) {
-                    uint64_t r = next_random(&seed);
+                    uint64_t r = kinds_random(&seed);
                     plain[i] = r >> 32 & 3 ? l.value[r % level_values(&l)] : (uint8_t)r;
                 }
                 memset(codes, 0xa5, sizeof codes);
@@ -339,8 +284,8 @@ static void test_damage(void **state)
         uint8_t *bad = malloc((size_t)n); /* exactly: a sanitizer sees the byte behind it */
         memcpy(bad, coded, (size_t)n);
         for (int flips = 0; flips < 2; flips++)
-            bad[next_random(&seed) % (flips ? (size_t)n : 40)] ^= (uint8_t)next_random(&seed);
-        size_t cut = round % 7 ? (size_t)n : next_random(&seed) % (size_t)n + 1;
+            bad[kinds_random(&seed) % (flips ? (size_t)n : 40)] ^= (uint8_t)kinds_random(&seed);
+        size_t cut = round % 7 ? (size_t)n : kinds_random(&seed) % (size_t)n + 1;
         int first = 0;
         for (unsigned k = 0; k < nkernels; k++) {
             memset(back[k > 0], 0xa5, sizeof back[0]);

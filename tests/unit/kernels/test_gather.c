@@ -154,8 +154,8 @@ static void test_boxes(void **state)
 /* Catches a dense copy that is only right for aligned sources, or whole tiles. */
 static void test_dense(void **state)
 {
-    size_t len = 3 * GPU_GATHER_TILE + 100;
-    uint8_t *data = edge_alloc(len), *block = edge_alloc(len + 12);
+    size_t len = 3 * GPU_GATHER_TILE + 96;
+    uint8_t *data = edge_alloc(len), *block = edge_alloc(len + 16);
     const void *base[1] = {data};
 
     (void)state;
@@ -164,9 +164,9 @@ static void test_dense(void **state)
     for (unsigned shift = 0; shift < 17; shift++) {
         struct gpu_piece piece = {shift, len - 2 * shift, shift, len, 0, 0, 0, 0, 0};
         struct gpu_gather arg = {&piece, NULL, base, block, len - shift / 2, 1, 0};
-        memset(block, 0xa5, len + 12);
+        memset(block, 0xa5, len + 16);
         launch(GPU_GATHER, gpu_gather_blocks(arg.len), GPU_GATHER_THREADS, &arg);
-        for (size_t i = 0; i < len + 12; i++) {
+        for (size_t i = 0; i < len + 16; i++) {
             uint8_t want = i >= arg.len ? 0xa5 : i < shift || i >= len - shift ? 0 : data[i];
             if (block[i] != want)
                 fail_msg("byte %zu, shift %u", i, shift);
@@ -174,9 +174,14 @@ static void test_dense(void **state)
         piece.to = 0; /* the same bytes from another alignment */
         launch(GPU_GATHER, gpu_gather_blocks(piece.len), GPU_GATHER_THREADS, &arg);
         assert_memory_equal(block, data + shift, piece.len);
+        piece =
+            (struct gpu_piece){0, 5000 + shift, 0, len, 0, 0, 0, 0, 0}; /* it ends within a tile, its box does not */
+        launch(GPU_GATHER, gpu_gather_blocks(arg.len), GPU_GATHER_THREADS, &arg);
+        for (size_t i = 0; i < arg.len; i++)
+            assert_int_equal(block[i], i < piece.len ? data[i] : 0);
     }
     edge_free(data, len);
-    edge_free(block, len + 12);
+    edge_free(block, len + 16);
 }
 
 /* Catches a block without pieces that is left as it was. */

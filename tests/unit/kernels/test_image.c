@@ -21,7 +21,7 @@ static int has(const char *name)
 
 int main(void)
 {
-    static const char *const names[] = {GPU_GATHER, GPU_SCATTER, GPU_SUMS, GPU_PUT};
+    static const char *const names[] = {GPU_GATHER, GPU_SCATTER, GPU_SUMS, GPU_PUT, GPU_PACK, GPU_UNPACK};
     uint32_t magic;
     int failed = 0;
 

@@ -376,7 +376,7 @@ static struct save_image image(const struct fixture *f)
     static const char arena[64];
     static const uint32_t pages[] = {0};
 
-    return (struct save_image){&f->layout, arena, pages};
+    return (struct save_image){&f->layout, arena, pages, {0, 0}};
 }
 
 void fill(struct fixture *f, struct save *s)

@@ -47,7 +47,6 @@ from .errors import (
     TimeoutError,
     TooLargeError,
     UnavailableError,
-    UnsupportedError,
 )
 from .session import Restore, Save, Session
 
@@ -357,11 +356,9 @@ class Checkpointer:
                 layout = self._layout_for(state_dict)
             try:
                 return self._put(session, step, layout)
-            except (InvalidError, TooLargeError, UnsupportedError) as e:
-                if not self._devices.learn(e, layout):
-                    raise
-                layout = self._layout_for(state_dict)
-                return self._put_again(session, step, layout, e)
+            except Error as e:  # the step is given up on all ranks then: what can be done is done for the next one
+                self._devices.learn(e, layout)
+                raise
         finally:
             layout.forget()
             self._layout = layout
@@ -384,14 +381,6 @@ class Checkpointer:
         if not self._devices.is_left:
             self._put_fence([handle])
         return handle
-
-    def _put_again(self, session: Session, step: int, layout: Layout, error: Error) -> Optional[SaveHandle]:
-        """In another way, which may be one that does not help."""
-        try:
-            return self._put(session, step, layout)
-        except Error as e:
-            self._devices.unlearn(error)
-            raise error from e
 
     @staticmethod
     def _save_staged(

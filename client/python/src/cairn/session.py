@@ -403,6 +403,11 @@ class Restore:
         self.bytes: int = info.bytes
         self._count: int = info.slices
 
+    @property
+    def session(self) -> Session:
+        """Of which it is."""
+        return self._session
+
     def _open(self) -> c_void_p:
         if not self._handle:
             raise InvalidError("the restore is closed")
