@@ -259,12 +259,26 @@ __attribute__((format(printf, 4, 5))) static void add(char *buf, size_t len, siz
     va_end(args);
 }
 
+#define NAME_SHOWN 40 /* bytes of a tensor's name */
+
+/* Whole characters: a message may become JSON. */
+static int shown(const char *name)
+{
+    size_t len = strnlen(name, NAME_SHOWN + 1);
+
+    if (len <= NAME_SHOWN)
+        return (int)len;
+    while (((unsigned char)name[--len] & 0xc0) == 0x80)
+        ;
+    return (int)len;
+}
+
 static void add_tensors(const struct common_tensors *t, char *buf, size_t len, size_t *at)
 {
     uint64_t named = t->n < COMMON_NAMED ? t->n : COMMON_NAMED;
 
     for (uint64_t i = 0; i < named; i++)
-        add(buf, len, at, "%s\"%.40s\"", i ? ", " : ": ", t->name[i]);
+        add(buf, len, at, "%s\"%.*s\"", i ? ", " : ": ", shown(t->name[i]), t->name[i]);
     if (t->n > named)
         add(buf, len, at, " and %llu more", (unsigned long long)(t->n - named));
 }
