@@ -196,7 +196,6 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
                               .done = on_done,
                               .ended = on_ended,
                               .against = {.is_set = f->shares, .incarnation = 1, .node = "n"},
-                              .numerics = f->shares,
                               .base = no_base,
                               .maybe_same = maybe_same,
                               .not_same = not_same};
