@@ -40,6 +40,16 @@ static int stop(void **state)
     return 0;
 }
 
+/* Both devices are open: to open one waits for it, and tests hold their streams. */
+static int open_session(uint64_t arena_mib, uint32_t timeout_ms, struct cairn_session **ret_session)
+{
+    int r = open_rank(f, 0, 1, arena_mib, timeout_ms, ret_session);
+
+    for (int i = 0; i < 2 && r == 0; i++)
+        r = cairn_session_use_device(*ret_session, CAIRN_CUDA(i), &err);
+    return r;
+}
+
 /* Parts that are one device's, two devices', a device's and the host's; over the ends of parts; of two dtypes. */
 static const struct piece mixed[] = {
     {"big", CAIRN_F32, 600, 1000, CAIRN_CUDA(0), 0, false},
@@ -88,7 +98,7 @@ static void test_mixed(void **state)
     struct tensors x;
 
     (void)state;
-    OK(open_rank(f, 0, 1, 32, 2000, &s));
+    OK(open_session(16, 2000, &s));
     tensors_make(&x, mixed, N);
     for (uint64_t step = 1; step <= 3; step++) {
         tensors_fill(&x, step);
@@ -124,7 +134,7 @@ static void test_moves(void **state)
     struct tensors x;
 
     (void)state;
-    OK(open_rank(f, 0, 1, 32, 2000, &s));
+    OK(open_session(16, 2000, &s));
     memcpy(pieces, mixed, sizeof(mixed));
     for (uint64_t step = 1; step <= 6; step++) {
         pieces[0].device = step < 3 ? CAIRN_CUDA(0) : step < 5 ? CAIRN_HOST : CAIRN_CUDA(1);
@@ -149,7 +159,7 @@ static void test_staged(void **state)
     void *place = NULL;
 
     (void)state;
-    OK(open_rank(f, 0, 1, 32, 2000, &s));
+    OK(open_session(16, 2000, &s));
     tensors_make(&x, mixed, N);
     tensors_fill(&x, 1);
     OK(begin(s, 1, &save));
@@ -193,7 +203,7 @@ static void test_seal_does_not_wait(void **state)
     struct cairn_save_info info = {.size = sizeof(info)};
 
     (void)state;
-    OK(open_rank(f, 0, 1, 32, 2000, &s));
+    OK(open_session(16, 2000, &s));
     tensors_make(&x, mixed, N);
     tensors_fill(&x, 1);
     shim_hold(NULL);
@@ -252,8 +262,7 @@ static void test_order(void **state)
     struct cairn_stream stream = {.device = CAIRN_CUDA(0)};
 
     (void)state;
-    OK(open_rank(f, 0, 1, 32, 2000, &s));
-    OK(cairn_session_use_device(s, CAIRN_CUDA(0), &err));
+    OK(open_session(16, 2000, &s));
     stream.stream = stream_new(0);
     tensors_make(&x, mixed, N);
     for (uint64_t step = 1; step <= 5; step++) {
@@ -284,8 +293,7 @@ static void test_captured_fence(void **state)
     void *graph = NULL, *exec = NULL;
 
     (void)state;
-    OK(open_rank(f, 0, 1, 32, 2000, &s));
-    OK(cairn_session_use_device(s, CAIRN_CUDA(0), &err));
+    OK(open_session(16, 2000, &s));
     stream.stream = stream_new(0);
     tensors_make(&x, mixed, N);
     tensors_fill(&x, 1);
@@ -319,7 +327,7 @@ static void test_two_under_way(void **state)
     struct tensors x, y;
 
     (void)state;
-    OK(open_rank(f, 0, 1, 40, 2000, &s));
+    OK(open_session(16, 2000, &s));
     tensors_make(&x, mixed, N);
     tensors_make(&y, mixed, N);
     tensors_fill(&x, 1);
@@ -350,7 +358,7 @@ static void test_parts(void **state)
 
     (void)state;
     fake_wander(f, 1);
-    OK(open_rank(f, 0, 1, 160, 2000, &s));
+    OK(open_session(160, 2000, &s));
     tensors_make(&x, large, 1);
     memset(x.data[0], 0x5c, x.bytes[0]);
     shim_speed((uint64_t)2 << 30);
@@ -384,7 +392,7 @@ static void test_many_tensors(void **state)
         t[i] = bytes_tensor(names[i], &shape, memory + 512 * i);
         t[i].device = CAIRN_CUDA(0);
     }
-    OK(open_rank(f, 0, 1, 16, 5000, &s));
+    OK(open_session(16, 5000, &s));
     for (uint64_t step = 1; step <= 2; step++) {
         struct cairn_save_options o = {.size = sizeof(o), .step = step};
         shim_hold(NULL); /* nobody asks for what has ended yet */
@@ -395,10 +403,7 @@ static void test_many_tensors(void **state)
         OK(cairn_save_wait(save, CAIRN_COMMITTED, 10000, &err));
         cairn_save_free(save);
     }
-    if (shim_calls("cudaLaunchKernel") == 0)
-        print_message("no kernels: %llu calls for %d tensors\n", (unsigned long long)calls, MANY);
-    else
-        assert_in_range(calls, 1, 500);
+    assert_in_range(calls, 1, 500);
     free(t);
     free(names);
     memory_free(CAIRN_CUDA(0), memory);
@@ -483,7 +488,7 @@ static void test_failing_copies(void **state)
     unsigned failures = 0;
 
     (void)state;
-    OK(open_rank(f, 0, 1, 32, 2000, &s));
+    OK(open_session(16, 2000, &s));
     tensors_make(&x, mixed, N);
     tensors_fill(&x, 1);
     for (uint64_t step = 1; step <= 5; step++) {
@@ -518,17 +523,19 @@ static void test_lost_device(void **state)
     static const uint64_t len = 4096;
     static char data[4096];
     struct cairn_session *s;
-    struct cairn_save *save;
+    struct cairn_save *save = NULL;
     struct cairn_tensor t = bytes_tensor("t", &len, data);
     struct tensors x;
 
     (void)state;
-    OK(open_rank(f, 0, 1, 32, 2000, &s));
+    OK(open_session(16, 2000, &s));
     tensors_make(&x, mixed, N);
     tensors_fill(&x, 1);
     shim_fail_work(3, 719);
-    OK(seal_behind(s, 1, &x, NULL, 0, &save));
-    int r = cairn_save_wait(save, CAIRN_SNAPSHOT, 5000, &err);
+    int r =
+        seal_behind(s, 1, &x, NULL, 0, &save); /* what runs already may fail while the rest is still put behind it */
+    if (r == 0)
+        r = cairn_save_wait(save, CAIRN_SNAPSHOT, 5000, &err);
     assert_true(r < 0 && r != CAIRN_E_TIMEOUT);
     assert_non_null(strstr(err.message, "cuda:"));
     cairn_save_free(save);
@@ -552,7 +559,7 @@ static void test_free_and_close(void **state)
     struct tensors x;
 
     (void)state;
-    OK(open_rank(f, 0, 1, 32, 5000, &s));
+    OK(open_session(16, 5000, &s));
     tensors_make(&x, mixed, N);
     tensors_fill(&x, 1);
     shim_hold(NULL);
@@ -569,7 +576,7 @@ static void test_free_and_close(void **state)
     cairn_session_close(s);
     shim_delay(0, 0);
     assert_true(fake_wait_count(f, LOCAL_FILLED, 2, 5000));
-    OK(open_rank(f, 0, 1, 32, 5000, &s));
+    OK(open_session(16, 5000, &s));
     comes_back(s, 2, &x);
     tensors_free(&x);
     cairn_session_close(s);
@@ -587,7 +594,7 @@ static void test_close_without_end(void **state)
 #if defined(__SANITIZE_ADDRESS__)
     skip(); /* it finds what is left behind */
 #endif
-    OK(open_rank(f, 0, 1, 32, 100, &s));
+    OK(open_session(16, 100, &s));
     tensors_make(&x, mixed, N);
     tensors_fill(&x, 1);
     shim_hold(NULL);
@@ -609,7 +616,7 @@ static void test_daemon_dies(void **state)
     struct tensors x;
 
     (void)state;
-    OK(open_rank(f, 0, 1, 32, 2000, &s));
+    OK(open_session(16, 2000, &s));
     tensors_make(&x, mixed, N);
     tensors_fill(&x, 1);
     shim_hold(NULL);
@@ -642,7 +649,7 @@ static void test_aborted_meanwhile(void **state)
     struct tensors x;
 
     (void)state;
-    OK(open_rank(f, 0, 1, 32, 2000, &s));
+    OK(open_session(16, 2000, &s));
     tensors_make(&x, mixed, N);
     tensors_fill(&x, 1);
     shim_hold(NULL);
@@ -665,7 +672,7 @@ static void test_fork(void **state)
     int status = 0;
 
     (void)state;
-    OK(open_rank(f, 0, 1, 32, 2000, &s));
+    OK(open_session(16, 2000, &s));
     tensors_make(&x, mixed, N);
     tensors_fill(&x, 1);
     shim_hold(NULL);
@@ -727,7 +734,7 @@ static void test_threads(void **state)
 
     (void)state;
     fake_wander(f, 4);
-    OK(open_rank(f, 0, 1, 64, 5000, &s));
+    OK(open_session(32, 5000, &s));
     shim_delay(50000, 1);
     for (int i = 0; i < 3; i++) {
         t[i] = (struct trainer){.s = s, .first = 1 + 10 * (uint64_t)i};
