@@ -188,11 +188,10 @@ static void test_kinds(void **state)
     for (int dense = 0; dense < 2; dense++)
         for (unsigned d = 0; d < DTYPES; d++) {
             struct batch *b = batch_new();
-            for (int kind = 0; kind < ALL_KINDS; kind++)
-                for (unsigned i = 0; i < 2; i++) {
-                    uint32_t len = some_length((unsigned)kind + d + i * 3, dtypes[d].width);
-                    fill_kind(batch_add(b, d, len, len), len, dtypes[d].width, kind, len + i);
-                }
+            for (int kind = 0; kind < ALL_KINDS; kind++) {
+                uint32_t len = some_length((unsigned)kind + d + (unsigned)dense * 3, dtypes[d].width);
+                fill_kind(batch_add(b, d, len, len), len, dtypes[d].width, kind, len + d);
+            }
             shim_kernels_shuffle((uint64_t)d);
             check_batch(b, dense);
             batch_free(b);
@@ -265,7 +264,7 @@ static void test_damage(void **state)
     unsigned refused = 0;
 
     (void)state;
-    for (unsigned round = 0; round < 8; round++) {
+    for (unsigned round = 0; round < 4; round++) {
         struct batch *b = batch_new();
         while (b->n < MOST) {
             unsigned d = (unsigned)(next_random(&random) % DTYPES);
@@ -293,7 +292,7 @@ static void test_damage(void **state)
         }
         batch_free(b);
     }
-    assert_in_range(refused, 8 * MOST / 4, 8 * MOST - 8);
+    assert_in_range(refused, MOST, 4 * MOST - 4);
     free(plain);
     free(back);
 }
