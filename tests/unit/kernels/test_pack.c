@@ -188,10 +188,11 @@ static void test_kinds(void **state)
     for (int dense = 0; dense < 2; dense++)
         for (unsigned d = 0; d < DTYPES; d++) {
             struct batch *b = batch_new();
-            for (int kind = 0; kind < ALL_KINDS; kind++) {
-                uint32_t len = some_length((unsigned)kind + d + (unsigned)dense * 3, dtypes[d].width);
-                fill_kind(batch_add(b, d, len, len), len, dtypes[d].width, kind, len + d);
-            }
+            for (int kind = 0; kind < ALL_KINDS; kind++)
+                for (unsigned i = 0; i < (kind == POSITIVES || kind == SLOPE ? 3 : 1); i++) { /* masks are tried */
+                    uint32_t len = some_length((unsigned)kind + d + i * 3, dtypes[d].width);
+                    fill_kind(batch_add(b, d, len, len), len, dtypes[d].width, kind, len + i);
+                }
             shim_kernels_shuffle((uint64_t)d);
             check_batch(b, dense);
             batch_free(b);
