@@ -29,7 +29,7 @@ int gpu_runtime_open(struct gpu_runtime *ret_runtime)
         {"cudaSetDevice", &ret_runtime->set_device},
         {"cudaMalloc", &ret_runtime->malloc},
         {"cudaFree", &ret_runtime->free},
-        {"cudaMemset", &ret_runtime->memset},
+        {"cudaMemsetAsync", &ret_runtime->memset_async},
         {"cudaMemcpy", &ret_runtime->copy},
         {"cudaMemcpyAsync", &ret_runtime->copy_async},
         {"cudaStreamCreateWithFlags", &ret_runtime->stream_create},

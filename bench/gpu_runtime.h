@@ -14,7 +14,7 @@ struct gpu_runtime {
     int (*set_device)(int);
     int (*malloc)(void **, size_t);
     int (*free)(void *);
-    int (*memset)(void *, int, size_t);
+    int (*memset_async)(void *, int, size_t, void *stream);
     int (*copy)(void *, const void *, size_t, int);
     int (*copy_async)(void *, const void *, size_t, int, void *stream);
     int (*stream_create)(void **stream, unsigned flags);

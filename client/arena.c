@@ -123,10 +123,8 @@ void arena_free(struct arena *a, bool forked)
 {
     if (!a)
         return;
-    if (!forked) {
-        devices_unpin_arena(a);
+    if (!forked && devices_unpin_arena(a))
         munmap(a->base, a->control_bytes + a->page_bytes);
-    }
     close(a->fd);
     close(a->ledger_fd);
     free(a->held);

@@ -43,12 +43,36 @@ static int returned_nothing(const struct device *d, const char *what, struct cai
     return cairn_fail(err, CAIRN_E_PROTOCOL, "%s: its plugin made no %s and said that it had", d->name, what);
 }
 
-int device_check(struct device *d, const void *data, uint64_t bytes, struct cairn_error *err)
+static int device_check(struct device *d, const void *data, uint64_t bytes, struct cairn_error *err)
 {
     struct cairn_error why = CAIRN_ERROR_INIT;
     int r = d->all->ops.check(d->handle, data, bytes, &why);
 
     return r ? failed(d->name, r, &why, err) : 0;
+}
+
+/* From its lowest byte to its highest. */
+static const void *extent(const struct cairn_slice *slice, const int64_t *stride, const void *data, uint64_t *ret_bytes)
+{
+    int64_t low = 0, high = 0;
+
+    for (uint32_t d = 0; stride && d < slice->box.ndim; d++) {
+        int64_t last = (int64_t)(slice->box.length[d] - 1) * stride[d];
+        low += last < 0 ? last : 0;
+        high += last > 0 ? last : 0;
+    }
+    *ret_bytes = stride ? (uint64_t)(high - low) + cairn_dtype_size(slice->dtype) : slice->bytes;
+    return (const char *)data + low;
+}
+
+int device_check_slice(struct device *d, const struct cairn_slice *slice, const int64_t *stride, const void *data,
+                       struct cairn_error *err)
+{
+    uint64_t bytes;
+    const void *low = extent(slice, stride, data, &bytes);
+    int r = device_check(d, low, bytes, err);
+
+    return r < 0 ? cairn_wrap(err, r, "tensor \"%.200s\"", slice->name) : 0;
 }
 
 int device_plan(struct device *d, const struct cairn_device_layout *layout, struct cairn_device_plan **ret_plan,
@@ -183,7 +207,7 @@ static void device_close(struct device *d)
 
 void devices_free(struct devices *all, bool forked)
 {
-    if (!forked && !all->kept) {
+    if (!forked && !__atomic_load_n(&all->kept, __ATOMIC_RELAXED)) {
         for (unsigned i = 0; i < DEVICES_MAX; i++)
             device_close(all->open[i]);
         device_plugin_unload(all->dso);
@@ -228,8 +252,8 @@ static int open_device(struct devices *all, uint32_t number, struct device **ret
         r = open_handle(d, err);
     if (r < 0)
         return r;
-    *ret_device = d;
-    __atomic_store_n(&all->open[d->ordinal], TAKE_PTR(d), __ATOMIC_RELEASE);
+    __atomic_store_n(&all->open[d->ordinal], d, __ATOMIC_RELEASE);
+    *ret_device = TAKE_PTR(d);
     return 0;
 }
 
@@ -272,10 +296,13 @@ int device_pin_arena(struct device *d, struct arena *a, struct cairn_error *err)
     return cairn_wrap(err, r, "pin %llu MiB of arena", (unsigned long long)(a->page_bytes >> 20));
 }
 
-void devices_unpin_arena(struct arena *a)
+bool devices_unpin_arena(struct arena *a)
 {
+    if (a->pinned && __atomic_load_n(&a->devices->kept, __ATOMIC_RELAXED))
+        return false;
     for (unsigned i = 0; i < DEVICES_MAX && a->pinned; i++)
         if (a->pinned >> i & 1)
             a->devices->ops.unpin(a->devices->open[i]->handle, arena_page(a, 0), a->page_bytes);
     a->pinned = 0;
+    return true;
 }

@@ -15,6 +15,8 @@
 
 #include <cairn/plugin.h>
 
+#include "core/model/layout.h"
+
 #define DEVICES_MAX 64 /* ordinals 0 to 63; a bit of arena.pinned each */
 
 struct devices;
@@ -34,7 +36,7 @@ struct devices {
     void *dso;              /* NULL: not loaded yet */
     struct cairn_device_ops ops;
     struct device *open[DEVICES_MAX]; /* by ordinal; atomic: set once, with release */
-    bool kept;                        /* copies did not end: nothing is closed or unloaded */
+    bool kept;                        /* atomic: copies did not end, nothing is closed or unloaded */
 };
 
 /* Returns 0 or an errno. */
@@ -54,12 +56,14 @@ int devices_use(struct devices *all, uint32_t number, struct device **ret_device
 struct arena;
 /* An arena's pages become pinned memory of the device, if they are not; the caller holds the arena. */
 int device_pin_arena(struct device *d, struct arena *a, struct cairn_error *err);
-/* Before it is unmapped, for all devices; nobody uses it any more. */
-void devices_unpin_arena(struct arena *a);
+/* Before it is unmapped, for all devices; nobody uses it any more. False when copies did not end: then it must stay. */
+bool devices_unpin_arena(struct arena *a);
 
 /* ---- the door: as in plugin.h ---------------------------------------------------------------- */
 
-int device_check(struct device *d, const void *data, uint64_t bytes, struct cairn_error *err);
+/* All memory that a slice with these strides (NULL: dense) takes up. */
+int device_check_slice(struct device *d, const struct cairn_slice *slice, const int64_t *stride, const void *data,
+                       struct cairn_error *err);
 int device_plan(struct device *d, const struct cairn_device_layout *layout, struct cairn_device_plan **ret_plan,
                 struct cairn_error *err);
 void device_plan_free(struct device *d, struct cairn_device_plan *plan); /* NULL is allowed, here and below */

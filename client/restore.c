@@ -121,6 +121,8 @@ int cairn_restore_open(struct cairn_session *session, uint64_t step, uint32_t ti
         cairn_restore_free(r);
         if (step == CAIRN_LATEST)
             return cairn_wrap(err, code, "open the latest checkpoint of job %s", session->open.job);
+        if (step == CAIRN_LATEST_FINITE)
+            return cairn_wrap(err, code, "open the latest checkpoint of job %s without NaN", session->open.job);
         return cairn_wrap(err, code, "open step %llu of job %s", (unsigned long long)step, session->open.job);
     }
     *ret_restore = r;
@@ -268,7 +270,7 @@ static int reserve_target(struct cairn_restore *r, struct cairn_error *err)
 
 /* The target of the next pieces; it counts once ntargets is raised. stride NULL: dense. */
 static int set_target(struct cairn_restore *r, const struct cairn_box *box, size_t elem_size, const int64_t *stride,
-                      void *data, struct cairn_error *err)
+                      void *data, struct device *device, struct cairn_error *err)
 {
     int code = reserve_target(r, err);
 
@@ -276,7 +278,7 @@ static int set_target(struct cairn_restore *r, const struct cairn_box *box, size
         return code;
     struct restore_target *t = &r->targets[r->ntargets];
     int64_t dense = (int64_t)elem_size;
-    *t = (struct restore_target){.data = data};
+    *t = (struct restore_target){.data = data, .device = device};
     for (uint32_t d = box->ndim; d-- > 0;) {
         t->origin[d] = box->offset[d];
         t->stride[d] = stride ? stride[d] : dense;
@@ -439,6 +441,18 @@ static int add_pieces(struct cairn_restore *r, const struct cairn_slice *asked, 
     return code;
 }
 
+/* The device that the memory must be of; NULL: the host. */
+static int find_device(struct cairn_restore *r, const struct cairn_slice *asked, const struct cairn_tensor *tensor,
+                       struct device **ret_device, struct cairn_error *err)
+{
+    if (tensor->device == CAIRN_HOST || asked->bytes == 0)
+        return 0;
+    int code = devices_use(&r->session->devices, tensor->device, ret_device, err);
+    if (code < 0)
+        return cairn_wrap(err, code, "tensor \"%.200s\"", asked->name);
+    return device_check_slice(*ret_device, asked, tensor->stride_bytes, tensor->data, err);
+}
+
 static int add_slice(struct cairn_restore *r, const struct cairn_slice *asked, const struct cairn_tensor *tensor,
                      struct cairn_error *err)
 {
@@ -446,7 +460,11 @@ static int add_slice(struct cairn_restore *r, const struct cairn_slice *asked, c
 
     if (asked->bytes && !tensor->data)
         return cairn_fail(err, CAIRN_E_INVAL, "tensor \"%.300s\" has no memory to restore to", asked->name);
-    int code = set_target(r, &asked->box, cairn_dtype_size(asked->dtype), tensor->stride_bytes, tensor->data, err);
+    struct device *device = NULL;
+    int code = find_device(r, asked, tensor, &device, err);
+    if (code == 0)
+        code =
+            set_target(r, &asked->box, cairn_dtype_size(asked->dtype), tensor->stride_bytes, tensor->data, device, err);
     if (code == 0)
         code = add_pieces(r, asked, err);
     if (code < 0)
@@ -509,7 +527,7 @@ int cairn_restore_add_slice(struct cairn_restore *restore, uint64_t i, void *dat
         return 0;
     if (!data)
         return cairn_fail(err, CAIRN_E_INVAL, "slice %llu has no memory to restore to", (unsigned long long)i);
-    r = set_target(restore, &s->box, cairn_dtype_size(s->dtype), NULL, data, err);
+    r = set_target(restore, &s->box, cairn_dtype_size(s->dtype), NULL, data, NULL, err);
     if (r == 0)
         r = push_piece(restore, shard, s, &s->box, err);
     if (r == 0)

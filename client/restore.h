@@ -3,6 +3,7 @@
  *
  *     add: request box --minus each saved slice of that name--> pieces            restore.c
  *     run: pieces --by chunk--> reads --through the window's slots--> targets     restore_run.c
+ *          to a device: --through a loader of its plugin (device_loads.h)-->
  */
 #ifndef CAIRN_CLIENT_RESTORE_H
 #define CAIRN_CLIENT_RESTORE_H
@@ -13,6 +14,7 @@
 /* Memory that a piece is copied to. */
 struct restore_target {
     char *data;                      /* of the element at origin */
+    struct device *device;           /* whose memory it is; NULL: the host's */
     uint64_t origin[CAIRN_MAX_DIMS]; /* global coordinates */
     int64_t stride[CAIRN_MAX_DIMS];  /* bytes */
 };

@@ -6,6 +6,9 @@
  *                it is not                     --> the daemon reads it from the peers and overwrites the target
  *     PLACES again: a chunk that is not where it was may have been overwritten between checksum and copy --> the same
  *
+ * To a device the page itself is copied, which is pinned, while this thread makes the checksum. PLACES is asked again,
+ * and the daemon overwrites what was wrong, when all such copies have ended.
+ *
  * Only this process writes to its arena: a later save, which the second answer shows, or a stray write, which the
  * checksum shows unless it comes within the microseconds between a block's checksum and its copy; then it is as if it
  * had gone to the tensor itself.
@@ -43,6 +46,15 @@ struct hot { /* one shard, read by a crew */
     uint64_t next_job;     /* atomic: who takes a job adds one */
     uint64_t copied_bytes; /* atomic */
     pthread_t reporter;    /* who calls the progress function */
+    pthread_mutex_t lock;
+    struct cairn_error failure; /* the first of a device, with a code; under the lock */
+};
+
+/* One thread of the crew. */
+struct worker {
+    struct hot *hot;
+    struct hash_stream *sum;
+    struct device_loads loads;
 };
 
 /* ---- where ----------------------------------------------------------------------------------- */
@@ -161,6 +173,11 @@ static void copy_stretch(const struct hot *h, const struct stretch *s, const str
         copy_stream(h->path, s->target + (from - s->from), p->page + (from - p->image), to - from);
 }
 
+static bool is_for_host(const struct hot *h, const struct touch *t, const struct hot_part *p)
+{
+    return t->mask & p->bit && !piece_device(h->run->restore, &h->run->restore->pieces[t->piece]);
+}
+
 /* A few KiB at a time; what comes is asked for while they pass. False: some piece is not dense, nothing was read. */
 static bool read_dense(const struct hot *h, const struct job *job, const struct hot_part *p, struct hash_stream *sum)
 {
@@ -172,7 +189,7 @@ static bool read_dense(const struct hot *h, const struct job *job, const struct 
     if (job->n > MANY_TOUCHES)
         return false;
     for (size_t i = 0; i < job->n; i++)
-        if (t[i].mask & p->bit &&
+        if (is_for_host(h, &t[i], p) &&
             !stretch_of(h, &h->run->restore->pieces[t[i].piece], p->image, p->image + p->len, &stretches[n++]))
             return false;
     for (uint32_t at = 0; at < p->len; at += step) {
@@ -198,7 +215,7 @@ static void read_any(const struct hot *h, const struct job *job, const struct ho
         for (size_t i = 0; i < job->n; i++) {
             const struct restore_piece *piece = &h->run->restore->pieces[t[i].piece];
             struct stretch s;
-            if (!(t[i].mask & p->bit))
+            if (!is_for_host(h, &t[i], p))
                 continue;
             if (stretch_of(h, piece, p->image + at, p->image + at + len, &s)) {
                 copy_stretch(h, &s, p, at, len);
@@ -210,30 +227,57 @@ static void read_any(const struct hot *h, const struct job *job, const struct ho
     }
 }
 
-static void read_part(const struct hot *h, const struct job *job, const struct local_place *place, uint32_t part,
-                      struct hash_stream *sum)
+/* What goes to devices is on its way when this returns. */
+static int load_part(struct worker *w, const struct job *job, const struct hot_part *p, struct cairn_error *err)
 {
+    struct cairn_restore *r = w->hot->run->restore;
+    const struct touch *t = &w->hot->run->touches[job->first];
+    int code = 0;
+
+    for (size_t i = 0; i < job->n && code == 0; i++) {
+        const struct restore_piece *piece = &r->pieces[t[i].piece];
+        struct device *device = piece_device(r, piece);
+        if (!(t[i].mask & p->bit) || !device)
+            continue;
+        struct cairn_box_copy c = piece_copy(r, piece);
+        code = device_loads_put(&w->loads, device, &c, p->page, p->image, p->len, err);
+    }
+    return code;
+}
+
+static int read_part(struct worker *w, const struct job *job, const struct local_place *place, uint32_t part,
+                     struct cairn_error *err)
+{
+    const struct hot *h = w->hot;
     const struct touch *t = &h->run->touches[job->first];
     const struct cairn_chunk_range *c = &h->run->restore->catalog.shards[h->shard].chunks[t->chunk];
     struct hot_part p = {.page = arena_page(h->arena, place->page[part]),
                          .len = place->len[part],
                          .bit = 1u << part,
                          .image = ((uint64_t)c->first_part + part) * CAIRN_PART};
+    int code = load_part(w, job, &p, err);
 
-    if (!read_dense(h, job, &p, sum))
-        read_any(h, job, &p, sum);
+    if (code == 0 && !read_dense(h, job, &p, w->sum))
+        read_any(h, job, &p, w->sum);
+    return code;
 }
 
-static bool read_chunk(struct hot *h, const struct job *job, struct hash_stream *sum)
+/* 1: it is what it should be; 0: the daemon has to read it; negative: a device failed. */
+static int read_chunk(struct worker *w, const struct job *job, struct cairn_error *err)
 {
-    const struct local_place *p = &h->places.place[h->run->touches[job->first].chunk];
+    const struct hot *h = w->hot;
+    uint32_t chunk = h->run->touches[job->first].chunk;
+    const struct local_place *p = &h->places.place[chunk];
+    int code = 0;
 
-    if (!place_is_good(h, p, h->run->touches[job->first].chunk))
-        return false;
-    hash_stream_reset(sum);
-    for (uint32_t i = 0; i < p->nparts; i++)
-        read_part(h, job, p, i, sum);
-    struct hash128 is = hash_stream_end(sum);
+    if (!place_is_good(h, p, chunk))
+        return 0;
+    hash_stream_reset(w->sum);
+    for (uint32_t i = 0; i < p->nparts && code == 0; i++)
+        code = read_part(w, job, p, i, err);
+    if (code < 0)
+        return code;
+    struct hash128 is = hash_stream_end(w->sum);
     return is.low == p->entry_low && is.high == p->entry_high;
 }
 
@@ -247,26 +291,57 @@ static uint64_t job_bytes(const struct run *run, const struct job *job)
     return (uint64_t)s->chunks[t->chunk].nparts * CAIRN_PART;
 }
 
-static void *hot_work(void *arg)
+static void note_failure(struct hot *h, const struct cairn_error *why)
 {
-    struct hot *h = arg;
-    struct run *run = h->run;
-    struct hash_stream *sum = hash_stream_new();
+    pthread_mutex_lock(&h->lock);
+    if (h->failure.code == 0)
+        cairn_error_copy(&h->failure, why);
+    pthread_mutex_unlock(&h->lock);
+    __atomic_store_n(&h->next_job, h->run->njobs, __ATOMIC_RELAXED); /* nobody takes another */
+}
 
-    while (sum) {
+/* The next job of the shard; NULL: no more. */
+static struct job *take_job(struct hot *h)
+{
+    struct run *run = h->run;
+
+    for (;;) {
         uint64_t i = __atomic_fetch_add(&h->next_job, 1, __ATOMIC_RELAXED);
         if (i >= run->njobs || clock_now_ns() > run->deadline_ns || __atomic_load_n(&run->stopped, __ATOMIC_RELAXED))
-            break;
-        struct job *job = &run->jobs[i];
-        if (run->touches[job->first].shard != h->shard)
-            continue;
-        job->done = read_chunk(h, job, sum);
-        uint64_t bytes = __atomic_add_fetch(&h->copied_bytes, job_bytes(run, job), __ATOMIC_RELAXED);
-        if (pthread_equal(pthread_self(), h->reporter))
-            run_report(run, bytes, false);
+            return NULL;
+        if (run->touches[run->jobs[i].first].shard == h->shard)
+            return &run->jobs[i];
     }
+}
+
+static int read_chunks(struct worker *w, struct cairn_error *err)
+{
+    struct hot *h = w->hot;
+    struct job *job;
+
+    while ((job = take_job(h))) {
+        int r = read_chunk(w, job, err);
+        if (r < 0)
+            return r;
+        job->done = r;
+        uint64_t bytes = __atomic_add_fetch(&h->copied_bytes, job_bytes(h->run, job), __ATOMIC_RELAXED);
+        if (pthread_equal(pthread_self(), h->reporter))
+            run_report(h->run, bytes, false);
+    }
+    return device_loads_finish(&w->loads, err);
+}
+
+static void *hot_work(void *arg)
+{
+    struct worker w = {.hot = arg, .sum = hash_stream_new()};
+    struct cairn_error why = CAIRN_ERROR_INIT;
+
+    device_loads_init(&w.loads, w.hot->run->latest_ns);
+    if (w.sum && read_chunks(&w, &why) < 0)
+        note_failure(w.hot, &why);
     copy_fence();
-    hash_stream_free(sum);
+    device_loads_free(&w.loads);
+    hash_stream_free(w.sum);
     return NULL;
 }
 
@@ -282,42 +357,64 @@ static void doubt_moved(struct hot *h, const struct places *now)
     }
 }
 
-static void hot_shard(struct run *run, const struct arena *arena, uint32_t shard, uint64_t njobs)
+static int hot_shard(struct run *run, const struct arena *arena, uint32_t shard, uint64_t njobs,
+                     struct cairn_error *ret_err)
 {
     struct hot h = {.run = run,
                     .arena = arena,
                     .pages = arena->page_bytes / CAIRN_PART,
                     .shard = shard,
                     .path = copy_best(),
-                    .reporter = pthread_self()};
+                    .reporter = pthread_self(),
+                    .lock = PTHREAD_MUTEX_INITIALIZER,
+                    .failure = CAIRN_ERROR_INIT};
     CAIRN_CLEANUP(places_free) struct places now = {0};
     struct cairn_error err = CAIRN_ERROR_INIT;
     unsigned threads = run->restore->session->copy_threads;
 
     if (ask_places(run, shard, &h.places, &err) < 0)
-        return;
+        return 0;
     crew_run(hot_work, &h, njobs / JOBS_PER_THREAD < threads ? (unsigned)(njobs / JOBS_PER_THREAD) : threads);
     (void)ask_places(run, shard, &now, &err); /* without an answer nothing counts */
     doubt_moved(&h, &now);
     places_free(&h.places);
+    pthread_mutex_destroy(&h.lock);
+    if (h.failure.code == 0)
+        return 0;
+    cairn_error_copy(ret_err, &h.failure);
+    return cairn_wrap(ret_err, h.failure.code, "restore from this process's own arena");
 }
 
-void run_hot(struct run *run)
+/* Without it the plugin copies through memory of its own. */
+static void pin_for_targets(const struct cairn_restore *r, struct arena *arena)
+{
+    const struct device *last = NULL;
+
+    for (uint32_t i = 0; i < r->ntargets; i++) {
+        if (r->targets[i].device && r->targets[i].device != last)
+            (void)device_pin_arena(r->targets[i].device, arena, NULL);
+        last = r->targets[i].device;
+    }
+}
+
+int run_hot(struct run *run, struct cairn_error *err)
 {
     struct cairn_session *s = run->restore->session;
     struct arena *arena = NULL;
-    struct cairn_error err = CAIRN_ERROR_INIT;
+    int r = 0;
 
     if (s->open.flags & CAIRN_OBSERVER || run->njobs == 0 ||
-        session_hold_arena(s, run->restore->attachment, &arena, &err) < 0)
-        return;
-    for (uint64_t i = 0; i < run->njobs;) { /* jobs are ordered by shard */
+        session_hold_arena(s, run->restore->attachment, &arena, NULL) < 0)
+        return 0;
+    pin_for_targets(run->restore, arena);
+    for (uint64_t i = 0; i < run->njobs && r == 0;) { /* jobs are ordered by shard */
         uint32_t shard = run->touches[run->jobs[i].first].shard;
         uint64_t first = i;
         while (i < run->njobs && run->touches[run->jobs[i].first].shard == shard)
             i++;
         if (run->restore->catalog.shards[shard].rank == s->open.rank)
-            hot_shard(run, arena, shard, i - first);
+            r = hot_shard(run, arena, shard, i - first, err);
     }
     session_release_arena(s, arena);
+    return r;
 }

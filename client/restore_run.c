@@ -153,8 +153,9 @@ static int ask_for_more(struct run *run, struct cairn_error *err)
     return code;
 }
 
-/* Copies what arrived in neighbouring parts [first, first + n) of the slot. */
-static void copy_parts(struct run *run, uint32_t slot, uint32_t first, uint32_t n)
+/* Copies what arrived in neighbouring parts [first, first + n) of the slot. The window is no pinned memory: what goes
+ * to a device has been read when this returns, too, and the slot is free. */
+static int copy_parts(struct run *run, uint32_t slot, uint32_t first, uint32_t n, struct cairn_error *err)
 {
     struct cairn_restore *r = run->restore;
     const struct job *job = &run->jobs[r->slots[slot].job];
@@ -162,27 +163,36 @@ static void copy_parts(struct run *run, uint32_t slot, uint32_t first, uint32_t 
     const struct cairn_chunk_range *chunk = &r->catalog.shards[t->shard].chunks[t->chunk];
     const char *src = r->window.base + ((uint64_t)slot * r->slot_parts + first) * CAIRN_PART;
     uint64_t begin = ((uint64_t)chunk->first_part + first) * CAIRN_PART;
+    int code = 0;
 
-    for (size_t i = 0; i < job->n; i++) {
-        struct cairn_box_copy copy = piece_copy(r, &r->pieces[t[i].piece]);
-        cairn_box_copy_window(&copy, src, begin, n * CAIRN_PART);
+    for (size_t i = 0; i < job->n && code == 0; i++) {
+        const struct restore_piece *piece = &r->pieces[t[i].piece];
+        struct cairn_box_copy copy = piece_copy(r, piece);
+        struct device *device = piece_device(r, piece);
+        if (device)
+            code = device_loads_put(&run->loads, device, &copy, src, begin, n * CAIRN_PART, err);
+        else
+            cairn_box_copy_window(&copy, src, begin, n * CAIRN_PART);
     }
+    return code;
 }
 
-static void copy_chunk(struct run *run, uint32_t slot)
+static int copy_chunk(struct run *run, uint32_t slot, struct cairn_error *err)
 {
     uint32_t mask = run->jobs[run->restore->slots[slot].job].mask;
+    int code = 0;
 
-    for (uint32_t first = 0; mask >> first;) {
+    for (uint32_t first = 0; mask >> first && code == 0;) {
         uint32_t n = 0;
         while (first + n < 32 && (mask >> (first + n) & 1))
             n++;
         if (n)
-            copy_parts(run, slot, first, n);
+            code = copy_parts(run, slot, first, n, err);
         first += n + 1; /* the next bit is clear, if there is one */
         if (first >= 32)
             break;
     }
+    return code;
 }
 
 /* A piece's bytes count evenly over the chunks that it needs. */
@@ -208,7 +218,9 @@ static int take(struct run *run, uint32_t slot, struct cairn_error *err)
     }
     if (s->answer.slot != slot)
         return channel_break(run->restore->attachment->channel, err, "READ_DONE for another slot");
-    copy_chunk(run, slot);
+    int code = copy_chunk(run, slot, err);
+    if (code < 0)
+        return wrap_read(run, s->job, code, err);
     count_done(run, &run->jobs[s->job]);
     return 0;
 }
@@ -297,9 +309,10 @@ static void settle_hot(struct run *run)
 
 static int read_all(struct run *run, struct cairn_error *err)
 {
-    run_hot(run);
+    int code = run_hot(run, err);
     settle_hot(run);
-    int code = check_stopped(run, err);
+    if (code == 0)
+        code = check_stopped(run, err);
     if (code == 0)
         code = ask_for_more(run, err);
 
@@ -312,7 +325,7 @@ static int read_all(struct run *run, struct cairn_error *err)
         if (code == 0)
             code = ask_for_more(run, err);
     }
-    return code;
+    return code == 0 ? device_loads_finish(&run->loads, err) : code;
 }
 
 static bool all_done(const void *arg)
@@ -338,6 +351,7 @@ static int settle(struct run *run, struct cairn_error *err)
 
 static void run_free(struct run *run)
 {
+    device_loads_free(&run->loads);
     free(run->touches);
     free(run->jobs);
 }
@@ -356,6 +370,7 @@ int cairn_restore_run(struct cairn_restore *restore, uint32_t timeout_ms, cairn_
         return r;
     run.latest_ns = deadline_after_daemon(run.deadline_ns, timeout_ms);
     run.next_report_ns = clock_now_ns() + PROGRESS_NS;
+    device_loads_init(&run.loads, run.latest_ns);
     r = settle(&run, err);
     if (r == 0)
         r = make_plan(&run, err);

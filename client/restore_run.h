@@ -4,6 +4,7 @@
 #ifndef CAIRN_CLIENT_RESTORE_RUN_H
 #define CAIRN_CLIENT_RESTORE_RUN_H
 
+#include "client/device_loads.h"
 #include "client/restore.h"
 
 /* A piece needs bytes of a chunk. */
@@ -36,13 +37,20 @@ struct run {
     int64_t next_report_ns;
     cairn_progress_fn progress;
     void *progress_arg;
-    bool stopped; /* atomic: by the progress function, which is not called again */
+    struct device_loads loads; /* of what comes through the window */
+    bool stopped;              /* atomic: by the progress function, which is not called again */
 };
 
 /* Calls the progress function if it is time, with so many bytes beyond those that are counted. */
 void run_report(struct run *run, uint64_t more_bytes, bool at_end);
+/* Where a piece goes; NULL: to the host's memory. */
+static inline struct device *piece_device(const struct cairn_restore *r, const struct restore_piece *p)
+{
+    return r->targets[p->target].device;
+}
+
 /* Copies what it can from this process's own arena and marks those jobs done. Whatever it cannot is left to the
- * daemon: it does not fail. */
-void run_hot(struct run *run);
+ * daemon: it fails only when a device does. */
+int run_hot(struct run *run, struct cairn_error *err);
 
 #endif

@@ -58,8 +58,8 @@ int cairn_save_begin(struct cairn_session *session, const struct cairn_save_opti
         return r;
     if (session->open.flags & CAIRN_OBSERVER)
         return cairn_fail(err, CAIRN_E_INVAL, "an observer has nothing to save");
-    if (options->step == CAIRN_LATEST)
-        return cairn_fail(err, CAIRN_E_INVAL, "CAIRN_LATEST is no step");
+    if (options->step >= CAIRN_LATEST_FINITE)
+        return cairn_fail(err, CAIRN_E_INVAL, "CAIRN_LATEST and CAIRN_LATEST_FINITE are no steps");
     if (options->on_busy != CAIRN_BUSY_FAIL && options->on_busy != CAIRN_BUSY_WAIT)
         return cairn_fail(err, CAIRN_E_INVAL, "on_busy is %d", options->on_busy);
     r = check_streams(options->streams, options->nstreams, err);

@@ -260,34 +260,19 @@ void shares_data(const struct share *h, const struct image_source *sources, cons
         ret_data[i] = sources[h->slices[i]].on_device;
 }
 
-/* What of memory a slice takes up: from its lowest byte to its highest. */
-static const void *extent(const struct cairn_slice *slice, const int64_t *stride, const void *data, uint64_t *ret_bytes)
-{
-    int64_t low = 0, high = 0;
-
-    for (uint32_t d = 0; stride && d < slice->box.ndim; d++) {
-        int64_t last = (int64_t)(slice->box.length[d] - 1) * stride[d];
-        low += last < 0 ? last : 0;
-        high += last > 0 ? last : 0;
-    }
-    *ret_bytes = stride ? (uint64_t)(high - low) + cairn_dtype_size(slice->dtype) : slice->bytes;
-    return (const char *)data + low;
-}
-
 int shares_check(const struct shares *s, struct share *h, const void *const *data, struct cairn_error *err)
 {
+    int r = 0;
+
     if (memcmp(h->checked, data, h->nslices * sizeof(*data)) == 0)
         return 0;
-    for (uint32_t i = 0; i < h->nslices; i++) {
-        const struct cairn_slice *slice = &s->plan->layout.slices[h->slices[i]];
-        uint64_t bytes;
+    for (uint32_t i = 0; i < h->nslices && r == 0; i++) {
+        uint32_t slice = h->slices[i];
         if (h->checked[i] == data[i])
             continue;
-        const void *low = extent(slice, s->forms[h->slices[i]].stride, data[i], &bytes);
-        int r = device_check(h->device, low, bytes, err);
-        if (r < 0)
-            return cairn_wrap(err, r, "tensor \"%.200s\"", slice->name);
-        h->checked[i] = data[i];
+        r = device_check_slice(h->device, &s->plan->layout.slices[slice], s->forms[slice].stride, data[i], err);
+        if (r == 0)
+            h->checked[i] = data[i];
     }
-    return 0;
+    return r;
 }

@@ -81,6 +81,11 @@ static const struct option options[] = {
     {"node", "codecs", TEXT, AT(codecs), "auto", 0, 0, "that may be used: auto, or of raw lz4 float dense"},
     {"node", "delta_chain", NUMBER, AT(delta_chain), "0", 0, CAIRN_MAX_CHAIN,
      "checkpoints stored one against the other; 0: each whole"},
+    {"node", "share_unchanged", NUMBER, AT(share_unchanged), "0", 0, 10000,
+     "checkpoints that may refer to an older one for what did not change; 0: none"},
+    {"node", "numerics", NUMBER, AT(numerics), "1", 0, 1, "1: NaN and Inf are counted and tensors digested"},
+    {"node", "common_mismatch", TEXT, AT(common_mismatch), "warn", 0, 0,
+     "ranks differ where they should not: warn, or fail the checkpoint"},
     {"node", "margin", NUMBER, AT(margin), "0", 0, CAIRN_MAX_M, "lost peers a commit survives; 0: parity less one"},
     {"node", "domain", TEXT, AT(node_domain), "", 0, 0, "failure domain of this machine; empty: [peer] domain"},
     {"node", "fragment_late_ms", NUMBER, AT(fragment_late_ms), "1000", 50, 600000, "then its peer is avoided"},
@@ -221,6 +226,14 @@ static int config_read_roles(struct config *c, struct cairn_error *err)
     return 0;
 }
 
+static int config_read_policy(struct config *c, struct cairn_error *err)
+{
+    c->common_fails = strcmp(c->common_mismatch, "fail") == 0;
+    if (c->common_fails || strcmp(c->common_mismatch, "warn") == 0)
+        return 0;
+    return cairn_fail(err, CAIRN_E_INVAL, "[node] common_mismatch = %s: warn or fail is wanted", c->common_mismatch);
+}
+
 /* A path below the state directory, when none was given. */
 static int config_default_path(char *path, const struct config *c, const char *name, struct cairn_error *err)
 {
@@ -252,6 +265,8 @@ static int config_complete(struct config *c, struct cairn_error *err)
         snprintf(c->node_domain, sizeof c->node_domain, "%s", c->domain);
     if (r == 0 && c->node_domain[0])
         r = cairn_name_check("[node] domain", c->node_domain, err);
+    if (r == 0)
+        r = config_read_policy(c, err);
     if (r == 0 && (r = retention_parse(c->retention_rule, &c->retention, err)) < 0)
         r = cairn_wrap(err, r, "[retention] rule");
     if (r == 0)

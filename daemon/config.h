@@ -60,6 +60,9 @@ struct config {
     char node_domain[CONFIG_TEXT];
     unsigned fragment_late_ms;
     unsigned delta_chain;
+    unsigned share_unchanged;
+    unsigned numerics;
+    char common_mismatch[CONFIG_TEXT];
     unsigned sync_late_ms;
     unsigned connect_ms;
     unsigned backoff_ms;
@@ -72,6 +75,7 @@ struct config {
     unsigned peer_rate_mib_s;
     unsigned spread;
     bool is_node, is_peer;      /* from roles */
+    bool common_fails;          /* from common_mismatch */
     struct retention retention; /* from retention_rule */
 };
 

@@ -38,7 +38,11 @@ class Cuda:
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
 
     def free(self):
+        """What torch keeps for the next allocation: it is others' now."""
+        self.matrix = None
         torch.cuda.empty_cache()
+        if hasattr(torch._C, "_host_emptyCache"):
+            torch._C._host_emptyCache()
 
     def one(self):
         """A piece of work of a millisecond or so that keeps the processor busy, as forward and backward do."""

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 # layers, width, heads: GPT-2's shapes and between.
-SHAPES = {"tiny": (2, 64, 2), "124M": (12, 768, 12), "350M": (24, 1024, 16), "760M": (24, 1536, 16), "1.3B": (24, 2048, 16)}
+SHAPES = {"tiny": (2, 64, 2), "124M": (12, 768, 12), "350M": (24, 1024, 16), "760M": (24, 1536, 16)}
 VOCABULARY = 32768
 STATE_BYTES = 6  # of each parameter: weight and two moments, all bf16
 

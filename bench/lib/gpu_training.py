@@ -32,7 +32,7 @@ class Loop:
         for i in range(n):
             self.steps += 1
             marks.append(self.on.mark())
-            saves = every and i % every == 0 and self._save(save)
+            saves = every and i % every == min(1, every - 1) and self._save(save)  # not the first, before which nothing runs
             self.training.forward_backward()
             before = self.on.mark()
             if fence:
@@ -66,7 +66,8 @@ class Saves:
     def __init__(self, w, training):
         self.w, self.last = w, None
         self.checkpointer = cairn.Checkpointer(w.job, socket=w.socket, arena=int(training.bytes() * 2.3) + 64 * MIB, on_busy="skip", timeout=120,
-                                               raise_errors=True)
+                                               raise_errors=True, overlap=True)
+        self.checkpointer.prepare(training.state())
         self.fence = self.checkpointer.fence
 
     def save(self, step, state):
@@ -78,10 +79,10 @@ class Saves:
         if self.last:
             self.last.wait("committed", timeout=120)
 
-    def copy_s(self, loop):
+    def copy_s(self, loop, n):
         """The copy alone, nothing beside it."""
         seconds = []
-        for i in range(4):
+        for i in range(n + 1):
             loop.steps += 1
             loop.state["step"] = loop.steps
             self.w.on.sync()
@@ -96,14 +97,14 @@ class Saves:
         self.checkpointer.close()
 
 
-def made(w, shape, batch, length):
+def made(w, shape, batch, length, resize=True):
     """Steps of about STEP_S, the first of them done: their libraries are loaded, the optimizer has its state."""
     training = Training(w.on, shape, batch, length)
     loop = Loop(w, training)
     loop.run(4)
-    if w.device == "cuda":
+    if w.device == "cuda" and resize:
         step = statistics.median(loop.run(6)[0])
-        training.resize(max(2, min(96, round(batch * STEP_S / step))))
+        training.resize(max(2, min(60, round(batch * STEP_S / step))))  # below 2^31 logits
         loop.run(4)
     return training, loop
 
@@ -119,6 +120,7 @@ def alternating(w, loop, saves):
         plain_means.append(statistics.fmean(seconds))
         plain += seconds
         seconds, those = loop.run(w.block_steps, 10, saves.save, saves.fence)
+        seconds = seconds[1:]
         saved_means.append(statistics.fmean(seconds))
         saved += seconds
         saving += those
@@ -189,7 +191,7 @@ def run_training(w):
     training, loop = made(w, shape, w.batch, w.length)
     w.say(f"GPT of {training.bytes() / 6e6:.0f} M parameters, {training.bytes() / 2**30:.2f} GiB of state, {training.batch} x {training.length} tokens a step")
     saves = Saves(w, training)
-    copy_s = saves.copy_s(loop)
+    copy_s = saves.copy_s(loop, 3)
     loop.held = []
     found = alternating(w, loop, saves)
     report_every_ten(w, loop, copy_s, found)
@@ -206,9 +208,9 @@ def run_training(w):
 
 def run_long(w):
     """A copy that is longer than forward and backward: what is left of it is all that may block."""
-    training, loop = made(w, "1.3B" if w.device == "cuda" else "tiny", 2 if w.device == "cuda" else 1, w.length)
+    training, loop = made(w, "760M" if w.device == "cuda" else "tiny", 2 if w.device == "cuda" else 1, w.length, resize=False)
     saves = Saves(w, training)
-    copy_s = saves.copy_s(loop)
+    copy_s = saves.copy_s(loop, 1)
     loop.held, loop.blocked, loop.available = [], [], []
     for _ in w.turns(6, least=2):
         loop.run(3, 10, saves.save, saves.fence)

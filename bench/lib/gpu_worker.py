@@ -4,9 +4,11 @@
     gpu_worker.py '[["cairn", {"device": "cuda", "socket": ..., "seconds": ...}], ...]'
 
 Speaks lines of JSON on its standard output: {"row": arguments of Report.add}, {"missing": ...}, {"say": text}, {"value": {name: number}} for families that
-come later, and {"ask": what} which is answered with a line on its standard input."""
+come later, {"done": tag} behind each family, and {"ask": what} which is answered with a line on its standard input."""
+import gc
 import importlib
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -43,6 +45,9 @@ class Worker:
     def value(self, **values):
         self._tell(value=values)
 
+    def done(self):
+        self._tell(done=self.tag)
+
     def ask(self, what):
         self._tell(ask=what)
         if not sys.stdin.readline():
@@ -63,19 +68,35 @@ class Worker:
             longest = max(longest, time.monotonic() - begin)
 
 
+class Relay(logging.Handler):
+    """What the package warns of is of interest: above all that it could not reach the device and went another way."""
+
+    def __init__(self, worker):
+        super().__init__(logging.WARNING)
+        self.worker = worker
+
+    def emit(self, record):
+        self.worker.say(record.getMessage())
+
+
 def one(family, options, answers):
     """Whether it went well. What fails is a row and a traceback."""
     import gpu_device
 
     worker = Worker(options, answers)
+    worker.on = gpu_device.open_device(worker.device)
+    logging.getLogger("cairn").handlers = [Relay(worker)]
     try:
-        worker.on = gpu_device.open_device(worker.device)
         getattr(importlib.import_module(FAMILIES[family]), f"run_{family}")(worker)
         return True
     except Exception as e:  # noqa: BLE001 - the next family goes on
         traceback.print_exc()
         worker.missing(worker.tag, "s", f"{type(e).__name__}: {e}"[:600].replace("\n", " "), group=family)
         return False
+    finally:
+        gc.collect()
+        worker.on.free()
+        worker.done()
 
 
 def main():

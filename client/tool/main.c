@@ -171,11 +171,15 @@ int tool_parse_step(const char *text, uint64_t *ret_step)
         *ret_step = CAIRN_LATEST;
         return 0;
     }
+    if (strcmp(text, "latest-finite") == 0) {
+        *ret_step = CAIRN_LATEST_FINITE;
+        return 0;
+    }
     errno = 0;
     *ret_step = strtoull(text, &end, 10);
     if (text[0] >= '0' && text[0] <= '9' && !*end && !errno)
         return 0;
-    fprintf(stderr, "cairn: \"%s\" is no step: a number or \"latest\" is wanted\n", text);
+    fprintf(stderr, "cairn: \"%s\" is no step: a number, \"latest\" or \"latest-finite\" is wanted\n", text);
     return -1;
 }
 

@@ -47,10 +47,24 @@ static void print_jobs(const json_t *jobs)
     }
 }
 
+/* What goes nowhere, and what went before the snapshot was complete; empty for most. */
+static const char *flush_notes(const json_t *f, char *buf, size_t len)
+{
+    long long shared = (long long)tool_number(f, "shared_parts"), early = (long long)tool_number(f, "early_parts");
+    int n = 0;
+
+    buf[0] = 0;
+    if (shared)
+        n = snprintf(buf, len, "; %lld MiB did not change", shared);
+    if (early)
+        snprintf(buf + n, len - (size_t)n, "; %lld MiB while it was copied", early);
+    return buf;
+}
+
 /* A flush that takes its time says so: nobody should take it for one that is stuck. */
 static void print_flushes(const json_t *flushes)
 {
-    char pace[128];
+    char pace[128], notes[96];
 
     if (json_array_size(flushes) == 0)
         return;
@@ -65,9 +79,10 @@ static void print_flushes(const json_t *flushes)
                      ahead_s < 0 ? -ahead_s : ahead_s, ahead_s < 0 ? "behind" : "ahead");
         else
             snprintf(pace, sizeof pace, "full speed: %s", tool_text(f, "full_speed_because"));
-        printf("%-24s %12lld %8lld %9lld%%  %s\n", tool_text(f, "job"), (long long)tool_number(f, "step"),
+        printf("%-24s %12lld %8lld %9lld%%  %s%s\n", tool_text(f, "job"), (long long)tool_number(f, "step"),
                (long long)tool_number(f, "rank"),
-               parts ? 100 * (long long)tool_number(f, "durable_parts") / parts : 100, pace);
+               parts ? 100 * (long long)tool_number(f, "durable_parts") / parts : 100, pace,
+               flush_notes(f, notes, sizeof notes));
     }
 }
 
@@ -184,6 +199,41 @@ static void print_tensors(const json_t *tensors)
     }
 }
 
+static long long sum_of(const json_t *tensor, const char *key)
+{
+    long long sum = 0;
+
+    EACH(json_object_get(tensor, "slices"), s)
+    {
+        sum += (long long)tool_number(s, key);
+    }
+    return sum;
+}
+
+/* Only tensors that have any: most checkpoints have none. */
+static void print_numerics(json_t *a)
+{
+    json_t *total = json_object_get(a, "nonfinite"), *mismatch = json_object_get(a, "common_mismatch");
+    bool head = false;
+
+    EACH(json_object_get(a, "tensors"), x)
+    {
+        long long nan = sum_of(x, "nan"), inf = sum_of(x, "inf");
+        if (nan + inf == 0)
+            continue;
+        if (!head)
+            printf("\n%-48s %12s %12s\n", "NOT FINITE", "NAN", "INF");
+        head = true;
+        printf("%-48s %12lld %12lld\n", tool_text(x, "name"), nan, inf);
+    }
+    if (json_is_integer(total))
+        printf("\nNaN and Inf: %lld\n", (long long)json_integer_value(total));
+    else
+        puts("\nNaN and Inf: not counted in every tensor");
+    if (json_is_object(mismatch))
+        printf("SAVED ALTHOUGH %s\n", tool_text(mismatch, "text"));
+}
+
 int cmd_show(struct tool *t)
 {
     uint64_t step;
@@ -198,6 +248,7 @@ int cmd_show(struct tool *t)
                (long long)tool_number(a, "world_size"));
         print_shards(json_object_get(a, "shards"));
         print_tensors(json_object_get(a, "tensors"));
+        print_numerics(a);
     }
     json_decref(a);
     return r;

@@ -53,7 +53,8 @@ int cmd_repair(struct tool *t)
     uint64_t step = CAIRN_LATEST;
     json_t *a;
 
-    if (t->argc < 2 || t->argc > 3 || (t->argc == 3 && tool_parse_step(t->argv[2], &step) < 0))
+    if (t->argc < 2 || t->argc > 3 ||
+        (t->argc == 3 && (tool_parse_step(t->argv[2], &step) < 0 || step == CAIRN_LATEST_FINITE)))
         return EXIT_USAGE;
     int r = tool_command(t, CAIRN_COMMAND_REPAIR, t->argv[1], step, t->argc == 3 ? NULL : "all", &a);
     if (r == EXIT_OK && !t->json)

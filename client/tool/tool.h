@@ -54,7 +54,7 @@ int tool_command(const struct tool *t, int kind, const char *job, uint64_t step,
 /* What an option was given: a number, a size ("500M", "5GiB"; "5GB" counts in 1000). A complaint is printed. */
 int tool_read_number(const char *name, const char *text, uint64_t max, uint64_t *ret);
 int tool_read_size(const char *name, const char *text, uint64_t *ret);
-/* A step, or "latest". */
+/* A step, "latest" or "latest-finite". */
 int tool_parse_step(const char *text, uint64_t *ret_step);
 /* "12.3 MiB" */
 const char *tool_size(json_int_t bytes, char buf[32]);

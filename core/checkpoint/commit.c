@@ -297,6 +297,10 @@ static void commit_on_root(struct commit *c, struct commit_effects *fx, const st
         commit_ask(c, fx, COMMIT_PUT_COMMIT);
         return;
     }
+    if (e->type == COMMIT_ON_REJECTED) {
+        commit_abort(c, fx, CAIRN_E_ABORTED, e->reason ? e->reason : "no reason given");
+        return;
+    }
     snprintf(text, sizeof text, "the root of step %llu could not be stored: %s", (unsigned long long)c->step,
              e->reason ? e->reason : "no reason given");
     commit_abort(c, fx, CAIRN_E_ABORTED, text);
@@ -479,6 +483,7 @@ void commit_step(struct commit *c, const struct commit_event *event, struct comm
         [COMMIT_ON_INTENT_REFUSED] = commit_on_intent,
         [COMMIT_ON_ROOT_STORED] = commit_on_root,
         [COMMIT_ON_ROOT_FAILED] = commit_on_root,
+        [COMMIT_ON_REJECTED] = commit_on_root,
         [COMMIT_ON_APPLIED] = commit_on_decision,
         [COMMIT_ON_REFUSED] = commit_on_decision,
         [COMMIT_ON_UNKNOWN] = commit_on_decision,

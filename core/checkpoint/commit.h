@@ -36,6 +36,7 @@ enum commit_event_type {
     COMMIT_ON_INTENT_REFUSED, /* + code, reason */
     COMMIT_ON_ROOT_STORED,
     COMMIT_ON_ROOT_FAILED, /* + reason */
+    COMMIT_ON_REJECTED,    /* instead of storing its root: what the shards hold is not to be committed; + reason */
     COMMIT_ON_APPLIED,     /* the decision that was asked for is there */
     COMMIT_ON_REFUSED,     /* its compares did not hold */
     COMMIT_ON_UNKNOWN,     /* no answer: it may be there or not */

@@ -24,14 +24,25 @@ int known_compare(const struct known *a, const struct known *b)
     return 0;
 }
 
-ptrdiff_t known_latest(const struct known *k, size_t n)
+static ptrdiff_t newest(const struct known *k, size_t n, bool finite)
 {
     ptrdiff_t best = -1;
 
     for (size_t i = 0; i < n; i++)
-        if (k[i].fate == KNOWN_COMMITTED && !k[i].unreadable && (best < 0 || known_compare(&k[i], &k[best]) > 0))
+        if (k[i].fate == KNOWN_COMMITTED && !k[i].unreadable && (!finite || k[i].numbers == KNOWN_FINITE) &&
+            (best < 0 || known_compare(&k[i], &k[best]) > 0))
             best = (ptrdiff_t)i;
     return best;
+}
+
+ptrdiff_t known_latest(const struct known *k, size_t n)
+{
+    return newest(k, n, false);
+}
+
+ptrdiff_t known_latest_finite(const struct known *k, size_t n)
+{
+    return newest(k, n, true);
 }
 
 ptrdiff_t known_step(const struct known *k, size_t n, uint64_t step)

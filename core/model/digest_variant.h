@@ -124,24 +124,23 @@ static uint64_t variant_stripes(struct cairn_digest *d, const struct digest_keys
 #endif
 #define COUNT_RUN 255 /* vectors */
 
-#define MATCHES(name_, word_, signed_)                                                 \
+#define MATCHES(name_, word_)                                                          \
     static uint64_t name_(uint64_t mask, uint64_t value, const char *data, size_t len) \
     {                                                                                  \
         typedef word_ vec __attribute__((vector_size(COUNT_BYTES)));                   \
-        typedef signed_ yes __attribute__((vector_size(COUNT_BYTES)));                 \
         const vec masks = (vec){0} + (word_)mask, values = (vec){0} + (word_)value;    \
         uint64_t found = 0;                                                            \
                                                                                        \
         while (len >= COUNT_BYTES) {                                                   \
             size_t n = len / COUNT_BYTES < COUNT_RUN ? len / COUNT_BYTES : COUNT_RUN;  \
-            yes sums = {0};                                                            \
+            vec sums = {0};                                                            \
             for (size_t i = 0; i < n; i++) {                                           \
                 vec v;                                                                 \
                 memcpy(&v, data + i * COUNT_BYTES, sizeof v);                          \
-                sums -= (yes)((v & masks) == values);                                  \
+                sums -= (vec)((v & masks) == values);                                  \
             }                                                                          \
             for (size_t i = 0; i < COUNT_BYTES / sizeof(word_); i++)                   \
-                found += (word_)sums[i];                                               \
+                found += sums[i];                                                      \
             data += n * COUNT_BYTES;                                                   \
             len -= n * COUNT_BYTES;                                                    \
         }                                                                              \
@@ -152,10 +151,10 @@ static uint64_t variant_stripes(struct cairn_digest *d, const struct digest_keys
         }                                                                              \
         return found;                                                                  \
     }
-MATCHES(matches_8, uint8_t, int8_t)
-MATCHES(matches_16, uint16_t, int16_t)
-MATCHES(matches_32, uint32_t, int32_t)
-MATCHES(matches_64, uint64_t, int64_t)
+MATCHES(matches_8, uint8_t)
+MATCHES(matches_16, uint16_t)
+MATCHES(matches_32, uint32_t)
+MATCHES(matches_64, uint64_t)
 
 static uint64_t variant_matches(unsigned size, uint64_t mask, uint64_t value, const void *data, size_t len)
 {

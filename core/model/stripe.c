@@ -48,6 +48,22 @@ bool cairn_delta_equal(const struct cairn_delta *a, const struct cairn_delta *b)
            a->entry.low == b->entry.low && a->entry.high == b->entry.high;
 }
 
+const char *cairn_same_wrong(const struct cairn_delta *d, const struct hash128 *entry,
+                             const struct cairn_part_code *parts, unsigned k, uint64_t step, uint64_t incarnation)
+{
+    if (d->depth == 0)
+        return "the bytes of a base that is not named";
+    if (d->depth > CAIRN_MAX_CHAIN)
+        return "a chain of bases that is too long";
+    if (cairn_any_delta(parts, k))
+        return "a difference from a base that it is the same as";
+    if (d->entry.low != entry->low || d->entry.high != entry->high)
+        return "the bytes of a base that has others";
+    if (d->incarnation > incarnation || (d->incarnation == incarnation && d->step >= step))
+        return "a base that is not older";
+    return NULL;
+}
+
 const char *cairn_delta_wrong(const struct cairn_delta *d, const struct cairn_part_code *parts, unsigned k,
                               uint64_t step, uint64_t incarnation)
 {

@@ -47,5 +47,8 @@ bool cairn_delta_equal(const struct cairn_delta *a, const struct cairn_delta *b)
  * nothing. Bases are older, so that no chain is a circle. */
 const char *cairn_delta_wrong(const struct cairn_delta *d, const struct cairn_part_code *parts, unsigned k,
                               uint64_t step, uint64_t incarnation);
+/* The same of a chunk that is said to be what its base is, so that it has no fragments of its own. */
+const char *cairn_same_wrong(const struct cairn_delta *d, const struct hash128 *entry,
+                             const struct cairn_part_code *parts, unsigned k, uint64_t step, uint64_t incarnation);
 
 #endif

@@ -224,6 +224,15 @@ static int decode_place(const Cairn__Crew__V1__Place *b, struct crew_letter *l, 
     return get_address(b->parent, b->parent_start, &b->parent_address, &l->place.parent, err);
 }
 
+static void decode_numerics(struct shard_numerics *to, const Cairn__Crew__V1__Numerics *n)
+{
+    to->known = true;
+    to->bad = (struct cairn_nonfinite){n->nan, n->inf};
+    to->common = n->common;
+    to->set = (struct hash128){n->set_low, n->set_high};
+    to->sums = (struct hash128){n->sums_low, n->sums_high};
+}
+
 static int decode_shard(const pb_entry *e, struct shard_ref *to, struct cairn_error *err)
 {
     struct blob_ref *manifest = &to->manifest;
@@ -237,11 +246,7 @@ static int decode_shard(const pb_entry *e, struct shard_ref *to, struct cairn_er
     to->plain_bytes = e->plain_bytes;
     to->stored_bytes = e->stored_bytes;
     if (e->numerics)
-        to->numerics = (struct shard_numerics){.known = true,
-                                               .bad = {e->numerics->nan, e->numerics->inf},
-                                               .common = e->numerics->common,
-                                               .set = {e->numerics->set_low, e->numerics->set_high},
-                                               .sums = {e->numerics->sums_low, e->numerics->sums_high}};
+        decode_numerics(&to->numerics, e->numerics);
     int r = 0;
     for (; r == 0 && manifest->npeers < e->n_manifest_peers; manifest->npeers++)
         r = get_name("peer", e->manifest_peers[manifest->npeers], manifest->peer[manifest->npeers], err);

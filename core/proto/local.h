@@ -225,7 +225,7 @@ struct local_restore_open {
     char job[CAIRN_MAX_NAME + 1]; /* the session's job for a rank; any for an observer */
     uint8_t pad[3];
     uint32_t timeout_ms;
-    uint64_t step; /* CAIRN_LATEST: as LATEST says */
+    uint64_t step; /* CAIRN_LATEST: as LATEST says; CAIRN_LATEST_FINITE */
 };
 struct local_restore_opened {
     struct local_header h;

@@ -14,6 +14,7 @@
 
 #define VERSION 1
 #define VERSION_DELTA 2
+#define VERSION_SAME 3
 
 typedef Cairn__Manifest__V1__Shard shard;
 typedef Cairn__Manifest__V1__Tensor tensor;
@@ -111,6 +112,7 @@ static void fill_chunk(chunk *c, const struct chunk_record *r, struct arena *a)
     c->depth = r->delta.depth;
     c->base_low = r->delta.entry.low;
     c->base_high = r->delta.entry.high;
+    c->same = r->same;
     c->n_part = r->k;
     c->part = carve(a, sizeof *c->part, r->k);
     for (unsigned i = 0; i < r->k; i++) {
@@ -121,7 +123,7 @@ static void fill_chunk(chunk *c, const struct chunk_record *r, struct arena *a)
         parts[i].coded_len = r->part[i].coded_len;
         c->part[i] = &parts[i];
     }
-    c->n_peer = (size_t)r->k + r->m;
+    c->n_peer = chunk_record_fragments(r);
     c->peer = carve(a, sizeof *c->peer, c->n_peer);
     for (unsigned i = 0; i < c->n_peer; i++)
         c->peer[i] = r->peer[i];
@@ -144,10 +146,18 @@ static base *fill_base(const struct manifest_base *b, struct arena *a)
     return to;
 }
 
+static bool any_same(const struct manifest *m)
+{
+    for (uint32_t i = 0; i < m->nchunks; i++)
+        if (m->chunks[i].same)
+            return true;
+    return false;
+}
+
 static void fill_shard(shard *s, const struct manifest *m, struct arena *a)
 {
     cairn__manifest__v1__shard__init(s);
-    s->version = m->base.is_set ? VERSION_DELTA : VERSION;
+    s->version = any_same(m) ? VERSION_SAME : m->base.is_set ? VERSION_DELTA : VERSION;
     s->against = m->base.is_set ? fill_base(&m->base, a) : NULL;
     s->job = (char *)(uintptr_t)m->job;
     s->node = (char *)(uintptr_t)m->node;
@@ -183,7 +193,8 @@ static int check_chunks(const struct manifest *m, struct cairn_error *err)
     if (m->base.is_set && m->base.manifest.npeers > CAIRN_MAX_M + 1)
         return cairn_fail(err, CAIRN_E_INVAL, "a manifest's base with copies on %u peers", m->base.manifest.npeers);
     for (uint32_t i = 0; i < m->nchunks; i++)
-        if (m->chunks[i].k < 1 || m->chunks[i].k > CAIRN_MAX_K || m->chunks[i].m > CAIRN_MAX_M)
+        if (m->chunks[i].k < 1 || m->chunks[i].k > CAIRN_MAX_K || m->chunks[i].m > CAIRN_MAX_M ||
+            (m->chunks[i].same && m->chunks[i].m > 0))
             return cairn_fail(err, CAIRN_E_INVAL, "chunk %u of a manifest has a stripe of %u+%u", i, m->chunks[i].k,
                               m->chunks[i].m);
     return 0;
@@ -279,17 +290,20 @@ static int decode_delta(const struct manifest *m, const chunk *c, struct chunk_r
     if (c->depth > CAIRN_MAX_CHAIN || (c->depth && !m->base.is_set))
         return corrupt(err, "with a chunk behind more bases than there can be");
     r->delta.depth = (uint8_t)c->depth;
+    r->same = c->same;
     if (c->depth) {
         r->delta.step = m->base.step;
         r->delta.incarnation = m->base.incarnation;
     }
-    wrong = cairn_delta_wrong(&r->delta, r->part, r->k, m->step, m->incarnation);
+    wrong = r->same ? cairn_same_wrong(&r->delta, &r->entry, r->part, r->k, m->step, m->incarnation)
+                    : cairn_delta_wrong(&r->delta, r->part, r->k, m->step, m->incarnation);
     return wrong ? cairn_fail(err, CAIRN_E_CORRUPT, "a manifest that has a chunk with %s", wrong) : 0;
 }
 
 static int decode_chunk(const struct manifest *m, const chunk *c, struct chunk_record *r, struct cairn_error *err)
 {
-    if (c->n_part < 1 || c->n_part > CAIRN_MAX_K || c->m > CAIRN_MAX_M || c->n_peer != c->n_part + c->m)
+    if (c->n_part < 1 || c->n_part > CAIRN_MAX_K || c->m > CAIRN_MAX_M ||
+        (c->same ? c->m + c->n_peer != 0 : c->n_peer != c->n_part + c->m))
         return corrupt(err, "with a chunk of an impossible geometry");
     if (c->reserved_key)
         return cairn_fail(err, CAIRN_E_UNSUPPORTED, "a manifest with an encrypted chunk, which version %d has not",
@@ -346,6 +360,8 @@ static int decode_chunks(struct manifest *m, const shard *s, struct cairn_error 
     }
     if (next == m->layout.nparts && m->base.is_set && !any_delta(m))
         return corrupt(err, "with a base that no chunk needs");
+    if ((s->version == VERSION_SAME) != any_same(m))
+        return corrupt(err, "whose version does not say whether it has chunks of its base");
     return next == m->layout.nparts ? 0 : corrupt(err, "whose chunks do not cover its tensors");
 }
 
@@ -353,9 +369,9 @@ static int decode_front(struct manifest *m, const shard *s, struct cairn_error *
 {
     int r;
 
-    if (s->version != VERSION && s->version != VERSION_DELTA)
-        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "a manifest of version %u: this reader knows versions %d and %d",
-                          s->version, VERSION, VERSION_DELTA);
+    if (s->version < VERSION || s->version > VERSION_SAME)
+        return cairn_fail(err, CAIRN_E_UNSUPPORTED, "a manifest of version %u: this reader knows versions %d to %d",
+                          s->version, VERSION, VERSION_SAME);
     r = cairn_name_check("job", s->job, err);
     if (r == 0)
         r = cairn_name_check("node", s->node, err);

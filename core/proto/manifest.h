@@ -27,7 +27,13 @@ struct chunk_record {
     struct cairn_part_code part[CAIRN_MAX_K];
     uint8_t peer[CAIRN_MAX_FRAGS]; /* index into manifest.peers */
     struct cairn_delta delta;      /* its base: that of the manifest, or none */
+    bool same;                     /* it is what its base is: no fragments of its own, m is 0, parts say lengths only */
 };
+/* Fragments of its own. */
+static inline unsigned chunk_record_fragments(const struct chunk_record *c)
+{
+    return c->same ? 0 : (unsigned)c->k + c->m;
+}
 
 /* The checkpoint whose chunks are the bases of another's. Records and the root name it, so that it is kept as long. */
 struct ckpt_base {
@@ -35,7 +41,8 @@ struct ckpt_base {
     uint64_t step, incarnation;
 };
 
-/* The one older checkpoint that chunks of a shard are deltas against: the same rank's manifest of it. */
+/* The one older checkpoint that chunks of a shard are deltas against, or the same as: the same rank's manifest of it.
+ */
 struct manifest_base {
     bool is_set;
     uint64_t step, incarnation;
@@ -72,7 +79,10 @@ int manifest_decode(struct manifest *m, const void *data, size_t len, struct cai
 int manifest_put_under(struct manifest *m, struct manifest *base, struct cairn_error *err);
 /* Whether m's chunks need chunk c of the manifest that lies so many levels below it; level 0 is m itself. */
 bool manifest_needs(const struct manifest *m, unsigned level, const struct chunk_record *c);
-/* The chunk that is XORed into chunk c of m: in m->under, which is there. NULL: c is full. */
+/* The chunk that is XORed into chunk c of m, or is the same: in m->under, which is there. NULL: c is full. */
 const struct chunk_record *manifest_base_chunk(const struct manifest *m, const struct chunk_record *c);
+/* The chunk that has c's bytes, and the manifest that it is in: c and m themselves, but for one that is the same as its
+ * base. NULL: that is not there. */
+const struct chunk_record *manifest_chunk_of(const struct manifest **m, const struct chunk_record *c);
 
 #endif

@@ -92,3 +92,12 @@ const struct chunk_record *manifest_base_chunk(const struct manifest *m, const s
 {
     return c->delta.depth && m->under ? find_chunk(m->under, c->first_part) : NULL;
 }
+
+const struct chunk_record *manifest_chunk_of(const struct manifest **m, const struct chunk_record *c)
+{
+    while (c && c->same) {
+        c = manifest_base_chunk(*m, c);
+        *m = (*m)->under;
+    }
+    return c;
+}

@@ -358,10 +358,15 @@ static void add_chunk(struct manifest *m, const struct chunk *c)
 {
     struct chunk_record *r = &m->chunks[m->nchunks++];
 
-    *r = (struct chunk_record){
-        .first_part = c->first_part, .attempt = c->attempt, .k = c->k, .m = c->m, .entry = c->entry, .delta = c->delta};
+    *r = (struct chunk_record){.first_part = c->first_part,
+                               .attempt = c->attempt,
+                               .k = c->k,
+                               .m = c->same ? 0 : c->m,
+                               .entry = c->entry,
+                               .delta = c->delta,
+                               .same = c->same};
     memcpy(r->part, c->part, sizeof r->part);
-    for (unsigned i = 0; i < (unsigned)c->k + c->m; i++)
+    for (unsigned i = 0; i < chunk_fragments(c); i++)
         r->peer[i] = (uint8_t)peer_index(m, link_id(chunk_place(c, i)));
 }
 

@@ -43,6 +43,11 @@ struct drain_spec {
     /* The base of a chunk, and where its plain parts lie, which may change at any time; false: none. */
     bool (*base)(void *arg, const struct manifest_base *against, uint32_t first_part, unsigned k,
                  struct cairn_delta *ret, const char **ret_plain);
+    /* What the chunk may be the same as, by its entry checksum; false: nothing. NULL: never. */
+    bool (*maybe_same)(void *arg, const struct manifest_base *against, uint32_t first_part, unsigned k,
+                       struct cairn_delta *ret);
+    /* It is not. */
+    void (*not_same)(void *arg, const struct manifest_base *against, uint32_t first_part);
     /* These parts are durable, and their pages are not read any more. */
     void (*durable)(void *arg, uint32_t first_part, uint32_t nparts);
     /* Exactly once, never from within drain_start. code 0: the shard and its manifest are durable to the margin; ref
@@ -71,6 +76,7 @@ void drain_why(const struct drain *drain, char *buf, size_t len);
 void drain_hurry(struct drain *drain, int why);
 struct drain_status { /* for status queries */
     uint32_t parts, taken_parts, durable_parts;
+    uint32_t shared_parts;                /* that are the same as in the base: nothing of them is sent */
     uint32_t in_place_parts, early_parts; /* early: of them, taken before it was filled */
     struct cairn_pace pace;
     uint64_t now_ns;

@@ -63,7 +63,7 @@ unsigned chunk_count(const struct chunk *c, enum frag_state state)
 
 unsigned chunk_enough(const struct chunk *c)
 {
-    return c->k + cairn_margin_for(c->m, links_config_of(c->drain->links)->margin);
+    return c->same ? 0 : c->k + cairn_margin_for(c->m, links_config_of(c->drain->links)->margin);
 }
 
 void chunk_check_links(struct chunk *c)
@@ -131,6 +131,8 @@ uint64_t chunk_record_bytes(const struct chunk *c)
     uint32_t most = 0;
     uint64_t bytes = 0;
 
+    if (c->same)
+        return 0;
     for (unsigned i = 0; i < c->k; i++) {
         bytes += fragment_record_len(c->part[i].coded_len);
         if (c->part[i].coded_len > most)
@@ -356,6 +358,26 @@ static bool same_as_before(const struct chunk *c, const struct encode *e)
             memcmp(c->part, e->part, c->k * sizeof c->part[0]) == 0);
 }
 
+/* Of a chunk that is encoded for the first time. */
+static void count_encoded(const struct drain *d, const struct encode *e)
+{
+    struct links_counts *counts = links_counts(d->links);
+    uint64_t bytes = 0;
+
+    for (unsigned i = 0; i < e->k; i++)
+        bytes += e->plain_len[i];
+    counts->early_bytes += d->filling ? bytes : 0;
+    counts->shared_bytes += e->same ? bytes : 0;
+    counts->compared_bytes += e->sums ? bytes : 0;
+}
+
+static void take_same(struct chunk *c, struct encoding *en)
+{
+    c->same = true;
+    c->drain->shared_parts += c->k;
+    give_all(en);
+}
+
 /* What a chunk that was not taken has found is nobody's. */
 static void take_numerics(struct encoding *en, bool taken)
 {
@@ -377,9 +399,11 @@ static void encoded(struct worker_job *job)
 
     d->busy--;
     pacer_release(links_pacer(d->links), chunk_fragments(c) * (uint64_t)CAIRN_PART);
-    if (e->code == 0)
+    if (e->code == 0 && !e->same)
         codecs_encoded(links_codecs(d->links), e);
     take_numerics(en, e->code == 0 && d->code == 0);
+    if (e->maybe.depth && !e->same)
+        d->spec.not_same(d->spec.arg, &d->spec.against, c->first_part);
     if (e->base_gone && !c->counted && d->code == 0) {
         c->base_lost = true;
         give_all(en);
@@ -400,12 +424,17 @@ static void encoded(struct worker_job *job)
     if (e->code == 0 && d->code == 0) {
         if (d->spec.sums && !e->sums && !c->known) /* they came meanwhile */
             chunk_check_later(c);
+        if (!c->known)
+            count_encoded(d, e);
         c->known = true;
         c->entry = e->entry;
         c->delta = e->delta;
         memcpy(c->part, e->part, sizeof c->part);
         chunk_move(c, c->counted ? CHUNK_SAFE : CHUNK_GOING);
-        send_needed(c, e);
+        if (e->same)
+            take_same(c, en);
+        else
+            send_needed(c, e);
     } else if (c->counted) { /* what is durable counts; its pages go when nothing of it is on its way */
         c->spoilt = true;
         give_all(en);
@@ -460,6 +489,9 @@ void chunk_encode(struct chunk *c)
     e->sums_seed = d->spec.sums_seed;
     if (d->spec.against.is_set && !d->spec.base(d->spec.arg, &d->spec.against, c->first_part, c->k, &e->delta, e->base))
         e->delta = (struct cairn_delta){.depth = 0};
+    if (d->spec.against.is_set && !c->known && d->spec.maybe_same &&
+        !d->spec.maybe_same(d->spec.arg, &d->spec.against, c->first_part, c->k, &e->maybe))
+        e->maybe = (struct cairn_delta){.depth = 0};
     for (unsigned i = 0; i < e->k + e->m; i++)
         e->record[i] = links_buffer_take(d->links);
     en->job = (struct worker_job){.run = encode_run, .done = encoded, .arg = en};

@@ -41,6 +41,7 @@ struct chunk {
     struct hash128 entry;
     struct cairn_part_code part[CAIRN_MAX_K];
     struct cairn_delta delta;
+    bool same;      /* as its base: it has no fragments of its own, and counts at once */
     bool base_lost; /* it was a delta, and its base is not there any more: its parts are cut again */
     unsigned sending;
     struct list unchecked; /* in the drain, while its parts are to be compared with sums that came later */
@@ -58,7 +59,7 @@ struct drain {
     struct loop_timer deadline;                    /* for done(), then for what is left behind it */
     struct list todo, encoding, going, safe, full; /* of struct chunk */
     uint32_t next_part;                            /* the first that is in no chunk yet */
-    uint32_t durable_parts;
+    uint32_t durable_parts, shared_parts;
     bool filling;                        /* only in_place parts are there: nothing is given back, and nothing told */
     uint32_t in_place;                   /* parts that may be cut */
     uint32_t early_parts;                /* that were, before it was filled */
@@ -96,7 +97,7 @@ unsigned chunk_count(const struct chunk *c, enum frag_state state);
 unsigned chunk_enough(const struct chunk *c);
 static inline unsigned chunk_fragments(const struct chunk *c)
 {
-    return (unsigned)c->k + c->m;
+    return c->same ? 0 : (unsigned)c->k + c->m;
 }
 /* Whether every needed fragment has a peer that holds none of this chunk. */
 bool chunk_has_targets(struct chunk *c);

@@ -43,6 +43,7 @@ void drain_status_of(const struct drain *d, struct drain_status *ret)
     *ret = (struct drain_status){.parts = d->spec.layout->nparts,
                                  .taken_parts = d->next_part,
                                  .durable_parts = d->durable_parts,
+                                 .shared_parts = d->shared_parts,
                                  .in_place_parts = d->in_place,
                                  .early_parts = d->early_parts,
                                  .pace = d->pace,

@@ -325,14 +325,19 @@ void encode_chunk(struct encode *e)
     p.copy = e->ncodecs > 1 ? malloc(CAIRN_PART) : NULL;
     p.source = e->sums ? hash_stream_new() : NULL;
     e->differs = 0;
+    e->same = false;
     e->code = p.entry && p.payload && (p.copy || e->ncodecs == 1) && (p.source || !e->sums) ? 0 : CAIRN_E_NOMEM;
+    if (e->code == 0 && e->maybe.depth)
+        e->code = encode_same(e);
     if (e->code == 0)
         e->code = base_take(&p);
     if (e->code == 0)
         parity_begin(&p);
     for (unsigned i = 0; i < e->k && e->code == 0; i++)
         e->code = encode_part(&p, i);
-    if (e->code == 0) {
+    if (e->code > 0) {
+        e->code = 0;
+    } else if (e->code == 0) {
         e->entry = hash_stream_end(p.entry);
         parity_end(&p);
         if (!cairn_any_delta(e->part, e->k))

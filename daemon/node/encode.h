@@ -39,11 +39,13 @@ struct encode {
     const struct cairn_part_code *as_recorded; /* NULL: choose. Else of each part: made the same way again */
     const char *base[CAIRN_MAX_K];             /* of each part, as plain; not read when there is no delta */
     struct cairn_delta delta;                  /* the base; depth 0: none. As a result: what parts are deltas against */
+    struct cairn_delta maybe;                  /* the base that it may be the same as; depth 0: none */
     const struct hash128 *sums;                /* of each part at its source, with the seed; NULL: not compared */
     uint64_t sums_seed;
     const struct numerics *numerics; /* NULL: nobody asks what the parts' numbers are */
     uint32_t first_part;             /* for them: of the image */
     /* results */
+    bool same;                                /* it is: nothing was encoded, delta is maybe */
     unsigned differs;                         /* with code: the part, from 1 on, that does not have its sum */
     struct numerics_part *found[CAIRN_MAX_K]; /* with numerics, of each part; the caller's, also with a code */
     bool base_gone;       /* with code: as_recorded has deltas, and the base's bytes are not there any more */
@@ -56,6 +58,8 @@ struct encode {
     uint64_t copied; /* bytes of raw parts that were copied to be sent, of parts and their bases copied to be encoded */
     int code;
 };
+/* Whether the chunk is what maybe says: 1, 0, or a code; before anything is encoded. Fills entry, part, delta. */
+int encode_same(struct encode *e);
 /* Fills payloads, zero-filled to 4 KiB, and results. Deterministic for the same plain bytes and choices. */
 void encode_chunk(struct encode *e);
 

@@ -333,7 +333,7 @@ static void gather_begin(struct fanout_entry *e)
         timeout_ms = ms_left(r) > timeout_ms ? ms_left(r) : timeout_ms;
     }
     /* A base is read whole for any part: so all of them are decoded while it is there. */
-    if (e->chunk->delta.depth)
+    if (e->chunk->delta.depth > e->chunk->same)
         mask = (1u << e->chunk->k) - 1;
     e->gather = (struct gather){.manifest = e->manifest,
                                 .chunk = (uint32_t)(e->chunk - e->manifest->chunks),

@@ -103,7 +103,7 @@ static void was_read(struct link_read *read, int code, const struct cairn_error 
 static struct link *next_peer(struct want *w)
 {
     struct gather_run *r = w->run;
-    const char *hint = r->g->manifest->peers[r->chunk->peer[w->index]];
+    const char *hint = r->manifest->peers[r->chunk->peer[w->index]];
     struct link *hinted = links_find(r->links, hint);
 
     if (!w->hint_tried) {
@@ -338,7 +338,7 @@ static void base_gathered(struct gather *base, int code, const struct cairn_erro
 /* Nothing is started on failure: the run ends with its first step then. */
 static int base_start(struct gather_run *r, struct cairn_error *err)
 {
-    const struct chunk_record *b = manifest_base_chunk(r->g->manifest, r->chunk);
+    const struct chunk_record *b = manifest_base_chunk(r->manifest, r->chunk);
 
     if (!r->chunk->delta.depth)
         return 0;
@@ -348,8 +348,8 @@ static int base_start(struct gather_run *r, struct cairn_error *err)
     r->base.plain = malloc((size_t)b->k * CAIRN_PART);
     if (!r->base.plain)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate room for a chunk's base");
-    r->base.gather = (struct gather){.manifest = r->g->manifest->under,
-                                     .chunk = (uint32_t)(b - r->g->manifest->under->chunks),
+    r->base.gather = (struct gather){.manifest = r->manifest->under,
+                                     .chunk = (uint32_t)(b - r->manifest->under->chunks),
                                      .part_mask = (1u << b->k) - 1,
                                      .target = r->base.plain,
                                      .timeout_ms = r->g->timeout_ms,
@@ -360,11 +360,26 @@ static int base_start(struct gather_run *r, struct cairn_error *err)
     return 0;
 }
 
+/* A chunk that is the same as its base's is read there. */
+static int find_chunk(struct gather_run *r, struct cairn_error *err)
+{
+    const struct chunk_record *wanted = &r->g->manifest->chunks[r->g->chunk];
+
+    r->manifest = r->g->manifest;
+    r->chunk = manifest_chunk_of(&r->manifest, wanted);
+    if (r->chunk)
+        return 0;
+    r->manifest = r->g->manifest;
+    r->chunk = wanted;
+    return cairn_fail(err, CAIRN_E_CORRUPT, "the base of the chunk at part %u of rank %u is not known",
+                      wanted->first_part, r->manifest->rank);
+}
+
 static int find_codecs(struct gather_run *r, struct cairn_error *err)
 {
     const struct chunk_record *c = r->chunk;
 
-    r->dtype = cairn_layout_part_dtype(&r->g->manifest->layout, c->first_part);
+    r->dtype = cairn_layout_part_dtype(&r->manifest->layout, c->first_part);
     for (unsigned i = 0; i < c->k; i++) {
         r->codecs[i] = plugins_codec_by_id(links_plugins(r->links), c->part[i].codec);
         if (!r->codecs[i])
@@ -383,9 +398,10 @@ void gather_start(struct links *links, struct gather *g)
         abort(); /* a read that can neither succeed nor fail */
     r->links = links;
     r->g = g;
-    r->chunk = &g->manifest->chunks[g->chunk];
-    r->n = (unsigned)r->chunk->k + r->chunk->m;
-    gather_key(g->manifest, r->chunk, &r->key);
+    r->end_err = r->bad_err = (struct cairn_error)CAIRN_ERROR_INIT;
+    r->bad_code = find_chunk(r, &r->bad_err);
+    r->n = chunk_record_fragments(r->chunk);
+    gather_key(r->manifest, r->chunk, &r->key);
     for (unsigned i = 0; i < r->n; i++) {
         r->want[i].run = r;
         r->want[i].index = i;
@@ -395,8 +411,8 @@ void gather_start(struct links *links, struct gather *g)
     loop_timer_after(links_loop(links), &r->hedge, HEDGE_EVERY_MS);
     r->deadline = (struct loop_timer){.fire = too_late, .arg = r};
     loop_timer_after(links_loop(links), &r->deadline, g->timeout_ms ? g->timeout_ms : 30000);
-    r->end_err = r->bad_err = (struct cairn_error)CAIRN_ERROR_INIT;
-    r->bad_code = find_codecs(r, &r->bad_err);
+    if (r->bad_code == 0)
+        r->bad_code = find_codecs(r, &r->bad_err);
     if (r->bad_code == 0)
         r->bad_code = base_start(r, &r->bad_err);
     if (!r->chunk->delta.depth && g->part_mask == (1u << r->chunk->k) - 1)

@@ -30,7 +30,8 @@ struct base_part { /* the gather of a chunk's base */
 
 struct gather_run {
     struct links *links;
-    struct gather *g; /* NULL once it was completed */
+    struct gather *g;                /* NULL once it was completed */
+    const struct manifest *manifest; /* and the chunk in it that has the wanted one's fragments */
     const struct chunk_record *chunk;
     struct fragment_key key;
     unsigned n; /* fragments of the stripe */

@@ -185,9 +185,8 @@ static int change_retain(struct change *c, struct cairn_error *err)
 static int change_find(struct change *c, struct cairn_error *err)
 {
     struct change_request *r = c->request;
-    bool latest = r->step == CAIRN_LATEST;
     const struct view *v = &c->view;
-    ptrdiff_t at = latest ? known_latest(v->known, v->n) : known_step(v->known, v->n, r->step);
+    ptrdiff_t at = view_pick(v, r->step);
 
     if (at < 0)
         return view_not_found(v, r->job, r->step, err);

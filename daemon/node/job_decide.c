@@ -16,7 +16,6 @@
 #include <string.h>
 
 static void decide_feed(struct decider *d, const struct commit_event *event);
-static void decide_maybe_free(struct decider *d);
 
 static void decide_event(struct decider *d, int type)
 {
@@ -29,6 +28,23 @@ static void decide_event_because(struct decider *d, int type, int code, const ch
 }
 
 /* ---- transactions ---------------------------------------------------------------------------- */
+
+/* What the next ones may be stored against. */
+static void decide_applied(const struct decider *d, uint64_t revision)
+{
+    struct job *job = d->job;
+    const struct jobs_config *config = &job->jobs->config;
+    struct ckpt_base self = {true, d->step, d->incarnation};
+    uint64_t stored_bytes = 0;
+
+    job->newest = self;
+    job->newest_revision = revision;
+    job->newest_chain = d->chain;
+    for (uint32_t i = 0; i < d->machine.world_size; i++)
+        stored_bytes += d->root.shards[i].stored_bytes;
+    share_committed(&job->share, &self, &d->root.base, revision, stored_bytes,
+                    config->delta_chain ? 0 : config->share_unchanged);
+}
 
 static void decide_answered(struct meta_req *req, const struct cairn_meta_result *result);
 
@@ -87,11 +103,18 @@ static void decide_txn_with_base(struct decider *d, const struct cairn_compare *
 static void decide_choose_base(struct decider *d)
 {
     const struct job *job = d->job;
+    const struct jobs_config *config = &job->jobs->config;
 
     if (d->root.base.is_set || d->no_base)
         return;
     d->no_base = true;
-    if (!job->jobs->config.delta_chain || !job->newest.is_set || job->newest_chain >= job->jobs->config.delta_chain ||
+    if (!config->delta_chain && config->share_unchanged) {
+        d->root.base = share_choose(&job->share, d->step, d->incarnation);
+        d->chain = d->root.base.is_set;
+        d->base_revision = job->share.revision;
+        return;
+    }
+    if (!config->delta_chain || !job->newest.is_set || job->newest_chain >= config->delta_chain ||
         !ckpt_base_is_older(job->newest.step, job->newest.incarnation, d->step, d->incarnation))
         return;
     d->root.base = job->newest;
@@ -217,7 +240,7 @@ static void decide_paused(struct loop_timer *timer)
 
     d->paused = 0;
     decide_send(d, what);
-    decide_maybe_free(d);
+    decider_maybe_free(d);
 }
 
 static void decide_ask(struct decider *d, int what, bool again)
@@ -298,6 +321,7 @@ static void decide_intent_done(struct decider *d, const struct cairn_meta_result
     } else if (result->succeeded) {
         decide_event(d, COMMIT_ON_INTENT_WRITTEN);
     } else { /* also when the base was deleted meanwhile: no drain has begun, so it can go without */
+        share_refused(&d->job->share, &d->root.base);
         d->root.base = (struct ckpt_base){.is_set = false};
         d->chain = 0;
         d->no_base = true;
@@ -320,16 +344,13 @@ static void decide_answered(struct meta_req *req, const struct cairn_meta_result
     else if (sent == COMMIT_READ)
         decide_read_done(d, result);
     else {
-        if (sent == COMMIT_PUT_COMMIT && result->code == 0 && result->succeeded) {
-            d->job->newest = (struct ckpt_base){true, d->step, d->incarnation};
-            d->job->newest_revision = result->revision;
-            d->job->newest_chain = d->chain;
-        }
+        if (sent == COMMIT_PUT_COMMIT && result->code == 0 && result->succeeded)
+            decide_applied(d, result->revision);
         decide_event(d, result->code < 0    ? COMMIT_ON_UNKNOWN
                         : result->succeeded ? COMMIT_ON_APPLIED
                                             : COMMIT_ON_REFUSED);
     }
-    decide_maybe_free(d);
+    decider_maybe_free(d);
 }
 
 /* ---- the root -------------------------------------------------------------------------------- */
@@ -344,7 +365,7 @@ static void decide_root_done(void *arg, int code, const struct cairn_error *err,
     if (!d->over)
         decide_event_because(d, code < 0 ? COMMIT_ON_ROOT_FAILED : COMMIT_ON_ROOT_STORED, code,
                              code < 0 && err ? err->message : "");
-    decide_maybe_free(d);
+    decider_maybe_free(d);
 }
 
 static void decide_store_root(struct decider *d)
@@ -367,6 +388,26 @@ static void decide_store_root(struct decider *d)
              d->root_bytes.len, copies, jobs->config.checkpoint_ms, decide_root_done, d);
 }
 
+/* What is told by policy; then, unless something else ended it meanwhile, the root. */
+void decider_compared(struct decider *d, const char *mismatch)
+{
+    const struct jobs *jobs = d->job->jobs;
+    bool waits = !d->over && d->machine.state == COMMIT_ROOTING, fails = jobs->config.common_fails;
+    char reason[COMMIT_REASON];
+
+    if (waits && mismatch) {
+        d->job->mismatches++;
+        snprintf(reason, sizeof reason, "%.*s", COMMIT_REASON - 1, mismatch);
+        if (!fails)
+            log_line(LOG_WARNING, "job %s: step %llu is committed although %s", d->job->name,
+                     (unsigned long long)d->step, mismatch);
+    }
+    if (waits && mismatch && fails)
+        decide_event_because(d, COMMIT_ON_REJECTED, CAIRN_E_ABORTED, reason);
+    else if (waits)
+        decide_store_root(d);
+}
+
 /* ---- the end --------------------------------------------------------------------------------- */
 
 static void decide_copied(void *arg)
@@ -374,7 +415,7 @@ static void decide_copied(void *arg)
     struct decider *d = arg;
 
     d->copying = false;
-    decide_maybe_free(d);
+    decider_maybe_free(d);
 }
 
 static void decide_end(struct decider *d)
@@ -428,7 +469,7 @@ static void decide_effect(struct decider *d, int what, bool again)
     case COMMIT_STOP_DRAINS:
         break; /* the verdict does */
     case COMMIT_STORE_ROOT:
-        decide_store_root(d);
+        decider_compare(d);
         break;
     case COMMIT_TELL:
         decide_tell(d, report_verdict(&d->machine));
@@ -483,7 +524,7 @@ static void decide_late(struct loop_timer *timer)
     else if (rank < d->machine.world_size && !node[0] && d->machine.world_size > 1 && d->job->ncrew > 0)
         snprintf(why, sizeof why, "no node has reported rank %u", rank);
     decide_event_because(d, COMMIT_ON_DEADLINE, CAIRN_E_TIMEOUT, why[0] ? why : drain);
-    decide_maybe_free(d);
+    decider_maybe_free(d);
 }
 
 /* Whoever still has a snapshot of an adopted checkpoint has said so by now. */
@@ -496,7 +537,7 @@ static void decide_unheard(struct loop_timer *timer)
     for (uint32_t i = 0; i < d->machine.world_size && commit_open(&d->machine); i++)
         if (d->ranks[i] == COMMIT_ABSENT)
             decide_feed(d, &(struct commit_event){.type = COMMIT_ON_GONE, .rank = i, .reason = why});
-    decide_maybe_free(d);
+    decider_maybe_free(d);
 }
 
 /* ---- the object ------------------------------------------------------------------------------ */
@@ -520,12 +561,12 @@ static void decide_free(struct decider *d)
     free(d);
 }
 
-static void decide_maybe_free(struct decider *d)
+void decider_maybe_free(struct decider *d)
 {
     struct job *job = d->job;
     struct loop *loop = job->jobs->deps.loop;
 
-    if (!d->over || d->rooting || d->copying || d->sent || d->feeding)
+    if (!d->over || d->rooting || d->copying || d->comparing || d->sent || d->feeding)
         return;
     loop_timer_cancel(loop, &d->deadline);
     loop_timer_cancel(loop, &d->pause);
@@ -742,7 +783,7 @@ static void decide_passed_over(struct job *job, uint64_t step, uint64_t incarnat
             d->ranks[e->rank] != COMMIT_ABSENT || d->grace.heap_index)
             continue;
         decide_feed(d, &(struct commit_event){.type = COMMIT_ON_DROPPED, .rank = e->rank, .reason = why});
-        decide_maybe_free(d);
+        decider_maybe_free(d);
     }
 }
 
@@ -776,7 +817,7 @@ void job_decide(struct job *job, uint64_t step, uint64_t incarnation, const stru
     if (verdict != VERDICT_NONE && (!news || verdict == VERDICT_INTENT)) /* said before, and missed perhaps */
         job_answer(job, e->shard.node, step, incarnation, verdict, verdict == VERDICT_INTENT ? 0 : d->machine.code,
                    verdict == VERDICT_INTENT ? "" : d->machine.reason);
-    decide_maybe_free(d);
+    decider_maybe_free(d);
 }
 
 /* ---- what happens to all of them ------------------------------------------------------------- */
@@ -793,7 +834,7 @@ void job_crew_lost(struct job *job, const struct crew_node *node)
             if (!of[0] || strcmp(of, node->address.node) == 0)
                 decide_feed(d, &(struct commit_event){.type = COMMIT_ON_GONE, .rank = node->ranks[i], .reason = why});
         }
-        decide_maybe_free(d);
+        decider_maybe_free(d);
     }
 }
 
@@ -817,7 +858,7 @@ void job_expire_ranks(struct job *job)
         struct decider *d = container_of(it, struct decider, link);
         if (now > lease_ns * 3 / 2)
             decide_expire(d, now - lease_ns * 3 / 2);
-        decide_maybe_free(d);
+        decider_maybe_free(d);
     }
 }
 
@@ -828,7 +869,7 @@ void job_decide_fence(struct job *job, const char *why)
         bool unheard = d->grace.heap_index; /* adopted: its ranks' nodes drop what is not filled themselves */
         if (d->incarnation < job->inc.incarnation && !unheard)
             decide_feed(d, &(struct commit_event){.type = COMMIT_ON_FENCED, .reason = why});
-        decide_maybe_free(d);
+        decider_maybe_free(d);
     }
 }
 
@@ -838,6 +879,6 @@ void job_drop_deciders(struct job *job)
         struct decider *d = container_of(it, struct decider, link);
         d->over = true;
         d->paused = 0;
-        decide_maybe_free(d);
+        decider_maybe_free(d);
     }
 }

@@ -8,21 +8,27 @@
  * if the base's snapshot is still in the arena
  *
  * Nobody keeps a base's pages from being taken by a later save: whoever encodes copies them first and compares the copy
- * with the base's checksum, so that a page that was taken, or written to by its process, only makes a full chunk. */
+ * with the base's checksum, so that a page that was taken, or written to by its process, only makes a full chunk.
+ *
+ * With share_unchanged the intent names the same base again and again (core/checkpoint/share.h), one that has all of
+ * its chunks itself. A chunk that has the base's entry checksum is the base's: nothing of it is stored, and the base's
+ * bytes need not lie anywhere near. */
 #include "daemon/node/job_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define NOTED_PER_RANK 3 /* the base, and what may become one */
+#define NOTED_PER_RANK 3 /* the base, and what may become one: those that were made or used last */
 
 struct noted { /* what a rank's shard is made of */
     struct list link;
     uint64_t step, incarnation;
     uint32_t rank;
     struct blob_ref manifest;
+    struct hash128 digest; /* of its layout */
     struct chunk_record *chunks;
+    bool *changed; /* of each: a later save had other bytes there */
     uint32_t nchunks;
 };
 
@@ -30,6 +36,7 @@ static void noted_free(struct noted *n)
 {
     list_remove(&n->link);
     free(n->chunks);
+    free(n->changed);
     free(n);
 }
 
@@ -39,7 +46,7 @@ void delta_forget(struct job *job)
         noted_free(container_of(it, struct noted, link));
 }
 
-/* Newest first. */
+/* Those that were made or used last come first. */
 static void drop_older(struct job *job, uint32_t rank)
 {
     unsigned n = 0;
@@ -54,13 +61,15 @@ static void drop_older(struct job *job, uint32_t rank)
 void delta_note(struct rank_save *save, const struct shard_ref *ref, const struct manifest *manifest)
 {
     struct job *job = save->run->job;
-    struct noted *n = job->jobs->config.delta_chain ? calloc(1, sizeof *n) : NULL;
+    const struct jobs_config *config = &job->jobs->config;
+    struct noted *n = config->delta_chain || config->share_unchanged ? calloc(1, sizeof *n) : NULL;
 
     if (!n)
         return; /* then it is no base */
     list_init(&n->link);
     n->chunks = calloc(manifest->nchunks ? manifest->nchunks : 1, sizeof *n->chunks);
-    if (!n->chunks) {
+    n->changed = calloc(manifest->nchunks ? manifest->nchunks : 1, sizeof *n->changed);
+    if (!n->chunks || !n->changed) {
         noted_free(n);
         return;
     }
@@ -70,6 +79,7 @@ void delta_note(struct rank_save *save, const struct shard_ref *ref, const struc
     n->incarnation = manifest->incarnation;
     n->rank = manifest->rank;
     n->manifest = ref->manifest;
+    n->digest = save->image.digest;
     list_push_front(&job->noted, &n->link);
     drop_older(job, n->rank);
 }
@@ -91,35 +101,90 @@ void delta_choose(struct rank_save *save, struct manifest_base *ret)
     /* Only what is known to be in the intent's record: what this coordinator has written or adopted, or another said.
      */
     const struct ckpt_base *base = d ? (d->machine.intent ? &d->root.base : NULL) : run->intent ? &run->base : NULL;
-    const struct noted *n = base && base->is_set && save->events.base ? find(run->job, base, save->rank) : NULL;
+    struct noted *n = base && base->is_set && save->events.base ? find(run->job, base, save->rank) : NULL;
 
     *ret = (struct manifest_base){.is_set = n != NULL};
     if (!n)
         return;
+    list_remove(&n->link);
+    list_push_front(&run->job->noted, &n->link);
     ret->step = n->step;
     ret->incarnation = n->incarnation;
     ret->manifest = n->manifest;
     snprintf(ret->node, sizeof ret->node, "%s", run->job->jobs->node);
 }
 
-bool delta_base(struct rank_save *save, const struct manifest_base *base, uint32_t first_part, unsigned k,
-                struct cairn_delta *ret, const char **ret_plain)
+/* The index of the base's chunk that begins there; -1: none does. */
+static ptrdiff_t chunk_from(const struct noted *n, uint32_t first_part)
 {
-    struct job *job = save->run->job;
-    const struct ckpt_base id = {true, base->step, base->incarnation};
-    const struct noted *n = find(job, &id, save->rank);
-    const struct chunk_record *c = NULL;
+    uint32_t low = 0, high = n ? n->nchunks : 0;
 
-    for (uint32_t i = 0; n && i < n->nchunks && !c; i++)
-        if (n->chunks[i].first_part == first_part)
-            c = &n->chunks[i];
-    if (!c || c->k != k || c->delta.depth >= job->jobs->config.delta_chain)
-        return false;
-    if (!save->events.base(save->arg, base->step, base->incarnation, first_part, k, ret_plain))
-        return false;
-    *ret = (struct cairn_delta){.step = base->step,
+    while (low < high) {
+        uint32_t mid = low + (high - low) / 2;
+        if (n->chunks[mid].first_part == first_part)
+            return mid;
+        if (n->chunks[mid].first_part < first_part)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return -1;
+}
+
+/* The base's chunk of the same parts; NULL: none. */
+static const struct chunk_record *chunk_at(const struct noted *n, uint32_t first_part, unsigned k)
+{
+    ptrdiff_t i = chunk_from(n, first_part);
+
+    return i >= 0 && n->chunks[i].k == k ? &n->chunks[i] : NULL;
+}
+
+static struct noted *find_base(struct rank_save *save, const struct manifest_base *base)
+{
+    return find(save->run->job, &(struct ckpt_base){true, base->step, base->incarnation}, save->rank);
+}
+
+static struct cairn_delta against(const struct manifest_base *base, const struct chunk_record *c)
+{
+    return (struct cairn_delta){.step = base->step,
                                 .incarnation = base->incarnation,
                                 .entry = c->entry,
                                 .depth = (uint8_t)(c->delta.depth + 1)};
+}
+
+bool delta_base(struct rank_save *save, const struct manifest_base *base, uint32_t first_part, unsigned k,
+                struct cairn_delta *ret, const char **ret_plain)
+{
+    const struct chunk_record *c = chunk_at(find_base(save, base), first_part, k);
+
+    if (!c || c->delta.depth >= save->run->job->jobs->config.delta_chain)
+        return false;
+    if (!save->events.base(save->arg, base->step, base->incarnation, first_part, k, ret_plain))
+        return false;
+    *ret = against(base, c);
     return true;
+}
+
+bool delta_maybe_same(struct rank_save *save, const struct manifest_base *base, uint32_t first_part, unsigned k,
+                      struct cairn_delta *ret)
+{
+    const struct noted *n = find_base(save, base);
+    const struct chunk_record *c = chunk_at(n, first_part, k);
+    const struct hash128 *digest = &save->image.digest;
+
+    if (!save->run->job->jobs->config.share_unchanged || !c || n->changed[c - n->chunks] ||
+        c->delta.depth >= CAIRN_MAX_CHAIN || n->digest.low != digest->low || n->digest.high != digest->high)
+        return false;
+    *ret = against(base, c);
+    return true;
+}
+
+void delta_not_same(struct rank_save *save, const struct manifest_base *base, uint32_t first_part)
+{
+    struct noted *n = find_base(save, base);
+
+    ptrdiff_t i = chunk_from(n, first_part);
+
+    if (i >= 0)
+        n->changed[i] = true;
 }

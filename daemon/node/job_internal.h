@@ -10,6 +10,7 @@
  *     job_save.c        one rank's part of it
  *     job_pace.c        how fast it is drained
  *     job_decide.c      a checkpoint on its way, as the coordinator decides it
+ *     job_common.c      whether its ranks hold the same bytes where they should
  *     job_open.c ...    reading
  */
 #ifndef CAIRN_DAEMON_NODE_JOB_INTERNAL_H
@@ -18,6 +19,7 @@
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
 #include "core/checkpoint/report.h"
+#include "core/checkpoint/share.h"
 #include "core/checkpoint/known.h"
 #include "daemon/node/jobs.h"
 
@@ -97,6 +99,8 @@ ptrdiff_t view_find(const struct view *v, uint64_t step, uint64_t incarnation);
 void view_items(const struct view *v, struct retention_item *items);
 /* Whether the job resumes from it. */
 bool view_is_resume(const struct view *v, size_t at);
+/* The committed checkpoint that is meant by a step, CAIRN_LATEST or CAIRN_LATEST_FINITE; -1: none. */
+ptrdiff_t view_pick(const struct view *v, uint64_t step);
 /* NOT_FOUND for a step (CAIRN_LATEST: any) that is not committed, or not any more. */
 int view_not_found(const struct view *v, const char *job, uint64_t step, struct cairn_error *err);
 /* What may not be deleted, and why; 0: it may. */
@@ -162,8 +166,10 @@ struct job {
     struct ckpt_base newest;  /* committed by this coordinator */
     uint64_t newest_revision; /* of its decision */
     unsigned newest_chain;    /* checkpoints that it needs, one for the other */
+    struct share share;       /* what the next ones may share unchanged chunks with */
     unsigned nruns;
     uint64_t committed, aborted;
+    uint64_t mismatches;          /* checkpoints that this coordinator found ranks to disagree on */
     struct cairn_cadence cadence; /* of its saves on this node */
     bool measured;                /* what its first save took was logged */
     bool any_committed;
@@ -299,6 +305,11 @@ void delta_choose(struct rank_save *save, struct manifest_base *ret);
 /* The same of one chunk, and where the base's plain parts lie. False: it goes full. */
 bool delta_base(struct rank_save *save, const struct manifest_base *base, uint32_t first_part, unsigned k,
                 struct cairn_delta *ret, const char **ret_plain);
+/* Of a chunk whose bytes may be those of its base, wherever that lies. False: they cannot be. */
+bool delta_maybe_same(struct rank_save *save, const struct manifest_base *base, uint32_t first_part, unsigned k,
+                      struct cairn_delta *ret);
+/* They are not: what changed once is not compared with the same base again. */
+void delta_not_same(struct rank_save *save, const struct manifest_base *base, uint32_t first_part);
 void delta_forget(struct job *job);
 
 /* Whether this daemon still works on it. */
@@ -342,11 +353,12 @@ struct decider {
     struct bytes root_bytes;
     struct blob_ref root_ref;
     struct meta_req req;
-    int sent;     /* enum commit_effect: the request in flight, or 0 */
-    int paused;   /* the same: to be sent when the pause is over */
-    bool refused; /* in flight: the reading after a refused intent */
-    bool rooting; /* blob_put is under way */
-    bool copying; /* the decision is being copied beside the manifests */
+    int sent;       /* enum commit_effect: the request in flight, or 0 */
+    int paused;     /* the same: to be sent when the pause is over */
+    bool refused;   /* in flight: the reading after a refused intent */
+    bool rooting;   /* blob_put is under way */
+    bool copying;   /* the decision is being copied beside the manifests */
+    bool comparing; /* manifests of ranks that disagree are being read */
     struct loop_timer pause;
     uint32_t pause_ms;
     struct loop_timer deadline;
@@ -377,6 +389,12 @@ void job_expire_ranks(struct job *job);
 void job_decide_fence(struct job *job, const char *why);
 /* This node coordinates no more: nothing is told, whoever does finds the intents. */
 void job_drop_deciders(struct job *job);
+/* job_common.c: compares what ranks hold in common, then calls the next, at once or later. */
+void decider_compare(struct decider *d);
+/* mismatch: who disagrees, and on what; NULL: nobody. */
+void decider_compared(struct decider *d, const char *mismatch);
+/* Once it is over and nothing of it is under way. */
+void decider_maybe_free(struct decider *d);
 void decider_why(const struct decider *d, char *buf, size_t len);
 
 /* ---- reading: job_open.c, job_load.c --------------------------------------------------------- */

@@ -446,8 +446,7 @@ static void opening_mark(struct opening *o)
 static void opening_resolve(struct opening *o)
 {
     const struct open_request *r = o->request;
-    bool latest = r->step == CAIRN_LATEST;
-    ptrdiff_t at = latest ? known_latest(o->view.known, o->view.n) : known_step(o->view.known, o->view.n, r->step);
+    ptrdiff_t at = view_pick(&o->view, r->step);
     struct cairn_error err = CAIRN_ERROR_INIT;
     int c;
 

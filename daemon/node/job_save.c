@@ -101,6 +101,17 @@ static bool save_base(void *arg, const struct manifest_base *base, uint32_t firs
     return delta_base(arg, base, first_part, k, ret, ret_plain);
 }
 
+static bool save_maybe_same(void *arg, const struct manifest_base *base, uint32_t first_part, unsigned k,
+                            struct cairn_delta *ret)
+{
+    return delta_maybe_same(arg, base, first_part, k, ret);
+}
+
+static void save_not_same(void *arg, const struct manifest_base *base, uint32_t first_part)
+{
+    delta_not_same(arg, base, first_part);
+}
+
 static void save_start_drain(struct rank_save *save)
 {
     struct run *run = save->run;
@@ -120,13 +131,16 @@ static void save_start_drain(struct rank_save *save)
                               .sums = save->sums,
                               .sums_seed = save->sums_seed,
                               .attempt = save->attempt,
+                              .numerics = job->jobs->config.numerics,
                               .deadline_ms = job->jobs->config.checkpoint_ms,
                               .pace = run_pace(run, save->image.layout->nparts),
                               .arg = save,
                               .durable = save_parts_durable,
                               .done = save_drain_done,
                               .ended = save_drain_ended,
-                              .base = save_base};
+                              .base = save_base,
+                              .maybe_same = save_maybe_same,
+                              .not_same = save_not_same};
 
     delta_choose(save, &spec.against);
     int r = drain_start(job->jobs->deps.links, &spec, &save->drain, &err);
@@ -174,7 +188,7 @@ static int save_check_member(const struct member *m, uint64_t step, struct cairn
     int r = member_check(m, err);
     if (r < 0)
         return r;
-    if (step == CAIRN_LATEST)
+    if (step >= CAIRN_LATEST_FINITE)
         return cairn_fail(err, CAIRN_E_INVAL, "job %s: that step means \"latest\" and cannot be saved", job->name);
     if (job->pin_revision && job->pin.incarnation == m->incarnation && m->pin_number && m->pin_number < job->pin.number)
         return cairn_fail(err, CAIRN_E_STALE_PIN,

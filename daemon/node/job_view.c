@@ -68,6 +68,8 @@ static int view_read_decision(struct view *v, ptrdiff_t at, const struct cairn_k
     if (r < 0)
         return r;
     v->known[at].fate = d.commit ? KNOWN_COMMITTED : KNOWN_ABORTED;
+    if (d.counted)
+        v->known[at].numbers = d.nonfinite ? KNOWN_NONFINITE : KNOWN_FINITE;
     v->decisions[at] = d;
     v->keeping[at].decision_revision = kv->mod_revision;
     return 0;
@@ -266,12 +268,43 @@ int view_check_deletable(const struct view *v, const char *job, size_t at, struc
     return view_check_base(v, job, at, err);
 }
 
+ptrdiff_t view_pick(const struct view *v, uint64_t step)
+{
+    if (step == CAIRN_LATEST)
+        return known_latest(v->known, v->n);
+    if (step == CAIRN_LATEST_FINITE)
+        return known_latest_finite(v->known, v->n);
+    return known_step(v->known, v->n, step);
+}
+
+static int view_no_finite(const struct view *v, const char *job, struct cairn_error *err)
+{
+    unsigned committed = 0, counted = 0;
+
+    for (size_t i = 0; i < v->n; i++) {
+        committed += v->known[i].fate == KNOWN_COMMITTED;
+        counted += v->known[i].fate == KNOWN_COMMITTED && v->known[i].numbers != KNOWN_UNCOUNTED;
+    }
+    if (!committed)
+        return cairn_fail(err, CAIRN_E_NOT_FOUND, "job %s has no committed checkpoint", job);
+    if (!counted)
+        return cairn_fail(err, CAIRN_E_NOT_FOUND,
+                          "of none of the %u committed checkpoints of job %s it is known whether they have NaN or Inf: "
+                          "they were saved with [node] numerics = 0, or by an older version",
+                          committed, job);
+    return cairn_fail(err, CAIRN_E_NOT_FOUND,
+                      "each of the %u committed checkpoints of job %s whose NaN and Inf were counted has some%s",
+                      counted, job, counted < committed ? "; the others were not counted" : "");
+}
+
 int view_not_found(const struct view *v, const char *job, uint64_t step, struct cairn_error *err)
 {
     unsigned long long s = step;
 
     if (step == CAIRN_LATEST)
         return cairn_fail(err, CAIRN_E_NOT_FOUND, "job %s has no committed checkpoint", job);
+    if (step == CAIRN_LATEST_FINITE)
+        return view_no_finite(v, job, err);
     for (size_t i = 0; i < v->n; i++)
         if (v->known[i].step == step && v->keeping[i].tombstone)
             return cairn_fail(err, CAIRN_E_NOT_FOUND, "step %llu of job %s was deleted: %s", s, job,

@@ -526,6 +526,7 @@ unsigned jobs_status(const struct jobs *jobs, struct job_status *ret, unsigned r
                                .checkpoints_open = job->nruns > job->ndeciders ? job->nruns : job->ndeciders,
                                .committed = job->committed,
                                .aborted = job->aborted,
+                               .common_mismatches = job->mismatches,
                                .last_committed_step = job->last_committed};
         memcpy(s.job, job->name, sizeof s.job);
         snprintf(s.coordinator, sizeof s.coordinator, "%s", job->held ? jobs->node : job->coordinator.node);

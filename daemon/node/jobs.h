@@ -27,6 +27,9 @@ struct jobs_config {
     uint32_t meta_ms;           /* deadline of one metadata request */
     uint32_t checkpoint_ms;     /* from the last rank's begin of a step to its decision */
     unsigned delta_chain;       /* how many checkpoints are stored one against the other; 0: none */
+    unsigned share_unchanged;   /* how many checkpoints may share unchanged chunks with one; 0: none */
+    bool numerics;              /* what tensors hold is looked at while they are encoded */
+    bool common_fails;          /* ranks that disagree on what they hold in common abort the checkpoint */
     bool spread;                /* a flush takes most of the time until the next save */
     struct retention retention; /* of jobs that have no rule of their own */
     uint32_t retention_ms;      /* how often old checkpoints are looked for; 0: only after commits */
@@ -116,6 +119,7 @@ struct save_image {
     const struct cairn_layout *layout;
     const char *arena;
     const uint32_t *pages;
+    struct hash128 digest; /* of the layout */
 };
 /* Its first parts are complete and immutable, the others not yet: they may be stored already. Nobody is told before
  * save_filled. parts only grows. */
@@ -145,7 +149,7 @@ struct checkpoint {
 };
 struct open_request { /* owned by the caller until done */
     char job[CAIRN_MAX_NAME + 1];
-    uint64_t step;         /* CAIRN_LATEST: newest committed, or the pin when member is given */
+    uint64_t step;         /* CAIRN_LATEST: newest committed, or the pin when member is given; CAIRN_LATEST_FINITE */
     struct member *member; /* NULL for observers */
     bool resolve_only;     /* only fill step and incarnation: checkpoint stays NULL */
     uint32_t timeout_ms;
@@ -169,7 +173,7 @@ enum change_kind { CHANGE_PIN, CHANGE_UNPIN, CHANGE_DELETE, CHANGE_RETAIN };
 struct change_request { /* owned by the caller until done */
     int kind;           /* enum change_kind */
     char job[CAIRN_MAX_NAME + 1];
-    uint64_t step;                     /* CAIRN_LATEST: the newest committed one */
+    uint64_t step;                     /* or CAIRN_LATEST, CAIRN_LATEST_FINITE */
     char argument[CAIRN_COMMAND_TEXT]; /* a pin's label; a rule, or "default" */
     char owner[CAIRN_MAX_NAME + 1];    /* who asks, for the job's settings */
     uint32_t timeout_ms;
@@ -213,6 +217,7 @@ struct job_status {
     uint32_t world_size, members;
     uint32_t checkpoints_open;
     uint64_t committed, aborted; /* since this daemon started */
+    uint64_t common_mismatches;  /* the same, of those that it coordinated */
     uint64_t last_committed_step;
 };
 unsigned jobs_status(const struct jobs *jobs, struct job_status *ret, unsigned room);

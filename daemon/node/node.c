@@ -143,6 +143,9 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
                              .checkpoint_ms = c->checkpoint_ms,
                              .spread = c->spread,
                              .delta_chain = c->delta_chain,
+                             .share_unchanged = c->share_unchanged,
+                             .numerics = c->numerics,
+                             .common_fails = c->common_fails,
                              .retention = c->retention,
                              .retention_ms = c->retention_ms};
     int r = arenas_new(n->deps.loop, c->arena_max_bytes, c->arena_keep_s, &n->arenas, err);

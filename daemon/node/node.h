@@ -28,9 +28,12 @@ struct node_config {
     uint64_t fanout_max_bytes;  /* for chunks that several restores read; 0: each reads for itself */
     unsigned slots;             /* asked of each peer */
     unsigned fragment_buffers;
-    unsigned delta_chain; /* checkpoints stored one against the other; 0: none */
-    unsigned margin;      /* of a committed checkpoint; 0: the default */
-    const char *domain;   /* failure domain; "" */
+    unsigned share_unchanged; /* checkpoints that may refer to one older for what did not change; 0: none */
+    unsigned delta_chain;     /* checkpoints stored one against the other; 0: none */
+    bool numerics;            /* what tensors hold is looked at while they are encoded */
+    bool common_fails;        /* ranks that disagree on what they hold in common abort the checkpoint */
+    unsigned margin;          /* of a committed checkpoint; 0: the default */
+    const char *domain;       /* failure domain; "" */
     uint32_t fragment_late_ms, sync_late_ms, connect_ms, backoff_ms;
     uint32_t checkpoint_ms, lease_ms, meta_ms;
     const char *codecs;         /* as in links_config */

@@ -150,12 +150,13 @@ static json_t *status_codec(const struct codec_status *c)
     return o;
 }
 
-static json_t *status_encode(const struct codecs *codecs)
+static json_t *status_encode(struct links *links)
 {
+    const struct links_counts *c = links_counts(links);
     struct codecs_status st;
     json_t *o = json_object(), *list = json_array();
 
-    codecs_status(codecs, &st);
+    codecs_status(links_codecs(links), &st);
     for (unsigned i = 0; i < st.n; i++)
         json_array_append_new(list, status_codec(&st.codec[i]));
     query_set(o, "codecs", list);
@@ -165,6 +166,9 @@ static json_t *status_encode(const struct codecs *codecs)
     query_set(o, "parity_bytes", json_integer((json_int_t)st.parity));
     query_set(o, "sent_in_place_bytes", json_integer((json_int_t)st.sent_in_place));
     query_set(o, "sent_from_buffer_bytes", json_integer((json_int_t)st.sent_of_buffer));
+    query_set(o, "early_bytes", json_integer((json_int_t)c->early_bytes));
+    query_set(o, "shared_bytes", json_integer((json_int_t)c->shared_bytes));
+    query_set(o, "compared_bytes", json_integer((json_int_t)c->compared_bytes));
     return o;
 }
 
@@ -186,6 +190,7 @@ static json_t *status_flush(const struct flush_status *f)
     query_set(o, "rank", json_integer(f->rank));
     query_set(o, "parts", json_integer(d->parts));
     query_set(o, "taken_parts", json_integer(d->taken_parts));
+    query_set(o, "shared_parts", json_integer(d->shared_parts));
     query_set(o, "in_place_parts", json_integer(d->in_place_parts));
     query_set(o, "early_parts", json_integer(d->early_parts));
     query_set(o, "durable_parts", json_integer(d->durable_parts));
@@ -236,6 +241,7 @@ static json_t *status_jobs(struct jobs *jobs)
         query_set(o, "checkpoints_open", json_integer(st[i].checkpoints_open));
         query_set(o, "committed", json_integer((json_int_t)st[i].committed));
         query_set(o, "aborted", json_integer((json_int_t)st[i].aborted));
+        query_set(o, "common_mismatches", json_integer((json_int_t)st[i].common_mismatches));
         query_set(o, "last_committed_step", json_integer((json_int_t)st[i].last_committed_step));
         json_array_append_new(list, o);
     }
@@ -294,7 +300,7 @@ static void query_status(struct query *q)
     query_set(o, "peers", status_peers(node->links));
     query_set(o, "transfer", status_transfer(node->links));
     query_set(o, "restore", status_restore(node));
-    query_set(o, "encode", status_encode(links_codecs(node->links)));
+    query_set(o, "encode", status_encode(node->links));
     query_answer(q, o);
 }
 
@@ -312,6 +318,7 @@ static json_t *list_checkpoint(const struct listed *l)
     query_set(o, "plain_bytes", json_integer((json_int_t)d->plain_bytes));
     query_set(o, "stored_bytes", json_integer((json_int_t)d->stored_bytes));
     query_set(o, "created_unix_ms", json_integer((json_int_t)d->created_unix_ms));
+    query_set(o, "nonfinite", d->counted ? json_integer((json_int_t)d->nonfinite) : json_null());
     query_set(o, "reason", d->reason[0] ? json_string(d->reason) : json_null());
     query_set(o, "pins", json_integer(l->pins));
     query_set(o, "readers", json_integer(l->readers));

@@ -4,6 +4,7 @@
 #include "daemon/node/query_internal.h"
 
 #include "core/base/error.h"
+#include "core/checkpoint/common.h"
 #include "core/model/units.h"
 
 #include <stdio.h>
@@ -18,7 +19,7 @@ static json_t *describe_fragments(const struct manifest *m)
     for (uint32_t p = 0; p < m->npeers; p++) {
         json_int_t n = 0;
         for (uint32_t c = 0; c < m->nchunks; c++)
-            for (unsigned f = 0; f < (unsigned)m->chunks[c].k + m->chunks[c].m; f++)
+            for (unsigned f = 0; f < chunk_record_fragments(&m->chunks[c]); f++)
                 n += m->chunks[c].peer[f] == p;
         query_set(o, m->peers[p], json_integer(n));
     }
@@ -27,10 +28,16 @@ static json_t *describe_fragments(const struct manifest *m)
 
 static json_t *describe_codecs(const struct manifest *m)
 {
-    uint64_t plain = 0, coded = 0, raw = 0, parts = 0;
+    uint64_t plain = 0, coded = 0, raw = 0, parts = 0, same = 0, same_plain = 0;
     json_t *o = json_object();
 
     for (uint32_t c = 0; c < m->nchunks; c++) {
+        for (unsigned i = 0; i < m->chunks[c].k && m->chunks[c].same; i++) {
+            same++;
+            same_plain += m->chunks[c].part[i].plain_len;
+        }
+        if (m->chunks[c].same)
+            continue;
         for (unsigned i = 0; i < m->chunks[c].k; i++) {
             plain += m->chunks[c].part[i].plain_len;
             coded += m->chunks[c].part[i].coded_len;
@@ -42,6 +49,8 @@ static json_t *describe_codecs(const struct manifest *m)
     query_set(o, "raw_parts", json_integer((json_int_t)raw));
     query_set(o, "plain_bytes", json_integer((json_int_t)plain));
     query_set(o, "coded_bytes", json_integer((json_int_t)coded));
+    query_set(o, "shared_parts", json_integer((json_int_t)same));
+    query_set(o, "shared_bytes", json_integer((json_int_t)same_plain));
     return o;
 }
 
@@ -75,7 +84,7 @@ static json_t *describe_shard(const struct shard_ref *ref, const struct manifest
     const struct chunk_record *widest = NULL; /* a group's last chunk has fewer parts */
 
     for (uint32_t i = 0; i < m->nchunks; i++)
-        if (!widest || m->chunks[i].k > widest->k)
+        if (!m->chunks[i].same && (!widest || m->chunks[i].k > widest->k))
             widest = &m->chunks[i];
     if (widest)
         snprintf(geometry, sizeof geometry, "%u+%u", widest->k, widest->m);
@@ -102,6 +111,48 @@ static json_t *dims(const uint64_t *v, uint32_t n)
     return a;
 }
 
+/* null where they are not known. */
+static void describe_numerics(json_t *slice, const struct cairn_numerics *n)
+{
+    char hex[40];
+    bool known = n && n->known;
+
+    if (known)
+        snprintf(hex, sizeof hex, "%016llx%016llx", (unsigned long long)n->digest.high,
+                 (unsigned long long)n->digest.low);
+    query_set(slice, "nan", known ? json_integer((json_int_t)n->bad.nan) : json_null());
+    query_set(slice, "inf", known ? json_integer((json_int_t)n->bad.inf) : json_null());
+    query_set(slice, "digest", known ? json_string(hex) : json_null());
+}
+
+/* What ranks should hold in common and do not; null: nothing that is known. */
+static json_t *describe_mismatch(const struct checkpoint *c)
+{
+    struct common_split split = {.sets = 0};
+    struct common_tensors t = {.n = 0};
+    json_t *o, *ranks, *tensors;
+    char text[512];
+
+    if (common_compare(c->root.shards, c->root.world_size, &split, NULL) < 0 || split.sets == 0)
+        return json_null();
+    common_differ(&c->manifests[split.witness[0]], &c->manifests[split.witness[1]], &t, NULL);
+    common_text(&split, &t, text, sizeof text);
+    o = json_object();
+    ranks = json_array();
+    tensors = json_array();
+    for (uint32_t i = 0; i < split.nodd && i < COMMON_NAMED; i++)
+        json_array_append_new(ranks, json_integer(split.odd[i]));
+    for (uint64_t i = 0; i < t.n && i < COMMON_NAMED; i++)
+        json_array_append_new(tensors, json_string(t.name[i]));
+    query_set(o, "text", json_string(text));
+    query_set(o, "ranks", ranks);
+    query_set(o, "ranks_total", json_integer(split.nodd));
+    query_set(o, "majority", json_boolean(!split.undecided));
+    query_set(o, "tensors", tensors);
+    query_set(o, "tensors_total", json_integer((json_int_t)t.n));
+    return o;
+}
+
 /* Tensors by name, with the slice that each rank saved. */
 static json_t *describe_tensors(const struct checkpoint *c)
 {
@@ -111,6 +162,7 @@ static json_t *describe_tensors(const struct checkpoint *c)
 
     for (uint32_t r = 0; r < c->root.world_size; r++) {
         const struct cairn_layout *l = &c->manifests[r].layout;
+        const struct cairn_numerics *numerics = c->manifests[r].numerics;
         for (uint32_t i = 0; i < l->nslices; i++) {
             const struct cairn_slice *s = &l->slices[i];
             tensor = json_object_get(by_name, s->name);
@@ -127,6 +179,8 @@ static json_t *describe_tensors(const struct checkpoint *c)
             query_set(slice, "offset", dims(s->box.offset, s->box.ndim));
             query_set(slice, "length", dims(s->box.length, s->box.ndim));
             query_set(slice, "bytes", json_integer((json_int_t)s->bytes));
+            query_set(slice, "common", json_boolean(s->common));
+            describe_numerics(slice, numerics ? &numerics[i] : NULL);
             json_array_append_new(json_object_get(tensor, "slices"), slice);
         }
     }
@@ -138,6 +192,8 @@ static json_t *describe_tensors(const struct checkpoint *c)
 json_t *query_describe_checkpoint(const struct checkpoint *c)
 {
     json_t *o = json_object(), *shards = json_array();
+    uint64_t nonfinite = 0;
+    bool counted = root_nonfinite(&c->root, &nonfinite);
 
     query_set(o, "v", json_integer(1));
     query_set(o, "job", json_string(c->root.job));
@@ -147,6 +203,8 @@ json_t *query_describe_checkpoint(const struct checkpoint *c)
     query_set(o, "created_unix_ms", json_integer((json_int_t)c->root.created_unix_ms));
     query_set(o, "plain_bytes", json_integer((json_int_t)c->decision.plain_bytes));
     query_set(o, "stored_bytes", json_integer((json_int_t)c->decision.stored_bytes));
+    query_set(o, "nonfinite", counted ? json_integer((json_int_t)nonfinite) : json_null());
+    query_set(o, "common_mismatch", describe_mismatch(c));
     for (uint32_t r = 0; r < c->root.world_size; r++)
         json_array_append_new(shards, describe_shard(&c->root.shards[r], &c->manifests[r]));
     query_set(o, "shards", shards);
@@ -251,7 +309,7 @@ static bool verify_next(struct query *q, struct gather_check *g)
             q->chunk++;
             continue;
         }
-        if (q->fragment >= (uint32_t)m->chunks[q->chunk].k + m->chunks[q->chunk].m) {
+        if (q->fragment >= chunk_record_fragments(&m->chunks[q->chunk])) {
             q->chunk++;
             q->fragment = 0;
             continue;

@@ -197,6 +197,9 @@ static bool next_chunk(struct repair *r, const struct manifest **ret_manifest, u
 {
     for (; r->shard < r->c->root.world_size; r->shard++, r->chunk = 0) {
         const struct manifest *m = &r->c->manifests[r->shard];
+        while (r->chunk < m->nchunks &&
+               m->chunks[r->chunk].same) /* its fragments are its base's, which is repaired too */
+            r->chunk++;
         if (r->chunk >= m->nchunks)
             continue;
         *ret_manifest = m;

@@ -272,7 +272,7 @@ void session_on_begin(struct session *s, const struct local_begin *m)
     if (!l)
         r = cairn_fail(&err, CAIRN_E_NOT_FOUND, "step %llu names a layout that was not sent",
                        (unsigned long long)m->step);
-    else if (m->step == CAIRN_LATEST)
+    else if (m->step >= CAIRN_LATEST_FINITE)
         r = cairn_fail(&err, CAIRN_E_INVAL, "step %llu is reserved", (unsigned long long)m->step);
     else if (!(sv = session_save_new(s, m, l)))
         r = cairn_fail(&err, CAIRN_E_NOMEM, "allocate a save");
@@ -306,7 +306,7 @@ static struct session_save *session_find_save(struct session *s, uint64_t save, 
 
 static struct save_image save_image(const struct session_save *sv)
 {
-    return (struct save_image){&sv->layout->layout, arena_page(sv->arena, 0), sv->snapshot->pages};
+    return (struct save_image){&sv->layout->layout, arena_page(sv->arena, 0), sv->snapshot->pages, sv->layout->digest};
 }
 
 static void save_start_drain(struct session_save *sv)

@@ -161,7 +161,7 @@ static bool next_stripe(struct survey_run *r, struct unit *u)
             continue;
         }
         const struct chunk_record *c = &m->chunks[r->chunk++];
-        if (!manifest_needs(top, r->level, c))
+        if (c->same || !manifest_needs(top, r->level, c))
             continue;
         *u = (struct unit){.run = r, .manifest = m, .chunk = c};
         return true;

@@ -295,6 +295,9 @@ CAIRN_API void cairn_save_free(struct cairn_save *save);
 /* ---- restore --------------------------------------------------------------------------------- */
 
 #define CAIRN_LATEST UINT64_MAX /* as a step: the highest committed (incarnation, step) */
+/* As a step of what reads: the highest whose tensors have no NaN and no Inf. Those of which this is not known are passed
+ * over. A rank that opens it is not pinned to it: what its job resumes from stays what cairn_latest says. */
+#define CAIRN_LATEST_FINITE (UINT64_MAX - 1)
 
 /* The step that all ranks of this incarnation resume from. The first rank that asks fixes it; an observer gets the
  * newest committed step. NOT_FOUND: the job has no checkpoint yet, start from scratch. */

@@ -15,7 +15,7 @@
  *
  * PARTS, SUMS, FILLED and DROP are answered by "ok", "error CODE MESSAGE" or "gone" (the connection has ended).
  *
- *     cluster-filling JOB MIB */
+ *     cluster-filling JOB MIB [FROZEN]     the first FROZEN parts hold the same in every step */
 #include "core/base/bytes.h"
 #include "core/base/error.h"
 #include "core/model/hash.h"
@@ -35,7 +35,7 @@
 
 struct rank {
     const char *job;
-    uint32_t nparts;
+    uint32_t nparts, frozen;
     int fd;
     uint32_t next_id;
     union {
@@ -206,9 +206,9 @@ static void send_layout(struct rank *r)
     cairn_layout_free(&l);
 }
 
-static void fill_part(char *to, uint64_t step, uint32_t part)
+static void fill_part(const struct rank *r, char *to, uint64_t step, uint32_t part)
 {
-    uint64_t x = (step << 32 | part) * 0x9e3779b97f4a7c15ull + 1;
+    uint64_t x = ((part < r->frozen ? 0 : step) << 32 | part) * 0x9e3779b97f4a7c15ull + 1;
 
     for (size_t i = 0; i < CAIRN_PART; i += 8) {
         x = x * 6364136223846793005ull + 1442695040888963407ull;
@@ -243,7 +243,7 @@ static void cmd_begin(struct rank *r, uint64_t step)
 static void cmd_copy(struct rank *r, uint32_t from, uint32_t to)
 {
     for (uint32_t p = from; p < to && p < r->nparts; p++)
-        fill_part(r->map + r->control_bytes + (size_t)r->pages[p] * CAIRN_PART, r->step, p);
+        fill_part(r, r->map + r->control_bytes + (size_t)r->pages[p] * CAIRN_PART, r->step, p);
     printf("copied\n");
 }
 
@@ -264,7 +264,7 @@ static void cmd_sums(struct rank *r, uint64_t seed, int wrong, const char *bad)
     if (!sums || !part)
         die("malloc");
     for (uint32_t p = 0; p < r->nparts; p++) {
-        fill_part(part, r->step, p);
+        fill_part(r, part, r->step, p);
         struct hash128 sum = cairn_hash128_seeded(part, part_len(r, p), seed);
         sums[p] = (struct local_sum){sum.low, sum.high ^ ((int)p == wrong)};
     }
@@ -355,7 +355,7 @@ static void cmd_check(struct rank *r, uint64_t step)
         code = cairn_restore_run(restore, PATIENCE_S * 1000, NULL, NULL, &err);
     bool right = code == 0;
     for (uint32_t p = 0; p < r->nparts && right; p++) {
-        fill_part(want, step, p);
+        fill_part(r, want, step, p);
         right = memcmp(data + (size_t)p * CAIRN_PART, want, part_len(r, p)) == 0;
     }
     printf("%s %s\n", right ? "right" : "wrong", code < 0 ? err.message : "");
@@ -398,13 +398,14 @@ int main(int argc, char **argv)
     struct rank *r = calloc(1, sizeof *r);
     char line[200];
 
-    if (!r || argc != 3 || !getenv("CAIRN_SOCKET")) {
-        fprintf(stderr, "usage: CAIRN_SOCKET=... cluster-filling JOB MIB\n");
+    if (!r || argc < 3 || argc > 4 || !getenv("CAIRN_SOCKET")) {
+        fprintf(stderr, "usage: CAIRN_SOCKET=... cluster-filling JOB MIB [FROZEN]\n");
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     r->job = argv[1];
     r->nparts = (uint32_t)strtoul(argv[2], NULL, 10);
+    r->frozen = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : 0;
     r->pages = calloc(r->nparts, sizeof *r->pages);
     dial(r);
     open_rank(r);

@@ -94,7 +94,7 @@ def outside(a):
         if possible.returncode != 0:
             print(f"skipped: no mount namespace on this machine: {possible.stderr.strip()}")
             return SKIP
-        inside = subprocess.run([*unshare, sys.executable, __file__, "--inside", root], timeout=100, preexec_fn=_die_with_parent)
+        inside = subprocess.run([*unshare, sys.executable, __file__, "--inside", root, "--build", a.build], timeout=100, preexec_fn=_die_with_parent)
         if inside.returncode == 0:
             refused(script, root / TREE.lstrip("/"))
         return inside.returncode
@@ -162,20 +162,26 @@ with cairn.Checkpointer("python", socket=sys.argv[2]) as c:
 with cairn.Checkpointer("python", socket=sys.argv[2]) as c:
     got = {"bytes": None, "step": None}
     assert c.load(got) == 3 and got == state, got
-libraries = {line.split()[-1] for line in open("/proc/self/maps") if "libcairn" in line}
+with cairn.Session("device", arena_bytes=4 << 20, socket=sys.argv[2]) as s:
+    s.use_device(cairn.cuda(0))
+    plugins = {line.split()[-1] for line in open("/proc/self/maps") if "cairn-device" in line}
+assert plugins == {tree + "/lib/cairn/cairn-device-cuda.so"}, plugins
+libraries = {line.split()[-1] for line in open("/proc/self/maps") if "libcairn.so" in line}
 assert libraries == {tree + "/lib/libcairn.so.0"}, libraries
 """
 
 
-def from_outside(cell, socket):
+def from_outside(cell, socket, build):
+    """A process that brings its own libraries, and a device (the double of the CUDA runtime, which is no part of the bundle)."""
     tree = cell.root / TREE.lstrip("/")
     env = {k: v for k, v in os.environ.items() if not k.startswith("CAIRN_")}
     done = subprocess.run([sys.executable, "-c", FOREIGN, tree, cell.root / socket.lstrip("/")], capture_output=True, text=True, timeout=60,
-                          env={**env, "PYTHONPATH": str(tree / "python"), "PYTHONDONTWRITEBYTECODE": "1"})
-    assert done.returncode == 0, done.stderr
+                          env={**env, "PYTHONPATH": str(tree / "python"), "PYTHONDONTWRITEBYTECODE": "1",
+                               "CAIRN_CUDART": str(build.resolve() / "tests" / "shim" / "libcairn-shim-cudart.so")})
+    assert done.returncode == 0, f"{done.returncode}: {done.stdout}{done.stderr}"
 
 
-def inside(root):
+def inside(root, build):
     cell = Cell(root)
     every_plugin_loads(cell)
     socket = "/run/sock"
@@ -191,7 +197,7 @@ def inside(root):
         out, _ = cell.run(f"{TREE}/bin/cairn", "status", env=env)
         assert "node" in out, out
         trains_and_goes_on(cell, env)
-        from_outside(cell, socket)
+        from_outside(cell, socket, build)
         daemon.terminate()
         assert daemon.wait(20) == 0
     except BaseException:
@@ -210,7 +216,7 @@ def main():
     parser.add_argument("--build", type=pathlib.Path)
     parser.add_argument("--inside", type=pathlib.Path)
     a = parser.parse_args()
-    sys.exit(inside(a.inside) if a.inside else outside(a))
+    sys.exit(inside(a.inside, a.build) if a.inside else outside(a))
 
 
 main()

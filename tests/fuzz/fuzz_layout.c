@@ -23,6 +23,7 @@ size_t fuzz_seed(uint8_t *buf, size_t room)
 
     cairn_layout_init(&l);
     cairn_layout_add(&l, &t, NULL);
+    t.flags = CAIRN_TENSOR_COMMON;
     offset[0] = 32;
     cairn_layout_add(&l, &t, NULL);
     cairn_layout_add(&l, &(struct cairn_tensor){.size = sizeof t, .name = "step", .dtype = CAIRN_I64}, NULL);

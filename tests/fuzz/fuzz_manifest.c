@@ -10,13 +10,14 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 size_t fuzz_seed_nth(unsigned i, uint8_t *buf, size_t room);
 
-#define DEPTHS 4 /* of the seeds: whole, and chains of 1 to 3 */
+#define DEPTHS 4 /* of the seeds: whole, and chains of 1 to 3; the same again with chunks that are their bases' */
 
 static void fill_layout(struct cairn_layout *l)
 {
     uint64_t shape[] = {3, CAIRN_PART / 4}, zero[] = {0, 0};
     struct cairn_tensor t = {
         .name = "w", .dtype = CAIRN_F32, .ndim = 2, .shape = shape, .offset = zero, .length = shape, .data = shape};
+    t.flags = CAIRN_TENSOR_COMMON;
 
     cairn_layout_init(l);
     if (cairn_layout_add(l, &t, NULL) < 0 || cairn_layout_place(l, NULL) < 0)
@@ -57,6 +58,9 @@ static void fill(struct manifest *m, unsigned depth)
     m->npeers = 3;
     m->nchunks = 2;
     fill_layout(&m->layout);
+    m->numerics = depth % 2 ? calloc(1, sizeof *m->numerics) : NULL;
+    if (m->numerics)
+        m->numerics[0] = (struct cairn_numerics){.known = true, .bad = {depth, 2}, .digest = {3, 4}};
     fill_chunk(&m->chunks[0], 0, 2, depth);
     fill_chunk(&m->chunks[1], 2, 1, 0);
     if (!depth)
@@ -65,12 +69,23 @@ static void fill(struct manifest *m, unsigned depth)
     m->base.manifest = (struct blob_ref){.len = 500, .npeers = 2, .peer = {"p1", "p3"}};
 }
 
+static void make_same(struct chunk_record *c)
+{
+    c->same = true;
+    c->m = 0;
+    c->entry = c->delta.entry;
+    for (unsigned i = 0; i < c->k; i++)
+        c->part[i] = (struct cairn_part_code){.plain_len = CAIRN_PART, .coded_len = CAIRN_PART};
+}
+
 size_t fuzz_seed_nth(unsigned i, uint8_t *buf, size_t room)
 {
     struct bytes out = {.data = NULL};
     struct manifest m;
 
     fill(&m, i % DEPTHS);
+    if (i / DEPTHS % 2 && i % DEPTHS)
+        make_same(&m.chunks[0]);
     if (manifest_encode(&m, &out, NULL) < 0 || out.len > room)
         abort();
     memcpy(buf, out.data, out.len);
@@ -107,6 +122,10 @@ static void over_base(struct manifest *m)
             const struct chunk_record *b = manifest_base_chunk(m, &m->chunks[i]);
             if ((b != NULL) != (m->chunks[i].delta.depth > 0) || (b && b->k != m->chunks[i].k) ||
                 (b && !manifest_needs(m, 1, b)))
+                abort();
+            const struct manifest *of = m;
+            const struct chunk_record *c = manifest_chunk_of(&of, &m->chunks[i]); /* NULL: two bases down */
+            if (c && (c->same || c->k != m->chunks[i].k || c->entry.low != m->chunks[i].entry.low))
                 abort();
         }
     }

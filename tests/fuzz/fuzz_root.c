@@ -16,6 +16,8 @@ size_t fuzz_seed_nth(unsigned i, uint8_t *buf, size_t room)
     struct root r = {.job = "job", .node = "n1", .step = 9, .incarnation = 2, .world_size = 2, .shards = shards};
     struct bytes out = {.data = NULL};
 
+    if (i % 4 > 1)
+        shards[1].numerics = (struct shard_numerics){true, {1, 2}, 3, {4, 5}, {6, 7}};
     if (i % 2)
         r.base = (struct ckpt_base){.is_set = true, .step = 8, .incarnation = 2};
     if (root_encode(&r, &out, NULL) < 0 || out.len > room)

@@ -267,7 +267,8 @@ void run_root_done(struct sim *s, unsigned actor, unsigned run, bool good)
     if (!r->used || !r->rooting)
         return;
     r->rooting = false;
-    run_event(s, actor, r, good ? COMMIT_ON_ROOT_STORED : COMMIT_ON_ROOT_FAILED);
+    /* Of two that have no root, one was not to have any: its ranks disagree. */
+    run_event(s, actor, r, good ? COMMIT_ON_ROOT_STORED : r->ckpt % 2 ? COMMIT_ON_ROOT_FAILED : COMMIT_ON_REJECTED);
 }
 
 static void run_end(struct sim *s, unsigned actor, struct run *r)

@@ -225,6 +225,30 @@ static void the_deadline_names_who_was_missing(void **state)
     assert_string_equal(c.reason, "rank 0 did not become durable in step 40 within 60 s (peer p3 is late)");
 }
 
+/* Catches: a checkpoint that is committed although it was rejected, and a rejection of one that is decided already. */
+static void what_is_rejected_is_not_rooted(void **state)
+{
+    (void)state;
+    begin(1);
+    on(COMMIT_ON_INTENT_WRITTEN);
+    on_rank(COMMIT_ON_BEGUN, 0);
+    on_rank(COMMIT_ON_FILLED, 0);
+    on_rank(COMMIT_ON_DURABLE, 0);
+    expect(COMMIT_ROOTING, COMMIT_STORE_ROOT, 0);
+    on(COMMIT_ON_REJECTED);
+    expect(COMMIT_ABORTING, COMMIT_STOP_DRAINS, COMMIT_PUT_ABORT, 0);
+    on(COMMIT_ON_ROOT_STORED); /* late */
+    expect(COMMIT_ABORTING, 0);
+    on(COMMIT_ON_APPLIED);
+    expect(COMMIT_ABORTED, COMMIT_TELL, COMMIT_END, 0);
+    assert_int_equal(c.code, CAIRN_E_ABORTED);
+    assert_string_equal(c.reason, "why");
+
+    to_deciding();
+    on(COMMIT_ON_REJECTED);
+    expect(COMMIT_DECIDING, 0);
+}
+
 static void a_newer_incarnation_drops_what_is_not_filled(void **state)
 {
     (void)state;
@@ -301,6 +325,7 @@ int main(void)
         cmocka_unit_test(silence_after_the_deadline_ends),
         cmocka_unit_test(the_deadline_names_who_was_missing),
         cmocka_unit_test(a_newer_incarnation_drops_what_is_not_filled),
+        cmocka_unit_test(what_is_rejected_is_not_rooted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -161,7 +161,7 @@ static void root(struct sim *s)
         return;
     s->root_wanted = false;
     s->root_stored = pick(s, 20) != 0;
-    step(s, s->root_stored ? COMMIT_ON_ROOT_STORED : COMMIT_ON_ROOT_FAILED, 0);
+    step(s, s->root_stored ? COMMIT_ON_ROOT_STORED : s->world % 2 ? COMMIT_ON_ROOT_FAILED : COMMIT_ON_REJECTED, 0);
 }
 
 static void something(struct sim *s)

@@ -90,6 +90,24 @@ static void latest_is_by_incarnation_then_step(void **state)
     assert_int_equal(known_latest(k, 4), 0);
 }
 
+/* Catches: a checkpoint with NaN that is resumed from, and one of which nothing is known that is taken for good. */
+static void latest_finite_passes_over_what_is_not(void **state)
+{
+    struct known k[] = {{.step = 10, .incarnation = 1, .fate = C, .numbers = KNOWN_FINITE},
+                        {.step = 20, .incarnation = 1, .fate = C, .numbers = KNOWN_FINITE},
+                        {.step = 5, .incarnation = 2, .fate = C, .numbers = KNOWN_NONFINITE},
+                        {.step = 6, .incarnation = 2, .fate = C},
+                        {.step = 7, .incarnation = 2, .fate = U, .numbers = KNOWN_FINITE}};
+
+    (void)state;
+    assert_int_equal(known_latest(k, 5), 3);
+    assert_int_equal(known_latest_finite(k, 5), 1);
+    k[1].unreadable = true;
+    assert_int_equal(known_latest_finite(k, 5), 0);
+    k[0].fate = KNOWN_DELETED;
+    assert_int_equal(known_latest_finite(k, 5), -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -97,6 +115,7 @@ int main(void)
         cmocka_unit_test(own_intents_do_not_hold_it_up),
         cmocka_unit_test(a_pin_is_followed),
         cmocka_unit_test(latest_is_by_incarnation_then_step),
+        cmocka_unit_test(latest_finite_passes_over_what_is_not),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

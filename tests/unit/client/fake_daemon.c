@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/model/catalog.h"
@@ -24,6 +25,7 @@
 #define MAX_SHARDS 64
 #define MAX_LAYOUTS 64
 #define MAX_TYPES 128
+#define MAX_GRANTED 16
 #define CONTROL ((uint64_t)64 << 10)
 #define SLOTS 3
 #define SLOT_PARTS 4
@@ -40,6 +42,16 @@ struct known {
     struct cairn_layout layout;
 };
 
+struct granted { /* a save: several may be under way */
+    uint64_t save, step;
+    uint32_t layout, word;
+    uint32_t *pages;
+    uint32_t parts;       /* that were said to be in place */
+    struct hash128 *said; /* what they were then */
+    struct hash128 *sums; /* of the source */
+    uint64_t seed;
+};
+
 struct connection {
     int fd;
     struct local_open open;
@@ -50,7 +62,8 @@ struct connection {
     struct known layouts[MAX_LAYOUTS];
     unsigned nlayouts;
     uint64_t next_save;
-    /* The save under way: one at a time is enough. */
+    struct granted granted[MAX_GRANTED]; /* a ring */
+    /* The newest save. */
     uint64_t save, step;
     uint32_t layout, word;
     uint32_t *pages;
@@ -74,7 +87,7 @@ struct fake {
     char dir[64], path[96];
     int listener, wake;
     bool stop, restart, away, event_now, take_back, places;
-    unsigned wander, copying;
+    unsigned wander, copying, summed;
     uint64_t next_arena, knows;
     int event_state, event_code, last_state, last_code;
     enum fake_fault fault[MAX_TYPES];
@@ -178,6 +191,14 @@ static void drop_layouts(struct connection *c)
     c->nlayouts = 0;
 }
 
+static void forget_granted(struct granted *g)
+{
+    free(g->pages);
+    free(g->said);
+    free(g->sums);
+    *g = (struct granted){0};
+}
+
 static void hang_up(struct connection *c)
 {
     if (c->fd < 0)
@@ -188,6 +209,8 @@ static void hang_up(struct connection *c)
     if (c->window)
         munmap(c->window, SLOTS * SLOT_PARTS * CAIRN_PART);
     drop_layouts(c);
+    for (unsigned i = 0; i < MAX_GRANTED; i++)
+        forget_granted(&c->granted[i]);
     if (c->handed)
         close(c->handed);
     free(c->pages);
@@ -289,6 +312,83 @@ static void on_layout(struct fake *f, struct connection *c, const struct local_l
     send_ok(c->fd, m->h.id);
 }
 
+static void note_granted(struct connection *c, uint32_t nparts)
+{
+    struct granted *g = &c->granted[c->save % MAX_GRANTED];
+
+    forget_granted(g);
+    *g = (struct granted){.save = c->save, .step = c->step, .layout = c->layout, .word = c->word};
+    g->pages = malloc((nparts + 1) * sizeof(*g->pages));
+    g->said = calloc(nparts + 1, sizeof(*g->said));
+    must(g->pages && g->said, "granted");
+    memcpy(g->pages, c->pages, nparts * sizeof(*g->pages));
+}
+
+static struct granted *find_granted(struct connection *c, uint64_t save)
+{
+    struct granted *g = &c->granted[save % MAX_GRANTED];
+
+    return save && g->save == save ? g : NULL;
+}
+
+static const char *part_of(const struct connection *c, const struct granted *g, uint32_t part)
+{
+    return c->arena + CONTROL + g->pages[part] * CAIRN_PART;
+}
+
+/* Remembers what the parts are, which are not to change any more. */
+static void on_parts(struct fake *f, struct connection *c, const struct local_parts *m)
+{
+    struct granted *g = find_granted(c, m->save);
+
+    send_ok(c->fd, m->h.id);
+    if (!g || m->parts <= g->parts || m->parts > c->layouts[g->layout].layout.nparts) {
+        complain(f, "PARTS of no save, too many, or fewer than before");
+        return;
+    }
+    for (; g->parts < m->parts; g->parts++)
+        g->said[g->parts] =
+            cairn_hash128(part_of(c, g, g->parts), cairn_layout_part_len(&c->layouts[g->layout].layout, g->parts));
+}
+
+static void on_sums(struct fake *f, struct connection *c, const struct local_sums *m, int fd)
+{
+    struct granted *g = find_granted(c, m->save);
+
+    send_ok(c->fd, m->h.id);
+    if (!g || g->sums) {
+        complain(f, "SUMS of no save, or twice");
+        return;
+    }
+    size_t len = c->layouts[g->layout].layout.nparts * sizeof(*g->sums);
+    g->sums = malloc(len);
+    g->seed = m->seed;
+    must(g->sums != NULL, "sums");
+    if (pread(fd, g->sums, len, 0) != (ssize_t)len || !(fcntl(fd, F_GET_SEALS) & F_SEAL_WRITE))
+        complain(f, "the sums' memfd is short or not sealed");
+}
+
+/* What was said of the parts before is what they are. */
+static void check_said(struct fake *f, const struct connection *c, const struct granted *g)
+{
+    const struct cairn_layout *l = &c->layouts[g->layout].layout;
+
+    f->summed = 0;
+    for (uint32_t p = 0; p < l->nparts; p++) {
+        struct hash128 is = {0};
+        if (p < g->parts)
+            is = cairn_hash128(part_of(c, g, p), cairn_layout_part_len(l, p));
+        if (p < g->parts && memcmp(&is, &g->said[p], sizeof(is)) != 0)
+            complain(f, "a part has changed after it was said to be in place");
+        if (!g->sums || !(g->sums[p].low | g->sums[p].high))
+            continue;
+        is = cairn_hash128_seeded(part_of(c, g, p), cairn_layout_part_len(l, p), g->seed);
+        f->summed++;
+        if (memcmp(&is, &g->sums[p], sizeof(is)) != 0)
+            complain(f, "a part is not what its sum says");
+    }
+}
+
 /* Pages from the arena's end downwards in runs of 1, 2, 3, 1, ... pages: nothing lies where a careless client expects
  * it. */
 static void on_begin(struct fake *f, struct connection *c, enum fake_fault fault, const struct local_begin *m)
@@ -330,6 +430,7 @@ static void on_begin(struct fake *f, struct connection *c, enum fake_fault fault
     g->save = c->save = ++c->next_save;
     g->filled_word = c->word = (uint32_t)(c->save * 7 % LOCAL_FILLED_WORDS);
     c->step = m->step;
+    note_granted(c, nparts);
     size_t len = sizeof(*g) + g->nruns * sizeof(g->runs[0]);
     local_header_init(&g->h, LOCAL_GRANT, len, m->h.id);
     answer(f, c, fault, g, len, NULL, 0);
@@ -345,9 +446,12 @@ static void check_gaps(struct fake *f, const struct cairn_layout *l, const char 
     for (uint32_t i = 0; i < l->nslices; i++)
         memset(used + l->slices[i].image_offset, 1, l->slices[i].bytes);
     for (uint32_t p = 0; p < l->nparts; p++)
-        for (size_t i = p * CAIRN_PART; i < p * CAIRN_PART + cairn_layout_part_len(l, p); i++)
-            if (!used[i] && image[i])
+        for (size_t i = p * CAIRN_PART, end = i + cairn_layout_part_len(l, p); i < end; i++) {
+            const char *unused = memchr(used + i, 0, end - i);
+            i = unused ? (size_t)(unused - used) : end;
+            if (unused && image[i])
                 complain(f, "a gap is not zero");
+        }
     free(used);
 }
 
@@ -361,21 +465,21 @@ static void copy_layout(struct cairn_layout *to, const struct cairn_layout *from
     bytes_free(&b);
 }
 
-static void keep_image(struct fake *f, struct connection *c)
+static void keep_image(struct fake *f, struct connection *c, const struct granted *g)
 {
-    const struct cairn_layout *l = &c->layouts[c->layout].layout;
+    const struct cairn_layout *l = &c->layouts[g->layout].layout;
     struct shard *s = &f->shards[f->nshards++ % MAX_SHARDS];
 
     if (s->image) {
         free(s->image);
         cairn_layout_free(&s->layout);
     }
-    *s = (struct shard){.step = c->step, .rank = c->open.rank, .world_size = c->open.world_size};
+    *s = (struct shard){.step = g->step, .rank = c->open.rank, .world_size = c->open.world_size};
     copy_layout(&s->layout, l);
     s->image = malloc((l->nparts ? l->nparts : 1) * CAIRN_PART);
     must(s->image != NULL, "image");
     for (uint32_t p = 0; p < l->nparts; p++)
-        memcpy(s->image + p * CAIRN_PART, c->arena + CONTROL + c->pages[p] * CAIRN_PART, CAIRN_PART);
+        memcpy(s->image + p * CAIRN_PART, part_of(c, g, p), CAIRN_PART);
     check_gaps(f, l, s->image);
 }
 
@@ -384,9 +488,13 @@ static void on_filled(struct fake *f, struct connection *c, enum fake_fault faul
     struct local_ok ok;
     struct local_control *control = (struct local_control *)(void *)c->arena;
 
-    if (m->save != c->save || __atomic_load_n(&control->filled[c->word], __ATOMIC_ACQUIRE) != m->save)
+    const struct granted *g = find_granted(c, m->save);
+    if (!g || __atomic_load_n(&control->filled[g->word], __ATOMIC_ACQUIRE) != m->save)
         complain(f, "FILLED without the filled word");
-    keep_image(f, c);
+    if (g) {
+        check_said(f, c, g);
+        keep_image(f, c, g);
+    }
     local_header_init(&ok.h, LOCAL_OK, sizeof(ok), m->h.id);
     answer(f, c, fault, &ok, sizeof(ok), NULL, 0);
     for (int state = CAIRN_SNAPSHOT; state <= f->last_state; state++)
@@ -633,6 +741,12 @@ static void obey(struct fake *f, struct connection *c, enum fake_fault fault, co
         break;
     case LOCAL_FILLED:
         on_filled(f, c, fault, m);
+        break;
+    case LOCAL_PARTS:
+        on_parts(f, c, m);
+        break;
+    case LOCAL_SUMS:
+        on_sums(f, c, m, fds[0]);
         break;
     case LOCAL_WHY:
         on_why(c, m);
@@ -996,4 +1110,26 @@ unsigned fake_copying(struct fake *f)
     unsigned n = f->copying;
     pthread_mutex_unlock(&f->lock);
     return n;
+}
+
+unsigned fake_summed(struct fake *f)
+{
+    pthread_mutex_lock(&f->lock);
+    unsigned n = f->summed;
+    pthread_mutex_unlock(&f->lock);
+    return n;
+}
+
+bool fake_wait_count(struct fake *f, int type, unsigned n, unsigned ms)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += ms / 1000 + 1;
+    pthread_mutex_lock(&f->lock);
+    while (f->count[type] < n && pthread_cond_timedwait(&f->changed, &f->lock, &until) == 0)
+        ;
+    bool came = f->count[type] >= n;
+    pthread_mutex_unlock(&f->lock);
+    return came;
 }

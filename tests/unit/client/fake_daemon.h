@@ -5,6 +5,7 @@
 #ifndef CAIRN_TESTS_UNIT_CLIENT_FAKE_DAEMON_H
 #define CAIRN_TESTS_UNIT_CLIENT_FAKE_DAEMON_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "core/proto/local.h"
@@ -40,6 +41,11 @@ void fake_events(struct fake *f, int last_state, int code);
 void fake_event_now(struct fake *f, int state, int code);
 /* Messages of this type received. */
 unsigned fake_count(struct fake *f, int type);
+/* Waits, a bounded time, until so many have been received. */
+bool fake_wait_count(struct fake *f, int type, unsigned n, unsigned ms);
+/* Parts of the newest FILLED save that came with a sum of their source; it complains when one is not what its part is.
+ */
+unsigned fake_summed(struct fake *f);
 /* From now on it says where the newest save of a connection lies in that connection's arena (off at first). */
 void fake_places(struct fake *f, int on);
 /* What it says it knows from the next OPEN on (LOCAL_KNOWS at first). */

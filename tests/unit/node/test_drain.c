@@ -29,6 +29,9 @@ struct fixture {
     int code;
     char why[512]; /* of a failure */
     struct hash128 sums[PARTS];
+    bool shares;          /* every second chunk may be its base's */
+    unsigned not_same;    /* times that one was not */
+    uint32_t same_chunks; /* of the manifest */
 };
 
 /* ---- what the drain tells -------------------------------------------------------------------- */
@@ -56,6 +59,24 @@ static void on_durable(void *arg, uint32_t first_part, uint32_t nparts)
                      is_on_its_way(&f->links.link[i].queue, first_part, nparts));
 }
 
+/* However often its parts were encoded: what one look at the tensor says. */
+static void check_numerics(const struct fixture *f, const struct shard_ref *ref, const struct manifest *m)
+{
+    const struct cairn_slice *s = &f->layout.slices[0];
+    struct cairn_nonfinite bad = {0};
+    struct cairn_digest d = {0};
+
+    cairn_numerics_add(&d, &bad, s->dtype, 0, f->arena, s->bytes);
+    struct hash128 want = cairn_digest_end(&d, s->bytes, s->dtype);
+    assert_non_null(m->numerics);
+    assert_true(m->numerics[0].known && bad.nan > 0);
+    assert_int_equal(m->numerics[0].bad.nan, bad.nan);
+    assert_true(m->numerics[0].digest.low == want.low && m->numerics[0].digest.high == want.high);
+    assert_true(ref->numerics.known);
+    assert_int_equal(ref->numerics.bad.nan, bad.nan);
+    assert_int_equal(ref->numerics.common, 0);
+}
+
 static void on_done(void *arg, int code, const struct cairn_error *err, const struct shard_ref *ref,
                     const struct manifest *manifest)
 {
@@ -74,8 +95,13 @@ static void on_done(void *arg, int code, const struct cairn_error *err, const st
     for (uint32_t i = 0; i < manifest->nchunks; i++) {
         assert_int_equal(manifest->chunks[i].first_part, parts);
         parts += manifest->chunks[i].k;
+        f->same_chunks += manifest->chunks[i].same;
     }
+    assert_int_equal(manifest->base.is_set, f->same_chunks > 0);
+    if (f->shares) /* what is not encoded is looked at all the same */
+        assert_true(manifest->numerics[0].known);
     assert_int_equal(parts, PARTS);
+    check_numerics(f, ref, manifest);
 }
 
 static void on_ended(void *arg, unsigned left)
@@ -92,6 +118,42 @@ static void on_ended(void *arg, unsigned left)
 
 enum { SEED = 77, FILLED = UINT32_MAX };
 
+/* The base has every second chunk of this snapshot, but the third of them. */
+static bool maybe_same(void *arg, const struct manifest_base *against, uint32_t first_part, unsigned k,
+                       struct cairn_delta *ret)
+{
+    struct fixture *f = arg;
+
+    assert_int_equal(against->step, 0);
+    if (!f->shares || first_part / 4 % 2)
+        return false;
+    *ret = (struct cairn_delta){.incarnation = 1, .depth = 1};
+    ret->entry = cairn_hash128(f->arena + ((size_t)first_part << 20), (size_t)k << 20);
+    ret->entry.low ^= first_part == 16;
+    return true;
+}
+
+static void not_same(void *arg, const struct manifest_base *against, uint32_t first_part)
+{
+    struct fixture *f = arg;
+
+    (void)against;
+    assert_int_equal(first_part, 16);
+    f->not_same++;
+}
+
+static bool no_base(void *arg, const struct manifest_base *against, uint32_t first_part, unsigned k,
+                    struct cairn_delta *ret, const char **ret_plain)
+{
+    (void)arg;
+    (void)against;
+    (void)first_part;
+    (void)k;
+    (void)ret;
+    (void)ret_plain;
+    return false;
+}
+
 /* in_place: parts of a snapshot that is not filled; FILLED: it is. */
 static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsigned margin, uint64_t plan_ns,
                        uint32_t in_place)
@@ -99,9 +161,11 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
     struct cairn_error err = CAIRN_ERROR_INIT;
     uint64_t n = (uint64_t)PARTS << 20;
     struct cairn_tensor t = {
-        .size = sizeof t, .name = "w", .dtype = CAIRN_BYTES, .ndim = 1, .shape = &n, .offset = NULL, .length = NULL};
+        .size = sizeof t, .name = "w", .dtype = CAIRN_F8_E4M3, .ndim = 1, .shape = &n, .offset = NULL, .length = NULL};
 
+    bool shares = f->shares;
     memset(f, 0, sizeof *f);
+    f->shares = shares;
     assert_int_equal(loop_new(64, &f->loop, &err), 0);
     assert_int_equal(workers_new(f->loop, 2, &f->workers, &err), 0);
     double_init(&f->links, f->loop, f->workers, peers, buffers);
@@ -114,10 +178,8 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
     assert_non_null(f->arena);
     for (size_t i = 0; i < n; i++)
         f->arena[i] = (char)(i * 2654435761u >> 13);
-    for (uint32_t i = 0; i < PARTS; i++) {
+    for (uint32_t i = 0; i < PARTS; i++)
         f->pages[i] = i;
-        f->sums[i] = cairn_hash128_seeded(f->arena + ((size_t)i << 20), (size_t)1 << 20, SEED);
-    }
     struct drain_spec spec = {.job = "j",
                               .step = 1,
                               .incarnation = 1,
@@ -126,12 +188,17 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
                               .arena = f->arena,
                               .pages = f->pages,
                               .deadline_ms = 20000,
+                              .numerics = true,
                               .filling = in_place != FILLED,
                               .in_place = in_place,
                               .arg = f,
                               .durable = on_durable,
                               .done = on_done,
-                              .ended = on_ended};
+                              .ended = on_ended,
+                              .against = {.is_set = f->shares, .incarnation = 1, .node = "n"},
+                              .base = no_base,
+                              .maybe_same = maybe_same,
+                              .not_same = not_same};
     if (plan_ns)
         spec.pace = (struct cairn_pace){.total = PARTS,
                                         .begin_ns = loop_now_ns(f->loop),
@@ -218,7 +285,7 @@ static void all_released_once(const struct fixture *f)
  * again for ever). */
 static void test_changed_while_one_is_sent(void **state)
 {
-    struct fixture f;
+    struct fixture f = {.shares = false};
     (void)state;
 
     start(&f, 8, 64, 1);
@@ -243,7 +310,7 @@ static void test_changed_while_one_is_sent(void **state)
 /* Catches a drain that leaves late fragments behind though nobody is late. */
 static void test_nobody_is_late(void **state)
 {
-    struct fixture f;
+    struct fixture f = {.shares = false};
     (void)state;
 
     start(&f, 6, 24, 0);
@@ -261,7 +328,7 @@ static void test_nobody_is_late(void **state)
  * (catches: a commit that waits for all, an end that waits for nobody, pages that are kept for good). */
 static void test_a_hung_peer_without_a_spare(void **state)
 {
-    struct fixture f;
+    struct fixture f = {.shares = false};
     (void)state;
 
     start(&f, 6, 24, 0);
@@ -285,7 +352,7 @@ static void test_a_hung_peer_without_a_spare(void **state)
  * not asked). */
 static void test_a_full_margin_waits(void **state)
 {
-    struct fixture f;
+    struct fixture f = {.shares = false};
     (void)state;
 
     start(&f, 6, 24, 2);
@@ -306,7 +373,7 @@ static void test_a_full_margin_waits(void **state)
  * its own peer, a copy that overwrites the buffer under the late one). */
 static void test_spares_take_over(void **state)
 {
-    struct fixture f;
+    struct fixture f = {.shares = false};
     (void)state;
 
     start(&f, 8, 36, 2);
@@ -326,7 +393,7 @@ static void test_spares_take_over(void **state)
 /* It was only slow: both copies are stored, and the shard is full once (catches: a fragment counted twice). */
 static void test_the_late_one_answers_after_all(void **state)
 {
-    struct fixture f;
+    struct fixture f = {.shares = false};
     (void)state;
 
     start(&f, 8, 36, 2);
@@ -347,7 +414,7 @@ static void test_the_late_one_answers_after_all(void **state)
  * fragment that is forgotten). */
 static void test_short_of_buffers(void **state)
 {
-    struct fixture f;
+    struct fixture f = {.shares = false};
     (void)state;
 
     start(&f, 6, 12, 0);
@@ -372,7 +439,7 @@ static void test_short_of_buffers(void **state)
  * durable). */
 static void test_a_peer_fails_before_its_sync(void **state)
 {
-    struct fixture f;
+    struct fixture f = {.shares = false};
     (void)state;
 
     start(&f, 7, 36, 0);
@@ -392,7 +459,7 @@ static void test_a_peer_fails_before_its_sync(void **state)
 static void test_cancelled(void **state)
 {
     for (unsigned behind = 0; behind < 2; behind++) {
-        struct fixture f;
+        struct fixture f = {.shares = false};
         (void)state;
         start(&f, 6, 24, 0);
         f.links.link[0].holds = true;
@@ -415,7 +482,7 @@ static void test_cancelled(void **state)
 /* A peer that neither answers nor fails: what is behind done() has a bound (catches: a tail without a deadline). */
 static void test_the_tail_has_a_deadline(void **state)
 {
-    struct fixture f;
+    struct fixture f = {.shares = false};
     (void)state;
 
     start(&f, 6, 24, 0);
@@ -441,7 +508,7 @@ static void test_the_tail_has_a_deadline(void **state)
  * changes nothing. */
 static void test_paced(void **state)
 {
-    struct fixture f;
+    struct fixture f = {.shares = false};
     struct drain_status st;
     char why[200];
     (void)state;
@@ -486,7 +553,7 @@ static void turn_until_stored(struct fixture *f, uint64_t n)
  * (catches: a chunk across the mark, a manifest or a page that goes too early, one that never goes). */
 static void test_filled_in_steps(void **state)
 {
-    struct fixture f;
+    struct fixture f = {.shares = false};
     struct drain_status st;
     char why[200];
     (void)state;
@@ -524,7 +591,7 @@ static void test_filled_in_steps(void **state)
  */
 static void test_never_filled(void **state)
 {
-    struct fixture f;
+    struct fixture f = {.shares = false};
     (void)state;
 
     start_with(&f, 6, 24, 0, 0, 8);
@@ -546,10 +613,12 @@ static void test_never_filled(void **state)
 static void test_sums(void **state)
 {
     (void)state;
-    for (unsigned wrong = 0; wrong <= PARTS + 12; wrong += 13) { /* 0 and 13: stored before; 26, 39: after */
-        struct fixture f;
+    for (unsigned wrong = 13; wrong <= PARTS + 25; wrong += 26) { /* 13: stored before; 39: after */
+        struct fixture f = {.shares = false};
         start_with(&f, 6, 24, 0, 0, 16);
         turn_until_stored(&f, 4 * 6);
+        for (uint32_t i = 0; i < PARTS; i++)
+            f.sums[i] = cairn_hash128_seeded(f.arena + ((size_t)i << 20), (size_t)1 << 20, SEED);
         f.sums[(wrong + 1) % PARTS] = (struct hash128){0, 0}; /* not known */
         if (wrong < PARTS)
             f.sums[wrong].high ^= 1;
@@ -569,6 +638,30 @@ static void test_sums(void **state)
     }
 }
 
+/* Chunks that the base has are not sent, count, and give their pages back (catches: parity of what is not there, a
+ * chunk that waits for fragments it never had). */
+static void test_shared(void **state)
+{
+    struct fixture f = {.shares = true};
+    struct drain_status st;
+    (void)state;
+
+    start_with(&f, 6, 24, 2, 0, 24);
+    turn_until_stored(&f, 4 * 6); /* of six chunks, two are the base's */
+    drain_status_of(f.drain, &st);
+    assert_int_equal(st.shared_parts, 8);
+    assert_int_equal(released(&f), 0);
+    drain_filled(f.drain);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, 0);
+    assert_int_equal(f.left, 0);
+    assert_int_equal(f.same_chunks, 4);
+    assert_int_equal(f.not_same, 1);
+    assert_int_equal(synced(&f), 6 * 6);
+    all_released_once(&f);
+    finish(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -585,6 +678,7 @@ int main(void)
         cmocka_unit_test(test_filled_in_steps),
         cmocka_unit_test(test_never_filled),
         cmocka_unit_test(test_sums),
+        cmocka_unit_test(test_shared),
         cmocka_unit_test(test_the_tail_has_a_deadline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

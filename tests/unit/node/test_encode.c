@@ -536,6 +536,36 @@ static void test_the_path_has_a_rate(void **state)
     assert_non_null(strstr(err.message, "\"zip\""));
 }
 
+/* Catches bytes that are taken for the base's though one differs, and fragments that are made for nothing. */
+static void test_the_same_as_before(void **state)
+{
+    struct world *w = *state;
+    struct encode e = encode(w, 4, 2, 5000, w->record), first = e;
+    struct hash128 sums[4] = {{0, 0}};
+
+    e.maybe = (struct cairn_delta){.step = 7, .incarnation = 1, .entry = first.entry, .depth = 2};
+    encode_chunk(&e);
+    assert_int_equal(e.code, 0);
+    assert_true(e.same && cairn_delta_equal(&e.delta, &e.maybe));
+    assert_memory_equal(&e.entry, &first.entry, sizeof e.entry);
+    for (unsigned i = 0; i < 4; i++)
+        assert_true(e.part[i].codec == 0 && e.part[i].coded_len == e.plain_len[i] && e.part[i].params == 0);
+    sums[2].low = 1;
+    e.sums = sums; /* the same as before, and still not what its source was */
+    encode_chunk(&e);
+    assert_int_equal(e.code, CAIRN_E_CORRUPT);
+    assert_int_equal(e.differs, 3);
+    e.sums = NULL;
+    e.maybe.entry.high++;
+    e.delta = (struct cairn_delta){.depth = 0};
+    encode_chunk(&e);
+    assert_int_equal(e.code, 0);
+    assert_false(e.same);
+    assert_int_equal(e.delta.depth, 0);
+    assert_memory_equal(e.part, first.part, 4 * sizeof e.part[0]);
+    assert_memory_equal(e.payload_sum, first.payload_sum, 6 * sizeof e.payload_sum[0]);
+}
+
 /* Every part is compared with the sum that its source had, whatever becomes of it (catches: bytes that are encoded and
  * not summed, parts that are compared with the sum of another). */
 static void test_sums_of_the_source(void **state)
@@ -577,6 +607,7 @@ int main(void)
         cmocka_unit_test(test_a_base_that_changed_is_none),
         cmocka_unit_test(test_fragments_are_taken_one_by_one),
         cmocka_unit_test(test_sums_of_the_source),
+        cmocka_unit_test(test_the_same_as_before),
         cmocka_unit_test(test_a_wrong_fragment_is_not_taken),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

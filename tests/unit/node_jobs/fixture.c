@@ -28,6 +28,7 @@ void machine_start(struct fixture *f, struct machine *m, const char *node, uint6
     struct cairn_error err = CAIRN_ERROR_INIT;
 
     config.retention_ms = f->retention_ms;
+    config.common_fails = f->common_fails;
     assert_int_equal(retention_parse(f->rule ? f->rule : "all", &config.retention, &err), 0);
     int r = loop_new(64, &m->loop, &err);
 
@@ -375,7 +376,7 @@ static struct save_image image(const struct fixture *f)
     static const char arena[64];
     static const uint32_t pages[] = {0};
 
-    return (struct save_image){&f->layout, arena, pages};
+    return (struct save_image){&f->layout, arena, pages, {0, 0}};
 }
 
 void fill(struct fixture *f, struct save *s)

@@ -73,8 +73,10 @@ static void letters_come_back(void **state)
         strcpy(e->shard.manifest.peer[1], "p2");
         e->shard.plain_bytes = 1000;
         e->shard.stored_bytes = 900;
-        if (i % 2)
-            e->shard.numerics = (struct shard_numerics){true, {1, 2}, 3, {4, UINT64_MAX}, {6, 7}};
+        e->shard.numerics.known = i % 2;
+        e->shard.numerics.bad.nan = i % 2 ? 7 : 0;
+        e->shard.numerics.common = i % 2 ? 3 : 0;
+        e->shard.numerics.set.low = e->shard.numerics.sums.high = i % 2 ? UINT64_MAX : 0;
     }
     same();
     letter(CREW_VERDICT);

@@ -226,11 +226,13 @@ static void test_version(void **state)
     root_init(&root);
     assert_int_equal(manifest_encode(&m, &b, NULL), 0);
     assert_int_equal(b.data[0], 0x08); /* the version comes first */
-    b.data[1] = 3;
+    b.data[1] = 4;
     assert_int_equal(manifest_decode(&out, b.data, b.len, &err), CAIRN_E_UNSUPPORTED);
-    assert_non_null(strstr(err.message, "version 3"));
-    b.data[1] = 2; /* says that there is a base */
-    assert_int_equal(manifest_decode(&out, b.data, b.len, &err), CAIRN_E_CORRUPT);
+    assert_non_null(strstr(err.message, "version 4"));
+    for (uint8_t v = 2; v <= 3; v++) { /* says that there is a base */
+        b.data[1] = v;
+        assert_int_equal(manifest_decode(&out, b.data, b.len, &err), CAIRN_E_CORRUPT);
+    }
     assert_int_equal(root_decode(&root, "\x08\x03", 2, &err), CAIRN_E_UNSUPPORTED);
     assert_non_null(strstr(err.message, "version 3"));
     bytes_free(&b);
@@ -255,7 +257,12 @@ static void test_numerics(void **state)
     assert_int_equal(decode_again(&in, &out, NULL), 0);
     assert_false(out.layout.slices[0].common);
     assert_true(out.layout.slices[1].common);
-    assert_memory_equal(in.numerics, out.numerics, 2 * sizeof *in.numerics);
+    assert_false(out.numerics[0].known);
+    assert_true(out.numerics[1].known);
+    assert_int_equal(out.numerics[1].bad.nan, 3);
+    assert_int_equal(out.numerics[1].bad.inf, 997);
+    assert_int_equal(out.numerics[1].digest.low, 0x1122);
+    assert_int_equal(out.numerics[1].digest.high, 0x3344);
     manifest_free(&out);
     assert_int_equal(manifest_encode(&in, &b, NULL), 0);
     uint8_t *field = memmem(b.data, b.len, "\x38\x01\x40\x01\x48\x03", 6); /* common, numerics, nan */
@@ -342,6 +349,67 @@ static void test_base_refused(void **state)
     DELTA_REFUSED(m.base.manifest.peer[2][0] = 0);
 }
 
+/* Its first chunk is that of step 90. */
+static void sample_same(struct manifest *m)
+{
+    struct chunk_record *c;
+
+    sample_delta(m);
+    c = &m->chunks[0];
+    c->same = true;
+    c->m = 0;
+    c->delta.entry = c->entry;
+    c->delta.depth = 1;
+    for (unsigned i = 0; i < c->k; i++)
+        c->part[i] = (struct cairn_part_code){0, 0, c->part[i].plain_len, c->part[i].plain_len};
+}
+
+#define SAME_REFUSED(change_)                                            \
+    do {                                                                 \
+        struct manifest m, out;                                          \
+        struct cairn_error err = CAIRN_ERROR_INIT;                       \
+        sample_same(&m);                                                 \
+        change_;                                                         \
+        assert_int_equal(decode_again(&m, &out, &err), CAIRN_E_CORRUPT); \
+        assert_null(out.chunks);                                         \
+        manifest_free(&m);                                               \
+    } while (0)
+
+/* Catches a reader of an older version that takes it for a chunk without fragments, and what no writer writes. */
+static void test_same(void **state)
+{
+    struct manifest in, out;
+    struct bytes b = {0};
+
+    (void)state;
+    sample_same(&in);
+    assert_int_equal(decode_again(&in, &out, NULL), 0);
+    assert_true(out.chunks[0].same && !out.chunks[1].same);
+    assert_int_equal(chunk_record_fragments(&out.chunks[0]), 0);
+    assert_int_equal(chunk_record_fragments(&out.chunks[1]), 2);
+    assert_true(cairn_delta_equal(&in.chunks[0].delta, &out.chunks[0].delta));
+    assert_int_equal(manifest_encode(&in, &b, NULL), 0);
+    assert_int_equal(b.data[1], 3);
+    b.data[1] = 2;
+    manifest_free(&out);
+    assert_int_equal(manifest_decode(&out, b.data, b.len, NULL), CAIRN_E_CORRUPT);
+    bytes_free(&b);
+    in.chunks[0].m = 1;
+    assert_int_equal(manifest_encode(&in, &b, NULL), CAIRN_E_INVAL);
+    manifest_free(&in);
+}
+
+static void test_same_refused(void **state)
+{
+    (void)state;
+    SAME_REFUSED(m.chunks[0].delta = (struct cairn_delta){.depth = 0});
+    SAME_REFUSED(m.chunks[0].delta.depth = CAIRN_MAX_CHAIN + 1);
+    SAME_REFUSED(m.chunks[0].delta.entry.low++);
+    SAME_REFUSED(m.chunks[0].part[1].params = CAIRN_PART_DELTA);
+    SAME_REFUSED(m.base.is_set = false);
+    SAME_REFUSED(m.base.step = 100);
+}
+
 /* The base of sample_delta, with the chunk's own base in turn. */
 static void sample_base(struct manifest *m)
 {
@@ -364,6 +432,39 @@ static void test_base_is_found(void **state)
     assert_null(base.chunks); /* taken over */
     assert_ptr_equal(manifest_base_chunk(&m, &m.chunks[0]), &m.under->chunks[0]);
     assert_null(manifest_base_chunk(&m, &m.chunks[1])); /* it is full */
+    manifest_free(&base);
+    manifest_free(&m);
+}
+
+/* The bytes of a chunk that is the same twice over are two bases down. */
+static void test_same_is_found(void **state)
+{
+    struct manifest m, base, last;
+    const struct manifest *of = &m;
+
+    (void)state;
+    sample_same(&m);
+    m.chunks[0].delta.depth = 2;
+    sample_same(&base);
+    base.step = 90;
+    base.base.step = base.chunks[0].delta.step = 80;
+    sample(&last);
+    last.step = 80;
+    assert_null(manifest_chunk_of(&of, &m.chunks[0])); /* nobody has read it yet */
+    assert_int_equal(manifest_put_under(&base, &last, NULL), 0);
+    assert_int_equal(manifest_put_under(&m, &base, NULL), 0);
+    of = &m;
+    assert_ptr_equal(manifest_chunk_of(&of, &m.chunks[0]), &m.under->under->chunks[0]);
+    assert_ptr_equal(of, m.under->under);
+    of = &m;
+    assert_ptr_equal(manifest_chunk_of(&of, &m.chunks[1]), &m.chunks[1]);
+    assert_ptr_equal(of, &m);
+    manifest_free(&m);
+    sample_same(&m);
+    sample(&base);
+    base.step = 90;
+    base.chunks[0].entry.low++;
+    assert_int_equal(manifest_put_under(&m, &base, NULL), CAIRN_E_CORRUPT);
     manifest_free(&base);
     manifest_free(&m);
 }
@@ -522,7 +623,10 @@ static void test_root_numerics(void **state)
     assert_false(root_nonfinite(&in, &n)); /* of one rank nothing is known */
     in.shards[1].numerics = (struct shard_numerics){.known = true};
     assert_int_equal(root_again(&in, &out, NULL), 0);
-    assert_memory_equal(in.shards, out.shards, 2 * sizeof *in.shards);
+    const struct shard_numerics *got = &out.shards[0].numerics;
+    assert_true(got->known && got->set.low == UINT64_MAX && got->set.high == 2);
+    assert_true(got->common == 1 && got->sums.low == 3 && got->sums.high == UINT64_MAX);
+    assert_true(out.shards[1].numerics.known && out.shards[1].numerics.common == 0);
     assert_true(root_nonfinite(&out, &n));
     assert_int_equal(n, 11);
     out.shards[1].numerics.bad.inf = UINT64_MAX - 3;
@@ -558,14 +662,25 @@ static void test_root_damaged(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),      cmocka_unit_test(test_golden),
-        cmocka_unit_test(test_refused),         cmocka_unit_test(test_impossible_stripe_is_not_written),
-        cmocka_unit_test(test_damaged),         cmocka_unit_test(test_version),
-        cmocka_unit_test(test_base_round_trip), cmocka_unit_test(test_base_refused),
-        cmocka_unit_test(test_base_is_found),   cmocka_unit_test(test_another_base_is_refused),
-        cmocka_unit_test(test_root_round_trip), cmocka_unit_test(test_root_refused),
-        cmocka_unit_test(test_root_base),       cmocka_unit_test(test_root_damaged),
-        cmocka_unit_test(test_numerics),        cmocka_unit_test(test_root_numerics),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_impossible_stripe_is_not_written),
+        cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_version),
+        cmocka_unit_test(test_base_round_trip),
+        cmocka_unit_test(test_base_refused),
+        cmocka_unit_test(test_base_is_found),
+        cmocka_unit_test(test_another_base_is_refused),
+        cmocka_unit_test(test_root_round_trip),
+        cmocka_unit_test(test_root_refused),
+        cmocka_unit_test(test_same),
+        cmocka_unit_test(test_same_refused),
+        cmocka_unit_test(test_same_is_found),
+        cmocka_unit_test(test_root_base),
+        cmocka_unit_test(test_root_damaged),
+        cmocka_unit_test(test_numerics),
+        cmocka_unit_test(test_root_numerics),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -63,6 +63,11 @@ class Devices:
             self._do_without(e)
         return self.direct
 
+    def use_anew(self, session: Session, devices: Iterable[int]) -> bool:
+        """The same of a session that may be another one than before."""
+        self.closed()
+        return self.use(session, devices)
+
     def _do_without(self, error: Error) -> None:
         self._missing = str(error)
         self._say(f"tensors on devices are copied by torch, one after the other: {error}")
@@ -106,20 +111,17 @@ class Devices:
         self._at_once = why
         self._say(f"work on the GPU waits for the copies of each save from now on. {why}")
 
-    def learn(self, error: Error, layout: Layout) -> bool:
-        """After a save that was refused. True: it may succeed in another way, which was told by a warning."""
+    def learn(self, error: Error, layout: Layout) -> None:
+        """After a save that was refused: the next one goes another way, where there is one."""
         if isinstance(error, TooLargeError) and layout.volatile_bytes and self.is_left:
             self._put_at_once(self._too_volatile(layout, str(error)))
-            return True
-        if isinstance(error, (InvalidError, UnsupportedError)) and layout.devices:
-            self._do_without(error)
-            return True
-        return False
+        elif layout.devices:
+            self.refused(error)
 
-    def unlearn(self, error: Error) -> None:
-        """The other way has failed too."""
-        if self._missing == str(error):
-            self._missing = None
+    def refused(self, error: Error) -> None:
+        """As well, of tensors on devices: they may lie where a device's plugin cannot read them."""
+        if isinstance(error, (InvalidError, UnsupportedError)) and "cuda:" in str(error):
+            self._do_without(error)
 
     def look_at(self, layout: Layout) -> bool:
         """Whether the layout's volatile tensors fit; if not, after one warning, fences are put at once."""

@@ -14,7 +14,7 @@ from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_size_t, c_uint32, 
 
 from . import errors
 
-LATEST = 2**64 - 1
+LATEST, LATEST_FINITE = 2**64 - 1, 2**64 - 2
 _SONAME = "libcairn.so.0"
 
 # enum cairn_dtype, by safetensors' names.

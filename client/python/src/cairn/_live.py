@@ -15,7 +15,7 @@ import collections
 import operator
 import weakref
 from collections.abc import Iterable
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, Optional
 
 import torch
@@ -55,18 +55,15 @@ class LiveModule:
 
     def __init__(self, module: Any) -> None:
         self._object = weakref.ref(module)
-        walked: list[tuple[Any, str]] = []
-        _walk(module, "", walked)
-        if not all(_is_ordinary(m) for m, _ in walked):
-            raise _Other
         modules, self._children = _all_below(module)
+        if not all(map(_is_ordinary, modules)):
+            raise _Other
         self._types = list(map(type, modules))
         dicts, self._lengths, values = _own(modules)
         self._names, self._kinds = list(chain.from_iterable(dicts)), list(map(type, values))
         self._hidden = [(i, set(m._non_persistent_buffers_set)) for i, m in enumerate(modules) if m._buffers]
-        self.names, self._places = _order(walked, modules, dicts)
-        self._prefixes = [prefix for _, prefix in walked]
-        self._at = _numbers([m for m, _ in walked], modules)
+        self._walk = _walk(modules)
+        self.names, self._places = _order(self._walk, modules)
 
     def is_of(self, value: Any) -> bool:
         return self._object() is value
@@ -87,7 +84,7 @@ class LiveModule:
         module = self._object()
         if module is None or not _is_ordinary(module):
             return None
-        modules, children = _all_below(module)
+        modules, children = _all_below(module, self._children)
         if children != self._children or list(map(type, modules)) != self._types or any(map(_HOOKS, modules)):
             return None
         self._run_pre_hooks(modules)
@@ -103,7 +100,7 @@ class LiveModule:
     def _run_pre_hooks(self, modules: list[Any]) -> None:
         """What state_dict() does first: FSDP2 has its parameters sharded by that."""
         if any(map(_PRE_HOOKS, modules)):
-            for at, prefix in zip(self._at, self._prefixes):
+            for at, prefix in self._walk:
                 for hook in modules[at]._state_dict_pre_hooks.values():
                     hook(modules[at], prefix, False)
 
@@ -118,61 +115,68 @@ def _is_ordinary(module: Any) -> bool:
     )
 
 
-def _walk(module: Any, prefix: str, out: list[tuple[Any, str]]) -> None:
-    """Every module as often as state_dict() comes by it, in its order."""
-    out.append((module, prefix))
-    for name, child in module._modules.items():
-        if child is not None:
-            _walk(child, f"{prefix}{name}.", out)
-
-
-def _all_below(module: Any) -> tuple[list[Any], list[Any]]:
+def _all_below(module: Any, before: Optional[list[Any]] = None) -> tuple[list[Any], list[Any]]:
     """Every module as often as it is reached, level by level, and what tells whether they hang together as before: the names
-    of children and their numbers."""
+    of children and their numbers. Ends where it is not as before: a module may be in itself by now."""
     modules, level = [module], [module]
     names: list[Any] = []
     while level:
         dicts = list(map(_CHILDREN, level))
         names.append(list(chain.from_iterable(dicts)))
         names.append(list(map(len, dicts)))
-        below = list(chain.from_iterable(map(_values, dicts)))
+        below = list(_values(dicts))
         level = [m for m in below if m is not None]
         if len(level) != len(below):
             names.append([m is None for m in below])
+        if before is not None and names != before[: len(names)]:
+            break
         modules += level
     return modules, names
 
 
-def _values(d: dict[str, Any]) -> Iterable[Any]:
-    return d.values()
+def _values(dicts: list[Any]) -> Iterable[Any]:
+    """Of all of them, one after the other."""
+    plain = set(map(type, dicts)) <= {dict}
+    return chain.from_iterable(map(dict.values if plain else operator.methodcaller("values"), dicts))
 
 
 def _own(modules: list[Any]) -> tuple[list[Any], list[int], list[Any]]:
     """The dicts of parameters and buffers that have any, lengths of all, and the values."""
     dicts = list(chain.from_iterable(map(_OWN, modules)))
     full = list(filter(None, dicts))
-    return full, list(map(len, dicts)), list(chain.from_iterable(map(_values, full)))
+    return full, list(map(len, dicts)), list(_values(full))
 
 
-def _numbers(walked: list[Any], modules: list[Any]) -> list[int]:
-    """Where each module of the first list is in the second one; for one that is there more than once any place will do."""
-    number = {id(m): i for i, m in enumerate(modules)}
-    return [number[id(m)] for m in walked]
+def _walk(modules: list[Any]) -> list[tuple[int, str]]:
+    """Numbers of modules that came level by level, as often and in the order in which state_dict() comes by them, each with
+    its prefix. By their numbers, since a module in two places may be two some day."""
+    below: list[list[tuple[int, str]]] = []
+    following = 1
+    for m in modules:
+        names = [name for name, child in m._modules.items() if child is not None]
+        below.append([(following + i, name) for i, name in enumerate(names)])
+        following += len(names)
+    walked, left = [], [(0, "")]
+    while left:
+        at, prefix = left.pop()
+        walked.append((at, prefix))
+        left.extend((child, f"{prefix}{name}.") for child, name in reversed(below[at]))
+    return walked
 
 
-def _order(walked: list[tuple[Any, str]], modules: list[Any], full: list[Any]) -> tuple[list[str], list[int]]:
-    """Names of the state dict in its order, and for each the place of its tensor among the values of these dicts."""
-    begins, at = {}, 0
-    for d in full:
-        begins[id(d)] = at
-        at += len(d)
+def _order(walk: list[tuple[int, str]], modules: list[Any]) -> tuple[list[str], list[int]]:
+    """Names of the state dict in its order, and for each the place of its tensor among the values of _own()."""
+    sizes = (len(m._parameters) + len(m._buffers) for m in modules)
+    begins = list(accumulate(sizes, initial=0))
     names, places = [], []
-    for m, prefix in walked:
-        for d, hidden in ((m._parameters, ()), (m._buffers, m._non_persistent_buffers_set)):
-            for i, (name, value) in enumerate(d.items()):
-                if value is not None and name not in hidden:
-                    names.append(prefix + name)
-                    places.append(begins[id(d)] + i)
+    for number, prefix in walk:
+        m, at = modules[number], begins[number]
+        hidden = m._non_persistent_buffers_set
+        for name, value in chain(m._parameters.items(), m._buffers.items()):
+            if value is not None and (name in m._parameters or name not in hidden):
+                names.append(prefix + name)
+                places.append(at)
+            at += 1
     return names, places
 
 
@@ -192,7 +196,7 @@ class LiveOptimizer:
             raise _Other
         self._keys = self._places(optimizer, params)
         slots = list(optimizer.state.values())
-        values = list(chain.from_iterable(map(_values, slots)))
+        values = list(_values(slots))
         self._lengths, self._names = list(map(len, slots)), list(chain.from_iterable(slots))
         self._kinds = list(map(type, values))
         self._plain = [i for i, v in enumerate(values) if type(v) in _FIXED]
@@ -240,7 +244,7 @@ class LiveOptimizer:
         slots = list(optimizer.state.values())
         if list(map(len, slots)) != self._lengths or list(chain.from_iterable(slots)) != self._names:
             return None
-        values = list(chain.from_iterable(map(_values, slots)))
+        values = list(_values(slots))
         if list(map(type, values)) != self._kinds or [values[i] for i in self._plain] != self._plain_values:
             return None
         if not self._plain:

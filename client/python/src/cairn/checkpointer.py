@@ -47,7 +47,6 @@ from .errors import (
     TimeoutError,
     TooLargeError,
     UnavailableError,
-    UnsupportedError,
 )
 from .session import Restore, Save, Session
 
@@ -357,11 +356,9 @@ class Checkpointer:
                 layout = self._layout_for(state_dict)
             try:
                 return self._put(session, step, layout)
-            except (InvalidError, TooLargeError, UnsupportedError) as e:
-                if not self._devices.learn(e, layout):
-                    raise
-                layout = self._layout_for(state_dict)
-                return self._put_again(session, step, layout, e)
+            except Error as e:  # the step is given up on all ranks then: what can be done is done for the next one
+                self._devices.learn(e, layout)
+                raise
         finally:
             layout.forget()
             self._layout = layout
@@ -384,14 +381,6 @@ class Checkpointer:
         if not self._devices.is_left:
             self._put_fence([handle])
         return handle
-
-    def _put_again(self, session: Session, step: int, layout: Layout, error: Error) -> Optional[SaveHandle]:
-        """In another way, which may be one that does not help."""
-        try:
-            return self._put(session, step, layout)
-        except Error as e:
-            self._devices.unlearn(error)
-            raise error from e
 
     @staticmethod
     def _save_staged(
@@ -589,7 +578,8 @@ class Checkpointer:
         tensor is in two places of the state (tied), and the checkpoint has different ones there, the second
         place gets a tensor of its own, and a warning is logged.
 
-        step: a number, or "latest": what latest() says. strict: entries that are only on one side are an
+        step: a number; "latest": what latest() says; "latest-finite": the newest whose tensors have no NaN and no Inf, as far
+        as that is known; NotFoundError when there is none. strict: entries that are only on one side are an
         error; else they stay as they are. rename: names of the state -> names in the checkpoint, as a mapping
         (an entry holds for everything below it too) or a function. allow_pickle: run the code of pickled
         values; trust who saved them.
@@ -819,8 +809,10 @@ def read(
 def _step_number(step: Union[int, str, None]) -> Optional[int]:
     if step is None or step == "latest":
         return None
+    if step == "latest-finite":
+        return _lib.LATEST_FINITE
     if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < _lib.LATEST:
-        raise InvalidError(f'step is {step!r}: "latest" or a whole number from 0 is wanted')
+        raise InvalidError(f'step is {step!r}: "latest", "latest-finite" or a whole number from 0 is wanted')
     return step
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ctypes import byref, c_char_p, c_uint32, c_uint64, c_void_p
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from . import _lib
 from .errors import (
@@ -25,6 +25,7 @@ from .errors import (
 from .table import Table
 
 _MAX_MS = 2**32 - 1
+_STEPS = {None: _lib.LATEST, "latest": _lib.LATEST, "latest-finite": _lib.LATEST_FINITE}
 _REPORT_S = 0.1  # between two calls of a progress function
 _PIECE_S = 2.0  # of a long wait: a signal that came just before the library began to wait is seen after it
 
@@ -192,10 +193,13 @@ class Session:
             return None
         return step.value
 
-    def restore(self, step: Optional[int] = None, timeout: float = 60.0) -> "Restore":
-        """Opens a committed checkpoint, the newest by default, for reading. Raises NotFoundError."""
+    def restore(self, step: Union[int, str, None] = None, timeout: float = 60.0) -> "Restore":
+        """Opens a committed checkpoint, the newest by default, for reading. step: also "latest-finite", the newest of which it
+        is known that no tensor has NaN or Inf. Raises NotFoundError."""
         handle = c_void_p()
-        wanted = _lib.LATEST if step is None else step
+        if isinstance(step, str) and step not in _STEPS:
+            raise InvalidError(f'step is {step!r}: a number, "latest" or "latest-finite" is wanted')
+        wanted = step if isinstance(step, int) else _STEPS[step]
         _lib.call("cairn_restore_open", self._open(), wanted, _ms(timeout), byref(handle))
         return Restore(self, handle)
 
@@ -398,6 +402,11 @@ class Restore:
         self.world_size: int = info.world_size
         self.bytes: int = info.bytes
         self._count: int = info.slices
+
+    @property
+    def session(self) -> Session:
+        """Of which it is."""
+        return self._session
 
     def _open(self) -> c_void_p:
         if not self._handle:

@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 import torch
 
-from .. import _lib
+from .. import _cuda, _lib
 from .._torch import bytes_strides, check, dtype_name
 from ..table import Table
 
@@ -31,6 +31,11 @@ class Row:
     tensor: torch.Tensor
 
     @property
+    def device(self) -> int:
+        """Where the tensor is; the host for what on_host() makes, and for what libcairn does not reach."""
+        return _cuda.device_of(self.tensor) or _lib.HOST
+
+    @property
     def bytes(self) -> int:
         return math.prod(self.length) * _lib.ITEM_SIZES[self.dtype]
 
@@ -38,7 +43,17 @@ class Row:
         """Notes it; without its address it is the caller's to write."""
         address = self.tensor.data_ptr() if by_address else 0
         return table.add(self.name, self.dtype, self.shape, address, offset=self.offset, length=self.length,
-                         strides=self.strides if by_address else None, keep=self.tensor)
+                         strides=self.strides if by_address else None, device=self.device if by_address else _lib.HOST,
+                         keep=self.tensor)
+
+    def on_host(self) -> "Row":
+        """The same of a copy on this host."""
+        if self.device == _lib.HOST:
+            return self
+        tensor = self.tensor.to("cpu", copy=True)
+        strides = bytes_strides(tensor)
+        more = (1,) * (len(self.length) - tensor.ndim)
+        return dataclasses.replace(self, tensor=tensor, strides=None if strides is None else (*strides, *more))
 
 
 def row_of(name: str, tensor: torch.Tensor, shape: Sequence[int], offset: Sequence[int]) -> Row:
@@ -59,16 +74,19 @@ def bytes_row(name: str, data: bytes, room: int) -> Row:
     return Row(name, "BYTES", (room,), (0,), (room,), None, tensor)
 
 
-def on_host(tensor: torch.Tensor, name: str) -> torch.Tensor:
-    """The tensor as strided memory of this host: itself, or a copy where it lies on a device or is conjugated lazily."""
+def readable(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """The tensor as strided memory that libcairn may reach: itself, or a copy where it is conjugated lazily, or lies on a device
+    that libcairn does not know."""
     tensor = tensor.detach()
     check(tensor, f'tensor "{name}"')
-    return tensor.cpu().resolve_conj().resolve_neg()
+    if _cuda.device_of(tensor) is None:
+        tensor = tensor.cpu()
+    return tensor.resolve_conj().resolve_neg()
 
 
 def is_writable_in_place(tensor: torch.Tensor) -> bool:
-    """Whether bytes can be read straight into the tensor's memory: on this host, each element in a place of its own."""
-    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg():
+    """Whether bytes can be read straight into the tensor's memory: on this host or a device, each element in a place of its own."""
+    if _cuda.device_of(tensor) is None or tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg():
         return False
     reach = 0
     for stride, size in sorted(zip(tensor.stride(), tensor.shape)):

@@ -2,7 +2,7 @@
 """StorageReader: torch.distributed.checkpoint loads from Cairn, into any number of ranks and any sharding.
 
 All that the plan wants is asked for by one restore, by slice, straight into the memory that the planner names. What cannot
-be written there directly (another dtype, a device, memory that overlaps itself) goes through a tensor of its own.
+be written there directly (another dtype, a device that libcairn does not reach, memory that overlaps itself) goes through a tensor of its own.
 """
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
+from .. import _cuda, _lib
+from .._devices import Devices
 from .._torch import bytes_strides
 from ..errors import Error, InvalidError, NotFoundError
 from ..session import Restore, Session
@@ -74,6 +76,8 @@ class StorageReader(storage.StorageReader):
         self._told = _sessions.both_or_none(rank, world_size)
         self._settings = Settings("auto", socket, start_id, min(timeout, 30.0))
         self._session = session
+        self._devices = Devices(job or "?", False, "none", 0)
+        self._targets: set[int] = set()
         self._lease: Optional[Lease] = None
         self._restore: Optional[Restore] = None
         self._contents: Optional[Contents] = None
@@ -127,7 +131,9 @@ class StorageReader(storage.StorageReader):
         restore = self._restore
         assert restore is not None
         try:
+            self._targets = set()
             wanted = [self._ask(restore, contents, item, planner) for item in plan.items]
+            _cuda.synchronize(self._targets)  # what still reads or writes the targets
             restore.run(self.timeout)
         except Error as e:
             raise type(e)(f"load step {restore.step} of job {self.job}: {e}", e.sys_errno) from e
@@ -181,11 +187,20 @@ class StorageReader(storage.StorageReader):
         if tuple(target.shape) != tuple(item.lengths):
             raise InvalidError(f'the planner gives {list(target.shape)} for "{name}", where the plan has {list(item.lengths)}')
         buffer = target
-        if target.dtype != tensor.dtype or not is_writable_in_place(target):
+        if target.dtype != tensor.dtype or not self._can_write(target, restore.session):
             buffer = torch.empty(tuple(item.lengths), dtype=tensor.dtype)
         if target.numel():
             _ask_tensor(restore, tensor, item, buffer)
         return _Wanted(item, target, None if buffer is target else buffer)
+
+    def _can_write(self, target: torch.Tensor, session: Session) -> bool:
+        if not is_writable_in_place(target):
+            return False
+        device = _cuda.device_of(target)
+        if device and not self._devices.use_anew(session, [device]):
+            return False
+        self._targets |= {device} - {_lib.HOST}
+        return True
 
     def _ask_stream(self, restore: Restore, contents: Contents, item: ReadItem) -> _Wanted:
         stream = contents.streams.get(item.storage_index.fqn)
@@ -239,5 +254,6 @@ def _ask_tensor(restore: Restore, tensor: Tensor, item: ReadItem, buffer: torch.
         offset=(*(a + b for a, b in zip(origin, item.storage_offsets)), *(0 for _ in extra)),
         length=(*item.lengths, *extra),
         strides=None if strides is None else (*strides, *(1 for _ in extra)),
+        device=_cuda.device_of(buffer) or _lib.HOST,
         keep=buffer,
     )

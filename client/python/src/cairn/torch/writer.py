@@ -20,6 +20,8 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from .. import _cuda, _lib
+from .._devices import Devices
 from ..errors import Error, InvalidError
 from ..session import Save, Session
 from ..table import Table
@@ -79,6 +81,7 @@ class StorageWriter(storage.StorageWriter):
         self._told = _sessions.both_or_none(rank, world_size)
         self._settings = Settings(arena, socket, start_id, min(timeout, 30.0), copy_threads, track)
         self._session = session
+        self._devices = Devices(job or "?", False, "none", 0)
         self._collective = self._waits = True
         self._document_room = 0
         self._staged: Optional[Staged] = None
@@ -165,7 +168,7 @@ class StorageWriter(storage.StorageWriter):
         ]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Copies all items into the arena by one call; where an AsyncStager has put them there already, seals. When this
+        """Copies all items into the arena by one call, those on GPUs from where they are; where an AsyncStager has put them there already, seals. When this
         returns, the tensors may change."""
         self._end()
         (_, step), who = self._what(), self._who(plan)
@@ -183,10 +186,20 @@ class StorageWriter(storage.StorageWriter):
             self._give_up(step, who)
             raise
         self._lease = self.borrow(who, _sessions.arena_for(_memory.sizes_of(rows)))
+        session, devices = self._lease.session, _devices_of(rows)
+        if devices and not self._devices.use_anew(session, devices):
+            rows, devices = [row.on_host() for row in rows], []
         table = Table()
         for row in rows:
             row.add_to(table)
-        self._save = self._lease.session.save(step, table, on_busy=self.on_busy, timeout=self.timeout)
+        streams = {device: _cuda.stream_of(device) for device in devices}
+        try:
+            self._save = session.save(step, table, on_busy=self.on_busy, timeout=self.timeout, streams=streams)
+        except InvalidError as e:
+            self._devices.refused(e)
+            raise
+        if devices:
+            self._save.wait("snapshot", self.timeout)  # the tensors may change from now on; dcp.save() waits for the commit anyway
         return results
 
     def _collect(self, rows: list[Row], who: Who, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
@@ -244,7 +257,7 @@ class StorageWriter(storage.StorageWriter):
             content = data.getvalue()
             note_bytes(item, plan, document, len(content))
             return _memory.bytes_row(name, content, len(content))
-        tensor = _memory.on_host(data, name)
+        tensor = _memory.readable(data, name)
         shape, offset = note_tensor(item, tensor, plan, document)
         return _memory.row_of(name, tensor, shape, offset)
 
@@ -307,6 +320,10 @@ class StorageWriter(storage.StorageWriter):
         _sessions.release(who.job, who.rank, self._settings)
         settings = dataclasses.replace(self._settings, start_id=_sessions.start_id(self._settings, who))
         return {**self.__dict__, "job": who.job, "_settings": settings, "layout": None}
+
+
+def _devices_of(rows: list[Row]) -> list[int]:
+    return sorted({row.device for row in rows} - {_lib.HOST})
 
 
 def _is_usable(plan: SavePlan) -> bool:
