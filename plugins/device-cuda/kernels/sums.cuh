@@ -343,6 +343,9 @@ static __device__ void sum_long(const uint8_t *from, uint32_t len, uint64_t seed
 extern "C" __global__ void __launch_bounds__(GPU_SUMS_THREADS, 3) cairn_sums(const struct gpu_sums arg)
 {
     alignas(16) __shared__ uint64_t sums[2][TILE_BLOCKS][LANES];
+
+    if (blockIdx.x >= arg.nparts)
+        return;
     struct gpu_part part = arg.parts[blockIdx.x];
     const uint8_t *from = (const uint8_t *)arg.base[part.source] + part.offset;
     struct cairn_device_sum *ret = &arg.sums[part.index];
