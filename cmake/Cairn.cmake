@@ -39,6 +39,7 @@ function(cairn_plugin name)
   target_link_libraries(plugin-${name} PRIVATE cairn-build cairn-base)
   set_target_properties(plugin-${name} PROPERTIES PREFIX "" OUTPUT_NAME cairn-${name} LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/plugins)
   install(TARGETS plugin-${name} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/cairn)
+  set_property(GLOBAL APPEND PROPERTY CAIRN_PLUGINS plugin-${name})
 endfunction()
 
 # cairn_relocatable(TARGET) makes an installed program look for its libraries in ../lib first. As DT_RPATH, which a program hands on to

@@ -46,7 +46,7 @@ class Step:
     def __init__(self, w, state, seconds):
         self.on, self.first = w.on, next(iter(state.values()))
         self.n = max(1, round(seconds / calibrate(w.on)))
-        self.alone_s = sorted(self.run() for _ in range(3))[1]
+        self.alone_s = 0.0
 
     def run(self, save=None, before_writer=None):
         """Seconds of the stream, from before the save to behind the first writer."""
@@ -63,6 +63,8 @@ class Step:
         return self.on.between(begin, end)
 
     def blocked(self, save, before_writer=None):
+        """Beside the same without a save just before, when the clocks were as high."""
+        self.alone_s = min(self.run() for _ in range(2))
         return max(0.0, self.run(save, before_writer) - self.alone_s)
 
 

@@ -32,7 +32,7 @@ class Loop:
         for i in range(n):
             self.steps += 1
             marks.append(self.on.mark())
-            saves = every and i % every == 0 and self._save(save)
+            saves = every and i % every == min(1, every - 1) and self._save(save)  # not the first, before which nothing runs
             self.training.forward_backward()
             before = self.on.mark()
             if fence:
@@ -120,6 +120,7 @@ def alternating(w, loop, saves):
         plain_means.append(statistics.fmean(seconds))
         plain += seconds
         seconds, those = loop.run(w.block_steps, 10, saves.save, saves.fence)
+        seconds = seconds[1:]
         saved_means.append(statistics.fmean(seconds))
         saved += seconds
         saving += those

@@ -47,10 +47,24 @@ static void print_jobs(const json_t *jobs)
     }
 }
 
+/* What goes nowhere, and what went before the snapshot was complete; empty for most. */
+static const char *flush_notes(const json_t *f, char *buf, size_t len)
+{
+    long long shared = (long long)tool_number(f, "shared_parts"), early = (long long)tool_number(f, "early_parts");
+    int n = 0;
+
+    buf[0] = 0;
+    if (shared)
+        n = snprintf(buf, len, "; %lld MiB did not change", shared);
+    if (early)
+        snprintf(buf + n, len - (size_t)n, "; %lld MiB while it was copied", early);
+    return buf;
+}
+
 /* A flush that takes its time says so: nobody should take it for one that is stuck. */
 static void print_flushes(const json_t *flushes)
 {
-    char pace[128];
+    char pace[128], notes[96];
 
     if (json_array_size(flushes) == 0)
         return;
@@ -65,9 +79,10 @@ static void print_flushes(const json_t *flushes)
                      ahead_s < 0 ? -ahead_s : ahead_s, ahead_s < 0 ? "behind" : "ahead");
         else
             snprintf(pace, sizeof pace, "full speed: %s", tool_text(f, "full_speed_because"));
-        printf("%-24s %12lld %8lld %9lld%%  %s\n", tool_text(f, "job"), (long long)tool_number(f, "step"),
+        printf("%-24s %12lld %8lld %9lld%%  %s%s\n", tool_text(f, "job"), (long long)tool_number(f, "step"),
                (long long)tool_number(f, "rank"),
-               parts ? 100 * (long long)tool_number(f, "durable_parts") / parts : 100, pace);
+               parts ? 100 * (long long)tool_number(f, "durable_parts") / parts : 100, pace,
+               flush_notes(f, notes, sizeof notes));
     }
 }
 

@@ -358,6 +358,19 @@ static bool same_as_before(const struct chunk *c, const struct encode *e)
             memcmp(c->part, e->part, c->k * sizeof c->part[0]) == 0);
 }
 
+/* Of a chunk that is encoded for the first time. */
+static void count_encoded(const struct drain *d, const struct encode *e)
+{
+    struct links_counts *counts = links_counts(d->links);
+    uint64_t bytes = 0;
+
+    for (unsigned i = 0; i < e->k; i++)
+        bytes += e->plain_len[i];
+    counts->early_bytes += d->filling ? bytes : 0;
+    counts->shared_bytes += e->same ? bytes : 0;
+    counts->compared_bytes += e->sums ? bytes : 0;
+}
+
 static void take_same(struct chunk *c, struct encoding *en)
 {
     c->same = true;
@@ -411,6 +424,8 @@ static void encoded(struct worker_job *job)
     if (e->code == 0 && d->code == 0) {
         if (d->spec.sums && !e->sums && !c->known) /* they came meanwhile */
             chunk_check_later(c);
+        if (!c->known)
+            count_encoded(d, e);
         c->known = true;
         c->entry = e->entry;
         c->delta = e->delta;

@@ -102,6 +102,8 @@ static void check_done(struct worker_job *job)
     c->checking = false;
     d->checking--;
     d->busy--;
+    for (unsigned i = 0; i < c->k && !k->differs; i++)
+        links_counts(d->links)->compared_bytes += k->len[i];
     if (k->differs && d->code == 0)
         drain_fail(d, drain_differs(d, c->first_part + k->differs - 1, &err), &err);
     free(k);

@@ -83,6 +83,9 @@ struct links_counts {           /* since the start */
     uint64_t read_bytes;        /* of fragments' records that gathers read, whole and verified */
     uint64_t decoded_bytes;     /* plain bytes that gathers made of them */
     uint64_t parts_rebuilt;     /* of these, parts that came from parity */
+    uint64_t early_bytes;       /* plain bytes that were encoded before their snapshot was filled */
+    uint64_t shared_bytes;      /* that were found in an older checkpoint, and not encoded */
+    uint64_t compared_bytes;    /* with the sums of where they came from */
 };
 /* Counted by drains, blobs and gathers. */
 struct links_counts *links_counts(struct links *links);

@@ -150,12 +150,13 @@ static json_t *status_codec(const struct codec_status *c)
     return o;
 }
 
-static json_t *status_encode(const struct codecs *codecs)
+static json_t *status_encode(struct links *links)
 {
+    const struct links_counts *c = links_counts(links);
     struct codecs_status st;
     json_t *o = json_object(), *list = json_array();
 
-    codecs_status(codecs, &st);
+    codecs_status(links_codecs(links), &st);
     for (unsigned i = 0; i < st.n; i++)
         json_array_append_new(list, status_codec(&st.codec[i]));
     query_set(o, "codecs", list);
@@ -165,6 +166,9 @@ static json_t *status_encode(const struct codecs *codecs)
     query_set(o, "parity_bytes", json_integer((json_int_t)st.parity));
     query_set(o, "sent_in_place_bytes", json_integer((json_int_t)st.sent_in_place));
     query_set(o, "sent_from_buffer_bytes", json_integer((json_int_t)st.sent_of_buffer));
+    query_set(o, "early_bytes", json_integer((json_int_t)c->early_bytes));
+    query_set(o, "shared_bytes", json_integer((json_int_t)c->shared_bytes));
+    query_set(o, "compared_bytes", json_integer((json_int_t)c->compared_bytes));
     return o;
 }
 
@@ -296,7 +300,7 @@ static void query_status(struct query *q)
     query_set(o, "peers", status_peers(node->links));
     query_set(o, "transfer", status_transfer(node->links));
     query_set(o, "restore", status_restore(node));
-    query_set(o, "encode", status_encode(links_codecs(node->links)));
+    query_set(o, "encode", status_encode(node->links));
     query_answer(q, o);
 }
 

@@ -146,8 +146,11 @@ def differs(c):
         assert state_of(c, "differs", step) == "aborted"
         assert f"part {part} (tensor \"w\"): {CORRUPT}" in c.node.tail()
     r.begin(3, 8)
+    before = c.query("status")["encode"]
     r.do("sums", 2, -1, says="ok")
     r.commit(3, 8)
+    after = c.query("status")["encode"]
+    assert after["compared_bytes"] - before["compared_bytes"] == (PARTS << 20) - 1000 and after["early_bytes"] >= before["early_bytes"], (before, after)
     r.end()
 
 

@@ -156,6 +156,8 @@ def killed(c):
     r.save(1, 2)
     r.begin(3, 16)
     wait_until("shared parts", lambda: any(f["job"] == "killed" and f["shared_parts"] == FROZEN for f in c.query("status")["flushes"]))
+    out = c.run([c.build / "client/tool/cairn", "status"])[1]
+    assert f"; {FROZEN} MiB did not change; 16 MiB while it was copied" in out, out
     c.node.kill()
     c.node.start()
     c.wait_peers_up(len(c.peers))

@@ -24,6 +24,55 @@ static const struct {
               {CAIRN_F32, 4}, {CAIRN_C64, 4},     {CAIRN_F64, 8}};
 #define DTYPES (sizeof dtypes / sizeof dtypes[0])
 
+enum { SLOPE = KINDS, STAIRS, PATCHES, ALL_KINDS };
+
+/* The least of some random bytes: more values than levels may have codes for. */
+static uint8_t slope(uint64_t *random, unsigned of)
+{
+    uint8_t least = 255;
+
+    for (unsigned k = 0; k < of; k++) {
+        uint8_t x = (uint8_t)(next_random(random) >> 20);
+        least = x < least ? x : least;
+    }
+    return least;
+}
+
+/* Two levels, and then bytes that no level is worth. */
+static uint8_t stairs(uint64_t *random)
+{
+    uint64_t r = next_random(random) >> 10;
+
+    return r % 100 < 70 ? 0 : r % 100 < 94 ? (uint8_t)(1 + r / 100 % 3) : (uint8_t)(r >> 20);
+}
+
+/* Elements whose bytes, once they are rotated to the left by a bit, are these. */
+static void fill_planes(uint8_t *p, size_t len, unsigned width, int kind, uint64_t seed)
+{
+    unsigned of = seed % 2 ? 12 : 6;
+
+    for (size_t at = 0; at + width <= len; at += width) {
+        uint8_t plane[8];
+        for (unsigned i = 0; i < width; i++)
+            plane[i] = kind == SLOPE ? slope(&seed, of) : stairs(&seed);
+        for (unsigned i = 0; i < width; i++)
+            p[at + i] = (uint8_t)(plane[i] >> 1 | plane[(i + 1) % width] << 7);
+    }
+}
+
+/* Those of codec-float's tests, and some with much in every plane; PATCHES are even in the blocks that are looked at
+ * first, and nowhere else. */
+static void fill_kind(uint8_t *p, size_t len, unsigned width, int kind, uint64_t seed)
+{
+    memset(p, 0, len);
+    if (kind < KINDS)
+        fill(p, len, width, kind, seed);
+    else if (kind != PATCHES)
+        fill_planes(p, len, width, kind, seed);
+    for (size_t i = 0; kind == PATCHES && i < len; i++)
+        p[i] = i / width / 64 % 4 ? 0 : (uint8_t)(next_random(&seed) >> 20);
+}
+
 /* Parts that are packed in one launch, or unpacked. */
 struct batch {
     uint8_t *from, *to;
@@ -139,10 +188,10 @@ static void test_kinds(void **state)
     for (int dense = 0; dense < 2; dense++)
         for (unsigned d = 0; d < DTYPES; d++) {
             struct batch *b = batch_new();
-            for (int kind = 0; kind < KINDS; kind++)
+            for (int kind = 0; kind < ALL_KINDS; kind++)
                 for (unsigned i = 0; i < 2; i++) {
                     uint32_t len = some_length((unsigned)kind + d + i * 3, dtypes[d].width);
-                    fill(batch_add(b, d, len, len), len, dtypes[d].width, kind, len + i);
+                    fill_kind(batch_add(b, d, len, len), len, dtypes[d].width, kind, len + i);
                 }
             shim_kernels_shuffle((uint64_t)d);
             check_batch(b, dense);
@@ -183,9 +232,10 @@ static void damage(uint8_t *p, uint32_t *len, uint64_t *random)
 
     if (next_random(random) % 2)
         at %= 120; /* header and descriptors, where most can be broken */
-    if (at >= *len)
-        at = *len - 1;
-    switch (next_random(random) % 4) {
+    else if (next_random(random) % 2)
+        at = *len - 1 - at % 150;   /* counts and bitmaps */
+    at = at < *len ? at : *len - 1; /* also before the first */
+    switch (next_random(random) % 6) {
     case 0:
         p[at] ^= (uint8_t)(1u << next_random(random) % 8);
         break;
@@ -194,6 +244,12 @@ static void damage(uint8_t *p, uint32_t *len, uint64_t *random)
         break;
     case 2:
         *len = at;
+        break;
+    case 3:
+        *len += 1;
+        break;
+    case 4:
+        memset(p + at, 255, *len - at < 2 ? *len - at : 2);
         break;
     default:
         memset(p + at, (int)next_random(random), *len - at < 9 ? *len - at : 9);
@@ -214,7 +270,7 @@ static void test_damage(void **state)
         while (b->n < MOST) {
             unsigned d = (unsigned)(next_random(&random) % DTYPES);
             uint32_t len = some_length((unsigned)(next_random(&random) % 7), dtypes[d].width), n = 0;
-            fill(plain, len, dtypes[d].width, (int)(next_random(&random) % KINDS), next_random(&random));
+            fill_kind(plain, len, dtypes[d].width, (int)(next_random(&random) % ALL_KINDS), next_random(&random));
             uint8_t *coded = batch_add(b, d, ROOM - 2 * GUARD, len);
             n = (uint32_t)part_encode(kernel_best(), plain, len, dtypes[d].dtype, 1, coded, len);
             if (n == 0) {

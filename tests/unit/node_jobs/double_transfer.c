@@ -2,6 +2,7 @@
 #include "double_transfer.h"
 
 #include "core/base/error.h"
+#include "core/checkpoint/common.h"
 #include "daemon/node/survey.h"
 
 #include <assert.h>
@@ -233,7 +234,12 @@ static void drain_succeed(struct drain *d)
     chunk.part[0] = (struct cairn_part_code){0, 0, 64, 64};
     m.chunks = &chunk;
     m.nchunks = 1;
-    int r = manifest_encode(&m, &encoded, &err);
+    struct cairn_numerics numerics = {.known = d->links->watched, .bad.nan = d->links->nan};
+    numerics.digest.low = d->links->flipped >> d->spec.rank & 1;
+    m.numerics = &numerics;
+    int r = common_sum_up(&m.layout, m.numerics, &ref.numerics, &err);
+    if (r == 0)
+        r = manifest_encode(&m, &encoded, &err);
     if (r == 0)
         ref.manifest = blob_keep(d->links, encoded.data, encoded.len)->ref;
     bytes_free(&encoded);

@@ -11,6 +11,9 @@ struct links {
     bool hold_drains;      /* they wait for double_let_go */
     bool hold_tails;       /* once done, they end when they are let go or cancelled */
     int fail_rank;         /* its drain fails; -1: nobody's */
+    bool watched;          /* drains say what their tensors hold: */
+    uint64_t nan;          /* so many NaN */
+    unsigned flipped;      /* a bit for each rank that holds other bytes than the others */
     bool hold_blobs;       /* gets wait for double_let_go */
     bool blobs_away;       /* gets are UNAVAILABLE */
     uint64_t corrupt_step; /* its blobs are CORRUPT; 0: none */

@@ -32,6 +32,7 @@ struct fixture {
     struct cairn_error err; /* of what failed last */
     const char *rule;       /* of machines that are started; NULL: all */
     uint32_t retention_ms;
+    bool common_fails;      /* machines that are started abort what ranks disagree on */
     struct hold *kept_hold; /* of the last open_step with keep_hold */
     bool keep_hold;
 };

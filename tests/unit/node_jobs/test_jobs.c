@@ -436,6 +436,10 @@ int main(void)
         T(peers_that_are_away_keep_the_tombstone),
         T(the_one_before_stays_until_the_next_is_full),
         T(the_rule_of_a_job),
+        T(ranks_that_disagree_are_named),
+        T(by_policy_they_commit_nothing),
+        T(a_comparison_ends_with_the_deadline),
+        T(latest_finite_is_the_newest_that_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

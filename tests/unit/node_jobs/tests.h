@@ -32,5 +32,9 @@ void another_start_finishes_a_deletion(void **state);
 void peers_that_are_away_keep_the_tombstone(void **state);
 void the_one_before_stays_until_the_next_is_full(void **state);
 void the_rule_of_a_job(void **state);
+void ranks_that_disagree_are_named(void **state);
+void by_policy_they_commit_nothing(void **state);
+void a_comparison_ends_with_the_deadline(void **state);
+void latest_finite_is_the_newest_that_is(void **state);
 
 #endif

@@ -124,7 +124,7 @@ def _all_below(module: Any, before: Optional[list[Any]] = None) -> tuple[list[An
         dicts = list(map(_CHILDREN, level))
         names.append(list(chain.from_iterable(dicts)))
         names.append(list(map(len, dicts)))
-        below = list(chain.from_iterable(map(_values, dicts)))
+        below = list(_values(dicts))
         level = [m for m in below if m is not None]
         if len(level) != len(below):
             names.append([m is None for m in below])
@@ -134,15 +134,17 @@ def _all_below(module: Any, before: Optional[list[Any]] = None) -> tuple[list[An
     return modules, names
 
 
-def _values(d: dict[str, Any]) -> Iterable[Any]:
-    return d.values()
+def _values(dicts: list[Any]) -> Iterable[Any]:
+    """Of all of them, one after the other."""
+    plain = set(map(type, dicts)) <= {dict}
+    return chain.from_iterable(map(dict.values if plain else operator.methodcaller("values"), dicts))
 
 
 def _own(modules: list[Any]) -> tuple[list[Any], list[int], list[Any]]:
     """The dicts of parameters and buffers that have any, lengths of all, and the values."""
     dicts = list(chain.from_iterable(map(_OWN, modules)))
     full = list(filter(None, dicts))
-    return full, list(map(len, dicts)), list(chain.from_iterable(map(_values, full)))
+    return full, list(map(len, dicts)), list(_values(full))
 
 
 def _walk(modules: list[Any]) -> list[tuple[int, str]]:
@@ -194,7 +196,7 @@ class LiveOptimizer:
             raise _Other
         self._keys = self._places(optimizer, params)
         slots = list(optimizer.state.values())
-        values = list(chain.from_iterable(map(_values, slots)))
+        values = list(_values(slots))
         self._lengths, self._names = list(map(len, slots)), list(chain.from_iterable(slots))
         self._kinds = list(map(type, values))
         self._plain = [i for i, v in enumerate(values) if type(v) in _FIXED]
@@ -242,7 +244,7 @@ class LiveOptimizer:
         slots = list(optimizer.state.values())
         if list(map(len, slots)) != self._lengths or list(chain.from_iterable(slots)) != self._names:
             return None
-        values = list(chain.from_iterable(map(_values, slots)))
+        values = list(_values(slots))
         if list(map(type, values)) != self._kinds or [values[i] for i in self._plain] != self._plain_values:
             return None
         if not self._plain:

@@ -350,6 +350,7 @@ def _guard_of(tensors: Sequence[torch.Tensor], kind: Any) -> Any:
 
 
 _GUARDS = _guards()
+_AT_ONCE = 256
 _MOST_GUARDS = 2  # kept: of a state given as objects, and as what state_dict() makes of them
 
 
@@ -377,10 +378,13 @@ class Signature:
         if len(tensors) != len(self._dtypes) or specs != self._specs:
             return None
         local = _locals(tensors, specs)
-        if not any(guard.check(*local) for guard in self._guards):
-            if not self._fit(local):
-                return None
-            self._note_guard(local)
+        for guards in self._guards:
+            at = _checked(local, guards)
+            if at is not None:
+                return at
+        if not self._fit(local):
+            return None
+        self._note_guards(local)
         return list(map(_PTR, local))
 
     def _fit(self, local: Sequence[Any]) -> bool:
@@ -395,12 +399,25 @@ class Signature:
             return False
         return not (any(map(_NEG, local)) or (self._complex and any(map(_CONJ, local))))
 
-    def _note_guard(self, local: Sequence[Any]) -> None:
-        """These fit and no guard knew: they are of other classes, or want gradients where the others did not."""
+    def _note_guards(self, local: Sequence[Any]) -> None:
+        """These fit and no guards knew: they are of other classes, or want gradients where the others did not."""
         if _GUARDS is None or not local:
             return
         with contextlib.suppress(Exception):  # whatever it does not take: there is the long way
-            self._guards = [_guard_of(local, _GUARDS), *self._guards][:_MOST_GUARDS]
+            made = [_guard_of(local[i : i + _AT_ONCE], _GUARDS) for i in range(0, len(local), _AT_ONCE)]
+            self._guards = [made, *self._guards][:_MOST_GUARDS]
+
+
+def _checked(local: Sequence[Any], guards: list[Any]) -> Optional[list[int]]:
+    """Where the tensors lie, if they are what the guards know. A few at a time, so that what is looked at twice is still in
+    the processor's cache."""
+    at: list[int] = []
+    for i, guard in enumerate(guards):
+        some = local[i * _AT_ONCE : (i + 1) * _AT_ONCE]
+        if not guard.check(*some):
+            return None
+        at.extend(map(_PTR, some))
+    return at
 
 
 def _specs(tensors: Sequence[Any]) -> Optional[list[Any]]:
