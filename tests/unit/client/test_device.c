@@ -11,7 +11,9 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -193,6 +195,21 @@ static void test_staged(void **state)
 
 /* ---- what happens when ----------------------------------------------------------------------- */
 
+static void on_signal(int number)
+{
+    (void)number;
+}
+
+/* So many microseconds apart; 0: no more. */
+static void signals(suseconds_t apart_us)
+{
+    struct sigaction act = {.sa_handler = on_signal};
+    struct itimerval every = {.it_interval.tv_usec = apart_us, .it_value.tv_usec = apart_us};
+
+    assert_int_equal(sigaction(SIGALRM, &act, NULL), 0);
+    assert_int_equal(setitimer(ITIMER_REAL, &every, NULL), 0);
+}
+
 /* Catches a seal that waits for the copies, a snapshot that is told too early, a wait that does not keep its deadline,
  * and one that nobody wakes. */
 static void test_seal_does_not_wait(void **state)
@@ -215,6 +232,9 @@ static void test_seal_does_not_wait(void **state)
     OK(cairn_save_info(save, &info));
     assert_int_equal(info.device_bytes, 0);
     FAILS(CAIRN_E_INVAL, cairn_save_seal(save, &err));
+    signals(10000);
+    FAILS(CAIRN_E_INTR, cairn_save_wait(save, CAIRN_SNAPSHOT, 10000, &err));
+    signals(0);
     assert_int_equal(fake_count(f, LOCAL_FILLED), 0);
     shim_release(NULL);
     assert_int_equal(poll(&p, 1, 10000), 1); /* who does not wait is told */
