@@ -108,4 +108,5 @@ def main():
     sys.exit(0 if all(well) else 1)
 
 
-main()
+if __name__ == "__main__":
+    main()
