@@ -28,7 +28,7 @@ def test_every_family_says_something(tmp_path):
     shim = BUILD / "tests" / "shim" / "libcairn-shim-cudart.so"
     report = tmp_path / "report.json"
     done = subprocess.run([sys.executable, ROOT / "bench" / "gpu", "--cpu", "--build", BUILD, "--directory", tmp_path, "--json", report,
-                           "--only", ",".join(FAMILIES)], capture_output=True, text=True, timeout=100, env={**os.environ, "CAIRN_CUDART": str(shim)})
+                           "--only", ",".join(FAMILIES)], capture_output=True, text=True, timeout=150, env={**os.environ, "CAIRN_CUDART": str(shim)})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     rows = {row["name"]: row for row in json.loads(report.read_text())["rows"]}
     lacking = [name for name in WANTED if name not in rows or rows[name]["median"] is None]
