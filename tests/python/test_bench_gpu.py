@@ -15,10 +15,10 @@ from gpu_double import gpu  # noqa: F401
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = pathlib.Path(os.environ["CAIRN_LIBRARY"]).resolve().parent.parent
 MIB = 1 << 20
-FAMILIES = ["limits", "plugin", "cairn", "restore", "peers", "training"]  # the others are run below; conformance is a test of its own
+FAMILIES = ["limits", "plugin", "kernels", "cairn", "restore", "peers", "training"]  # the others are run below; conformance is a test of its own
 
 # One figure of each thing that is to be measured.
-WANTED = """disk_write pinned_to_host pinned_to_device device_read plugin_copy_over_limit plugin_held plugin_held_many plugin_load_over_limit
+WANTED = """disk_write pinned_to_host pinned_to_device device_read plugin_copy_over_limit plugin_held plugin_held_many plugin_load_over_limit kernel_pack
 held_small held_most_small copy_over_limit_small blocked_small durable_small restore_hot_over_limit_small restore_disk_small blocked_dcp_pinned_small
 blocked_torch_save_disk_small blocked_small_over_dcp mean_step_every_10_over_alone saving_step_p99_over_alone_p99 held_training copy_hidden step_every_step
 blocked_training_over_dcp""".split()
