@@ -214,6 +214,14 @@ struct variant {
 int variant_make(struct cairn_device_plan *plan, bool summed, struct variant **ret_variant, struct cairn_error *err);
 void variant_free(struct variant *v);
 
+/* ---- variant_sizes.c ---------------------------------------------------------------------------- */
+/* As its bytes are read in a save: volatile ones have been gathered aside. */
+bool slice_is_dense(const struct slice *s);
+/* Smaller slices are gathered. */
+uint64_t variant_direct_least(const struct cairn_device_plan *p);
+/* Says which spans a kernel scatters: of many the smallest. */
+int variant_scatter(struct variant *v);
+
 /* ---- table.c: what kernels read, on both sides of the bus --------------------------------------- */
 struct table {
     struct table *next;
