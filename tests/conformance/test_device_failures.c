@@ -219,7 +219,7 @@ void test_volatile_does_not_fit(void **state)
     world_lay_out(&w, rig, 0, 105, WORLD_ALL, 30);
     assert_true(w.volatile_bytes > 4096);
     assert_int_equal(rig->ops->open(&options, &w.device, &err), 0);
-    assert_int_equal(rig->ops->pin(w.device, w.arena, MAX_PAGES * MIB, &err), 0);
+    assert_int_equal(world_pin(&w, &err), 0);
     assert_int_equal(rig->ops->plan(w.device, &w.layout, &w.plan, &err), 0);
     assert_int_equal(world_save(&w, 0, &copy, &err), CAIRN_E_TOO_LARGE);
     assert_non_null(strstr(err.message, "4096"));

@@ -216,6 +216,31 @@ void test_two_saves_under_way(void **state)
     }
 }
 
+/* Only what is volatile changes, so nobody needs a fence; the second save's must not go over the first's. */
+void test_volatile_of_two_saves(void **state)
+{
+    struct rig *rig = *state;
+    struct world w;
+
+    if (!rig->shim)
+        skip();
+    for (int kernels = 0; kernels < 2; kernels++) {
+        if (!kernels)
+            rig->fail_call("cudaLibraryLoadData", 1, CUDA_E_NO_KERNEL_IMAGE);
+        world_make(&w, rig, 0, 58, WORLD_ALL, 40);
+        rig->hold_to_host(1);
+        struct cairn_device_copy *first = save(&w);
+        overwrite(&w, 1);
+        world_pages(&w, 1);
+        struct cairn_device_copy *second = save(&w);
+        rig->hold_to_host(0);
+        finish(&w, first);
+        finish(&w, second);
+        world_check(&w);
+        world_free(&w);
+    }
+}
+
 /* Without a fence only volatile slices may change, and the streams run against each other as they like. */
 void test_random_order(void **state)
 {
