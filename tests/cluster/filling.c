@@ -38,7 +38,7 @@ struct rank {
     uint32_t nparts, frozen;
     int fd;
     uint32_t next_id;
-    int fds[LOCAL_MAX_FDS]; /* with it; -1: none */
+    int fds[LOCAL_MAX_FDS]; /* with what came last; -1: none */
     int arena_fd, ledger_fd;
     uint64_t arena_id, control_bytes;
     char *map;
@@ -55,7 +55,7 @@ struct rank {
         struct local_event event;
         struct local_error error;
         char bytes[LOCAL_MAX_MESSAGE];
-    } m; /* what came last */
+    } m; /* what came last; at the end: some of these are longer than they say */
 };
 
 static void die(const char *what)
