@@ -196,7 +196,8 @@ static void test_far(void **state)
     struct gpu_loop loops[] = {{3, 3ll << 30}, {1ull << 30, 2}}; /* rows of pairs, and rows lie further apart */
 
     (void)state;
-    assert_true(data != MAP_FAILED);
+    if (data == MAP_FAILED)
+        skip(); /* where memory is never overcommitted */
     fill_random(data + far - 600, 1600, 3);
     struct gpu_piece pieces[] = {{0, 1000, far, len, 0, 0, 0, 0, 0},
                                  {1040, 500, far - 2 * (3ull << 30) + 2 * (2ull << 30), 2, 0, 0, 0, 2, 0}};
