@@ -48,5 +48,11 @@ int gpu_runtime_open(struct gpu_runtime *ret_runtime)
         }
         *(void **)table[i].to = symbol;
     }
-    return library ? 0 : -1;
+    if (!library)
+        return -1;
+    *(void **)&ret_runtime->library_load = dlsym(library, "cudaLibraryLoadData");
+    *(void **)&ret_runtime->library_kernel = dlsym(library, "cudaLibraryGetKernel");
+    *(void **)&ret_runtime->launch = dlsym(library, "cudaLaunchKernel");
+    ret_runtime->double_image = dlsym(library, "cairn_shim_kernels_image");
+    return 0;
 }

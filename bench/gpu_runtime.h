@@ -6,8 +6,13 @@
 #define CAIRN_BENCH_GPU_RUNTIME_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 enum { GPU_TO_DEVICE = 1, GPU_TO_HOST = 2, GPU_WITHIN = 3 }; /* enum cudaMemcpyKind */
+
+struct gpu_dim { /* dim3 */
+    unsigned x, y, z;
+};
 
 /* Each returns a cudaError_t. */
 struct gpu_runtime {
@@ -22,6 +27,12 @@ struct gpu_runtime {
     int (*stream_wait)(void *stream);
     int (*wait)(void);
     const char *(*text)(int);
+    /* Of version 12.8 and later; NULL without. */
+    int (*library_load)(void **library, const void *code, void **, void **, unsigned, void **, void **, unsigned);
+    int (*library_kernel)(void **kernel, void *library, const char *name);
+    int (*launch)(const void *kernel, struct gpu_dim grid, struct gpu_dim block, void **args, size_t shared,
+                  void *stream);
+    const void *double_image; /* the double of the runtime brings kernels of its own; NULL in the real one */
 };
 
 /* 0, or -1 with what was tried on stderr. Never closed: the runtime has threads. */

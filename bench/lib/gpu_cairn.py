@@ -20,7 +20,7 @@ class Saver:
         self.checkpointer = cairn.Checkpointer(w.job, socket=w.socket, arena=int(size(state) * 1.02) + 64 * MIB, timeout=120, raise_errors=True,
                                                overlap=True, **options)
         self.prepare_s = timed(lambda: self.checkpointer.prepare(state))[0]
-        self.held, self.handle = [], None
+        self.held, self.handle, self.info = [], None, {}
 
     def save(self):
         self.step += 1
@@ -33,8 +33,8 @@ class Saver:
         self.w.on.sync()
         begin = time.perf_counter()
         self.save().wait("snapshot", timeout=120)
-        seconds, info = time.perf_counter() - begin, self.handle.info()
-        if self.w.device == "cuda" and info and not info["device_bytes"]:
+        seconds, self.info = time.perf_counter() - begin, self.handle.info()
+        if self.w.device == "cuda" and not self.info["device_bytes"]:
             raise RuntimeError("the tensors did not go from the device to the arena by themselves: what was said above tells why")
         return seconds, begin
 

@@ -23,6 +23,7 @@ def reading(w, nbytes):
 
 def run_limits(w):
     w.say(w.on.describe())
+    w.value(gpu=w.on.describe())
     link = Link(w.on, w.link_bytes)
     down, up = [link.to_host() for _ in range(7)], [link.to_device() for _ in range(7)]
     name, reads = reading(w, w.link_bytes * 4)

@@ -49,7 +49,8 @@ class Training:
     def __init__(self, on, shape, batch, length):
         torch.manual_seed(7)
         vocabulary = VOCABULARY if shape != "tiny" else 512
-        self.model = Gpt(shape, vocabulary, length).to(device=on.kind, dtype=torch.bfloat16)
+        with torch.device(on.kind):  # made there: a processor would take seconds to draw so many numbers
+            self.model = Gpt(shape, vocabulary, length).to(dtype=torch.bfloat16)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         self.length, self.vocabulary, self.device = length, vocabulary, on.kind
         self.resize(batch)

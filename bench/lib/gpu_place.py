@@ -25,14 +25,16 @@ class Place:
         if self.bundle:
             self.cairnd, self.tool, self.library = root / "bin" / "cairnd", root / "bin" / "cairn", root / "lib" / "libcairn.so.0"
             self.plugins, self.python, self.copy = root / "lib" / "cairn", root / "python", root / "bench" / "bench-gpu-copy"
+            self.kernels = root / "bench" / "bench-gpu-kernels"
             self.conformance = root / "tests" / "conformance_device"
         else:
             build = pathlib.Path(build).resolve()
             self.cairnd, self.tool = build / "daemon" / "cairnd", build / "client" / "tool" / "cairn"
             self.library, self.plugins = build / "client" / "libcairn.so.0", build / "plugins"
             self.python, self.copy = root / "client" / "python" / "src", build / "bench" / "bench-gpu-copy"
+            self.kernels = build / "bench" / "bench-gpu-kernels"
             self.conformance = build / "tests" / "conformance" / "conformance_device"
-        missing = [str(p) for p in (self.cairnd, self.library, self.plugins, self.python / "cairn", self.copy) if not p.exists()]
+        missing = [str(p) for p in (self.cairnd, self.library, self.plugins, self.python / "cairn", self.copy, self.kernels) if not p.exists()]
         if missing:
             raise FileNotFoundError(f"{'the bundle' if self.bundle else 'the build'} lacks {', '.join(missing)}: give an unpacked bundle with "
                                     f"--bundle, or a complete build with --build")

@@ -17,7 +17,7 @@ def frozen_half(w, state):
         for t in changing:
             t.mul_(1.5)
         seconds.append(saver.copied()[0])
-        info = saver.handle.info()
+        info = saver.info
         skipped = info["unchanged_bytes"]
         copied = info["device_bytes"] - skipped if info["device_bytes"] else info["copied_bytes"]
         shares.append(copied / changed)

@@ -55,4 +55,4 @@ def describe(root, directory):
 
 def text(m):
     return (f"{m['processors']} processors ({m['processor']}; {' '.join(m['vectors']) or 'no AVX2'}), {m['memory_gib']} GiB, "
-            f"Linux {m['kernel']}, {m['filesystem']}, commit {m['commit']}, load {m['load_before']:.1f} before")
+            f"Linux {m['kernel']}, {m['filesystem']}, commit {m['commit']}, load {m['load_before']:.1f} before" + (f"; {m['gpu']}" if m.get("gpu") else ""))

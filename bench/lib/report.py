@@ -156,9 +156,9 @@ def render(report):
     return "\n".join(out)
 
 
-def into_page(page, report):
+def into_page(page, report, mark="figures"):
     """Puts the tables between the page's marks."""
-    begin, end = "<!-- figures -->", "<!-- end of figures -->"
+    begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
     text = pathlib.Path(page).read_text()
     if begin not in text or end not in text:
         raise ValueError(f"{page} has no place for figures: {begin} and {end}")

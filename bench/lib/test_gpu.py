@@ -46,6 +46,11 @@ class Rows(unittest.TestCase):
         self.assertNotIn("unchanged", [r["name"] for r in self.run_.rows.rows])
         self.assertIn("plugin_load_over_limit", self.judged())
 
+    def test_packing_is_no_gain_where_it_is_slower_than_the_bus(self):
+        self.run_.rows.add("pinned_to_host", "GB/s", [50.0])
+        self.gpu.Run.kernel_rows(self.run_, {"plain_bytes": 10**9, "packed_bytes": 5 * 10**8, "sums_s": [0.001], "pack_s": [0.005, 0.02, 0.04], "unpack_s": [0.01]})
+        self.assertEqual([round(x, 2) for x in (self.run_.rows.rows[-1]["min"], self.run_.rows.rows[-1]["median"], self.run_.rows.rows[-1]["max"])], [0.5, 1.0, 2.0])
+
     def test_what_broke_off_is_judged_as_far_as_it_came(self):
         self.gpu.Run.plugin_rows(self.run_, {})
         self.assertEqual(self.run_.rows.rows, [])
@@ -61,7 +66,7 @@ class Plan(unittest.TestCase):
     def test_restores_follow_what_was_saved_and_only_chooses(self):
         plan = script().plan
         everything = [name for p in plan(types.SimpleNamespace(cpu=False, quick=False, only=None)) for name, _, _ in p]
-        self.assertEqual(everything[:3], ["limits", "conformance", "plugin"])
+        self.assertEqual(everything[:3], ["limits", "conformance", "plugin"])  # first what is short
         for i, name in enumerate(everything):
             if name == "restore":
                 self.assertEqual(everything[i - 1], "cairn")

@@ -171,13 +171,27 @@ assert libraries == {tree + "/lib/libcairn.so.0"}, libraries
 """
 
 
+def measures(cell, build):
+    """bench/gpu finds all of it in the bundle; without torch it measures the plugin."""
+    tree, report = cell.root / TREE.lstrip("/"), cell.root / "tmp" / "gpu.json"
+    done = subprocess.run([sys.executable, tree / "bench" / "gpu", "--cpu", "--only", "plugin", "--directory", cell.root / "tmp", "--json", report],
+                          capture_output=True, text=True, timeout=60, env={**os.environ, "CAIRN_CUDART": shim(build), "PYTHONDONTWRITEBYTECODE": "1"})
+    assert done.returncode == 0, f"{done.returncode}: {done.stdout}{done.stderr}"
+    assert "plugin_copy_over_limit" in {r["name"] for r in json.loads(report.read_text())["rows"] if r["median"]}, done.stdout
+
+
+def shim(build):
+    """The double of the CUDA runtime, which is no part of the bundle."""
+    return str(build.resolve() / "tests" / "shim" / "libcairn-shim-cudart.so")
+
+
 def from_outside(cell, socket, build):
-    """A process that brings its own libraries, and a device (the double of the CUDA runtime, which is no part of the bundle)."""
+    """A process that brings its own libraries, and a device."""
     tree = cell.root / TREE.lstrip("/")
     env = {k: v for k, v in os.environ.items() if not k.startswith("CAIRN_")}
     done = subprocess.run([sys.executable, "-c", FOREIGN, tree, cell.root / socket.lstrip("/")], capture_output=True, text=True, timeout=60,
                           env={**env, "PYTHONPATH": str(tree / "python"), "PYTHONDONTWRITEBYTECODE": "1",
-                               "CAIRN_CUDART": str(build.resolve() / "tests" / "shim" / "libcairn-shim-cudart.so")})
+                               "CAIRN_CUDART": shim(build)})
     assert done.returncode == 0, f"{done.returncode}: {done.stdout}{done.stderr}"
 
 
@@ -198,6 +212,7 @@ def inside(root, build):
         assert "node" in out, out
         trains_and_goes_on(cell, env)
         from_outside(cell, socket, build)
+        measures(cell, build)
         daemon.terminate()
         assert daemon.wait(20) == 0
     except BaseException:
