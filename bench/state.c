@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bench-state: one rank with a training state of any size. "save" makes it, measures this machine's memcpy into shared
- * memory, saves it some times and prints what each save cost; "restore" reads it back and compares every byte with what
+ * memory, saves it some times and prints what each save cost (--changed PERCENT: so much of each tensor changes before
+ * each save but the first, the rest is frozen); "restore" reads it back and compares every byte with what
  * "save" made. One JSON object on stdout; bench/save-restore drives it and the daemons around it. "hot" restores from
  * the arena beside a plain copy, --saves times. "step" saves once for each line on stdin and prints "sealed" and
  * "committed SECONDS", for bench/hung-peer. */
@@ -23,6 +24,7 @@ struct options {
     uint64_t state_bytes;
     unsigned saves;
     unsigned threads;
+    unsigned changed; /* percent */
     uint64_t seed;
 };
 
@@ -188,6 +190,14 @@ static void save_once(struct cairn_session *session, struct state *s, uint64_t s
     cairn_save_free(save);
 }
 
+/* The end of each tensor, a byte in each page of it. */
+static void change(struct state *s, unsigned percent)
+{
+    for (unsigned i = 0; i < NKINDS; i++)
+        for (uint64_t at = s->t[i].bytes / 100 * (100 - percent); percent && at < s->t[i].bytes; at += 4096)
+            s->t[i].data[at] ^= 1;
+}
+
 static int cmd_save(const struct options *o)
 {
     struct state s;
@@ -199,6 +209,7 @@ static int cmd_save(const struct options *o)
            (unsigned long long)s.bytes, copy, now() - opened);
     for (unsigned i = 0; i < o->saves; i++) {
         double stall, commit;
+        change(&s, i ? o->changed : 0);
         save_once(session, &s, i + 1, false, &stall, &commit);
         printf("%s{\"stall_s\": %.4f, \"commit_s\": %.4f}", i ? ", " : "", stall, commit);
     }
@@ -345,11 +356,10 @@ static int cmd_restore(const struct options *o)
 
 int main(int argc, char **argv)
 {
-    static const struct option long_options[] = {{"socket", required_argument, NULL, 's'},
-                                                 {"mib", required_argument, NULL, 'm'},
-                                                 {"saves", required_argument, NULL, 'n'},
-                                                 {"threads", required_argument, NULL, 't'},
-                                                 {NULL, 0, NULL, 0}};
+    static const struct option long_options[] = {
+        {"socket", required_argument, NULL, 's'},  {"mib", required_argument, NULL, 'm'},
+        {"saves", required_argument, NULL, 'n'},   {"threads", required_argument, NULL, 't'},
+        {"changed", required_argument, NULL, 'c'}, {NULL, 0, NULL, 0}};
     struct options o = {.state_bytes = (uint64_t)1 << 30, .saves = 3, .threads = 1, .seed = 7};
     int c;
 
@@ -362,6 +372,8 @@ int main(int argc, char **argv)
             o.saves = (unsigned)strtoul(optarg, NULL, 10);
         else if (c == 't')
             o.threads = (unsigned)strtoul(optarg, NULL, 10);
+        else if (c == 'c')
+            o.changed = (unsigned)strtoul(optarg, NULL, 10) % 101;
         else
             return 2;
     }
@@ -373,6 +385,7 @@ int main(int argc, char **argv)
         return cmd_hot(&o);
     if (optind + 1 == argc && strcmp(argv[optind], "step") == 0)
         return cmd_step(&o);
-    fprintf(stderr, "usage: bench-state save|restore|hot|step --socket PATH [--mib N] [--saves N] [--threads N]\n");
+    fprintf(stderr, "usage: bench-state save|restore|hot|step --socket PATH [--mib N] [--saves N] [--threads N] "
+                    "[--changed PERCENT]\n");
     return 2;
 }

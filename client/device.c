@@ -293,7 +293,7 @@ int device_pin_arena(struct device *d, struct arena *a, struct cairn_error *err)
     if (r == 0)
         return 0;
     r = failed(d->name, r, &why, err);
-    return cairn_wrap(err, r, "pin %llu MiB of arena", (unsigned long long)(a->page_bytes >> 20));
+    return cairn_wrap(err, r, "pin the arena");
 }
 
 bool devices_unpin_arena(struct arena *a)

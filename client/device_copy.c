@@ -23,10 +23,10 @@ struct one_copy {
 struct device_copies {
     struct cairn_save *save;
     struct one_copy *copies;
-    uint32_t ncopies; /* that are under way or have ended */
-    void **pages;     /* of each part */
-    struct cairn_device_sum *held;
-    uint32_t told; /* parts that the daemon has heard of */
+    uint32_t ncopies;              /* that are under way or have ended */
+    void **pages;                  /* of each part */
+    struct cairn_device_sum *held; /* by each part's page; NULL: nobody asks */
+    uint32_t told;                 /* parts that the daemon has heard of */
     struct device_outcome outcome;
 };
 
@@ -107,7 +107,7 @@ static int start_one(struct device_copies *c, uint32_t flags, struct cairn_error
                                      .stream = stream_of(s, one->share->device->number),
                                      .flags = flags,
                                      .seed = s->session->seed,
-                                     .held = flags & CAIRN_DEVICE_SKIP ? c->held : NULL};
+                                     .held = c->held};
 
     pthread_mutex_lock(&s->shares->lock);
     int r = shares_check(s->shares, one->share, one->data, err);
@@ -120,7 +120,7 @@ static int start_one(struct device_copies *c, uint32_t flags, struct cairn_error
     return 0;
 }
 
-static struct device_copies *copies_new(struct cairn_save *s)
+static struct device_copies *copies_new(struct cairn_save *s, bool with_held)
 {
     struct device_copies *c = calloc(1, sizeof(*c));
     uint32_t nparts = s->plan->layout.nparts;
@@ -132,8 +132,8 @@ static struct device_copies *copies_new(struct cairn_save *s)
     c->outcome.error.size = sizeof(c->outcome.error);
     c->copies = calloc(s->shares->nshares, sizeof(*c->copies));
     c->pages = malloc(nparts * sizeof(*c->pages));
-    c->held = calloc(nparts, sizeof(*c->held));
-    good = c->copies && c->pages && c->held;
+    c->held = with_held ? calloc(nparts, sizeof(*c->held)) : NULL;
+    good = c->copies && c->pages && (c->held || !with_held);
     for (uint32_t i = 0; i < s->shares->nshares && good; i++) {
         struct share *h = &s->shares->shares[i];
         c->copies[i].share = h;
@@ -150,8 +150,8 @@ static struct device_copies *copies_new(struct cairn_save *s)
 
 int device_copies_start(struct cairn_save *s, struct device_copies **ret_copies, struct cairn_error *err)
 {
-    struct device_copies *c = copies_new(s);
     uint32_t flags = save_flags(s);
+    struct device_copies *c = copies_new(s, flags & CAIRN_DEVICE_SKIP);
     int r = 0;
 
     if (!c)

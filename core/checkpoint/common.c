@@ -66,29 +66,33 @@ static void put_slice(struct bytes *out, const struct cairn_slice *s)
     }
 }
 
+static void add_hash(struct hash128 *sum, const struct bytes *of)
+{
+    struct hash128 h = cairn_hash128(of->data, of->len);
+
+    sum->low += h.low;
+    sum->high += h.high;
+}
+
+/* Sums do not depend on the order, and no two slices of a shard are the same: nothing is sorted. */
 static int sum_common(const struct cairn_layout *l, const struct cairn_numerics *numerics, struct shard_numerics *to,
                       struct cairn_error *err)
 {
-    struct bytes set = {0}, sums = {0};
-    uint32_t *index;
+    struct bytes slice = {0};
 
-    int r = common_slices(l, &index, &to->common, err);
-    if (r < 0)
-        return r;
-    for (uint32_t i = 0; i < to->common; i++) {
-        put_slice(&set, &l->slices[index[i]]);
-        bytes_put_u64(&sums, numerics[index[i]].digest.low);
-        bytes_put_u64(&sums, numerics[index[i]].digest.high);
+    for (uint32_t i = 0; i < l->nslices && !slice.bad; i++) {
+        if (!l->slices[i].common)
+            continue;
+        to->common++;
+        slice.len = 0;
+        put_slice(&slice, &l->slices[i]);
+        add_hash(&to->set, &slice);
+        bytes_put_u64(&slice, numerics[i].digest.low);
+        bytes_put_u64(&slice, numerics[i].digest.high);
+        add_hash(&to->sums, &slice);
     }
-    free(index);
-    if (set.bad || sums.bad) {
-        r = cairn_fail(err, CAIRN_E_NOMEM, "allocate the table of %u tensors", to->common);
-    } else if (to->common) {
-        to->set = cairn_hash128(set.data, set.len);
-        to->sums = cairn_hash128(sums.data, sums.len);
-    }
-    bytes_free(&set);
-    bytes_free(&sums);
+    int r = slice.bad ? cairn_fail(err, CAIRN_E_NOMEM, "allocate the description of a tensor") : 0;
+    bytes_free(&slice);
     return r;
 }
 
@@ -255,12 +259,26 @@ __attribute__((format(printf, 4, 5))) static void add(char *buf, size_t len, siz
     va_end(args);
 }
 
+#define NAME_SHOWN 40 /* bytes of a tensor's name */
+
+/* Whole characters: a message may become JSON. */
+static int shown(const char *name)
+{
+    size_t len = strnlen(name, NAME_SHOWN + 1);
+
+    if (len <= NAME_SHOWN)
+        return (int)len;
+    while (((unsigned char)name[--len] & 0xc0) == 0x80)
+        ;
+    return (int)len;
+}
+
 static void add_tensors(const struct common_tensors *t, char *buf, size_t len, size_t *at)
 {
     uint64_t named = t->n < COMMON_NAMED ? t->n : COMMON_NAMED;
 
     for (uint64_t i = 0; i < named; i++)
-        add(buf, len, at, "%s\"%.40s\"", i ? ", " : ": ", t->name[i]);
+        add(buf, len, at, "%s\"%.*s\"", i ? ", " : ": ", shown(t->name[i]), t->name[i]);
     if (t->n > named)
         add(buf, len, at, " and %llu more", (unsigned long long)(t->n - named));
 }

@@ -30,7 +30,7 @@ struct ckpt_base share_choose(const struct share *s, uint64_t step, uint64_t inc
  * with one, 0: none. */
 void share_committed(struct share *s, const struct ckpt_base *self, const struct ckpt_base *base, uint64_t revision,
                      uint64_t stored_bytes, unsigned limit);
-/* An intent that named it was refused: it may be gone. */
+/* An intent that named it was refused, or it lacks what cannot be made again: it may be gone. */
 void share_refused(struct share *s, const struct ckpt_base *base);
 
 #endif

@@ -188,3 +188,15 @@ void delta_not_same(struct rank_save *save, const struct manifest_base *base, ui
     if (i >= 0)
         n->changed[i] = true;
 }
+
+void jobs_distrust(struct jobs *jobs, const char *name, uint64_t step, uint64_t incarnation)
+{
+    struct job *job = jobs_find(jobs, name);
+    struct ckpt_base lost = {true, step, incarnation};
+
+    if (!job)
+        return;
+    share_refused(&job->share, &lost);
+    if (job->newest.is_set && job->newest.step == step && job->newest.incarnation == incarnation)
+        job->newest = (struct ckpt_base){.is_set = false};
+}

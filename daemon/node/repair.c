@@ -125,6 +125,8 @@ static void report_checkpoint(struct repair *r, const struct listed *l)
             "lost",
             r->q.job, (unsigned long long)l->step, (unsigned long long)n->repaired, (unsigned long long)n->copies_added,
             (unsigned long long)n->unplaced, (unsigned long long)n->lost_chunks);
+    if (n->lost_chunks)
+        jobs_distrust(r->node->jobs, r->q.job, l->step, l->incarnation);
     add_counts(&r->all, n);
 }
 

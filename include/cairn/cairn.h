@@ -18,6 +18,7 @@
  * Sizes are in bytes, times in milliseconds. Every wait has a deadline; a timeout of 0 means "do not wait".
  * Strings and arrays given to a call are copied before it returns unless the call says otherwise.
  * Threads: a session may be used from several threads at once; a save or a restore belongs to one thread at a time.
+ * A session that saves from devices has one thread of its own, which takes no signals.
  * After fork() the child gets CAIRN_E_FORKED from every call; it must not touch the arena.
  */
 #ifndef CAIRN_CAIRN_H
@@ -144,7 +145,8 @@ struct cairn_session_options {
  * the daemon's memory budget), UNAVAILABLE, TIMEOUT. */
 CAIRN_API int cairn_session_open(const struct cairn_session_options *options, struct cairn_session **ret_session,
                                  struct cairn_error *err);
-/* Waits for nothing: sealed saves go on in the daemon. NULL is allowed. Saves and restores must be freed before. */
+/* Waits for copies from devices that are under way, for the session's timeout at most, and else for nothing: sealed
+ * saves go on in the daemon. NULL is allowed. Saves and restores must be freed before. */
 CAIRN_API void cairn_session_close(struct cairn_session *session);
 /* A descriptor that becomes readable when a state of a save may have changed. Owned by the session. */
 CAIRN_API int cairn_session_fd(const struct cairn_session *session);
@@ -276,8 +278,9 @@ CAIRN_API int cairn_save_place(struct cairn_save *save, uint64_t i, void **ret_d
 CAIRN_API int cairn_save_wait(struct cairn_save *save, int state, uint32_t timeout_ms, struct cairn_error *err);
 struct cairn_save_info {
     size_t size;
-    uint64_t bytes;         /* of all slices */
-    uint64_t copied_bytes;  /* by seal or stage; the rest was in the arena already (CAIRN_TRACK), or is the caller's */
+    uint64_t bytes;        /* of all slices */
+    uint64_t copied_bytes; /* by seal or stage, from the host's memory; the rest was in the arena already (CAIRN_TRACK),
+                              is the caller's, or a device's */
     uint64_t tracked_bytes; /* of tensors whose writes are watched now */
     char tracking[256];     /* "on", or why nothing is tracked */
     /* Behind the first version's fields; known once the save has reached CAIRN_SNAPSHOT. */
@@ -288,15 +291,15 @@ struct cairn_save_info {
 /* What seal did. Errors: INVAL, FORKED. */
 CAIRN_API int cairn_save_info(const struct cairn_save *save, struct cairn_save_info *ret_info);
 
-/* Before seal: gives the step up for this rank, the checkpoint is aborted at once. After it: only forgets the handle.
- */
+/* Before seal: gives the step up for this rank, the checkpoint is aborted at once. After it: only forgets the handle;
+ * copies from devices that are under way go on. */
 CAIRN_API void cairn_save_free(struct cairn_save *save);
 
 /* ---- restore --------------------------------------------------------------------------------- */
 
 #define CAIRN_LATEST UINT64_MAX /* as a step: the highest committed (incarnation, step) */
-/* As a step of what reads: the highest whose tensors have no NaN and no Inf. Those of which this is not known are passed
- * over. A rank that opens it is not pinned to it: what its job resumes from stays what cairn_latest says. */
+/* As a step of what reads: the highest whose tensors have no NaN and no Inf. Those of which this is not known are
+ * passed over. A rank that opens it is not pinned to it: what its job resumes from stays what cairn_latest says. */
 #define CAIRN_LATEST_FINITE (UINT64_MAX - 1)
 
 /* The step that all ranks of this incarnation resume from. The first rank that asks fixes it; an observer gets the
@@ -330,10 +333,10 @@ CAIRN_API int cairn_restore_slice(const struct cairn_restore *restore, uint64_t 
 CAIRN_API int cairn_restore_find(const struct cairn_restore *restore, const char *name, struct cairn_tensor *ret_tensor,
                                  struct cairn_error *err);
 
-/* Asks for a slice of a tensor by name, in global coordinates, into tensor->data. dtype and shape must be those of
- * the checkpoint. Elements that several ranks saved under this name are taken from the session's own rank if it is
- * among them (a rank's number, whatever the world size was then), else from the lowest; an observer takes them from the
- * lowest. Errors: NOT_FOUND names the tensor or the elements that no rank saved. */
+/* Asks for a slice of a tensor by name, in global coordinates, into tensor->data, which is memory of tensor->device.
+ * dtype and shape must be those of the checkpoint. Elements that several ranks saved under this name are taken from the
+ * session's own rank if it is among them (a rank's number, whatever the world size was then), else from the lowest; an
+ * observer takes them from the lowest. Errors: NOT_FOUND names the tensor or the elements that no rank saved. */
 CAIRN_API int cairn_restore_add(struct cairn_restore *restore, const struct cairn_tensor *tensor,
                                 struct cairn_error *err);
 /* The same for each of them, all or none. They lie tensors[0].size bytes apart, with one size. */
@@ -346,8 +349,10 @@ CAIRN_API int cairn_restore_add_slice(struct cairn_restore *restore, uint64_t i,
  * ends the run with INTR. */
 typedef int (*cairn_progress_fn)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
 
-/* Reads everything that was added. Only bytes whose checksums verified are handed out. Not atomic: after an error the
- * contents of the targets are undefined. May be called again after more adds. */
+/* Reads everything that was added; on return it is where it was asked for, on devices too, whatever stream reads it
+ * then; no stream may use that memory meanwhile.
+ * Only bytes whose checksums verified are left there. Not atomic: after an error the contents of the targets are
+ * undefined. May be called again after more adds. */
 CAIRN_API int cairn_restore_run(struct cairn_restore *restore, uint32_t timeout_ms, cairn_progress_fn progress,
                                 void *arg, struct cairn_error *err);
 CAIRN_API void cairn_restore_free(struct cairn_restore *restore);

@@ -15,10 +15,10 @@ void copy_free(struct cairn_device_copy *copy)
     struct variant *v = copy->variant;
     struct cairn_device *d = v->plan->device;
     struct scope s = {0};
-    bool entered = scope_enter(&s, d, NULL) == 0;
 
+    (void)scope_enter(&s, d, NULL);
     pthread_mutex_lock(&d->lock);
-    for (uint32_t i = 0; i < copy->ntaken && entered; i++)
+    for (uint32_t i = 0; i < copy->ntaken; i++)
         events_give(d, copy->events[i]);
     if (copy->aside && !copy->ended)
         table_spoil(v, copy->table);

@@ -107,13 +107,11 @@ static int find_device(struct cairn_device *d, struct cairn_error *err)
 
 static int hold_context(struct cairn_device *d, struct cairn_error *err)
 {
-    cuda_driver_device device;
-
     if (!d->cuda.context_retain)
         return 0;
-    cuda_driver_error e = d->cuda.driver_device(&device, d->ordinal);
+    cuda_driver_error e = d->cuda.driver_device(&d->driver_device, d->ordinal);
     if (e == 0)
-        e = d->cuda.context_retain(&d->context, device);
+        e = d->cuda.context_retain(&d->context, d->driver_device);
     return e ? cairn_fail(err, CAIRN_E_IO, "use CUDA device %d: driver's error %d", d->ordinal, (int)e) : 0;
 }
 
@@ -146,8 +144,7 @@ static void drop_lanes(struct cairn_device *d)
     struct cuda *c = &d->cuda;
     struct scope s = {0};
 
-    if (scope_enter(&s, d, NULL) < 0)
-        return; /* a context that is gone has taken all of it along */
+    (void)scope_enter(&s, d, NULL); /* handles know their context; one that is gone has taken all of it along */
     for (int i = 0; i < LANES; i++) {
         if (d->lanes[i].stream) {
             (void)c->stream_sync(d->lanes[i].stream);
@@ -176,11 +173,8 @@ void device_close(struct cairn_device *d)
     if (d->cuda.runtime) {
         pins_free(d);
         drop_lanes(d);
-        if (d->context) {
-            cuda_driver_device device;
-            if (d->cuda.driver_device(&device, d->ordinal) == 0)
-                (void)d->cuda.context_release(device);
-        }
+        if (d->context)
+            (void)d->cuda.context_release(d->driver_device);
         cuda_unload(&d->cuda);
     }
     free(d->events.idle);
@@ -227,15 +221,14 @@ void device_describe(struct cairn_device *d, char *text, size_t room)
     struct cuda *c = &d->cuda;
     char name[128] = "CUDA device", bus[32] = "?";
     int runtime = 0, version = 0;
-    cuda_driver_device device;
     struct scope s = {0};
 
     if (scope_enter(&s, d, NULL) == 0) {
         (void)c->bus_id(bus, sizeof bus, d->ordinal);
         (void)c->runtime_version(&runtime);
         (void)c->driver_version(&version);
-        if (c->driver_name && c->driver_device(&device, d->ordinal) == 0)
-            (void)c->driver_name(name, sizeof name, device);
+        if (d->context)
+            (void)c->driver_name(name, sizeof name, d->driver_device);
     }
     scope_leave(&s);
     snprintf(text, room, "%s (cuda:%d, %s), runtime %d.%d (%s), driver %d.%d; kernels: %s", name, d->ordinal, bus,

@@ -49,6 +49,7 @@ struct kernels {
 struct cairn_device {
     struct cuda cuda;
     int ordinal;
+    cuda_driver_device driver_device;
     cuda_context context; /* NULL without the driver's functions */
     uint64_t max_pitch;
     uint64_t staging_bytes;

@@ -6,6 +6,8 @@
 #include "core/base/error.h"
 #include "plugins/device-cuda/kernels/image.h"
 
+#include <string.h>
+
 static const char *const names[KERNELS] = {GPU_GATHER, GPU_SCATTER, GPU_SUMS, GPU_PUT};
 
 int kernels_launch(struct cairn_device *d, enum kernel kernel, uint32_t blocks, uint32_t threads, void *args,
@@ -24,8 +26,28 @@ int kernels_launch(struct cairn_device *d, enum kernel kernel, uint32_t blocks, 
     return device_fail(d, err, e, what);
 }
 
+/* Code is loaded by the first launch of each kernel, which may wait for whatever the device does then: so it is
+ * launched now, with nothing to do. */
+static int load_code(struct cairn_device *d, cuda_stream stream, struct cairn_error *err)
+{
+    static const uint32_t threads[KERNELS] = {GPU_GATHER_THREADS, GPU_SCATTER_THREADS, GPU_SUMS_THREADS,
+                                              GPU_PUT_THREADS};
+    union {
+        struct gpu_gather gather;
+        struct gpu_scatter scatter;
+        struct gpu_sums sums;
+        struct gpu_put put;
+    } nothing;
+    int r = 0;
+
+    memset(&nothing, 0, sizeof nothing);
+    for (int i = 0; i < KERNELS && r == 0; i++)
+        r = kernels_launch(d, (enum kernel)i, 1, threads[i], &nothing, stream, err);
+    return r;
+}
+
 /* Code that the device cannot run may be found out by the first launch only. */
-static int try_one(struct cairn_device *d, struct cairn_error *err)
+static int try_all(struct cairn_device *d, struct cairn_error *err)
 {
     struct gpu_gather gather = {.len = 16};
     cuda_stream stream = d->lanes[0].stream;
@@ -34,7 +56,9 @@ static int try_one(struct cairn_device *d, struct cairn_error *err)
     cuda_error e = d->cuda.malloc(&gather.block, gather.len);
     if (e)
         return device_fail(d, err, e, "take memory");
-    r = kernels_launch(d, KERNEL_GATHER, gpu_gather_blocks(gather.len), GPU_GATHER_THREADS, &gather, stream, err);
+    r = load_code(d, stream, err);
+    if (r == 0)
+        r = kernels_launch(d, KERNEL_GATHER, gpu_gather_blocks(gather.len), GPU_GATHER_THREADS, &gather, stream, err);
     if (r == 0 && (e = d->cuda.stream_sync(stream)) != CUDA_OK)
         r = device_fail(d, err, e, "run a kernel");
     (void)d->cuda.free(gather.block);
@@ -52,7 +76,7 @@ static int load(struct cairn_device *d, const void *image, struct cairn_error *e
     }
     for (int i = 0; i < KERNELS && !e; i++)
         e = d->cuda.library_kernel(&k->kernel[i], k->library, names[i]);
-    return e ? device_fail(d, err, e, "load the kernels") : try_one(d, err);
+    return e ? device_fail(d, err, e, "load the kernels") : try_all(d, err);
 }
 
 void kernels_load(struct cairn_device *d)

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Restores: bytes of the host to the device, on a stream of the loader's own. What lies in pinned memory is copied from
- * there; the rest goes through a ring of pinned memory, from which it has its room back when its ticket has ended. */
+/* Restores: bytes of the host to the device, on a stream of the loader's own.
+ *
+ *   large and dense:  from pinned memory to where it belongs; what is not pinned goes through a ring of pinned memory
+ *   small, strided:   side by side into the ring, with a table; to a ring on the device; from there by a kernel
+ *
+ * Both rings are given out alike, and have their room back when its ticket has ended. */
 #include "plugins/device-cuda/device.h"
 
 #include "core/base/bytes.h"
@@ -12,6 +16,7 @@
 #define RING ((uint64_t)16 << 20)
 #define TICKETS 64
 #define RING_ALIGN 64
+#define LARGE ((uint64_t)64 << 10) /* worth a call of the copy engine */
 
 struct ticket {
     cuda_event event;
@@ -20,7 +25,7 @@ struct ticket {
 struct cairn_device_loader {
     struct cairn_device *device;
     cuda_stream stream;
-    char *ring;
+    char *ring, *far;              /* of the host; of the device, where there are kernels */
     uint64_t ring_head, ring_tail; /* bytes ever given out and taken back */
     uint64_t issued, ended;        /* tickets; the n-th lies at n % TICKETS */
     struct ticket tickets[TICKETS];
@@ -41,6 +46,8 @@ static void loader_drop(struct cairn_device_loader *l)
     }
     if (l->ring)
         (void)c->host_free(l->ring);
+    if (l->far)
+        (void)c->free(l->far);
 }
 
 void loader_free(struct cairn_device_loader *l)
@@ -49,8 +56,8 @@ void loader_free(struct cairn_device_loader *l)
 
     if (!l)
         return;
-    if (scope_enter(&s, l->device, NULL) == 0)
-        loader_drop(l);
+    (void)scope_enter(&s, l->device, NULL);
+    loader_drop(l);
     scope_leave(&s);
     free(l);
 }
@@ -59,7 +66,7 @@ int device_loader(struct cairn_device *d, struct cairn_device_loader **ret_loade
 {
     struct cairn_device_loader *l;
     _cleanup_scope_ struct scope s = {0};
-    void *ring = NULL;
+    void *ring = NULL, *far = NULL;
     int r = device_usable(d, err);
 
     if (r == 0)
@@ -75,6 +82,8 @@ int device_loader(struct cairn_device *d, struct cairn_device_loader **ret_loade
     if (!e)
         e = d->cuda.host_alloc(&ring, RING, CUDA_HOST_PORTABLE | CUDA_HOST_MAPPED);
     l->ring = ring;
+    if (!e && d->kernels.usable && d->cuda.malloc(&far, RING) == CUDA_OK)
+        l->far = far; /* without room for it every run is a call */
     for (int i = 0; i < TICKETS && !e; i++)
         e = d->cuda.event_create(&l->tickets[i].event, CUDA_EVENT_DISABLE_TIMING);
     if (e) {
@@ -88,14 +97,13 @@ int device_loader(struct cairn_device *d, struct cairn_device_loader **ret_loade
 
 /* ---- what is under way ------------------------------------------------------------------------- */
 
-static int fail_loader(struct cairn_device_loader *l, cuda_error e, const char *what, struct cairn_error *err)
+static int usable(struct cairn_device_loader *l, struct cairn_error *err)
 {
-    int r = device_fail(l->device, err, e, what);
-
-    l->failed = true;
-    if (err)
-        l->why = *err;
-    return r;
+    if (l->failed) {
+        cairn_error_copy(err, &l->why);
+        return l->why.code ? l->why.code : CAIRN_E_IO;
+    }
+    return device_usable(l->device, err);
 }
 
 /* Takes back what has ended. */
@@ -106,8 +114,11 @@ static int reap(struct cairn_device_loader *l, struct cairn_error *err)
         cuda_error e = l->device->cuda.event_query(t->event);
         if (e == CUDA_E_NOT_READY)
             return 0;
-        if (e)
-            return fail_loader(l, e, "ask for a copy to the device", err);
+        if (e) {
+            device_fail(l->device, &l->why, e, "ask for a copy to the device");
+            l->failed = true;
+            return usable(l, err);
+        }
         l->ring_tail = t->ring_end;
         l->ended++;
     }
@@ -138,8 +149,10 @@ static int take_ring(struct cairn_device_loader *l, uint64_t bytes, char **ret_a
     *ret_at = NULL;
     if (bytes == 0 || bytes > RING)
         return 0;
-    if (l->ring_tail == l->ring_head) /* nothing is under way: begin anew */
-        skip = at ? RING - at : 0, l->ring_tail = l->ring_head += skip, skip = 0, at = 0;
+    if (l->ring_tail == l->ring_head) { /* nothing is under way: begin anew */
+        l->ring_tail = l->ring_head = round_up_u64(l->ring_head, RING);
+        skip = 0;
+    }
     if (l->ring_head + skip + bytes - l->ring_tail > RING)
         return cairn_fail(err, CAIRN_E_BUSY, "load %llu bytes: too much is under way", (unsigned long long)bytes);
     l->ring_head += skip + bytes;
@@ -184,6 +197,89 @@ static cuda_error put_rows(struct cairn_device_loader *l, const struct cairn_dev
     return e;
 }
 
+static bool is_side_by_side(const struct cairn_device_run *run)
+{
+    return run->count == 1 || run->stride_bytes == (int64_t)run->elem;
+}
+
+/* A kernel puts it where it belongs. */
+static bool is_scattered(const struct cairn_device_loader *l, const struct cairn_device_run *run)
+{
+    return l->far && !(is_side_by_side(run) && run_bytes(run) >= LARGE);
+}
+
+struct load {
+    const struct cairn_device_run *runs;
+    uint32_t n, nscattered, ntiles;
+    char *ring;      /* what this load has of it; NULL: nothing, or more than there is */
+    uint64_t table;  /* bytes of the scattered runs' table, which is first */
+    uint64_t packed; /* bytes from the beginning on that go to the device's ring */
+    uint64_t bytes;  /* of the ring */
+};
+
+static void measure(struct cairn_device_loader *l, struct load *load)
+{
+    for (uint32_t i = 0; i < load->n; i++) {
+        const struct cairn_device_run *run = &load->runs[i];
+        bool scattered = is_scattered(l, run);
+        load->nscattered += scattered;
+        if (scattered || !is_pinned(l->device, run->from, run_bytes(run)))
+            load->bytes += round_up_u64(run_bytes(run), RING_ALIGN);
+    }
+    load->table = round_up_u64(load->nscattered * sizeof(struct gpu_run), RING_ALIGN);
+    load->bytes += load->table;
+}
+
+/* Scattered runs side by side, behind their table. Large ones from pinned memory go straight to the device's ring;
+ * their room is behind the others'. */
+static cuda_error put_scattered(struct cairn_device_loader *l, struct load *load, uint64_t *at, bool straight)
+{
+    struct gpu_run *table = (struct gpu_run *)(void *)load->ring;
+    char *far = l->far + (load->ring - l->ring);
+    cuda_error e = CUDA_OK;
+
+    for (uint32_t i = 0; i < load->n && !e; i++) {
+        const struct cairn_device_run *run = &load->runs[i];
+        uint64_t bytes = run_bytes(run);
+        if (!is_scattered(l, run) || straight != (bytes >= LARGE && is_pinned(l->device, run->from, bytes)))
+            continue;
+        if (straight)
+            e = put_dense(l, far + *at, run->from, bytes, true);
+        else
+            memcpy(load->ring + *at, run->from, bytes);
+        table[load->nscattered++] = (struct gpu_run){.from = far + *at,
+                                                     .to = run->to,
+                                                     .count = run->count,
+                                                     .stride = run->stride_bytes,
+                                                     .elem = run->elem,
+                                                     .tile = load->ntiles};
+        load->ntiles += gpu_run_tiles(run->count, run->elem);
+        *at += round_up_u64(bytes, RING_ALIGN);
+    }
+    return e;
+}
+
+static int scatter(struct cairn_device_loader *l, struct load *load, uint64_t *at, struct cairn_error *err)
+{
+    char *far = l->far + (load->ring - l->ring);
+    struct gpu_scatter args = {.runs = (const struct gpu_run *)(void *)far};
+
+    load->nscattered = 0;
+    *at = load->table;
+    cuda_error e = put_scattered(l, load, at, false);
+    load->packed = *at;
+    if (!e)
+        e = put_scattered(l, load, at, true);
+    if (!e)
+        e = put_dense(l, far, load->ring, load->packed, false);
+    if (e)
+        return device_fail(l->device, err, e, "copy to the device");
+    args.nruns = load->nscattered;
+    args.ntiles = load->ntiles;
+    return kernels_launch(l->device, KERNEL_SCATTER, gpu_scatter_blocks(args.ntiles), GPU_SCATTER_THREADS, &args,
+                          l->stream, err);
+}
+
 static cuda_error put_run(struct cairn_device_loader *l, const struct cairn_device_run *run, char **ring)
 {
     bool pinned = is_pinned(l->device, run->from, run_bytes(run));
@@ -193,55 +289,51 @@ static cuda_error put_run(struct cairn_device_loader *l, const struct cairn_devi
         from = memcpy(*ring, run->from, run_bytes(run));
         *ring += round_up_u64(run_bytes(run), RING_ALIGN);
     }
-    if (run->count == 1 || run->stride_bytes == (int64_t)run->elem)
+    if (is_side_by_side(run))
         return put_dense(l, run->to, from, run_bytes(run), pinned);
     return put_rows(l, run, from, pinned);
 }
 
-static int put_runs(struct cairn_device_loader *l, const struct cairn_device_run *runs, uint32_t n, char *ring,
-                    struct cairn_error *err)
+static int put_all(struct cairn_device_loader *l, struct load *load, struct cairn_error *err)
 {
-    const struct cuda *c = &l->device->cuda;
-    struct ticket *t = &l->tickets[(l->issued + 1) % TICKETS];
+    bool by_kernel = load->ring && load->nscattered > 0;
+    uint64_t at = 0;
+    int r = by_kernel ? scatter(l, load, &at, err) : 0;
+    char *ring = load->ring ? load->ring + at : NULL;
     cuda_error e = CUDA_OK;
 
-    for (uint32_t i = 0; i < n && !e; i++)
-        e = put_run(l, &runs[i], &ring);
-    if (!e)
-        e = c->event_record(t->event, l->stream);
-    if (e) {
-        (void)c->stream_sync(l->stream); /* the caller's memory is still read by what was put there */
-        return fail_loader(l, e, "copy to the device", err);
+    for (uint32_t i = 0; i < load->n && r == 0 && !e; i++)
+        if (!by_kernel || !is_scattered(l, &load->runs[i]))
+            e = put_run(l, &load->runs[i], &ring);
+    return e ? device_fail(l->device, err, e, "copy to the device") : r;
+}
+
+static int put_load(struct cairn_device_loader *l, struct load *load, struct cairn_error *err)
+{
+    struct ticket *t = &l->tickets[(l->issued + 1) % TICKETS];
+    struct cairn_error said = CAIRN_ERROR_INIT;
+    int r = put_all(l, load, &said);
+    cuda_error e = r < 0 ? CUDA_OK : l->device->cuda.event_record(t->event, l->stream);
+
+    if (e)
+        r = device_fail(l->device, &said, e, "record an event");
+    if (r < 0) {
+        (void)l->device->cuda.stream_sync(l->stream); /* the caller's memory is still read by what was put there */
+        l->failed = true;
+        l->why = said;
+        cairn_error_copy(err, &said);
+        return r;
     }
     t->ring_end = l->ring_head;
     l->issued++;
     return 0;
 }
 
-static uint64_t ring_bytes(struct cairn_device_loader *l, const struct cairn_device_run *runs, uint32_t n)
-{
-    uint64_t bytes = 0;
-
-    for (uint32_t i = 0; i < n; i++)
-        if (!is_pinned(l->device, runs[i].from, run_bytes(&runs[i])))
-            bytes += round_up_u64(run_bytes(&runs[i]), RING_ALIGN);
-    return bytes;
-}
-
-static int usable(struct cairn_device_loader *l, struct cairn_error *err)
-{
-    if (l->failed) {
-        cairn_error_copy(err, &l->why);
-        return l->why.code ? l->why.code : CAIRN_E_IO;
-    }
-    return device_usable(l->device, err);
-}
-
 int loader_load(struct cairn_device_loader *l, const struct cairn_device_run *runs, uint32_t n, uint64_t *ret_ticket,
                 struct cairn_error *err)
 {
     _cleanup_scope_ struct scope s = {0};
-    char *ring = NULL;
+    struct load load = {.runs = runs, .n = n};
     int r = usable(l, err);
 
     if (r == 0)
@@ -252,9 +344,10 @@ int loader_load(struct cairn_device_loader *l, const struct cairn_device_run *ru
         return r;
     if (l->issued - l->ended == TICKETS)
         return cairn_fail(err, CAIRN_E_BUSY, "load: %d loads are under way", TICKETS);
-    r = take_ring(l, ring_bytes(l, runs, n), &ring, err);
+    measure(l, &load);
+    r = take_ring(l, load.bytes, &load.ring, err);
     if (r == 0)
-        r = put_runs(l, runs, n, ring, err);
+        r = put_load(l, &load, err);
     if (r == 0)
         *ret_ticket = l->issued;
     return r;

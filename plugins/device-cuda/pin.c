@@ -59,8 +59,8 @@ static void forget(struct cairn_device *d, struct pinned *p)
 {
     struct scope s = {0};
 
-    if (scope_enter(&s, d, NULL) == 0)
-        unregister(d, p);
+    (void)scope_enter(&s, d, NULL);
+    unregister(d, p);
     scope_leave(&s);
     free(p->ours);
     free(p->mapped);

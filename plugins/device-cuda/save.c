@@ -253,14 +253,15 @@ static int put_gather(struct cairn_device_copy *copy, const struct batch *b, con
 static int put_scatter(struct cairn_device_copy *copy, const struct batch *b, const struct lane *lane,
                        struct cairn_error *err)
 {
-    const struct table_places at = table_places(copy->variant);
-    const struct gpu_run *runs = (const struct gpu_run *)(void *)(copy->table->host + at.runs) + b->run;
-    struct gpu_scatter args = {.runs = (const struct gpu_run *)(void *)(copy->table->device + at.runs) + b->run,
-                               .nruns = b->nruns};
-
     if (b->nruns == 0)
         return 0;
-    args.ntiles = runs[b->nruns - 1].tile + gpu_run_tiles(1, runs[b->nruns - 1].elem);
+    const struct table_places at = table_places(copy->variant);
+    const struct gpu_run *runs = (const struct gpu_run *)(void *)(copy->table->host + at.runs) + b->run;
+    const struct gpu_run *last = &runs[b->nruns - 1];
+    struct gpu_scatter args = {.runs = (const struct gpu_run *)(void *)(copy->table->device + at.runs) + b->run,
+                               .nruns = b->nruns,
+                               .ntiles = last->tile + gpu_run_tiles(1, last->elem)};
+
     copy->started = true;
     return kernels_launch(copy->variant->plan->device, KERNEL_SCATTER, gpu_scatter_blocks(args.ntiles),
                           GPU_SCATTER_THREADS, &args, lane->stream, err);
@@ -374,16 +375,16 @@ static int prepare(struct cairn_device_copy *copy, const struct cairn_device_sav
 static int put_save(struct cairn_device_copy *copy, const struct cairn_device_save *save, struct cairn_error *err)
 {
     struct cairn_device_plan *plan = copy->variant->plan;
-    int r = prepare(copy, save, err);
+    int r = prepare(copy, save, err), s;
 
-    if (r == 0 && plan->nvolatile > 0)
+    if (r < 0)
+        return r;
+    if (plan->nvolatile > 0)
         r = put_aside(copy, save, err);
-    if (r == 0 || plan->nvolatile > 0) { /* also behind a failure: the next save's must come behind this one's */
-        int s = start_lanes(copy, save->stream, r < 0 ? NULL : err);
-        r = r < 0 ? r : s;
-    }
+    s = start_lanes(copy, save->stream, r < 0 ? NULL : err); /* also behind a failure: what reads what is aside */
+    r = r < 0 ? r : s;
     if (r < 0) {
-        (void)put_tails(plan->device, NULL);
+        (void)put_tails(plan->device, NULL); /* comes before the next save's */
         return r;
     }
     zero_gaps(copy->variant, save->page);

@@ -38,15 +38,7 @@ struct rank {
     uint32_t nparts, frozen;
     int fd;
     uint32_t next_id;
-    union {
-        struct local_header h;
-        struct local_opened opened;
-        struct local_grant grant;
-        struct local_event event;
-        struct local_error error;
-        char bytes[LOCAL_MAX_MESSAGE];
-    } m;                    /* what came last */
-    int fds[LOCAL_MAX_FDS]; /* with it; -1: none */
+    int fds[LOCAL_MAX_FDS]; /* with what came last; -1: none */
     int arena_fd, ledger_fd;
     uint64_t arena_id, control_bytes;
     char *map;
@@ -56,6 +48,14 @@ struct rank {
     uint32_t *pages;
     struct local_event events[16]; /* that came between answers */
     unsigned nevents;
+    union {
+        struct local_header h;
+        struct local_opened opened;
+        struct local_grant grant;
+        struct local_event event;
+        struct local_error error;
+        char bytes[LOCAL_MAX_MESSAGE];
+    } m; /* what came last; at the end: some of these are longer than they say */
 };
 
 static void die(const char *what)

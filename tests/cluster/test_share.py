@@ -77,6 +77,20 @@ def zero(peer, job, step):
             o.write(bytes(f.stat().st_size - BLOCK))
 
 
+def damage(peer, job, step):
+    """A byte of each data fragment; manifests, roots and decisions stay as they are."""
+    for f in [f for f in peer.stream_files() if f.parent.name == job and int(f.name.split(".")[0]) == step]:
+        with open(f, "r+b") as o:
+            for at in range(BLOCK, f.stat().st_size, BLOCK):
+                o.seek(at)
+                header = o.read(41)
+                if header[:8] == b"CRNFRAG1" and header[40] == 1:
+                    o.seek(at + BLOCK)
+                    byte = o.read(1)
+                    o.seek(at + BLOCK)
+                    o.write(bytes([byte[0] ^ 1]))
+
+
 def verify(c, job, step, says=0):
     code, out, err = c.run([c.build / "client/tool/cairn", "--json", "verify", job, str(step)], check=False)
     assert code == says, (code, out, err)
@@ -119,6 +133,20 @@ def mended(c):
     assert len(own["bad"]) == 2 * len(found["bad"]), (own, found)  # what changed since is not looked at
     assert c.tool("repair", "mend")["repaired"] == len(own["bad"])
     assert verify(c, "mend", 3)["bad"] == [] == verify(c, "mend", 1)["bad"]
+    r.end()
+
+
+def lost(c):
+    """Catches checkpoints that go on referring to one that is known to be lost."""
+    r = Rank(c, "lost")
+    r.save(1, 2)
+    for p in c.peers:
+        damage(p, "lost", 1)
+    assert verify(c, "lost", 2, 5)["repairable"] is False
+    answer = c.tool("repair", "lost", check=False) or {}
+    assert answer.get("lost_chunks", 1) > 0, answer
+    r.save(3, 4)
+    assert shares(c, "lost") == {1: (None, 0), 2: (1, 12), 3: (None, 0), 4: (3, 12)}, shares(c, "lost")
     r.end()
 
 
@@ -176,7 +204,7 @@ def main():
     a = p.parse_args()
     with Cluster(a.build, peers=4, node__share_unchanged=LIMIT, node__codecs="raw", retention__interval_s=1) as c:
         c.start_all()
-        for test in once, all_the_same, mended, from_the_peers, kept, killed:
+        for test in once, all_the_same, mended, lost, from_the_peers, kept, killed:
             if a.only in (None, test.__name__):
                 test(c)
                 print(f"{test.__name__}: ok", flush=True)

@@ -12,6 +12,9 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include <cmocka.h>
 
 /* ---- the rig ------------------------------------------------------------------------------------ */
@@ -49,12 +52,17 @@ void rig_open(struct rig *rig, const char *plugin)
         leave("no CUDA device");
     void *r = rig->cuda.runtime;
     rig->shim = find(r, "shim_hold", &rig->hold) && find(r, "shim_release", &rig->release) &&
-                find(r, "shim_delay", &rig->delay) && find(r, "shim_work", &rig->work) &&
-                find(r, "shim_drain", &rig->drain) && find(r, "shim_fail", &rig->fail) &&
-                find(r, "shim_fail_work", &rig->fail_work) && find(r, "shim_reset", &rig->reset) &&
-                find(r, "shim_calls", &rig->calls) && find(r, "shim_left", &rig->left) &&
-                find(r, "shim_unpinned_copies", &rig->unpinned_copies) &&
+                find(r, "shim_hold_to_host", &rig->hold_to_host) && find(r, "shim_delay", &rig->delay) &&
+                find(r, "shim_work", &rig->work) && find(r, "shim_drain", &rig->drain) &&
+                find(r, "shim_fail", &rig->fail_call) && find(r, "shim_fail_work", &rig->fail_work) &&
+                find(r, "shim_reset", &rig->reset) && find(r, "shim_calls", &rig->calls) &&
+                find(r, "shim_left", &rig->left) && find(r, "shim_unpinned_copies", &rig->unpinned_copies) &&
                 find(r, "shim_context_active", &rig->context_active) && find(r, "shim_memory", &rig->memory);
+}
+
+bool rig_find(const struct rig *rig, const char *name, void *ret)
+{
+    return find(rig->cuda.runtime, name, ret);
 }
 
 void rig_close(struct rig *rig)
@@ -134,7 +142,7 @@ static void make_slice(struct world *w, unsigned i, unsigned kinds, uint64_t at)
     *s = (struct cairn_device_slice){.dtype = dtypes[k].dtype, .image_offset = at, .length = w->length[i]};
     s->ndim = pick == WORLD_STRIDED ? (uint32_t)within(w, 1, 4) : (uint32_t)within(w, 0, 2);
     for (uint32_t d = 0; d < s->ndim; d++) {
-        uint64_t most = pick == WORLD_DENSE ? 1400 : pick == WORLD_TINY ? 12 : s->ndim > 2 ? 16 : 60;
+        uint64_t most = pick == WORLD_DENSE ? 700 : pick == WORLD_TINY ? 12 : s->ndim > 3 ? 14 : s->ndim > 2 ? 40 : 200;
         n *= w->length[i][d] = within(w, 1, most);
     }
     s->bytes = n * dtypes[k].bytes;
@@ -166,8 +174,8 @@ static void make_layout(struct world *w, unsigned kinds, unsigned n)
 {
     uint64_t at = 0;
 
-    for (unsigned i = 0; i < n && at < (MAX_PARTS - 16) * MIB; i++) {
-        if ((kinds & WORLD_FOREIGN) && world_random(w) % 4 == 0) {
+    for (unsigned i = 0; i < n && at < (MAX_PARTS - 8) * MIB; i++) {
+        if ((kinds & WORLD_FOREIGN) && world_random(w) % 9 == 0) {
             uint64_t bytes = within(w, 1, world_random(w) % 8 ? 3000 : 2 * MIB);
             mark(w, at, bytes, true);
             at = (at + bytes + 63) / 64 * 64;
@@ -188,38 +196,52 @@ static void make_layout(struct world *w, unsigned kinds, unsigned n)
         w->alone[p] = w->alone[p] && !w->foreign[p];
 }
 
-void world_make(struct world *w, const struct rig *rig, int ordinal, uint64_t seed, unsigned kinds, unsigned n)
+void world_lay_out(struct world *w, const struct rig *rig, int ordinal, uint64_t seed, unsigned kinds, unsigned n)
 {
-    struct cairn_device_options options = {
-        .size = sizeof options, .ordinal = (uint32_t)ordinal, .staging_bytes = 64 * MIB};
-    struct cairn_error err = CAIRN_ERROR_INIT;
-
     *w = (struct world){.rig = rig, .ordinal = ordinal, .seed = seed * 0x9e3779b97f4a7c15u + 1};
     make_layout(w, kinds, n);
     good(w, rig->cuda.set_device(ordinal));
     good(w, rig->cuda.stream_create(&w->stream, CUDA_STREAM_NON_BLOCKING, 0));
     for (uint32_t i = 0; i < w->layout.nslices; i++) {
         struct buffer *b = &w->buffers[i];
-        good(w, rig->cuda.malloc((void **)&b->memory, b->bytes));
+        void *memory = NULL;
+        good(w, rig->cuda.malloc(&memory, b->bytes));
+        b->memory = memory;
         b->host = malloc(b->bytes);
         w->data[i] = b->first = b->memory + b->first_at;
     }
     w->arena = mmap(NULL, MAX_PAGES * MIB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     w->expect = mmap(NULL, MAX_PAGES * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (rig->ops->open(&options, &w->device, &err) < 0 ||
-        rig->ops->pin(w->device, w->arena, MAX_PAGES * MIB, &err) < 0 ||
-        rig->ops->plan(w->device, &w->layout, &w->plan, &err) < 0)
-        fail_msg("%s", err.message);
     world_change(w);
-    world_pages(w);
+    world_pages(w, 0);
 }
 
-void world_free(struct world *w)
+int world_open(struct world *w, struct cairn_error *err)
+{
+    struct cairn_device_options options = {
+        .size = sizeof options, .ordinal = (uint32_t)w->ordinal, .staging_bytes = 16 * MIB};
+    const struct cairn_device_ops *ops = w->rig->ops;
+    int r = ops->open(&options, &w->device, err);
+
+    if (r == 0)
+        r = ops->pin(w->device, w->arena, MAX_PAGES * MIB, err);
+    return r < 0 ? r : ops->plan(w->device, &w->layout, &w->plan, err);
+}
+
+void world_close(struct world *w)
+{
+    if (w->plan)
+        w->rig->ops->plan_free(w->plan);
+    if (w->device)
+        w->rig->ops->close(w->device);
+    w->plan = NULL;
+    w->device = NULL;
+}
+
+void world_clear(struct world *w)
 {
     const struct cuda *c = &w->rig->cuda;
 
-    w->rig->ops->plan_free(w->plan);
-    w->rig->ops->close(w->device);
     good(w, c->set_device(w->ordinal));
     good(w, c->stream_sync(w->stream));
     good(w, c->stream_destroy(w->stream));
@@ -229,6 +251,21 @@ void world_free(struct world *w)
     }
     munmap(w->arena, MAX_PAGES * MIB);
     munmap(w->expect, MAX_PAGES * MIB);
+}
+
+void world_make(struct world *w, const struct rig *rig, int ordinal, uint64_t seed, unsigned kinds, unsigned n)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    world_lay_out(w, rig, ordinal, seed, kinds, n);
+    if (world_open(w, &err) < 0)
+        fail_msg("%s", err.message);
+}
+
+void world_free(struct world *w)
+{
+    world_close(w);
+    world_clear(w);
 }
 
 void world_change(struct world *w)
@@ -279,30 +316,36 @@ static void expect_all(struct world *w)
         expect_slice(w, i);
 }
 
-void world_pages(struct world *w)
+void world_pages(struct world *w, int half)
 {
-    uint64_t next = 0;
+    unsigned char *base = w->arena + (uint64_t)half * MAX_PARTS * MIB;
+    uint64_t next = 0, used, before = w->used[half];
 
     memset(w->page, 0, sizeof w->page);
     for (uint32_t p = 0; p < w->layout.nparts; p++) { /* runs that go on, and jumps */
-        next += world_random(w) % 4 == 0 ? within(w, 0, 1) : 0;
-        w->page[p] = w->arena + (next++ % MAX_PAGES) * MIB;
+        next += next + 1 < MAX_PARTS - (w->layout.nparts - p) && world_random(w) % 4 == 0;
+        w->page[p] = base + next++ * MIB;
     }
+    w->used[half] = next < MAX_PARTS ? next + 1 : next;
+    used = before > w->used[half] ? before : w->used[half];
     uint32_t a = (uint32_t)(world_random(w) % w->layout.nparts), b = (uint32_t)(world_random(w) % w->layout.nparts);
     void *t = w->page[a]; /* and some that go back */
     w->page[a] = w->page[b];
     w->page[b] = t;
-    for (uint64_t i = 0; i < MAX_PAGES * MIB; i += 4096)
-        w->arena[i + world_random(w) % 4096] = (unsigned char)world_random(w);
-    memset(w->arena, (int)(world_random(w) & 0xff) | 1, (next < MAX_PAGES ? next : MAX_PAGES) * MIB);
-    memcpy(w->expect, w->arena, MAX_PAGES * MIB);
+    memset(base, (int)(world_random(w) & 0xff) | 1, used * MIB);
+    memcpy(w->expect + (base - w->arena), base, used * MIB);
     expect_all(w);
 }
 
 int world_save(struct world *w, uint32_t flags, struct cairn_device_copy **ret_copy, struct cairn_error *err)
 {
-    struct cairn_device_save save = {
-        .size = sizeof save, .data = w->data, .page = w->page, .stream = w->stream, .flags = flags};
+    struct cairn_device_save save = {.size = sizeof save,
+                                     .data = w->data,
+                                     .page = w->page,
+                                     .stream = w->stream,
+                                     .flags = flags,
+                                     .held = w->held,
+                                     .seed = w->sum_seed};
 
     return w->rig->ops->save(w->plan, &save, ret_copy, err);
 }
@@ -327,9 +370,19 @@ int world_wait(const struct world *w, struct cairn_device_copy *copy, struct cai
     return r;
 }
 
+bool world_is_there(const struct world *w)
+{
+    bool same = true;
+
+    for (uint64_t half = 0; half < 2 && same; half++) /* what was used of each, and a page behind it */
+        same = memcmp(w->arena + half * MAX_PARTS * MIB, w->expect + half * MAX_PARTS * MIB,
+                      (w->used[half] < MAX_PARTS ? w->used[half] + 1 : MAX_PARTS) * MIB) == 0;
+    return same;
+}
+
 void world_check(const struct world *w)
 {
-    if (memcmp(w->arena, w->expect, MAX_PAGES * MIB) == 0)
+    if (world_is_there(w))
         return;
     for (uint64_t i = 0; i < MAX_PAGES * MIB; i++) {
         if (w->arena[i] == w->expect[i])
@@ -338,6 +391,15 @@ void world_check(const struct world *w)
             if (w->page[p] == w->arena + i / MIB * MIB)
                 fail_msg("byte %llu of the image is %02x, not %02x (seed's layout: %u slices)",
                          (unsigned long long)(p * MIB + i % MIB), w->arena[i], w->expect[i], w->layout.nslices);
-        fail_msg("byte %llu of the arena, in no page of the save, was touched", (unsigned long long)i);
+        fail_msg("byte %llu of the arena, in no page of the save, was touched: %02x, not %02x", (unsigned long long)i,
+                 w->arena[i], w->expect[i]);
     }
+}
+
+struct cairn_device_sum world_sum(const struct world *w, uint32_t part)
+{
+    const unsigned char *page = w->expect + ((unsigned char *)w->page[part] - w->arena);
+    XXH128_hash_t h = XXH3_128bits_withSeed(page, w->part_len[part], w->sum_seed);
+
+    return (struct cairn_device_sum){.low = h.low64, .high = h.high64};
 }

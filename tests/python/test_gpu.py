@@ -2,6 +2,7 @@
 """Tensors on a GPU, with libcairn, its CUDA plugin and a double of the CUDA runtime (gpu_double.py)."""
 import ctypes
 import gc
+import time
 import warnings
 
 import pytest
@@ -38,7 +39,7 @@ class Step(torch.optim.Optimizer):
 class Net(torch.nn.Module):
     def __init__(self, gpu):
         super().__init__()
-        self.weight = torch.nn.Parameter(gpu.tensor(filled(1)))
+        self.weight = torch.nn.Parameter(gpu.tensor(filled(1, 2)))
         self.register_buffer("mean", gpu.tensor(torch.full((1000,), 1.0)))
 
 
@@ -63,11 +64,13 @@ def no_warning():
 
 
 def test_a_save_returns_before_anything_is_copied(cluster, job, gpu):  # noqa: F811
-    """And what the program then puts into the same stream changes nothing of it, without a word of the program's."""
+    """It saves what the stream before it has made, and what the program puts into the stream after it changes nothing, without a word of the
+    program's."""
     weight = gpu.tensor(filled(1, 4))
     with checkpointer(job) as ckpt:
         ckpt.save(1, {"w": weight}, wait="committed")
         gpu.hold()
+        gpu.kernel(lambda: weight.fill_(3))
         handle = ckpt.save(2, {"w": weight})
         assert not handle.is_reached("snapshot")
         ran = gpu.kernel(lambda: weight.fill_(2))
@@ -75,7 +78,7 @@ def test_a_save_returns_before_anything_is_copied(cluster, job, gpu):  # noqa: F
         handle.wait("committed", 10)
         assert ran.wait(10) and only(weight, 2)
         assert handle.info() == {} or handle.info()["device_bytes"] == 4 * MIB
-    assert only(read(job, 2)["w"], 1)
+    assert only(read(job, 2)["w"], 3)
 
 
 def test_what_is_saved(cluster, job, gpu):  # noqa: F811
@@ -105,22 +108,22 @@ def test_overlap_with_an_attached_optimizer(cluster, job, gpu):  # noqa: F811
     caught = no_warning()
     with checkpointer(job) as ckpt:
         ckpt.attach(optimizer)
-        for step in (1, 2, 3):
-            before = float(step)
-            gpu.hold()
+        for step in (1, 2):
+            gpu.shim.shim_speed(ctypes.c_uint64(2 * MIB))  # a second for each save, unless it is held
             handle = ckpt.save(step, state)
-            forward = gpu.kernel(lambda: model.mean.fill_(-1))
+            gpu.hold()
             gpu.release(gpu.streams[0])
-            assert forward.wait(10), "forward waits for the copies"
+            assert gpu.kernel(lambda: model.mean.fill_(-1)).wait(10), "forward waits for the copies"
             assert not handle.is_reached("snapshot")
             optimizer.step()
             gpu.kernel(lambda: model.mean.fill_(step + 1))
+            gpu.shim.shim_speed(ctypes.c_uint64(0))
             gpu.release()
             handle.wait("snapshot", 10)
             assert handle.info()["staged_bytes"] >= 4000
             handle.wait("committed", 10)
             back = read(job, step)["model"]
-            assert only(back["weight"], before) and only(back["mean"], before)
+            assert only(back["weight"], step) and only(back["mean"], step)
             gpu.drain()
     caught.__exit__(None, None, None)
 
@@ -194,7 +197,7 @@ def test_volatile(cluster, job, gpu):  # noqa: F811
             layout = ckpt._layout
             staged.append(layout.volatile_bytes)
             handle.wait("committed", 10)
-    assert staged == [MIB, MIB + 4000, 0, 4000, 0]
+    assert staged == [2 * MIB, 2 * MIB + 4000, 0, 4000, 0]
 
 
 def test_volatile_tensors_that_do_not_fit(cluster, job, gpu):  # noqa: F811
@@ -203,6 +206,7 @@ def test_volatile_tensors_that_do_not_fit(cluster, job, gpu):  # noqa: F811
     with checkpointer(job, volatile="all", device_staging=64 << 10) as ckpt:
         ckpt.attach(optimizer)
         with pytest.warns(RuntimeWarning, match="waits for the copies.*device_staging is 0 MiB") as told:
+            ckpt.prepare({"model": model})
             for step in (1, 2):
                 gpu.hold()
                 handle = ckpt.save(step, {"model": model})
@@ -299,6 +303,7 @@ def test_fences(cluster, job, gpu):  # noqa: F811
 def test_two_devices(cluster, job, gpu):  # noqa: F811
     tensors = [gpu.tensor(filled(i), i) for i in (0, 1)]
     with checkpointer(job) as ckpt:
+        ckpt.prepare({"on": tensors})
         gpu.hold()
         handle = ckpt.save(1, {"on": tensors})
         for i in (0, 1):
@@ -321,7 +326,7 @@ def test_loads_into_memory_of_the_device(cluster, job, gpu, monkeypatch):  # noq
         real = _torch._copy_back
         monkeypatch.setattr(_torch, "_copy_back", lambda target, source: copies.append(real(target, source)))
         weight, wide, lazy = gpu.tensor(torch.zeros(300, 200)), gpu.tensor(torch.zeros(4, 6)), gpu.tensor(torch.zeros(3, dtype=torch.complex64))
-        gpu.kernel(lambda: weight.fill_(7))
+        gpu.kernel(lambda: (time.sleep(0.2), weight.fill_(7)))
         moved = gpu.shim.shim_copied_bytes()
         ckpt.load({"w": weight, "n": wide[1], "lazy": lazy.conj()})
         assert torch.equal(weight, values) and torch.equal(wide[1], torch.arange(6.0)) and wide.count_nonzero() == 5

@@ -54,6 +54,25 @@ def test_set_addresses_changes_what_is_saved(cluster, job):
     assert list(one) == [2.0] * 64
 
 
+def test_latest_finite_passes_over_nan(cluster, job):
+    data, table = array("d", [1.0] * 64), cairn.Table()
+    table.add("a", "F64", (64,), address(data), common=True)
+    with open_session(job) as s:
+        with pytest.raises(cairn.NotFoundError, match="no committed checkpoint"):
+            s.restore("latest-finite")
+        s.save(1, table).wait(timeout=30)
+        data[63] = float("nan")
+        s.save(2, table).wait(timeout=30)
+        with s.restore("latest-finite") as r:
+            assert r.step == 1
+        with s.restore("latest") as r:
+            assert r.step == 2
+        (tensor,) = s.query("show", job, 2)["tensors"]
+        assert (tensor["slices"][0]["nan"], tensor["slices"][0]["common"]) == (1, True)
+        with pytest.raises(cairn.InvalidError, match="newest"):
+            s.restore("newest")
+
+
 def test_errors_are_told_apart(cluster, job):
     data, table = array("d", [0.0] * 8), cairn.Table()
     table.add("a", "F64", (8,), address(data))

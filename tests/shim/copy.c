@@ -71,7 +71,9 @@ static int put_copy(struct stream *s, struct copy c, unsigned kind)
     *own = c;
     if (c.keep)
         memcpy(own + 1, c.from, from_bytes);
-    code = stream_put(s, &(struct op){.run = run_copy, .arg = own, .arg_bytes = bytes, .bytes = c.width * c.height});
+    struct op op = {.run = run_copy, .arg = own, .arg_bytes = bytes, .bytes = c.width * c.height};
+    op.to_host = to == SIDE_PINNED || to == SIDE_UNPINNED;
+    code = stream_put(s, &op);
     if (code) {
         free(own);
         return code;

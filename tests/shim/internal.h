@@ -16,23 +16,23 @@
 /* X(function): all that are counted and may be made to fail. */
 #define SHIM_FUNCTIONS(X)                                                                                              \
     X(cudaRuntimeGetVersion)                                                                                           \
-    X(cudaDriverGetVersion) X(cudaGetDeviceCount) X(cudaGetDevice) X(cudaSetDevice) X(cudaDeviceGetAttribute)          \
-        X(cudaDeviceGetPCIBusId) X(cudaDeviceGetStreamPriorityRange) X(cudaDeviceSynchronize) X(cudaMalloc)            \
-            X(cudaFree) X(cudaHostAlloc) X(cudaFreeHost) X(cudaHostRegister) X(cudaHostUnregister)                     \
-                X(cudaHostGetDevicePointer) X(cudaPointerGetAttributes) X(cudaMallocManaged) X(cudaMemGetInfo)         \
-                    X(cudaMemcpy) X(cudaMemcpyAsync) X(cudaMemcpy2DAsync) X(cudaMemsetAsync)                           \
-                        X(cudaStreamCreateWithPriority) X(cudaStreamCreateWithFlags) X(cudaStreamCreate)               \
-                            X(cudaStreamDestroy) X(cudaStreamSynchronize) X(cudaStreamQuery) X(cudaStreamWaitEvent)    \
-                                X(cudaStreamIsCapturing) X(cudaThreadExchangeStreamCaptureMode)                        \
-                                    X(cudaStreamBeginCapture) X(cudaStreamEndCapture) X(cudaGraphInstantiate)          \
-                                        X(cudaGraphLaunch) X(cudaGraphDestroy) X(cudaGraphExecDestroy)                 \
-                                            X(cudaEventCreateWithFlags) X(cudaEventCreate) X(cudaEventDestroy)         \
-                                                X(cudaEventRecord) X(cudaEventQuery) X(cudaEventSynchronize)           \
-                                                    X(cudaLibraryLoadData) X(cudaLibraryUnload)                        \
-                                                        X(cudaLibraryGetKernel) X(cudaLaunchKernel) X(cuDeviceGet)     \
-                                                            X(cuDeviceGetName) X(cuDevicePrimaryCtxRetain)             \
-                                                                X(cuDevicePrimaryCtxRelease_v2) X(cuCtxPushCurrent_v2) \
-                                                                    X(cuCtxPopCurrent_v2)
+    X(cudaDriverGetVersion)                                                                                            \
+    X(cudaGetDeviceCount) X(cudaGetDevice) X(cudaSetDevice) X(cudaDeviceGetAttribute) X(cudaDeviceGetPCIBusId)         \
+        X(cudaDeviceGetStreamPriorityRange) X(cudaDeviceSynchronize) X(cudaMalloc) X(cudaFree) X(cudaHostAlloc)        \
+            X(cudaFreeHost) X(cudaHostRegister) X(cudaHostUnregister) X(cudaHostGetDevicePointer)                      \
+                X(cudaPointerGetAttributes) X(cudaMallocManaged) X(cudaMemGetInfo) X(cudaMemcpy) X(cudaMemcpyAsync)    \
+                    X(cudaMemcpy2DAsync) X(cudaMemsetAsync) X(cudaStreamCreateWithPriority)                            \
+                        X(cudaStreamCreateWithFlags) X(cudaStreamCreate) X(cudaStreamDestroy) X(cudaStreamSynchronize) \
+                            X(cudaStreamQuery) X(cudaStreamWaitEvent) X(cudaStreamIsCapturing)                         \
+                                X(cudaThreadExchangeStreamCaptureMode) X(cudaStreamBeginCapture)                       \
+                                    X(cudaStreamEndCapture) X(cudaGraphInstantiate) X(cudaGraphLaunch)                 \
+                                        X(cudaGraphDestroy) X(cudaGraphExecDestroy) X(cudaEventCreateWithFlags)        \
+                                            X(cudaEventCreate) X(cudaEventDestroy) X(cudaEventRecord)                  \
+                                                X(cudaEventQuery) X(cudaEventSynchronize) X(cudaLibraryLoadData)       \
+                                                    X(cudaLibraryUnload) X(cudaLibraryGetKernel) X(cudaLaunchKernel)   \
+                                                        X(cuDeviceGet) X(cuDeviceGetName) X(cuDevicePrimaryCtxRetain)  \
+                                                            X(cuDevicePrimaryCtxRelease_v2) X(cuCtxPushCurrent_v2)     \
+                                                                X(cuCtxPopCurrent_v2)
 #define FN_NAME(function_) FN_##function_,
 enum fn { SHIM_FUNCTIONS(FN_NAME) FN_COUNT };
 
@@ -65,7 +65,7 @@ struct shim {
     struct graph *graphs;
     struct library *libraries;
     uint64_t delay_ns, delay_seed, bytes_per_s;
-    bool hold_all;
+    bool hold_new, hold_to_host;
     struct fail fails[FN_COUNT], fail_any, fail_work;
     uint64_t calls[FN_COUNT];
     uint64_t unpinned, copied;
@@ -113,6 +113,7 @@ struct op {
     void *arg;        /* free()d behind it */
     size_t arg_bytes; /* a graph that is launched makes copies of it */
     uint64_t bytes;   /* of a copy: how long it takes */
+    bool to_host;
     struct point *record, *wait;
     struct stream *wait_stream; /* until so many of its ops are done */
     uint64_t wait_count;
@@ -120,7 +121,6 @@ struct op {
 struct stream {
     struct stream *next; /* in shim.streams */
     bool alive, blocking, held, started;
-    bool apart; /* released by name: not held with all */
     int device;
     struct op *first, **last;
     uint64_t put, done;

@@ -26,10 +26,12 @@ extern "C" {
 
 /* ---- what happens when ------------------------------------------------------------------------ */
 
-/* Work that is in the stream, or comes into it, waits until shim_release. NULL: all streams, also new ones, but for
- * those that are released by name afterwards. Not the legacy default stream's name: that is shim_legacy(device). */
+/* Work that is in the stream, or comes into it, waits until it is released. NULL: all streams, also new ones. Not the
+ * legacy default stream's name: that is shim_legacy(device). */
 void shim_hold(void *stream);
 void shim_release(void *stream);
+/* The engine that copies to the host stands still, and with it the streams that need it. */
+void shim_hold_to_host(int hold);
 void *shim_legacy(int device);
 /* Before each piece of work, in all streams; with a seed, somewhere between 0 and that, at random. */
 void shim_delay(uint64_t ns, uint64_t seed);

@@ -351,6 +351,7 @@ SHIM_API uint64_t shim_calls(const char *function)
 SHIM_API void shim_reset(void)
 {
     shim_release(NULL);
+    shim_hold_to_host(0);
     pthread_mutex_lock(&shim.lock);
     device_drain(-1);
     memset(shim.fails, 0, sizeof shim.fails);
@@ -358,7 +359,10 @@ SHIM_API void shim_reset(void)
     shim.fail_any = shim.fail_work = (struct fail){0};
     shim.delay_ns = shim.delay_seed = shim.bytes_per_s = shim.unpinned = shim.copied = 0;
     for (int i = 0; i < SHIM_DEVICES; i++)
-        shim.devices[i].lost = 0;
+        shim.devices[i] = (struct shim_device){.memory = shim.devices[i].memory,
+                                               .used = shim.devices[i].used,
+                                               .retained = shim.devices[i].retained,
+                                               .legacy = shim.devices[i].legacy};
     self.last = 0;
     memory_forget();
     pthread_mutex_unlock(&shim.lock);

@@ -36,7 +36,7 @@ static bool is_ready(const struct stream *s)
 {
     const struct op *op = s->first;
 
-    if (!op || s->held || (shim.hold_all && !s->apart && !op->wait_stream))
+    if (!op || s->held || (shim.hold_to_host && op->to_host))
         return false;
     if (op->wait && !op->wait->done)
         return false;
@@ -110,6 +110,7 @@ static struct stream *stream_new(int device, bool blocking)
     if (!s)
         misuse("no memory");
     s->alive = true;
+    s->held = shim.hold_new;
     s->blocking = blocking;
     s->device = device;
     s->last = &s->first;
@@ -449,16 +450,19 @@ SHIM_API void *shim_legacy(int device)
 static void set_held(void *stream, bool held)
 {
     pthread_mutex_lock(&shim.lock);
-    if (stream) {
-        ((struct stream *)stream)->held = held;
-        ((struct stream *)stream)->apart = !held;
-    } else {
-        shim.hold_all = held;
-    }
-    for (struct stream *s = shim.streams; s && !stream; s = s->next) {
-        s->held &= held;
-        s->apart = false;
-    }
+    if (!stream)
+        shim.hold_new = held;
+    for (struct stream *s = shim.streams; s; s = s->next)
+        if (!stream || s == stream)
+            s->held = held;
+    pthread_cond_broadcast(&shim.changed);
+    pthread_mutex_unlock(&shim.lock);
+}
+
+SHIM_API void shim_hold_to_host(int hold)
+{
+    pthread_mutex_lock(&shim.lock);
+    shim.hold_to_host = hold;
     pthread_cond_broadcast(&shim.changed);
     pthread_mutex_unlock(&shim.lock);
 }

@@ -11,6 +11,9 @@
  * the slices, which change from save to save, and behind them whatever else is read from, like blocks that were
  * gathered before. All other tables are of the layout and stay as they are.
  *
+ * One block with a struct that is all 0 does nothing: a first launch, by which the driver loads a kernel's code before
+ * there is other work (loading it later may wait for the whole device).
+ *
  * Only what is said here is read or written: not a byte behind a piece, a part or a block, wherever they begin.
  */
 #ifndef CAIRN_DEVICE_CUDA_KERNELS_H

@@ -293,6 +293,9 @@ static __device__ uint32_t pack_part(struct pack_work *w, const struct pack_part
 extern "C" __global__ void __launch_bounds__(GPU_PACK_THREADS) cairn_pack(const struct gpu_pack arg)
 {
     __shared__ struct pack_work work;
+
+    if (blockIdx.x >= arg.nparts)
+        return;
     struct gpu_part part = arg.parts[blockIdx.x];
     uint32_t width = arg.width[part.index], ret = 0;
 

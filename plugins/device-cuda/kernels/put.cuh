@@ -35,6 +35,8 @@ template <typename Word> DEVICE void put_part(const uint8_t *from, uint8_t *to, 
 
 extern "C" __global__ void __launch_bounds__(GPU_PUT_THREADS) cairn_put(const struct gpu_put g)
 {
+    if (blockIdx.x / GPU_PUT_BLOCKS >= g.nparts)
+        return;
     struct gpu_part part = g.parts[blockIdx.x / GPU_PUT_BLOCKS];
     int held = is_held(&g, part.index);
 

@@ -3,12 +3,13 @@
  *
  * XXH3 takes stripes of 64 bytes into eight accumulators of 64 bits, 16 stripes a block of 1024 bytes, each stripe of a
  * block with a secret of its own; behind each block the accumulators are scrambled. Within a block a stripe only adds,
- * so the sums of all blocks can be had at once; what has to go one after the other are the scrambles: three
- * instructions deep for 1024 bytes, 55 GB/s a part, and every multiprocessor has several parts in work.
+ * so the sums of all blocks can be had at once; what has to go one after the other are the scrambles: six instructions
+ * for 1024 bytes of a part.
  *
- * A block of threads takes a part, 32 KiB at a time. Eight warps add: a warp has four blocks, a thread two times 16
- * bytes of each, always of the same two stripes, so that its secrets stay in registers; the lanes' sums are added by
- * shuffles, halving what there is to add at each step. The ninth warp scrambles meanwhile what came before.
+ * A block of threads takes a part, 64 KiB at a time. Eight warps add: a warp has eight blocks, a thread two times 16
+ * bytes of each, always of the same two stripes, so that its secrets stay in registers; all 16 loads are under way at
+ * once. The lanes' sums are added by shuffles, halving what there is to add at each step. The ninth warp scrambles
+ * meanwhile what came before.
  */
 #include "bytes.cuh"
 
@@ -16,7 +17,7 @@
 #define SUM_BLOCK 1024u /* plain bytes */
 #define LANES 8u        /* accumulators */
 #define ADDERS 8u       /* warps */
-#define EACH 4u         /* blocks that a warp has at once */
+#define EACH 8u         /* blocks that a warp has at once */
 #define TILE_BLOCKS (ADDERS * EACH)
 #define SHORT_MOST 240u
 #define PRIME32_1 0x9e3779b1ull
@@ -227,7 +228,7 @@ DEVICE void add_half(struct pair64 *mine, struct pair64 other, unsigned flip)
     mine->b = keep.b + got.b;
 }
 
-/* The sums of four blocks at from, or of as many as there are, to four lines of ret. Lane l has words 2 * (l % 4) and
+/* The sums of eight blocks at from, or of as many as there are, to eight lines of ret. Lane l has words 2 * (l % 4) and
  * the next of stripes l / 4 and 8 + l / 4. */
 template <typename Word>
 DEVICE void add_blocks(const uint8_t *from, uint32_t n, const struct pair64 key[2], uint64_t (*ret)[LANES])
@@ -248,14 +249,12 @@ DEVICE void add_blocks(const uint8_t *from, uint32_t n, const struct pair64 key[
         add_words(&acc[i], data[i][0], key[0]);
         add_words(&acc[i], data[i][1], key[1]);
     }
-    add_half(&acc[0], acc[2], 16);
-    add_half(&acc[1], acc[3], 16);
-    add_half(&acc[0], acc[1], 8);
-    struct pair64 rest = from_lane(acc[0], 4);
-    acc[0].a += rest.a;
-    acc[0].b += rest.b;
-    if (!(lane & 4))
-        store_unit(&ret[(lane >> 4) * 2 + (lane >> 3 & 1)][lane % 4 * 2], acc[0]);
+#pragma unroll
+    for (unsigned flip = 16, half = EACH / 2; half > 0; flip /= 2, half /= 2)
+#pragma unroll
+        for (unsigned i = 0; i < half; i++)
+            add_half(&acc[i], acc[i + half], flip);
+    store_unit(&ret[lane / 4][lane % 4 * 2], acc[0]); /* the flips that were made are the block's number */
 }
 
 /* Lane l has accumulator l % 8. */
@@ -340,9 +339,12 @@ static __device__ void sum_long(const uint8_t *from, uint32_t len, uint64_t seed
         merge(add_end(acc, from, len, seed), len, seed, ret);
 }
 
-extern "C" __global__ void __launch_bounds__(GPU_SUMS_THREADS, 3) cairn_sums(const struct gpu_sums arg)
+extern "C" __global__ void __launch_bounds__(GPU_SUMS_THREADS, 2) cairn_sums(const struct gpu_sums arg)
 {
     alignas(16) __shared__ uint64_t sums[2][TILE_BLOCKS][LANES];
+
+    if (blockIdx.x >= arg.nparts)
+        return;
     struct gpu_part part = arg.parts[blockIdx.x];
     const uint8_t *from = (const uint8_t *)arg.base[part.source] + part.offset;
     struct cairn_device_sum *ret = &arg.sums[part.index];

@@ -325,6 +325,9 @@ static __device__ uint32_t unpack_part(struct strip_work *w, const struct unpack
 extern "C" __global__ void __launch_bounds__(GPU_UNPACK_THREADS) cairn_unpack(const struct gpu_unpack arg)
 {
     __shared__ struct strip_work work;
+
+    if (blockIdx.x >= arg.nparts)
+        return;
     struct gpu_part part = arg.parts[blockIdx.x];
     uint32_t width = arg.width[part.index], plain = arg.plain[part.index], bad = 1;
 

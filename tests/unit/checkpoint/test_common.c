@@ -182,6 +182,9 @@ static void test_text(void **state)
     t.n = 1;
     common_text(&two, &t, text, sizeof text);
     assert_string_equal(text, "ranks 0, 1 do not hold the same bytes of tensors that they have in common: \"w.0\"");
+    t.name[0] = "123456789012345678901234567890123456789\xc3\xa4"; /* a character over the edge */
+    common_text(&two, &t, text, sizeof text);
+    assert_non_null(strstr(text, ": \"123456789012345678901234567890123456789\""));
     common_text(&many, NULL, text, sizeof text);
     assert_string_equal(text, "ranks 0, 1, 2, 3 and 2 more hold other bytes than 2 other ranks of tensors that they "
                               "have in common");

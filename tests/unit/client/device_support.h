@@ -176,7 +176,7 @@ static inline void restore_into(struct cairn_session *s, uint64_t step, struct t
     struct cairn_restore *r = NULL;
 
     tensors_wipe(y);
-    OK(cairn_restore_open(s, step, 5000, &r, &err));
+    OK(cairn_restore_open(s, step, 10000, &r, &err));
     OK(cairn_restore_add_all(r, y->tensor, y->n, &err));
     OK(cairn_restore_run(r, 10000, NULL, NULL, &err));
     cairn_restore_free(r);

@@ -47,7 +47,7 @@ static struct cairn_session *open_and_save(struct tensors *x)
     struct cairn_session *s;
     struct cairn_save *save;
 
-    OK(open_rank(f, 0, 1, 16, 5000, &s));
+    OK(open_rank(f, 0, 1, 16, 10000, &s));
     tensors_make(x, saved, N);
     tensors_fill(x, 1);
     OK(seal_behind(s, 1, x, NULL, 0, &save));
@@ -158,7 +158,7 @@ static void test_windows_of_a_tensor(void **state)
         t.stride_bytes = stride;
         t.data = data;
         t.device = CAIRN_CUDA(1);
-        OK(cairn_restore_open(s, 1, 5000, &r, &err));
+        OK(cairn_restore_open(s, 1, 10000, &r, &err));
         OK(cairn_restore_add(r, &t, &err));
         OK(cairn_restore_run(r, 10000, NULL, NULL, &err));
         cairn_restore_free(r);
@@ -192,19 +192,19 @@ static void test_failures(void **state)
     on(&y, CAIRN_CUDA(0), CAIRN_CUDA(0), false);
     for (int hot = 0; hot < 2; hot++) {
         fake_places(f, hot);
-        OK(cairn_restore_open(s, 1, 5000, &r, &err));
+        OK(cairn_restore_open(s, 1, 10000, &r, &err));
         OK(cairn_restore_add_all(r, y.tensor, y.n, &err));
         shim_fail("cudaMemcpyAsync", 2, 2);
-        int code = cairn_restore_run(r, 5000, NULL, NULL, &err);
+        int code = cairn_restore_run(r, 10000, NULL, NULL, &err);
         assert_true(code < 0 && code != CAIRN_E_TIMEOUT);
         assert_non_null(strstr(err.message, "cuda:0"));
         shim_fail("cudaMemcpyAsync", 0, 0);
-        OK(cairn_restore_run(r, 5000, NULL, NULL, &err));
+        OK(cairn_restore_run(r, 10000, NULL, NULL, &err));
         tensors_are(&y, &x);
         cairn_restore_free(r);
     }
     struct cairn_tensor t = y.tensor[1];
-    OK(cairn_restore_open(s, 1, 5000, &r, &err));
+    OK(cairn_restore_open(s, 1, 10000, &r, &err));
     t.device = 99;
     FAILS(CAIRN_E_INVAL, cairn_restore_add(r, &t, &err));
     assert_non_null(strstr(err.message, "small"));
@@ -213,9 +213,9 @@ static void test_failures(void **state)
     FAILS(CAIRN_E_INVAL, cairn_restore_add(r, &t, &err)); /* the host's memory */
     assert_non_null(strstr(err.message, "small"));
     cairn_restore_free(r);
-    OK(cairn_restore_open(s, 1, 5000, &r, &err));
+    OK(cairn_restore_open(s, 1, 10000, &r, &err));
     OK(cairn_restore_add_all(r, y.tensor, y.n, &err));
-    int code = cairn_restore_run(r, 5000, stop_at_once, NULL, &err);
+    int code = cairn_restore_run(r, 10000, stop_at_once, NULL, &err);
     assert_true(code == 0 || code == CAIRN_E_INTR);
     cairn_restore_free(r);
     tensors_free(&y);

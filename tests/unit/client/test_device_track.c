@@ -46,7 +46,7 @@ static int open_flags(uint32_t flags, uint64_t arena_mib, struct cairn_session *
                                       .arena_bytes = arena_mib << 20,
                                       .start_id = "start",
                                       .socket_path = fake_path(f),
-                                      .timeout_ms = 5000,
+                                      .timeout_ms = 10000,
                                       .flags = flags};
 
     return cairn_session_open(&o, ret_session, &err);
@@ -149,7 +149,7 @@ static void test_pages_of_others(void **state)
     shim_fail("cudaLaunchKernel", 2, 2);
     int code = seal_behind(s, 8, &x, NULL, 0, &save);
     if (code == 0) {
-        code = cairn_save_wait(save, CAIRN_SNAPSHOT, 5000, &err);
+        code = cairn_save_wait(save, CAIRN_SNAPSHOT, 10000, &err);
         cairn_save_free(save);
     }
     assert_true(code < 0 && code != CAIRN_E_TIMEOUT);
@@ -201,9 +201,9 @@ static void test_sums_are_refused(void **state)
     tensors_fill(&x, 1);
     fake_fault(f, LOCAL_SUMS, FAKE_ERROR, CAIRN_E_CORRUPT, 1);
     OK(seal_behind(s, 1, &x, NULL, 0, &save));
-    FAILS(CAIRN_E_CORRUPT, cairn_save_wait(save, CAIRN_COMMITTED, 5000, &err));
+    FAILS(CAIRN_E_CORRUPT, cairn_save_wait(save, CAIRN_COMMITTED, 10000, &err));
     cairn_save_free(save);
-    assert_true(fake_wait_count(f, LOCAL_DROP, 1, 5000));
+    assert_true(fake_wait_count(f, LOCAL_DROP, 1, 10000));
     (void)save_unchanged(s, 2, &x);
     tensors_free(&x);
     cairn_session_close(s);

@@ -62,8 +62,8 @@ static void test_lengths(void **state)
 /* Catches a load that is right at some alignments only. */
 static void test_alignments(void **state)
 {
-    static const uint32_t lens[] = {3, 8, 16, 17, 130, 240, 241, 1024, 1025, 1089, 33 * 1024, 34 * 1024 + 77};
-    size_t len = 64 * 1024;
+    static const uint32_t lens[] = {3, 8, 16, 17, 130, 240, 241, 1024, 1025, 1089, 65 * 1024, 66 * 1024 + 77};
+    size_t len = 96 * 1024;
     uint8_t *data = malloc(len);
     struct gpu_part parts[16 * sizeof lens / sizeof lens[0]];
     uint32_t n = sizeof parts / sizeof parts[0];
@@ -80,9 +80,9 @@ static void test_alignments(void **state)
  * parts, at the edges of blocks and tiles. */
 static void test_long(void **state)
 {
-    static const uint32_t lens[] = {MIB,        MIB - 1,       MIB - 63,      MIB - 64,      MIB - 65,
-                                    MIB - 1023, MIB - 1024,    MIB - 1025,    MIB + 1,       MIB + 64,
-                                    32 * 1024,  32 * 1024 + 1, 32 * 1024 - 1, 64 * 1024 + 1, 3 * MIB + 12345};
+    static const uint32_t lens[] = {MIB,        MIB - 1,        MIB - 63,      MIB - 64,      MIB - 65,
+                                    MIB - 1023, MIB - 1024,     MIB - 1025,    MIB + 1,       MIB + 64,
+                                    64 * 1024,  128 * 1024 + 1, 64 * 1024 - 1, 64 * 1024 + 1, 3 * MIB + 12345};
     uint32_t n = sizeof lens / sizeof lens[0];
     size_t len = 3 * MIB + 12345;
     uint8_t *data = edge_alloc(len);

@@ -566,6 +566,69 @@ static void test_the_same_as_before(void **state)
     assert_memory_equal(e.payload_sum, first.payload_sum, 6 * sizeof e.payload_sum[0]);
 }
 
+/* Of the one tensor that the chunk is, as it was encoded. */
+static struct cairn_numerics numerics_of(struct encode *e, const struct cairn_layout *l)
+{
+    struct numerics *n = numerics_new(l);
+
+    assert_non_null(n);
+    e->numerics = n;
+    encode_chunk(e);
+    assert_int_equal(e->code, 0);
+    for (unsigned i = 0; i < e->k; i++)
+        numerics_take(n, e->found[i]);
+    struct cairn_numerics *all = numerics_end(n), found = all[0];
+    free(all);
+    numerics_free(n);
+    return found;
+}
+
+/* Catches a way through the encoder whose bytes are not looked at, or looked at as they were stored. */
+static void test_numerics_of_every_way(void **state)
+{
+    struct world *w = *state;
+    struct encode plain = encode(w, 4, 2, 5000, w->record), first = plain;
+    uint64_t bytes = 3 * CAIRN_PART + 5000;
+    struct cairn_tensor t = {.size = sizeof t, .name = "w", .dtype = CAIRN_F8_E5M2, .ndim = 1, .shape = &bytes};
+    struct cairn_nonfinite bad = {0};
+    struct cairn_digest d = {0};
+    struct cairn_layout l;
+    char *base[4];
+
+    cairn_layout_init(&l);
+    assert_int_equal(cairn_layout_add(&l, &t, NULL), 0);
+    assert_int_equal(cairn_layout_place(&l, NULL), 0);
+    for (unsigned i = 0; i < 4; i++) {
+        cairn_numerics_add(&d, &bad, t.dtype, i * CAIRN_PART / 64, w->plain[i], plain.plain_len[i]);
+        base[i] = memcpy(malloc(CAIRN_PART), w->plain[i], CAIRN_PART);
+        base[i][i * 1000] ^= 1;
+    }
+    struct hash128 want = cairn_digest_end(&d, bytes, t.dtype);
+    struct hash_stream *h = hash_stream_new();
+    for (unsigned i = 0; i < 4; i++)
+        hash_stream_add(h, base[i], plain.plain_len[i]);
+    for (unsigned way = 0; way < 5; way++) {
+        struct encode e = plain;
+        e.can_send_plain = way == 1; /* to the codec it is U8, which lz4 takes: the tensor says what is counted */
+        e.ncodecs = way < 2 ? 1 : 2; /* raw, copied and in place; with a codec; as deltas; the same as before */
+        if (way == 3) {
+            e.delta = (struct cairn_delta){.step = 1, .incarnation = 1, .entry = hash_stream_end(h), .depth = 1};
+            memcpy(e.base, base, sizeof base);
+        }
+        if (way == 4)
+            e.maybe = (struct cairn_delta){.step = 1, .incarnation = 1, .entry = first.entry, .depth = 1};
+        struct cairn_numerics got = numerics_of(&e, &l);
+        assert_int_equal(e.same, way == 4);
+        assert_int_equal(e.delta.depth, way >= 3);
+        assert_true(got.known && got.digest.low == want.low && got.digest.high == want.high);
+        assert_true(bad.nan > 0 && got.bad.nan == bad.nan && got.bad.inf == bad.inf);
+    }
+    hash_stream_free(h);
+    for (unsigned i = 0; i < 4; i++)
+        free(base[i]);
+    cairn_layout_free(&l);
+}
+
 /* Every part is compared with the sum that its source had, whatever becomes of it (catches: bytes that are encoded and
  * not summed, parts that are compared with the sum of another). */
 static void test_sums_of_the_source(void **state)
@@ -608,6 +671,7 @@ int main(void)
         cmocka_unit_test(test_fragments_are_taken_one_by_one),
         cmocka_unit_test(test_sums_of_the_source),
         cmocka_unit_test(test_the_same_as_before),
+        cmocka_unit_test(test_numerics_of_every_way),
         cmocka_unit_test(test_a_wrong_fragment_is_not_taken),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
