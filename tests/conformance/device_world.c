@@ -88,7 +88,12 @@ static void make_slice(struct world *w, unsigned i, unsigned kinds, uint64_t at)
     *s = (struct cairn_device_slice){.dtype = dtypes[k].dtype, .image_offset = at, .length = w->length[i]};
     s->ndim = pick == WORLD_STRIDED ? (uint32_t)within(w, 1, 4) : (uint32_t)within(w, 0, 2);
     for (uint32_t d = 0; d < s->ndim; d++) {
-        uint64_t most = pick == WORLD_DENSE ? 700 : pick == WORLD_TINY ? 12 : s->ndim > 3 ? 14 : s->ndim > 2 ? 40 : 200;
+        uint64_t most = pick == WORLD_DENSE   ? 700
+                        : pick == WORLD_TINY  ? 12
+                        : s->ndim > 3         ? 14
+                        : s->ndim > 2         ? 40
+                        : kinds & WORLD_LARGE ? 700
+                                              : 200;
         n *= w->length[i][d] = within(w, 1, most);
     }
     s->bytes = n * dtypes[k].bytes;

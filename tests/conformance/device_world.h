@@ -47,6 +47,7 @@ enum world_kinds { /* of slices, as a mask */
                    WORLD_VOLATILE = 8,
                    WORLD_FOREIGN = 16, /* other bytes in between: parts that are not alone */
                    WORLD_ALL = 31,
+                   WORLD_LARGE = 32, /* more than a block */
 };
 struct world {
     const struct rig *rig;
