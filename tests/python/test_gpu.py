@@ -177,6 +177,9 @@ def test_memory_is_let_go_without_the_handle(cluster, job, gpu):  # noqa: F811
             ckpt.fence()
         gc.collect()
         assert len(gpu.let_go) == 2
+        handle = ckpt.save(3, {"w": gpu.tensor(filled(3))})
+    gc.collect()
+    assert len(gpu.let_go) == 3 and handle.step == 3
 
 
 def test_volatile(cluster, job, gpu):  # noqa: F811

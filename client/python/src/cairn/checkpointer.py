@@ -733,13 +733,15 @@ class Checkpointer:
             for handle in self._under_way:
                 self._settle(handle, max(0.0, end - time.monotonic()))
         finally:
-            for handle in self._under_way:
+            ended, self._under_way = self._under_way, []
+            for handle in ended:
                 handle._let_go()
-            self._under_way = []
             session, self._session, self._arena = self._session, None, 0
             self._devices.closed()
             if session:
                 session.close()  # which waits for what devices copy
+            for handle in ended:
+                handle._memory = None
 
     def _settle(self, handle: SaveHandle, timeout: float) -> None:
         try:
