@@ -75,7 +75,8 @@ class Daemon:
         return path
 
     def start(self, fresh=True):
-        self.stop()
+        """Not fresh: what is on its disk stays, what was in its memory is gone."""
+        self.stop(gently=not fresh)
         if fresh:
             shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -87,7 +88,7 @@ class Daemon:
             notify.settimeout(0.1)
             self.process = subprocess.Popen([self.place.cairnd, "--config", self._configure()], stdout=log, stderr=log, preexec_fn=die_with_parent,
                                             env={**os.environ, "NOTIFY_SOCKET": where})
-            self._wait_ready(notify, time.monotonic() + 30)
+            self._wait_ready(notify, time.monotonic() + (30 if fresh else 60))
 
     def _wait_ready(self, notify, end):
         while time.monotonic() < end and self.process.poll() is None:
@@ -101,8 +102,14 @@ class Daemon:
     def tail(self):
         return self.log.read_text(errors="replace")[-1500:] if self.log.exists() else "(no log)"
 
-    def stop(self):
-        """At once: what is under way is of no use to anybody."""
+    def stop(self, gently=False):
+        """At once, when what is under way is of no use to anybody."""
+        if gently and self.process and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                pass
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait(60)

@@ -26,6 +26,7 @@ void copy_free(struct cairn_device_copy *copy)
         table_give(v, copy->table);
     pthread_mutex_unlock(&d->lock);
     scope_leave(&s);
+    copies_free(&copy->copies);
     free(copy->events);
     free(copy);
 }

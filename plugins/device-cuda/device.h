@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* device-cuda: what its files share. scope.c is a thread's state in the runtime, device.c the device, pin.c pinned host
  * memory, shape.c strides, plan.c and variant.c what
- * is to be copied and how, stage.c and table.c memory for it, emit.c one range of it, save.c and copy.c a save, load.c
+ * is to be copied and how, stage.c and table.c memory for it, emit.c one range of it, save.c,
+ * lanes.c and copy.c a save, load.c
  * restores. */
 #ifndef CAIRN_PLUGINS_DEVICE_CUDA_DEVICE_H
 #define CAIRN_PLUGINS_DEVICE_CUDA_DEVICE_H
@@ -52,6 +53,7 @@ struct cairn_device {
     cuda_driver_device driver_device;
     cuda_context context; /* NULL without the driver's functions */
     uint64_t max_pitch;
+    bool no_batches; /* the driver is too old for them; lock is held */
     uint64_t staging_bytes;
     struct kernels kernels;
 
@@ -212,6 +214,14 @@ struct variant {
 int variant_make(struct cairn_device_plan *plan, bool summed, struct variant **ret_variant, struct cairn_error *err);
 void variant_free(struct variant *v);
 
+/* ---- variant_sizes.c ---------------------------------------------------------------------------- */
+/* As its bytes are read in a save: volatile ones have been gathered aside. */
+bool slice_is_dense(const struct slice *s);
+/* Smaller slices are gathered. */
+uint64_t variant_direct_least(const struct cairn_device_plan *p);
+/* Says which spans a kernel scatters: of many the smallest. */
+int variant_scatter(struct variant *v);
+
 /* ---- table.c: what kernels read, on both sides of the bus --------------------------------------- */
 struct table {
     struct table *next;
@@ -238,6 +248,12 @@ struct target {
     char *flat;        /* where flat_at of the image lies */
     uint64_t flat_at;
 };
+struct copies { /* that one call puts into a stream */
+    void **to;
+    const void **from;
+    size_t *bytes;
+    uint32_t n, room;
+};
 struct emit {
     struct cairn_device *device;
     cuda_stream stream;
@@ -245,10 +261,16 @@ struct emit {
     struct target to;
     uint64_t at; /* in the image, of the slice */
     uint64_t calls;
+    struct copies *copies; /* NULL: each is put into the stream at once */
 };
 /* Bytes at byte at of the image, at most want, whose pages are side by side and in one registration; 0: not pinned. */
 char *target_at(struct emit *e, uint64_t at, uint64_t want, uint64_t *ret_room);
 /* Puts bytes from .. from + bytes of a slice, whose first element is at data, into the stream. */
+/* Many copies at once, where the runtime can do that. */
+bool emit_has_batches(const struct cairn_device *d);
+int emit_copies(struct cairn_device *d, struct copies *copies, cuda_copy_kind kind, cuda_stream stream,
+                struct cairn_error *err);
+void copies_free(struct copies *copies);
 int emit_range(struct emit *e, const struct shape *shape, const char *data, uint64_t from, uint64_t bytes,
                struct cairn_error *err);
 
@@ -261,9 +283,11 @@ struct cairn_device_copy {
     uint32_t nput;       /* batches that are in streams, with their events */
     uint32_t ndone;
     unsigned failures; /* of asking, in a row */
-    bool sums, skip;   /* of alone parts are made, and those that are held are not copied */
-    bool started;      /* something that writes to pages is in a stream */
-    bool aside;        /* something outside of the lanes may read the table */
+    struct copies copies;
+    bool batched;    /* the engine gets its copies many at a time */
+    bool sums, skip; /* of alone parts are made, and those that are held are not copied */
+    bool started;    /* something that writes to pages is in a stream */
+    bool aside;      /* something outside of the lanes may read the table */
     bool failed, ended;
     uint64_t copied_bytes, skipped_bytes;
     struct cairn_error why;
@@ -271,6 +295,13 @@ struct cairn_device_copy {
 int device_save(struct cairn_device_plan *plan, const struct cairn_device_save *save,
                 struct cairn_device_copy **ret_copy, struct cairn_error *err);
 int device_fence(struct cairn_device *d, void *stream, struct cairn_error *err);
+
+/* ---- lanes.c: lock is held ---------------------------------------------------------------------- */
+int lanes_put(struct cairn_device_copy *copy, const struct cairn_device_save *save, struct cairn_error *err);
+/* Records the events that fences wait for. */
+int lanes_end(struct cairn_device *d, struct cairn_error *err);
+/* Of the copy engine, for all of a save. */
+uint32_t lanes_calls(const struct variant *v, void *const *page);
 
 /* ---- copy.c --------------------------------------------------------------------------------- */
 int copy_progress(struct cairn_device_copy *copy, struct cairn_device_progress *ret_progress, struct cairn_error *err);

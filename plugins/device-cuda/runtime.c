@@ -21,6 +21,7 @@ struct symbol {
 #define SYMBOL(field_, symbol_, result_, parameters_) {#symbol_, offsetof(struct cuda, field_)},
 static const struct symbol required[] = {CUDA_REQUIRED(SYMBOL)};
 static const struct symbol optional[] = {CUDA_OPTIONAL(SYMBOL)};
+static const struct symbol batch[] = {CUDA_BATCH(SYMBOL)}, batch_12[] = {CUDA_BATCH_12(SYMBOL)};
 static const struct symbol driver[] = {CUDA_DRIVER(SYMBOL)};
 #define COUNT(array_) (sizeof(array_) / sizeof(array_)[0])
 
@@ -91,6 +92,9 @@ int cuda_load(struct cuda *ret_cuda, struct cairn_error *err)
         return CAIRN_E_UNSUPPORTED;
     }
     (void)fill(&cuda, cuda.runtime, optional, COUNT(optional), &missing);
+    int version = 0;
+    if (cuda.runtime_version(&version) == CUDA_OK && version >= 12080)
+        (void)fill(&cuda, cuda.runtime, version >= 13000 ? batch : batch_12, 1, &missing);
     cuda.kernels = dlsym(cuda.runtime, "cairn_shim_kernels_image");
     *ret_cuda = cuda;
     return 0;

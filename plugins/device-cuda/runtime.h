@@ -21,6 +21,7 @@ typedef enum cudaStreamCaptureMode cuda_capture_mode;
 typedef enum cudaJitOption cuda_jit_option;
 typedef enum cudaLibraryOption cuda_library_option;
 typedef struct cudaPointerAttributes cuda_pointer;
+typedef struct cudaMemcpyAttributes cuda_copy_attributes;
 typedef CUcontext cuda_context;
 typedef CUresult cuda_driver_error;
 typedef CUdevice cuda_driver_device;
@@ -46,6 +47,14 @@ typedef struct {
     void *host_pointer;
     long reserved[8]; /* of version 13; earlier ones fill less */
 } cuda_pointer;
+typedef struct {
+    unsigned int source_order; /* CUDA_ORDER_STREAM */
+    struct {
+        unsigned int type;
+        int id;
+    } from, to; /* for managed memory */
+    unsigned int flags;
+} cuda_copy_attributes;
 typedef void *cuda_context;
 typedef int cuda_driver_error;
 typedef int cuda_driver_device;
@@ -58,6 +67,7 @@ enum cuda_constants {
     CUDA_E_INITIALIZATION = 3,
     CUDA_E_UNLOADING = 4,
     CUDA_E_INSUFFICIENT_DRIVER = 35,
+    CUDA_E_NEWER_DRIVER = 36,
     CUDA_E_NO_DEVICE = 100,
     CUDA_E_INVALID_DEVICE = 101,
     CUDA_E_NO_KERNEL_IMAGE = 209,
@@ -75,6 +85,7 @@ enum cuda_constants {
     CUDA_E_NOT_REGISTERED = 713,
     CUDA_E_HARDWARE_STACK = 714,
     CUDA_E_LAUNCH_FAILURE = 719,
+    CUDA_E_NOT_SUPPORTED = 801,
     CUDA_E_CAPTURE_UNSUPPORTED = 900,
     CUDA_E_CAPTURE_INVALIDATED = 901,
     CUDA_E_CAPTURE_IMPLICIT = 906,
@@ -88,6 +99,9 @@ enum cuda_constants {
     CUDA_HOST_TO_DEVICE = 1,
     CUDA_DEVICE_TO_HOST = 2,
     CUDA_DEVICE_TO_DEVICE = 3,
+
+    CUDA_ORDER_STREAM = 1,
+    CUDA_OVERLAP_WITH_COMPUTE = 1,
 
     CUDA_STREAM_NON_BLOCKING = 1,
     CUDA_EVENT_DISABLE_TIMING = 2,
@@ -147,6 +161,14 @@ enum cuda_constants {
     X(library_unload, cudaLibraryUnload, cuda_error, (cuda_library))                                           \
     X(library_kernel, cudaLibraryGetKernel, cuda_error, (cuda_kernel *, cuda_library, const char *))           \
     X(launch, cudaLaunchKernel, cuda_error, (const void *, cuda_dim3, cuda_dim3, void **, size_t, cuda_stream))
+/* Many copies by one call, in any order: since 12.8, and with other parameters since 13. */
+#define CUDA_BATCH(X)                                                                                        \
+    X(copy_batch, cudaMemcpyBatchAsync, cuda_error,                                                          \
+      (void *const *, const void *const *, const size_t *, size_t, cuda_copy_attributes *, size_t *, size_t, \
+       cuda_stream))
+#define CUDA_BATCH_12(X)                               \
+    X(copy_batch_12, cudaMemcpyBatchAsync, cuda_error, \
+      (void **, void **, size_t *, size_t, cuda_copy_attributes *, size_t *, size_t, size_t *, cuda_stream))
 /* Of the driver: contexts are pushed and popped, so that a thread gets back what it had, also when that was nothing:
  * cudaSetDevice would make a context on a device that the thread never used. */
 #define CUDA_DRIVER(X)                                                                                   \
@@ -161,10 +183,12 @@ enum cuda_constants {
 struct cuda {
     CUDA_REQUIRED(CUDA_FIELD)
     CUDA_OPTIONAL(CUDA_FIELD) /* all or none */
-    CUDA_DRIVER(CUDA_FIELD)   /* all or none */
-    void *runtime, *driver;   /* dlopen's */
-    const void *kernels;      /* of a runtime that brings its own, as tests' does; else NULL */
-    char path[256];           /* of the runtime, for people */
+    CUDA_BATCH(CUDA_FIELD)    /* one of the two, or none */
+    CUDA_BATCH_12(CUDA_FIELD)
+    CUDA_DRIVER(CUDA_FIELD) /* all or none */
+    void *runtime, *driver; /* dlopen's */
+    const void *kernels;    /* of a runtime that brings its own, as tests' does; else NULL */
+    char path[256];         /* of the runtime, for people */
 };
 
 /* $CAIRN_CUDART, or a runtime that this process has already, or one that the loader finds. UNSUPPORTED says what was

@@ -16,10 +16,7 @@
 
 #define BATCH ((uint64_t)64 << 20)    /* progress is told by batches */
 #define BATCHES 64                    /* of a save, about */
-#define CALLS 400                     /* of the copy engine, about: what the host has time for in a save */
-#define DIRECT_LEAST PART             /* smaller slices are gathered */
 #define FRAGMENT ((uint64_t)64 << 10) /* a smaller rest of a block is left unused */
-#define SPANS 128                     /* more than these are scattered by a kernel, the smallest ones */
 
 struct builder {
     struct cairn_device_plan *plan;
@@ -116,14 +113,9 @@ static int add_part(struct builder *b, uint64_t part, uint32_t source, uint64_t 
 
 /* ---- straight from where it is ------------------------------------------------------------------ */
 
-static bool is_dense(const struct slice *s)
-{
-    return s->is_volatile || s->shape.ndims == 0; /* a volatile one has been gathered aside */
-}
-
 static bool goes_direct(const struct builder *b, const struct slice *s)
 {
-    return b->plan->block_bytes == 0 || (is_dense(s) && s->shape.bytes >= b->direct_least);
+    return b->plan->block_bytes == 0 || (slice_is_dense(s) && s->shape.bytes >= b->direct_least);
 }
 
 static int add_piece(struct builder *b, struct piece piece, uint64_t at)
@@ -277,7 +269,7 @@ static int walk_summed(struct builder *b, uint32_t i)
 
     for (uint64_t from = 0, n; from < s->shape.bytes && r == 0; from += n) {
         uint64_t at = s->at + from, part = at / PART, rest = s->shape.bytes - from;
-        bool in_place = is_dense(s) && s->at <= part * PART && end >= part * PART + p->part_len[part];
+        bool in_place = slice_is_dense(s) && s->at <= part * PART && end >= part * PART + p->part_len[part];
         n = PART - at % PART < rest ? PART - at % PART : rest;
         if (!p->alone[part])
             r = goes_direct(b, s) ? put_direct(b, i, from, n, false) : put_gathered(b, i, from, n);
@@ -289,79 +281,7 @@ static int walk_summed(struct builder *b, uint32_t i)
     return r;
 }
 
-/* ---- sizes: few calls ---------------------------------------------------------------------------- */
-
-static uint64_t calls_with(const struct cairn_device_plan *p, uint64_t least)
-{
-    uint64_t direct = 0, gathered = 0;
-
-    for (uint32_t i = 0; i < p->nslices; i++) {
-        const struct slice *s = &p->slices[i];
-        if (is_dense(s) && s->shape.bytes >= least)
-            direct++;
-        else
-            gathered += s->shape.bytes;
-    }
-    return direct + (gathered + p->block_bytes - 1) / p->block_bytes * 3;
-}
-
-/* The smallest size from which on slices go straight that keeps the number of calls within bounds, or the one with
- * the fewest. */
-static uint64_t choose_direct(const struct cairn_device_plan *p)
-{
-    uint64_t best = DIRECT_LEAST, fewest = UINT64_MAX;
-
-    for (uint64_t least = DIRECT_LEAST; p->block_bytes && least <= p->block_bytes; least *= 2) {
-        uint64_t calls = calls_with(p, least);
-        if (calls < fewest) {
-            best = least;
-            fewest = calls;
-        }
-        if (calls <= CALLS)
-            break;
-    }
-    return best;
-}
-
-static int compare_bytes(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return x < y ? 1 : x > y ? -1 : 0;
-}
-
-static void count_runs(struct variant *v)
-{
-    for (uint32_t k = 0; k < v->nbatches; k++) {
-        struct batch *b = &v->batches[k];
-        b->run = v->nruns;
-        for (uint32_t i = b->span; i < b->span + b->nspans; i++) {
-            const struct span *s = &v->spans[i];
-            if (s->scattered)
-                v->nruns += (uint32_t)((s->at + s->bytes - 1) / PART - s->at / PART + 1);
-        }
-        b->nruns = v->nruns - b->run;
-    }
-}
-
-/* Of many spans the largest go by the copy engine, the others by a kernel. */
-static int choose_scattered(struct variant *v)
-{
-    _cleanup_free_ uint64_t *bytes = calloc(v->nspans ? v->nspans : 1, sizeof *bytes);
-
-    if (!bytes)
-        return CAIRN_E_NOMEM;
-    for (uint32_t i = 0; i < v->nspans; i++)
-        bytes[i] = v->spans[i].bytes;
-    qsort(bytes, v->nspans, sizeof *bytes, compare_bytes);
-    uint64_t least = v->nspans > SPANS ? bytes[SPANS - 1] : 0;
-    for (uint32_t i = 0; i < v->nspans; i++) {
-        struct span *s = &v->spans[i];
-        s->scattered = !s->summed && s->bytes < least;
-    }
-    count_runs(v);
-    return 0;
-}
+/* ---- all of it ------------------------------------------------------------------------------------ */
 
 /* Volatile slices are gathered first of all, to the memory for them. */
 static int gather_aside(struct builder *b)
@@ -395,7 +315,7 @@ static int build(struct builder *b)
         r = add_gaps(b, (uint64_t)p->nparts * PART);
     if (r == 0)
         r = close_batch(b, (uint64_t)p->nparts * PART);
-    return r < 0 ? r : choose_scattered(b->v);
+    return r < 0 ? r : variant_scatter(b->v);
 }
 
 void variant_free(struct variant *v)
@@ -416,7 +336,8 @@ int variant_make(struct cairn_device_plan *plan, bool summed, struct variant **r
 {
     struct variant *v = calloc(1, sizeof *v);
     uint64_t step = plan->bytes / BATCHES;
-    struct builder b = {.plan = plan, .v = v, .step = step > BATCH ? step : BATCH, .direct_least = choose_direct(plan)};
+    struct builder b = {
+        .plan = plan, .v = v, .step = step > BATCH ? step : BATCH, .direct_least = variant_direct_least(plan)};
     int r = CAIRN_E_NOMEM;
 
     if (v) {

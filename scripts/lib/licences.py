@@ -27,6 +27,12 @@ def _version(package):
     return done.stdout.splitlines()[0] if done.stdout else "unknown"
 
 
+def _copyright(package, source):
+    """Where several packages share one, dpkg may have left out the links to it."""
+    names = [package, source, f"{source}-base"]
+    return next((p for p in (DOCUMENTS / name / "copyright" for name in names) if p.exists()), None)
+
+
 def collect(sources, to):
     """sources: {library's name: its file}. Writes PACKAGE.copyright files and an index with where the sources are from."""
     to.mkdir()
@@ -37,9 +43,10 @@ def collect(sources, to):
              "Where a copyright file names /usr/share/common-licenses, see common/.", "Their sources: https://snapshot.debian.org/package/SOURCE/VERSION/", ""]
     for name, path in sorted(sources.items()):
         package = _owner(path)
-        copyright_ = DOCUMENTS / package / "copyright"
-        if not copyright_.exists():
-            raise Missing(f"{name}: package {package} has no {copyright_}: its licence cannot be handed on with it")
+        version = _version(package)
+        copyright_ = _copyright(package, version.split()[0])
+        if not copyright_:
+            raise Missing(f"{name}: package {package} has no copyright file in {DOCUMENTS}: its licence cannot be handed on with it")
         shutil.copy(copyright_.resolve(), to / f"{package}.copyright")
-        lines.append(f"{name:<28} {package:<24} {_version(package):<40} {package}.copyright")
+        lines.append(f"{name:<28} {package:<24} {version:<40} {package}.copyright")
     (to / "INDEX").write_text("\n".join(lines) + "\n")

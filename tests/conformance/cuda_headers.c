@@ -6,12 +6,17 @@
 #define CAIRN_CUDA_REAL_TYPES
 #include "plugins/device-cuda/runtime.h"
 
-#define SAME_FUNCTION(field_, symbol_, result_, parameters_)                                                 \
+#define SAME_FUNCTION(field_, symbol_, result_, parameters_)                                                   \
     _Static_assert(__builtin_types_compatible_p(__typeof__(((struct cuda *)0)->field_), __typeof__(&symbol_)), \
                    #symbol_ " has other parameters");
 CUDA_REQUIRED(SAME_FUNCTION)
 CUDA_OPTIONAL(SAME_FUNCTION)
 CUDA_DRIVER(SAME_FUNCTION)
+#if CUDART_VERSION >= 13000
+CUDA_BATCH(SAME_FUNCTION)
+#elif CUDART_VERSION >= 12080
+CUDA_BATCH_12(SAME_FUNCTION)
+#endif
 
 #define SAME_VALUE(ours_, theirs_) _Static_assert((int)(ours_) == (int)(theirs_), #ours_ " is another number");
 SAME_VALUE(CUDA_OK, cudaSuccess)
@@ -20,6 +25,8 @@ SAME_VALUE(CUDA_E_MEMORY_ALLOCATION, cudaErrorMemoryAllocation)
 SAME_VALUE(CUDA_E_INITIALIZATION, cudaErrorInitializationError)
 SAME_VALUE(CUDA_E_UNLOADING, cudaErrorCudartUnloading)
 SAME_VALUE(CUDA_E_INSUFFICIENT_DRIVER, cudaErrorInsufficientDriver)
+SAME_VALUE(CUDA_E_NEWER_DRIVER, cudaErrorCallRequiresNewerDriver)
+SAME_VALUE(CUDA_E_NOT_SUPPORTED, cudaErrorNotSupported)
 SAME_VALUE(CUDA_E_NO_DEVICE, cudaErrorNoDevice)
 SAME_VALUE(CUDA_E_INVALID_DEVICE, cudaErrorInvalidDevice)
 SAME_VALUE(CUDA_E_NO_KERNEL_IMAGE, cudaErrorNoKernelImageForDevice)
@@ -62,7 +69,24 @@ SAME_VALUE(CUDA_ATTRIBUTE_MULTIPROCESSORS, cudaDevAttrMultiProcessorCount)
 SAME_VALUE(CUDA_ATTRIBUTE_MAJOR, cudaDevAttrComputeCapabilityMajor)
 SAME_VALUE(CUDA_ATTRIBUTE_MINOR, cudaDevAttrComputeCapabilityMinor)
 
-/* The one struct; a runtime of before version 13 fills its beginning. */
+#if CUDART_VERSION >= 12080
+SAME_VALUE(CUDA_ORDER_STREAM, cudaMemcpySrcAccessOrderStream)
+SAME_VALUE(CUDA_OVERLAP_WITH_COMPUTE, cudaMemcpyFlagPreferOverlapWithCompute)
+struct declared_how {
+    unsigned int source_order;
+    struct {
+        unsigned int type;
+        int id;
+    } from, to;
+    unsigned int flags;
+};
+_Static_assert(sizeof(struct declared_how) == sizeof(struct cudaMemcpyAttributes) &&
+                   offsetof(struct declared_how, flags) == offsetof(struct cudaMemcpyAttributes, flags) &&
+                   offsetof(struct declared_how, to) == offsetof(struct cudaMemcpyAttributes, dstLocHint),
+               "cudaMemcpyAttributes is another");
+#endif
+
+/* What is asked of a pointer; a runtime of before version 13 fills its beginning. */
 struct declared {
     unsigned int type;
     int device;

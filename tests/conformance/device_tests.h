@@ -30,6 +30,8 @@ void test_lost_devices(void **state);
 void test_work_that_fails(void **state);
 void test_volatile_does_not_fit(void **state);
 void test_no_device_memory(void **state);
+/* test_device_calls.c */
+void test_few_calls(void **state);
 /* test_device_load.c */
 void test_loads(void **state);
 void test_loads_when_busy(void **state);

@@ -64,14 +64,16 @@ void test_without_kernels(void **state)
 
     if (!rig->shim)
         skip();
+    uint64_t batches = rig->calls("cudaMemcpyBatchAsync");
     for (uint64_t seed = 11; seed <= 13; seed++) {
         rig->fail_call("cudaLibraryLoadData", 1, CUDA_E_NO_KERNEL_IMAGE);
-        world_make(&w, rig, 0, seed, WORLD_ALL, 40);
+        world_make(&w, rig, 0, seed, seed == 11 ? WORLD_TINY | WORLD_DENSE : WORLD_ALL, seed == 11 ? MAX_SLICES : 40);
         save_random(&w);
         rig->ops->describe(w.device, text, sizeof text);
         assert_non_null(strstr(text, "load the kernels"));
         world_free(&w);
     }
+    assert_true(rig->calls("cudaMemcpyBatchAsync") > batches); /* many small ones go together */
 }
 
 /* Blocks as small as they get: slices are cut in their midst. */
@@ -214,6 +216,7 @@ int main(int argc, char **argv)
         TEST(test_fence_in_a_graph),
         TEST(test_two_saves_under_way),
         TEST(test_random_order),
+        TEST(test_few_calls),
         TEST(test_loads),
         TEST(test_loads_when_busy),
         TEST(test_captures_go_on),

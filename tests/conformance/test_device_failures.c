@@ -86,6 +86,7 @@ static const char *const functions[] = {
     "cudaHostGetDevicePointer",
     "cudaMemcpyAsync",
     "cudaMemcpy2DAsync",
+    "cudaMemcpyBatchAsync",
     "cudaStreamCreateWithPriority",
     "cudaStreamDestroy",
     "cudaStreamSynchronize",

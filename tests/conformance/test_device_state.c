@@ -16,7 +16,7 @@ static void whole_life(struct world *w)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct cairn_device_progress progress;
-    struct cairn_device_copy *copy;
+    struct cairn_device_copy *copy = NULL;
     const struct cairn_device_ops *ops = w->rig->ops;
 
     if (world_open(w, &err) < 0 || world_save(w, 0, &copy, &err) < 0 || ops->fence(w->device, w->stream, &err) < 0 ||
@@ -94,7 +94,7 @@ static void *fence_and_ask(void *arg)
     struct world *w = arg;
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct cairn_device_progress progress;
-    struct cairn_device_copy *copy;
+    struct cairn_device_copy *copy = NULL;
 
     if (world_save(w, 0, &copy, &err) < 0 || world_wait(w, copy, &progress, &err) < 0)
         fail_msg("%s", err.message);
@@ -137,7 +137,7 @@ void test_pending_errors_stay(void **state)
     const struct cuda *c = &rig->cuda;
     struct cairn_device_progress progress = {.size = sizeof progress};
     struct cairn_error err = CAIRN_ERROR_INIT;
-    struct cairn_device_copy *copy;
+    struct cairn_device_copy *copy = NULL;
     struct world w;
 
     world_make(&w, rig, 0, 84, WORLD_ALL, 10);
@@ -203,7 +203,7 @@ static void *save_often(void *arg)
     struct saver *s = arg;
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct cairn_device_progress progress;
-    struct cairn_device_copy *copy;
+    struct cairn_device_copy *copy = NULL;
 
     for (int round = 0; round < 4; round++) {
         if (world_save(&s->w, 0, &copy, &err) < 0 || world_wait(&s->w, copy, &progress, &err) < 0)

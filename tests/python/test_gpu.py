@@ -66,10 +66,11 @@ def no_warning():
 def test_a_save_returns_before_anything_is_copied(cluster, job, gpu):  # noqa: F811
     """It saves what the stream before it has made, and what the program puts into the stream after it changes nothing, without a word of the
     program's."""
-    weight = gpu.tensor(filled(1, 4))
+    weight = gpu.tensor(filled(1, 2))
     with checkpointer(job) as ckpt:
         ckpt.save(1, {"w": weight}, wait="committed")
         gpu.hold()
+        gpu.slow()
         gpu.kernel(lambda: weight.fill_(3))
         handle = ckpt.save(2, {"w": weight})
         assert not handle.is_reached("snapshot")
@@ -77,7 +78,7 @@ def test_a_save_returns_before_anything_is_copied(cluster, job, gpu):  # noqa: F
         gpu.release()
         handle.wait("committed", 10)
         assert ran.wait(10) and only(weight, 2)
-        assert handle.info() == {} or handle.info()["device_bytes"] == 4 * MIB
+        assert handle.info() == {} or handle.info()["device_bytes"] == 2 * MIB
     assert only(read(job, 2)["w"], 3)
 
 
@@ -101,7 +102,7 @@ def test_what_is_saved(cluster, job, gpu):  # noqa: F811
 
 
 def test_overlap_with_an_attached_optimizer(cluster, job, gpu):  # noqa: F811
-    """Forward and backward run while the copies are held; buffers, which they change, are saved as they were; the optimizer's step is behind
+    """Forward and backward run before slow copies; buffers, which they change, are saved as they were; the optimizer's step is behind
     the copies."""
     model, optimizer = net(gpu)
     state = {"model": model, "optimizer": optimizer, "step": 1}
@@ -109,16 +110,14 @@ def test_overlap_with_an_attached_optimizer(cluster, job, gpu):  # noqa: F811
     with checkpointer(job) as ckpt:
         ckpt.attach(optimizer)
         for step in (1, 2):
-            gpu.shim.shim_speed(ctypes.c_uint64(2 * MIB))  # a second for each save, unless it is held
+            gpu.slow()
+            copied, seen = gpu.copied(), []
             handle = ckpt.save(step, state)
-            gpu.hold()
-            gpu.release(gpu.streams[0])
-            assert gpu.kernel(lambda: model.mean.fill_(-1)).wait(10), "forward waits for the copies"
-            assert not handle.is_reached("snapshot")
+            forward = gpu.kernel(lambda: (model.mean.fill_(-1), seen.append(gpu.copied() - copied)))
             optimizer.step()
             gpu.kernel(lambda: model.mean.fill_(step + 1))
-            gpu.shim.shim_speed(ctypes.c_uint64(0))
-            gpu.release()
+            assert forward.wait(10) and seen[0] < 2 * MIB, "forward waits for the copies"
+            gpu.slow(False)
             handle.wait("snapshot", 10)
             assert handle.info()["staged_bytes"] >= 4000
             handle.wait("committed", 10)
@@ -131,7 +130,7 @@ def test_overlap_with_an_attached_optimizer(cluster, job, gpu):  # noqa: F811
 def test_a_step_is_behind_slow_copies(cluster, job, gpu):  # noqa: F811
     """The fence is in the stream, not in the program's order: what it holds back is what would change the tensors."""
     model, optimizer = net(gpu)
-    gpu.shim.shim_speed(ctypes.c_uint64(20_000_000))
+    gpu.slow()
     with checkpointer(job) as ckpt:
         ckpt.attach(optimizer)
         for step in (1, 2):
@@ -208,6 +207,7 @@ def test_volatile_tensors_that_do_not_fit(cluster, job, gpu):  # noqa: F811
         with pytest.warns(RuntimeWarning, match="waits for the copies.*device_staging is 0 MiB") as told:
             ckpt.prepare({"model": model})
             for step in (1, 2):
+                gpu.slow()
                 gpu.hold()
                 handle = ckpt.save(step, {"model": model})
                 gpu.kernel(lambda: model.weight.data.fill_(step + 1))
@@ -224,6 +224,7 @@ def test_an_optimizer_that_was_not_attached(cluster, job, gpu):  # noqa: F811
     other = Step(gpu, [torch.nn.Parameter(gpu.tensor(filled(5)))])
     with checkpointer(job) as ckpt:
         ckpt.attach(optimizer)
+        gpu.slow()
         with pytest.warns(RuntimeWarning, match="'critic'.* not attached"):
             handle = ckpt.save(1, {"actor": optimizer, "critic": other, "w": other.param_groups[0]["params"][0].data})
         other.step()
@@ -327,10 +328,10 @@ def test_loads_into_memory_of_the_device(cluster, job, gpu, monkeypatch):  # noq
         monkeypatch.setattr(_torch, "_copy_back", lambda target, source: copies.append(real(target, source)))
         weight, wide, lazy = gpu.tensor(torch.zeros(300, 200)), gpu.tensor(torch.zeros(4, 6)), gpu.tensor(torch.zeros(3, dtype=torch.complex64))
         gpu.kernel(lambda: (time.sleep(0.2), weight.fill_(7)))
-        moved = gpu.shim.shim_copied_bytes()
+        moved = gpu.copied()
         ckpt.load({"w": weight, "n": wide[1], "lazy": lazy.conj()})
         assert torch.equal(weight, values) and torch.equal(wide[1], torch.arange(6.0)) and wide.count_nonzero() == 5
-        assert gpu.shim.shim_copied_bytes() - moved >= 240000 and len(copies) == 1 and lazy[0] == 1 - 2j
+        assert gpu.copied() - moved >= 240000 and len(copies) == 1 and lazy[0] == 1 - 2j
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is")
@@ -355,14 +356,14 @@ def test_torch_distributed_checkpoint(cluster, job, gpu, monkeypatch, runtime): 
             dcp.save(state, storage_writer=writer.at(step), no_dist=True)
             gpu.kernel(lambda: state["dense"].fill_(-1))
         gpu.drain()
-        moved = gpu.shim.shim_copied_bytes()
+        moved = gpu.copied()
         target = {k: gpu.tensor(torch.zeros_like(v)) if k != "n" else 0 for k, v in state.items() if k != "t"}
         target["t"] = gpu.tensor(torch.zeros(12, 20)).t()
         gpu.kernel(lambda: target["dense"].fill_(7))
         dcp.load(target, storage_reader=StorageReader(job, 2), no_dist=True)
     close_sessions()
     assert [str(w.message).count("/nonexistent") for w in told if w.category is RuntimeWarning] == [1, 1] * (runtime == "missing")
-    assert (gpu.shim.shim_copied_bytes() - moved >= 960 * 4) == (runtime == "there")
+    assert (gpu.copied() - moved >= 960 * 4) == (runtime == "there")
     assert torch.equal(target["dense"], base * 2) and torch.equal(target["t"], (base + 1).t()) and torch.equal(target["host"], base)
     assert torch.equal(target["c128"], base.to(torch.complex128)) and target["n"] == 3
 

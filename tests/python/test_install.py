@@ -17,6 +17,12 @@ assert not {"torch", "numpy"} & set(sys.modules), "import cairn must not import 
 here = pathlib.Path(cairn.__file__).parent
 assert (here / "py.typed").exists() and here.is_relative_to(sys.prefix), here
 assert pathlib.Path(_lib.lib()._name) == here / "lib" / "libcairn.so.0", _lib.lib()._name
+os.environ["CAIRN_CUDART"] = "/nonexistent/libcudart.so"
+with cairn.Session("installed", observer=True) as session:
+    try:
+        session.use_device(cairn.cuda(0))
+    except cairn.UnsupportedError as e:
+        assert "/nonexistent" in str(e), e  # asked by the plugin, which lies beside libcairn
 with cairn.Checkpointer("installed", raise_errors=True) as ckpt:
     ckpt.save(1, {"step": 1}, wait="committed", timeout=30)
 assert cairn.read("installed") == {"step": 1}

@@ -87,6 +87,8 @@ static int put_copy(struct stream *s, struct copy c, unsigned kind)
 SHIM_API int cudaMemcpyAsync(void *to, const void *from, size_t bytes, unsigned kind, void *stream);
 SHIM_API int cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
                                size_t height, unsigned kind, void *stream);
+SHIM_API int cudaMemcpyBatchAsync(void *const *to, const void *const *from, const size_t *bytes, size_t n,
+                                  cuda_copy_attributes *how, size_t *first, size_t nhow, void *stream);
 SHIM_API int cudaMemcpy(void *to, const void *from, size_t bytes, unsigned kind);
 SHIM_API int cudaMemsetAsync(void *to, int value, size_t bytes, void *stream);
 
@@ -108,6 +110,23 @@ int cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_p
     if (!code && (to_pitch < width || from_pitch < width || to_pitch > 1 << 20 || from_pitch > 1 << 20))
         code = 12; /* cudaErrorInvalidPitchValue */
     return call_end(code ? code : put_copy(stream_of(stream), c, kind));
+}
+
+/* The last first: nobody may count on an order. */
+int cudaMemcpyBatchAsync(void *const *to, const void *const *from, const size_t *bytes, size_t n,
+                         cuda_copy_attributes *how, size_t *first, size_t nhow, void *stream)
+{
+    int code = call_begin(FN_cudaMemcpyBatchAsync, CALL_CONTEXT);
+
+    if (!code && (n == 0 || nhow != 1 || first[0] != 0 || how->source_order != CUDA_ORDER_STREAM || !stream))
+        code = CUDA_E_INVALID_VALUE;
+    for (size_t i = n; i > 0 && !code; i--) {
+        size_t len = bytes[i - 1];
+        struct copy c = {
+            .to = to[i - 1], .from = from[i - 1], .to_pitch = len, .from_pitch = len, .width = len, .height = 1};
+        code = put_copy(stream_of(stream), c, 4);
+    }
+    return call_end(code);
 }
 
 int cudaMemcpy(void *to, const void *from, size_t bytes, unsigned kind)

@@ -14,25 +14,26 @@
 #define PER_THREAD ((void *)2)
 
 /* X(function): all that are counted and may be made to fail. */
-#define SHIM_FUNCTIONS(X)                                                                                              \
-    X(cudaRuntimeGetVersion)                                                                                           \
-    X(cudaDriverGetVersion)                                                                                            \
-    X(cudaGetDeviceCount) X(cudaGetDevice) X(cudaSetDevice) X(cudaDeviceGetAttribute) X(cudaDeviceGetPCIBusId)         \
-        X(cudaDeviceGetStreamPriorityRange) X(cudaDeviceSynchronize) X(cudaMalloc) X(cudaFree) X(cudaHostAlloc)        \
-            X(cudaFreeHost) X(cudaHostRegister) X(cudaHostUnregister) X(cudaHostGetDevicePointer)                      \
-                X(cudaPointerGetAttributes) X(cudaMallocManaged) X(cudaMemGetInfo) X(cudaMemcpy) X(cudaMemcpyAsync)    \
-                    X(cudaMemcpy2DAsync) X(cudaMemsetAsync) X(cudaStreamCreateWithPriority)                            \
-                        X(cudaStreamCreateWithFlags) X(cudaStreamCreate) X(cudaStreamDestroy) X(cudaStreamSynchronize) \
-                            X(cudaStreamQuery) X(cudaStreamWaitEvent) X(cudaStreamIsCapturing)                         \
-                                X(cudaThreadExchangeStreamCaptureMode) X(cudaStreamBeginCapture)                       \
-                                    X(cudaStreamEndCapture) X(cudaGraphInstantiate) X(cudaGraphLaunch)                 \
-                                        X(cudaGraphDestroy) X(cudaGraphExecDestroy) X(cudaEventCreateWithFlags)        \
-                                            X(cudaEventCreate) X(cudaEventDestroy) X(cudaEventRecord)                  \
-                                                X(cudaEventQuery) X(cudaEventSynchronize) X(cudaLibraryLoadData)       \
-                                                    X(cudaLibraryUnload) X(cudaLibraryGetKernel) X(cudaLaunchKernel)   \
-                                                        X(cuDeviceGet) X(cuDeviceGetName) X(cuDevicePrimaryCtxRetain)  \
-                                                            X(cuDevicePrimaryCtxRelease_v2) X(cuCtxPushCurrent_v2)     \
-                                                                X(cuCtxPopCurrent_v2)
+#define SHIM_FUNCTIONS(X)                                                                                           \
+    X(cudaRuntimeGetVersion)                                                                                        \
+    X(cudaDriverGetVersion)                                                                                         \
+    X(cudaGetDeviceCount)                                                                                           \
+    X(cudaGetDevice)                                                                                                \
+    X(cudaSetDevice) X(cudaDeviceGetAttribute) X(cudaDeviceGetPCIBusId) X(cudaDeviceGetStreamPriorityRange)         \
+        X(cudaDeviceSynchronize) X(cudaMalloc) X(cudaFree) X(cudaHostAlloc) X(cudaFreeHost) X(cudaHostRegister)     \
+            X(cudaHostUnregister) X(cudaHostGetDevicePointer) X(cudaPointerGetAttributes) X(cudaMallocManaged)      \
+                X(cudaMemGetInfo) X(cudaMemcpy) X(cudaMemcpyAsync) X(cudaMemcpy2DAsync) X(cudaMemcpyBatchAsync)     \
+                    X(cudaMemsetAsync) X(cudaStreamCreateWithPriority) X(cudaStreamCreateWithFlags)                 \
+                        X(cudaStreamCreate) X(cudaStreamDestroy) X(cudaStreamSynchronize) X(cudaStreamQuery)        \
+                            X(cudaStreamWaitEvent) X(cudaStreamIsCapturing) X(cudaThreadExchangeStreamCaptureMode)  \
+                                X(cudaStreamBeginCapture) X(cudaStreamEndCapture) X(cudaGraphInstantiate)           \
+                                    X(cudaGraphLaunch) X(cudaGraphDestroy) X(cudaGraphExecDestroy)                  \
+                                        X(cudaEventCreateWithFlags) X(cudaEventCreate) X(cudaEventDestroy)          \
+                                            X(cudaEventRecord) X(cudaEventQuery) X(cudaEventSynchronize)            \
+                                                X(cudaLibraryLoadData) X(cudaLibraryUnload) X(cudaLibraryGetKernel) \
+                                                    X(cudaLaunchKernel) X(cuDeviceGet) X(cuDeviceGetName)           \
+                                                        X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease_v2) \
+                                                            X(cuCtxPushCurrent_v2) X(cuCtxPopCurrent_v2)
 #define FN_NAME(function_) FN_##function_,
 enum fn { SHIM_FUNCTIONS(FN_NAME) FN_COUNT };
 
@@ -81,10 +82,12 @@ enum call_kind {
 int call_begin(enum fn fn, enum call_kind kind);
 /* Ends it: gives the lock back and remembers a failure as the thread's last error. */
 int call_end(int code);
-int current_device(void);
-void set_last_error(int code);
 void misuse(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
+
+/* ---- context.c: of this thread ------------------------------------------------------------------ */
+int current_device(void);
 int thread_capture_mode(void);
+void set_last_error(int code);
 
 /* ---- memory.c --------------------------------------------------------------------------------- */
 enum range_kind { RANGE_FREED = 0, RANGE_DEVICE = 1, RANGE_MANAGED = 2, RANGE_HOST = 3, RANGE_REGISTERED = 4 };
@@ -134,7 +137,7 @@ struct event {
 };
 /* Checked handles; the lock is held. Misuse ends the process. */
 struct stream *stream_of(void *handle);
-struct event *event_of(void *handle);
+struct event *event_of(void *handle); /* event.c */
 /* Puts an op into the stream, or into the graph that captures it. */
 int stream_put(struct stream *s, const struct op *op);
 struct point *point_ref(struct point *p);

@@ -37,7 +37,8 @@
 struct fiber {
     struct emulate_self self;
     void *sp; /* where it left off, on its own stack */
-    char *stack;
+    const void *stack;
+    size_t stack_bytes;
     int done;
     unsigned turn; /* which of the warp's two sets of values it writes next */
 };
@@ -59,10 +60,8 @@ struct grid {
     uint32_t ready; /* warps that have a lane that is */
     int line;       /* of the block's meeting */
     struct fiber *current;
-    void *sp; /* of the host's own stack */
+    struct fiber host; /* who runs the blocks; its stack is known to the sanitizer only */
     uint64_t random;
-    const void *host_stack; /* for the sanitizer */
-    size_t host_stack_bytes;
 };
 
 __thread const struct emulate_self *emulate_self;
@@ -152,32 +151,54 @@ __asm__(".text\n"
 #error "tests/shim/emulate knows no way to change stacks on this processor: build with -DBUILD_TESTING=OFF"
 #endif
 
-static void to_fiber(struct grid *g, struct fiber *f)
+/* The first bit at `from` or behind it, or else of all. There is one. */
+static uint32_t one_of(uint32_t bits, uint32_t from)
 {
-    g->current = f;
-    emulate_self = &f->self;
+    uint32_t behind = bits & UINT32_MAX << from;
+
+    return (uint32_t)__builtin_ctz(behind ? behind : bits);
+}
+
+/* A fiber that can run, by chance or the first one; it is not ready any more. NULL: none can. */
+static struct fiber *take_ready(struct grid *g)
+{
+    uint64_t random = g->random ? next_random(g) >> 20 : 0;
+
+    if (!g->ready)
+        return NULL;
+    uint32_t at = one_of(g->ready, random % MOST_WARPS), lane;
+    struct warp *w = &g->warp[at];
+    lane = one_of(w->ready, random / MOST_WARPS % WARP_LANES);
+    w->ready &= ~(1u << lane);
+    if (!w->ready)
+        g->ready &= ~(1u << at);
+    return &g->fiber[at * WARP_LANES + lane];
+}
+
+static void change(struct grid *g, struct fiber *from, struct fiber *to)
+{
+    if (from == to)
+        return;
+    g->current = to;
+    emulate_self = &to->self;
 #ifdef __SANITIZE_ADDRESS__
     void *fake;
-    __sanitizer_start_switch_fiber(&fake, f->stack, STACK_BYTES);
-    emulate_switch(&g->sp, f->sp);
+    __sanitizer_start_switch_fiber(from->done ? NULL : &fake, to->stack, to->stack_bytes);
+    emulate_switch(&from->sp, to->sp);
     __sanitizer_finish_switch_fiber(fake, NULL, NULL);
-    if (f->done) /* its first frames, from which it never returns: others will be there */
-        __asan_unpoison_memory_region(f->stack + STACK_BYTES - FIRST_FRAMES, FIRST_FRAMES);
 #else
-    emulate_switch(&g->sp, f->sp);
+    emulate_switch(&from->sp, to->sp);
 #endif
 }
 
-static void to_host(struct grid *g)
+/* To whoever can run, from one who has to wait or is done; to the host when all are. */
+static void give_way(struct grid *g)
 {
-#ifdef __SANITIZE_ADDRESS__
-    void *fake;
-    __sanitizer_start_switch_fiber(g->current->done ? NULL : &fake, g->host_stack, g->host_stack_bytes);
-    emulate_switch(&g->current->sp, g->sp);
-    __sanitizer_finish_switch_fiber(fake, NULL, NULL);
-#else
-    emulate_switch(&g->current->sp, g->sp);
-#endif
+    struct fiber *to = take_ready(g);
+
+    if (!to && g->done < g->nthreads)
+        give_up(g, "the others wait for threads that have ended, or wait elsewhere", g->line);
+    change(g, g->current, to ? to : &g->host);
 }
 
 extern "C" void emulate_fiber(void)
@@ -185,22 +206,29 @@ extern "C" void emulate_fiber(void)
     struct grid *g = running;
 
 #ifdef __SANITIZE_ADDRESS__
-    __sanitizer_finish_switch_fiber(NULL, &g->host_stack, &g->host_stack_bytes);
+    if (!g->host.stack) /* the first fiber of all comes from the host */
+        __sanitizer_finish_switch_fiber(NULL, &g->host.stack, &g->host.stack_bytes);
+    else
+        __sanitizer_finish_switch_fiber(NULL, NULL, NULL);
 #endif
     g->kernel(g->args);
     g->current->done = 1;
     g->done++;
-    to_host(g);
+    give_way(g);
     give_up(g, "a thread that has ended runs on", 0);
 }
 
 static void fiber_start(struct fiber *f)
 {
-    void **sp = (void **)(f->stack + STACK_BYTES) - SAVED_WORDS - 1; /* behind it the stack is aligned to 16 */
+    char *end = (char *)f->stack + f->stack_bytes;
+    void **sp = (void **)end - SAVED_WORDS - 1; /* behind it the stack is aligned to 16 */
 
     sp = (void **)((uintptr_t)sp & ~(uintptr_t)15);
 #if defined(__x86_64__)
     sp++; /* so that behind the seven words it is */
+#endif
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(end - FIRST_FRAMES, FIRST_FRAMES); /* a fiber before it never returned from them */
 #endif
     memset(sp, 0, SAVED_WORDS * sizeof *sp);
     sp[RETURN_WORD] = (void *)emulate_first;
@@ -230,7 +258,7 @@ void emulate_block_barrier(int line)
         for (uint32_t i = 0; i < g->nthreads / WARP_LANES; i++)
             make_ready(g, i, UINT32_MAX);
     }
-    to_host(g);
+    give_way(g);
 }
 
 void emulate_warp_barrier(uint32_t mask, int line)
@@ -251,7 +279,7 @@ void emulate_warp_barrier(uint32_t mask, int line)
         w->waiting = 0;
         make_ready(g, at, mask | (g->ready >> at & 1 ? w->ready : 0));
     }
-    to_host(g);
+    give_way(g);
 }
 
 const uint64_t *emulate_exchange(uint32_t mask, uint64_t value, int line)
@@ -267,30 +295,6 @@ const uint64_t *emulate_exchange(uint32_t mask, uint64_t value, int line)
 
 /* ---- a grid ---------------------------------------------------------------------------------- */
 
-/* The first bit at `from` or behind it, or else of all. There is one. */
-static uint32_t one_of(uint32_t bits, uint32_t from)
-{
-    uint32_t behind = bits & UINT32_MAX << from;
-
-    return (uint32_t)__builtin_ctz(behind ? behind : bits);
-}
-
-/* A fiber that can run, by chance or the first one; it is not ready any more. NULL: none can. */
-static struct fiber *take_ready(struct grid *g)
-{
-    uint64_t random = g->random ? next_random(g) >> 20 : 0;
-
-    if (!g->ready)
-        return NULL;
-    uint32_t at = one_of(g->ready, random % MOST_WARPS), lane;
-    struct warp *w = &g->warp[at];
-    lane = one_of(w->ready, random / MOST_WARPS % WARP_LANES);
-    w->ready &= ~(1u << lane);
-    if (!w->ready)
-        g->ready &= ~(1u << at);
-    return &g->fiber[at * WARP_LANES + lane];
-}
-
 static void run_block(struct grid *g, uint32_t block)
 {
     memset(g->warp, 0xa5, sizeof g->warp); /* values that nobody has given are none that help */
@@ -303,12 +307,7 @@ static void run_block(struct grid *g, uint32_t block)
         g->warp[i].waiting = 0;
         make_ready(g, i, UINT32_MAX);
     }
-    while (g->done < g->nthreads) {
-        struct fiber *f = take_ready(g);
-        if (!f)
-            give_up(g, "the others wait for threads that have ended, or wait elsewhere", g->line);
-        to_fiber(g, f);
-    }
+    change(g, &g->host, take_ready(g));
 }
 
 /* All blocks, each once: from one that the seed says, in steps that have no divisor in common with their number. */
@@ -353,6 +352,7 @@ void emulate_grid(const char *name, void (*kernel)(void **args), const uint32_t 
     g->random = __atomic_load_n(&shuffle_seed, __ATOMIC_RELAXED);
     for (uint32_t i = 0; i < block[0]; i++) {
         fiber[i].stack = stacks + i * STACK_BYTES;
+        fiber[i].stack_bytes = STACK_BYTES;
         fiber[i].self.thread = {i, 0, 0};
         fiber[i].self.block_dim = {block[0], 1, 1};
         fiber[i].self.grid_dim = {grid[0], 1, 1};
@@ -360,6 +360,9 @@ void emulate_grid(const char *name, void (*kernel)(void **args), const uint32_t 
     running = g;
     run_blocks(g, grid[0]);
     running = NULL;
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(stacks, block[0] * STACK_BYTES);
+#endif
     munmap(stacks, block[0] * STACK_BYTES);
     free(fiber);
     free(g);
