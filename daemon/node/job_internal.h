@@ -311,7 +311,7 @@ bool delta_maybe_same(struct rank_save *save, const struct manifest_base *base, 
 /* They are not: what changed once is not compared with the same base again. */
 void delta_not_same(struct rank_save *save, const struct manifest_base *base, uint32_t first_part);
 void delta_forget(struct job *job);
-/* The pin is known: what its start left behind is no base any more. */
+/* What the start of the job's pin left behind is no base any more. */
 void delta_pinned(struct job *job);
 
 /* Whether this daemon still works on it. */

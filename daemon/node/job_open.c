@@ -24,7 +24,7 @@
 #include <string.h>
 
 #define OPEN_PAUSE_MS 200
-#define OPEN_MAX_BAD 64 /* unreadable checkpoints that one opening steps over */
+#define OPEN_MAX_BAD 1000 /* unreadable checkpoints that one opening steps over: a lost base takes many with it */
 
 enum open_phase { OPEN_READING, OPEN_WAITING, OPEN_PAUSED, OPEN_LOADING, OPEN_PINNING, OPEN_HOLDING, OPEN_SURVEYING };
 struct opening {

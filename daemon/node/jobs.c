@@ -123,7 +123,6 @@ void job_set_pin(struct job *job, const struct record_pin *pin, uint64_t revisio
         return; /* read before what is known was written */
     job->pin = *pin;
     job->pin_revision = revision;
-    delta_pinned(job);
 }
 
 void job_fence(struct job *job)

@@ -91,6 +91,22 @@ static void test_refused(void **state)
     assert_int_equal(save(13, 0, 100), 12);
 }
 
+/* Two on their way share with one that has served when the second is committed (catches: a base that has one itself).
+ */
+static void test_two_on_their_way(void **state)
+{
+    struct ckpt_base first = {true, 2, 1}, second = {true, 3, 1}, base;
+
+    (void)state;
+    s = (struct share){.used = 0};
+    assert_int_equal(save(1, 0, 1), 0);
+    base = share_choose(&s, 2, 1);
+    share_committed(&s, &first, &base, 20, 400, 1);
+    share_committed(&s, &second, &base, 30, 400, 1);
+    assert_int_equal(save(4, 0, 1), 0);
+    assert_int_equal(save(5, 0, 1), 4);
+}
+
 /* A start that took up an older checkpoint may have found this one unreadable (catches: later ones that need it). */
 static void test_left_behind(void **state)
 {
@@ -115,8 +131,10 @@ static void test_left_behind(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one_base_for_all), cmocka_unit_test(test_off),     cmocka_unit_test(test_less_and_less),
-        cmocka_unit_test(test_nothing_stays),    cmocka_unit_test(test_refused), cmocka_unit_test(test_left_behind),
+        cmocka_unit_test(test_one_base_for_all), cmocka_unit_test(test_off),
+        cmocka_unit_test(test_less_and_less),    cmocka_unit_test(test_nothing_stays),
+        cmocka_unit_test(test_refused),          cmocka_unit_test(test_two_on_their_way),
+        cmocka_unit_test(test_left_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -638,6 +638,46 @@ static void test_sums(void **state)
     }
 }
 
+/* Sums that come while a chunk is being encoded without them (catches: one that is never compared). */
+static void test_sums_meanwhile(void **state)
+{
+    struct fixture f = {.shares = false};
+    (void)state;
+
+    start_with(&f, 6, 24, 0, 0, 4);
+    turns(&f, 1);
+    for (uint32_t i = 0; i < PARTS; i++)
+        f.sums[i] = cairn_hash128_seeded(f.arena + ((size_t)i << 20), (size_t)1 << 20, SEED);
+    f.sums[2].low ^= 1;
+    drain_sums(f.drain, f.sums, SEED);
+    drain_in_place(f.drain, PARTS);
+    drain_filled(f.drain);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, CAIRN_E_CORRUPT);
+    finish(&f);
+}
+
+/* Everything is stored, only the comparison is not made (catches: a manifest, or a page, that does not wait for it). */
+static void test_the_last_comparison(void **state)
+{
+    struct fixture f = {.shares = false};
+    (void)state;
+
+    start_with(&f, 6, 24, 0, 0, PARTS);
+    turn_until_stored(&f, PARTS / 4 * 6);
+    for (unsigned i = 0; i < 2000 && synced(&f) < PARTS / 4 * 6; i++)
+        turn(&f);
+    for (uint32_t i = 0; i < PARTS; i++)
+        f.sums[i] = cairn_hash128_seeded(f.arena + ((size_t)i << 20), (size_t)1 << 20, SEED);
+    f.sums[PARTS - 1].low ^= 1;
+    drain_sums(f.drain, f.sums, SEED);
+    drain_filled(f.drain);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, CAIRN_E_CORRUPT);
+    assert_int_equal(released(&f), 0);
+    finish(&f);
+}
+
 /* Chunks that the base has are not sent, count, and give their pages back (catches: parity of what is not there, a
  * chunk that waits for fragments it never had). */
 static void test_shared(void **state)
@@ -678,6 +718,8 @@ int main(void)
         cmocka_unit_test(test_filled_in_steps),
         cmocka_unit_test(test_never_filled),
         cmocka_unit_test(test_sums),
+        cmocka_unit_test(test_sums_meanwhile),
+        cmocka_unit_test(test_the_last_comparison),
         cmocka_unit_test(test_shared),
         cmocka_unit_test(test_the_tail_has_a_deadline),
     };
