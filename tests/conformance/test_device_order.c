@@ -190,6 +190,9 @@ void test_fence_in_a_graph(void **state)
         world_change(&w);
         world_pages(&w, 1);
     }
+    world_close(&w); /* the graph lives on, and waits for nothing more */
+    assert_int_equal(g.launch(exec, w.stream), 0);
+    assert_int_equal(rig->cuda.stream_sync(w.stream), CUDA_OK);
     assert_int_equal(g.exec_destroy(exec), 0);
     assert_int_equal(g.destroy(graph), 0);
     world_free(&w);
