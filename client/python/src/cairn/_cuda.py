@@ -36,7 +36,7 @@ def named(stream: Any) -> tuple[int, int]:
 
 def is_capturing() -> bool:
     """Whether this thread's work is being captured into a CUDA graph."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def synchronize(devices: Iterable[int]) -> None:
