@@ -153,6 +153,55 @@ def test_what_is_built_otherwise_is_found_at_once(saves, what):
         saves.save(state)
 
 
+def test_before_the_first_step(saves):
+    """The optimizer's state comes with it, and no promise is broken by that."""
+    state = objects()
+    state["optimizer"] = torch.optim.AdamW(state["model"].parameters())
+    saves.prepare(state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert saves.save(state)
+        train(state)
+        assert not saves.save(state)
+        train(state)
+        assert saves.save(state)
+
+
+def test_an_object_that_has_to_be_asked(saves):
+    """Its state dict is another each time; what is promised of the others holds."""
+    class Extra(torch.nn.Linear):
+        def get_extra_state(self):
+            return {"calls": self.bias.sum().item()}
+
+    state = {"extra": torch.nn.ModuleList(Extra(2, 2) for _ in range(40)), **objects()}
+    saves.prepare(state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            train(state)
+            with torch.no_grad():
+                state["extra"][7].bias.add_(1)
+            assert saves.save(state)
+
+
+def test_nothing_to_promise(cluster, job):
+    with cairn.Checkpointer(job, raise_errors=True) as ckpt:
+        ckpt.prepare({"a": torch.ones(3)}, static=True)
+        ckpt.save(1, {"a": torch.zeros(3)}, wait="committed")
+        assert torch.equal(cairn.read(job, 1)["a"], torch.zeros(3))
+
+
+def test_a_closed_checkpointer_has_no_promise(saves):
+    state = objects()
+    saves.prepare(state)
+    saves.save(state)
+    saves.checkpointer.close()
+    state["model"] = objects()["model"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        saves.save(state)
+
+
 def test_pre_hooks_run(saves):
     state = objects()
     with_pre_hook(state)

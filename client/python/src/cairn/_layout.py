@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Optional, Union
 
 from . import _lib, _tree
@@ -283,10 +283,11 @@ class Layout:
     def is_promised(self) -> bool:
         return self._promise is not None
 
-    def promise(self, state: Any) -> bool:
-        """From now on repeat() can be had for this state, which refresh() has just taken. False: it cannot."""
+    def promise(self, state: Any, made: Collection[Any] = ()) -> bool:
+        """From now on repeat() can be had for this state, which refresh() has just taken. made: keys of what
+        is made anew for each save. False: it cannot."""
         self._promise = None
-        fixed = self.tree.fix(state) if self._refreshable and not self.device_rows else None
+        fixed = self.tree.fix(state, made) if self._refreshable and not self.device_rows else None
         if fixed is None or fixed.leaves != len(self.values) or not fixed.numbers:
             return False
         from . import _promise
@@ -306,7 +307,7 @@ class Layout:
             if not promise.repeat(state):
                 return ""
         except _promise.BrokenError as e:
-            return f"{e} (looked at every {promise.saves} saves; those since it changed may have what was before)"
+            return f"{e} (looked at every {promise.saves} saves: those since may have what was before)"
         self._promise = promise
         return None
 

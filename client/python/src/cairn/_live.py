@@ -314,7 +314,7 @@ class LiveOptimizer:
             if not self._is_ordinary(optimizer):
                 return f'"{name}" has a hook, or a state_dict() of its own'
             if optimizer.state is not state or len(state) != count:
-                return f'"{name}.state" is another one, or has {len(optimizer.state)} entries where it had {count}'
+                return f'"{name}.state" is another, or has {len(optimizer.state)} entries for {count}'
             if optimizer.param_groups is not groups or len(groups) != len(known):
                 return f'"{name}.param_groups" is another list, or has a group more or less'
             for i, (group, params, size) in enumerate(zip(groups, lists, self._sizes)):

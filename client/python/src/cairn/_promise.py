@@ -2,7 +2,7 @@
 """A save of a state that its owner has promised to leave as it is built (Checkpointer.prepare(static=True)):
 nothing is done for each tensor.
 
-once         where each tensor hangs, its memory, and the document as text that stays and parts that may change
+once         where each tensor hangs, its memory, and the document: text that stays, parts that may change
 each save    these parts; objects and groups; a sample of the tensors and of what they hang on, the next one
              each time, so that after as many saves as there are samples all have been looked at
 """
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _SAMPLE = 128  # tensors that one save looks at
 _SPARE = 16  # room that a part of the document may grow by until all that follows is moved
+
+
+_Columns = Sequence[list[Any]]
 
 
 class BrokenError(Exception):
@@ -55,7 +58,7 @@ class Promise:
         """Makes the table fit what has changed. False: it cannot, and all is to be looked at; the promise may
         hold all the same. Raises BrokenError."""
         if type(state) is not self._kind or list(state) != self._keys:
-            return False
+            return False  # of more or fewer entries
         for key, value in self._fixed.objects.items():
             if state[key] is not value:
                 raise BrokenError(f"state_dict[{key!r}] is another object")
@@ -66,7 +69,7 @@ class Promise:
         self._look()
         try:
             return self._write(state)
-        except (_tree.Changed, RuntimeError):  # RuntimeError: a tensor without an address, or nested too deeply
+        except (_tree.Changed, RuntimeError):  # also of a tensor without an address, or nested too deeply
             return False
 
     def _look(self) -> None:
@@ -136,30 +139,24 @@ class _Document:
 
 
 class _Sample:
-    """Some tensors, and some of what all hang on."""
+    """Some tensors (owners, keys, values, names), and some of what all hang on."""
 
-    def __init__(self, names: list[str], owners: list[Any], keys: list[Any], values: list[Any]) -> None:
-        self._names, self._owners, self._keys, self._values = names, owners, keys, values
-        self._signature = _Signature(values)
-        self._at = self._signature.addresses(values)
-        self.links: list[tuple[Any, ...]] = []  # owner, key, value, name
-        self.sizes: list[tuple[Any, ...]] = []  # container, length, name
+    def __init__(self, tensors: _Columns, links: _Columns, sizes: _Columns) -> None:
+        self._tensors, self._links, self._sizes = tensors, links, sizes
+        self._signature = _Signature(tensors[2])
+        self._at = self._signature.addresses(tensors[2])
 
     def other(self) -> Optional[str]:
         """What is not as it was."""
-        values = list(map(_held_by, self._owners, self._keys))
-        if not all(map(operator.is_, values, self._values)):
-            same = list(map(operator.is_, values, self._values))
-            return f'tensor "{self._names[same.index(False)]}" is another object'
-        if self._memory_differs(values):
-            return self._which(values)
-        for owner, key, value, name in self.links:
-            if _held_by(owner, key) is not value:
-                return f'"{name}" is another object'
-        for container, length, name in self.sizes:
-            if len(container) != length:
-                return f'"{name}" has {len(container)} entries where it had {length}'
-        return None
+        for owners, keys, values, names in (self._tensors, self._links):
+            same = list(map(operator.is_, map(_held_by, owners, keys), values))
+            if not all(same):
+                return f'"{names[same.index(False)]}" is another object'
+        if self._memory_differs(self._tensors[2]):
+            return self._which(self._tensors[2])
+        containers, lengths, names = self._sizes
+        same = list(map(operator.eq, map(len, containers), lengths))
+        return None if all(same) else f'"{names[same.index(False)]}" has entries more or less'
 
     def _memory_differs(self, values: list[Any]) -> bool:
         try:
@@ -174,8 +171,8 @@ class _Sample:
             except RuntimeError:
                 at = None
             if self._at is None or at != self._at[i]:
-                return f'tensor "{self._names[i]}" has other memory, or another shape or dtype'
-        return f'a tensor near "{self._names[0]}" is of another kind'
+                return f'tensor "{self._tensors[3][i]}" has other memory, or another shape or dtype'
+        return f'a tensor beside "{self._tensors[3][0]}" is of another kind'
 
 
 def _held_by(owner: Any, key: Any) -> Any:
@@ -236,19 +233,15 @@ class _Signature:
 
 def _samples(layout: "Layout", fixed: _tree.Fixed) -> list[_Sample]:
     count = -(-len(fixed.numbers) // _SAMPLE) or 1
-    samples = []
-    for i in range(count):
-        part = slice(i * _SAMPLE, (i + 1) * _SAMPLE)
-        numbers = fixed.numbers[part]
-        names = [layout.tree.leaves[n].name for n in numbers]
-        samples.append(_Sample(names, fixed.owners[part], fixed.keys[part], [layout.values[n] for n in numbers]))
-        samples[-1].links = _share(fixed.links, i, count)
-        samples[-1].sizes = _share(fixed.sizes, i, count)
-    return samples
+    values = [layout.values[n] for n in fixed.numbers]
+    names = [layout.tree.leaves[n].name for n in fixed.numbers]
+    tensors = fixed.owners, fixed.keys, values, names
+    all_of_it = (tensors, fixed.links, fixed.sizes)
+    return [_Sample(*(_share(whole, i, count) for whole in all_of_it)) for i in range(count)]
 
 
-def _share(whole: list[Any], i: int, count: int) -> list[Any]:
-    return whole[len(whole) * i // count : len(whole) * (i + 1) // count]
+def _share(whole: _Columns, i: int, count: int) -> _Columns:
+    return [column[len(column) * i // count : len(column) * (i + 1) // count] for column in whole]
 
 
 def _memory_of(values: list[Any]) -> list[Any]:

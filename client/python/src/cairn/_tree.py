@@ -25,7 +25,7 @@ import pickle
 import re
 import struct
 import sys
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, Optional, Union
 
@@ -266,8 +266,9 @@ class Fixed:
         self.numbers: list[int] = []  # of leaves that stay, each with what holds it
         self.owners: list[Any] = []
         self.keys: list[Any] = []
-        self.links: list[tuple[Any, ...]] = []  # owner, key, value, name of what else stays
-        self.sizes: list[tuple[Any, ...]] = []  # container, length, name
+        # Lists beside each other, and no tuples in them: the garbage collector would look at each.
+        self.links: tuple[list[Any], ...] = ([], [], [], [])  # owner, key, value, name of what else stays
+        self.sizes: tuple[list[Any], ...] = ([], [], [])  # container, length, name
         self.leaves = 0
 
     def say(self, text: str) -> None:
@@ -292,10 +293,12 @@ class Fixed:
         self.text.append(self.parts[-1])
 
     def link(self, owner: Any, key: Any, value: Any, name: str) -> None:
-        self.links.append((owner, key, value, name))
+        for column, cell in zip(self.links, (owner, key, value, name)):
+            column.append(cell)
 
     def size(self, container: Any, name: str) -> None:
-        self.sizes.append((container, len(container), name))
+        for column, cell in zip(self.sizes, (container, len(container), name)):
+            column.append(cell)
 
 
 class _Leaf:
@@ -382,7 +385,8 @@ class _Container:
         """Notes what stays: all but plain values."""
         fixed.size(value, name_of(path))
         fixed.say(self.head)
-        for i, (key, kid) in enumerate(zip(self.keys if self.keys is not None else range(len(value)), self.kids)):
+        keys = self.keys if self.keys is not None else range(len(value))
+        for i, (key, kid) in enumerate(zip(keys, self.kids)):
             fixed.say("," if i else "")
             if type(kid) is _Leaf:
                 fixed.say(kid.body)
@@ -531,9 +535,10 @@ class Tree:
         kid = self._root.kids[self._root.keys.index(key)]
         return isinstance(kid, _LiveModule) and kid.live.is_of(value)
 
-    def fix(self, state: Any) -> Optional[Fixed]:
-        """What stays of a state that refresh() has just taken, if its owner leaves it as it is built: objects,
-        and large dicts and lists, at its top. None: nothing can."""
+    def fix(self, state: Any, made: Collection[Any] = ()) -> Optional[Fixed]:
+        """What stays of a state that refresh() has just taken, if its owner leaves it as it is built:
+        objects, and large dicts and lists, at its top, but for those under the keys `made`, which are new
+        each time. None: nothing can."""
         root = self._root
         if type(root) is not _Container or root.keys is None:
             return None
@@ -541,11 +546,11 @@ class Tree:
         fixed.say(f'{{"v":{VERSION},"tree":{root.head}')
         for i, (key, kid) in enumerate(zip(root.keys, root.kids)):
             fixed.say("," if i else "")
-            self._fix_top(kid, state, key, fixed)
+            self._fix_top(kid, state, key, fixed, key not in made)
         fixed.say(f"]{root.meta_text}}}}}")
         return fixed
 
-    def _fix_top(self, kid: Any, state: Any, key: Any, fixed: Fixed) -> None:
+    def _fix_top(self, kid: Any, state: Any, key: Any, fixed: Fixed, stays: bool) -> None:
         value = state[key]
         if isinstance(kid, _LiveModule) and kid.live.is_of(value):
             fixed.objects[key] = value
@@ -553,7 +558,7 @@ class Tree:
             return
         leaves: list[Any] = []
         kid.refresh(value, leaves, [])
-        if type(kid) is _Container and len(leaves) > _MANY:
+        if stays and type(kid) is _Container and len(leaves) > _MANY:
             fixed.objects[key] = value
             kid.fix(value, (key,), fixed, state)
         else:

@@ -432,7 +432,7 @@ class Checkpointer:
         """With the promise of prepare(static=True), where it can be kept to."""
         state = _states_of(state_dict, layout)
         fits = layout.refresh(state)
-        if fits and layout.promise(state):
+        if fits and layout.promise(state, {k for k, v in state_dict.items() if v is not state[k]}):
             return layout
         self._static = False
         _LOG.info("job %s: each save looks at each tensor: nothing of this state can be promised", self.job)
@@ -444,8 +444,8 @@ class Checkpointer:
             return
         self._static = False
         text = (
-            f"job {self.job}: prepare(static=True) was told that nothing would be replaced, but {other}: from "
-            f"now on each save looks at each tensor, until prepare() is called again"
+            f"job {self.job}: prepare(static=True) was told that nothing would be replaced, but {other}: "
+            f"from now on each save looks at each tensor, until prepare() is called again"
         )
         _LOG.warning(text)
         warnings.warn(text, RuntimeWarning, stacklevel=5)
