@@ -97,6 +97,11 @@ static void *stream_of(const struct cairn_save *s, uint32_t device)
     return NULL;
 }
 
+static unsigned long long share_mib(const struct share *h)
+{
+    return (h->bytes + CAIRN_PART - 1) / CAIRN_PART;
+}
+
 static int start_one(struct device_copies *c, uint32_t flags, struct cairn_error *err)
 {
     struct cairn_save *s = c->save;
@@ -115,7 +120,7 @@ static int start_one(struct device_copies *c, uint32_t flags, struct cairn_error
         r = device_save(one->share->device, one->share->plan, &save, &one->handle, err);
     pthread_mutex_unlock(&s->shares->lock);
     if (r < 0)
-        return cairn_wrap(err, r, "copy %llu MiB", (unsigned long long)(one->share->bytes >> 20));
+        return cairn_wrap(err, r, "copy %llu MiB", share_mib(one->share));
     c->ncopies++;
     return 0;
 }
@@ -192,8 +197,7 @@ static void note_failure(struct device_copies *c, const struct one_copy *one, in
 {
     if (c->outcome.code < 0)
         return;
-    c->outcome.code =
-        cairn_wrap(why, code, "copy %llu MiB", (unsigned long long)(one->share->bytes + CAIRN_PART - 1) >> 20);
+    c->outcome.code = cairn_wrap(why, code, "copy %llu MiB", share_mib(one->share));
     cairn_error_copy(&c->outcome.error, why);
 }
 

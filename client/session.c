@@ -248,9 +248,10 @@ int session_shares(struct cairn_session *s, struct plan *plan, const struct imag
 
 /* ---- handing back ---------------------------------------------------------------------------- */
 
-/* Offers the arena of the connection before. True when the daemon wants it; else refusal says why, unless there is
- * nothing to offer. */
-static bool hand_back(struct cairn_session *s, struct attachment *a, int64_t deadline_ns)
+/* Offers the arena of the connection before. ret_handed when the daemon wants it; else refusal says why, unless there
+ * is nothing to offer. Without an answer nobody knows: to go on with another arena would lose what this one has. */
+static int hand_back(struct cairn_session *s, struct attachment *a, int64_t deadline_ns, bool *ret_handed,
+                     struct cairn_error *err)
 {
     struct local_hand_back m = {.rank = s->open.rank};
     struct local_ok ok;
@@ -259,7 +260,7 @@ static bool hand_back(struct cairn_session *s, struct attachment *a, int64_t dea
     int fds[2];
 
     if (!s->arena) /* only the thread that attaches changes it */
-        return false;
+        return 0;
     fds[0] = s->arena->fd;
     fds[1] = s->arena->ledger_fd;
     m.arena_id = s->arena->id;
@@ -270,9 +271,14 @@ static bool hand_back(struct cairn_session *s, struct attachment *a, int64_t dea
     memcpy(m.start_id, s->open.start_id, sizeof(m.start_id));
     local_header_init(&m.h, LOCAL_HAND_BACK, sizeof(m), 0);
     int code = channel_call_fds(a->channel, &m.h, fds, 2, &r, deadline_ns, &why);
+    if (code < 0 && !r.done) {
+        cairn_error_copy(err, &why);
+        return code;
+    }
     if (code < 0)
         (void)snprintf(a->refusal, sizeof(a->refusal), "%.250s", why.message);
-    return code == 0;
+    *ret_handed = code == 0;
+    return 0;
 }
 
 static int map_new(struct cairn_session *s, struct attachment *a, const struct local_opened *m,
@@ -330,7 +336,7 @@ static int attachment_open(struct cairn_session *s, struct attachment *a, int64_
     if (deadline_ns > limit_ns)
         deadline_ns = limit_ns;
     if (code == 0)
-        handed = hand_back(s, a, deadline_ns);
+        code = hand_back(s, a, deadline_ns, &handed, err);
     if (code == 0)
         code = channel_call(a->channel, &m.h, -1, &r, deadline_ns, err);
     if (code == 0)

@@ -29,7 +29,7 @@ def run_restore(w):
     with opened(w, state) as checkpointer:
         first = loaded(w, checkpointer, state)
         ratios, seconds = [], []
-        for _ in w.turns(3):
+        for _ in w.turns(5):
             alone = link.to_device()
             seconds.append(loaded(w, checkpointer, state))
             ratios.append(total / seconds[-1] / alone)

@@ -184,6 +184,10 @@ static void print_shards(const json_t *shards)
         json_object_foreach(json_object_get(s, "peers"), peer, n)
             printf(" %s:%lld", peer, (long long)json_integer_value(n));
         puts("");
+        json_int_t shared = tool_number(json_object_get(s, "coding"), "shared_bytes");
+        if (shared > 0)
+            printf("%6s %s did not change since step %lld, and lies there\n", "", tool_size(shared, plain),
+                   (long long)tool_number(json_object_get(s, "base"), "step"));
     }
 }
 

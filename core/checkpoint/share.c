@@ -59,6 +59,12 @@ void share_committed(struct share *s, const struct ckpt_base *self, const struct
     }
 }
 
+bool share_left_behind(const struct ckpt_base *b, const struct record_pin *pin)
+{
+    return b->is_set && b->incarnation < pin->incarnation &&
+           (pin->none || ckpt_base_is_older(pin->step, pin->ckpt_incarnation, b->step, b->incarnation));
+}
+
 void share_refused(struct share *s, const struct ckpt_base *base)
 {
     if (is_base(s, base))

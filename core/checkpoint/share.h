@@ -12,6 +12,7 @@
 #define CAIRN_CORE_CHECKPOINT_SHARE_H
 
 #include "core/proto/manifest.h"
+#include "core/proto/record.h"
 
 #define SHARE_WORTH 8      /* one part in so many of what is stored must be saved */
 #define SHARE_PAUSE_MAX 64 /* checkpoints */
@@ -32,5 +33,8 @@ void share_committed(struct share *s, const struct ckpt_base *self, const struct
                      uint64_t stored_bytes, unsigned limit);
 /* An intent that named it was refused, or it lacks what cannot be made again: it may be gone. */
 void share_refused(struct share *s, const struct ckpt_base *base);
+/* Whether a start resumed from an older checkpoint than b, of a start before it: b may be one that could not be read,
+ * and nothing that is saved from then on may need it. */
+bool share_left_behind(const struct ckpt_base *b, const struct record_pin *pin);
 
 #endif

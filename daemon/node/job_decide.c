@@ -102,12 +102,13 @@ static void decide_txn_with_base(struct decider *d, const struct cairn_compare *
  * chunks: what one checkpoint keeps from being deleted has an end. */
 static void decide_choose_base(struct decider *d)
 {
-    const struct job *job = d->job;
+    struct job *job = d->job;
     const struct jobs_config *config = &job->jobs->config;
 
     if (d->root.base.is_set || d->no_base)
         return;
     d->no_base = true;
+    delta_pinned(job); /* the transaction compares the pin: by one that is not known here it is refused */
     if (!config->delta_chain && config->share_unchanged) {
         d->root.base = share_choose(&job->share, d->step, d->incarnation);
         d->chain = d->root.base.is_set;

@@ -189,6 +189,14 @@ void delta_not_same(struct rank_save *save, const struct manifest_base *base, ui
         n->changed[i] = true;
 }
 
+void delta_pinned(struct job *job)
+{
+    if (share_left_behind(&job->share.base, &job->pin))
+        share_refused(&job->share, &(struct ckpt_base){true, job->share.base.step, job->share.base.incarnation});
+    if (share_left_behind(&job->newest, &job->pin))
+        job->newest = (struct ckpt_base){.is_set = false};
+}
+
 void jobs_distrust(struct jobs *jobs, const char *name, uint64_t step, uint64_t incarnation)
 {
     struct job *job = jobs_find(jobs, name);

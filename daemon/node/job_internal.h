@@ -311,6 +311,8 @@ bool delta_maybe_same(struct rank_save *save, const struct manifest_base *base, 
 /* They are not: what changed once is not compared with the same base again. */
 void delta_not_same(struct rank_save *save, const struct manifest_base *base, uint32_t first_part);
 void delta_forget(struct job *job);
+/* What the start of the job's pin left behind is no base any more. */
+void delta_pinned(struct job *job);
 
 /* Whether this daemon still works on it. */
 bool job_works_on(const struct job *job, uint64_t step, uint64_t incarnation);

@@ -24,7 +24,7 @@
 #include <string.h>
 
 #define OPEN_PAUSE_MS 200
-#define OPEN_MAX_BAD 64 /* unreadable checkpoints that one opening steps over */
+#define OPEN_MAX_BAD 1000 /* unreadable checkpoints that one opening steps over: a lost base takes many with it */
 
 enum open_phase { OPEN_READING, OPEN_WAITING, OPEN_PAUSED, OPEN_LOADING, OPEN_PINNING, OPEN_HOLDING, OPEN_SURVEYING };
 struct opening {
@@ -179,6 +179,16 @@ static void opening_pause(struct opening *o, int phase, uint32_t ms)
 
 static void opening_pin(struct opening *o, const struct known *k);
 
+/* What is found unreadable, or has a base that may be what cannot be read, gets no more checkpoints that need it. */
+static void opening_distrust(struct opening *o, const struct known *k)
+{
+    const struct ckpt_base *base = &o->view.decisions[o->at].base;
+
+    jobs_distrust(o->jobs, o->request->job, k->step, k->incarnation);
+    if (base->is_set)
+        jobs_distrust(o->jobs, o->request->job, base->step, base->incarnation);
+}
+
 static void opening_load_failed(struct opening *o, int code, const struct cairn_error *err)
 {
     const struct known *k = &o->view.known[o->at];
@@ -193,6 +203,8 @@ static void opening_load_failed(struct opening *o, int code, const struct cairn_
         opening_pause(o, OPEN_PAUSED, OPEN_PAUSE_MS);
         return;
     }
+    if (!away && code != CAIRN_E_NOMEM)
+        opening_distrust(o, k);
     if (!member || code == CAIRN_E_NOMEM || o->nbad == OPEN_MAX_BAD) {
         opening_fail(o, cairn_wrap(&e, code, "job %s", o->request->job), &e);
         return;

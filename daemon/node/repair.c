@@ -125,7 +125,7 @@ static void report_checkpoint(struct repair *r, const struct listed *l)
             "lost",
             r->q.job, (unsigned long long)l->step, (unsigned long long)n->repaired, (unsigned long long)n->copies_added,
             (unsigned long long)n->unplaced, (unsigned long long)n->lost_chunks);
-    if (n->lost_chunks)
+    if (n->lost_chunks || r->why[0]) /* also when its manifests cannot be read: whoever refers to it needs them */
         jobs_distrust(r->node->jobs, r->q.job, l->step, l->incarnation);
     add_counts(&r->all, n);
 }

@@ -105,6 +105,7 @@ def once(c):
     sizes = {s: k["stored_bytes"] for s, k in committed(c, "once").items()}
     assert sizes[1] == sizes[5] and all(2 * sizes[s] == sizes[1] for s in (2, 3, 4, 6)), sizes
     assert verify(c, "once", 4)["fragments"] == verify(c, "once", 1)["fragments"]  # half of them its own
+    assert "12.0 MiB did not change since step 5, and lies there" in c.run([c.build / "client/tool/cairn", "show", "once", "6"])[1]
     r.right(6)  # from the arena
     r.end()
 

@@ -91,11 +91,50 @@ static void test_refused(void **state)
     assert_int_equal(save(13, 0, 100), 12);
 }
 
+/* Two on their way share with one that has served when the second is committed (catches: a base that has one itself).
+ */
+static void test_two_on_their_way(void **state)
+{
+    struct ckpt_base first = {true, 2, 1}, second = {true, 3, 1}, base;
+
+    (void)state;
+    s = (struct share){.used = 0};
+    assert_int_equal(save(1, 0, 1), 0);
+    base = share_choose(&s, 2, 1);
+    share_committed(&s, &first, &base, 20, 400, 1);
+    share_committed(&s, &second, &base, 30, 400, 1);
+    assert_int_equal(save(4, 0, 1), 0);
+    assert_int_equal(save(5, 0, 1), 4);
+}
+
+/* A start that took up an older checkpoint may have found this one unreadable (catches: later ones that need it). */
+static void test_left_behind(void **state)
+{
+    struct ckpt_base b = {true, 50, 2}, none = {.is_set = false};
+    struct record_pin pin = {.incarnation = 3, .step = 50, .ckpt_incarnation = 2};
+
+    (void)state;
+    assert_false(share_left_behind(&b, &pin)); /* it is what was resumed from */
+    pin.step = 60;
+    assert_false(share_left_behind(&b, &pin));
+    pin.step = 49;
+    assert_true(share_left_behind(&b, &pin));
+    assert_false(share_left_behind(&none, &pin));
+    pin = (struct record_pin){.incarnation = 3, .step = 70, .ckpt_incarnation = 1};
+    assert_true(share_left_behind(&b, &pin));
+    pin.none = true;
+    assert_true(share_left_behind(&b, &pin));
+    pin.incarnation = 2; /* saved by the start that was pinned */
+    assert_false(share_left_behind(&b, &pin));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one_base_for_all), cmocka_unit_test(test_off),     cmocka_unit_test(test_less_and_less),
-        cmocka_unit_test(test_nothing_stays),    cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_one_base_for_all), cmocka_unit_test(test_off),
+        cmocka_unit_test(test_less_and_less),    cmocka_unit_test(test_nothing_stays),
+        cmocka_unit_test(test_refused),          cmocka_unit_test(test_two_on_their_way),
+        cmocka_unit_test(test_left_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -173,6 +173,34 @@ static void test_windows_of_a_tensor(void **state)
     cairn_session_close(s);
 }
 
+/* Catches, with a sanitizer, what the threads of a restore share without a lock; and a thread that leaves before its
+ * copies have ended. */
+static void test_threads(void **state)
+{
+    static const struct piece large[] = {{"large", CAIRN_F32, 8704, 1024, CAIRN_HOST, 0, false}}; /* 34 MiB: 9 chunks */
+    static const struct piece there[] = {{"large", CAIRN_F32, 8704, 1024, CAIRN_CUDA(0), 0, false}};
+    struct cairn_session *s;
+    struct cairn_save *save;
+    struct tensors x, y;
+
+    (void)state;
+    OK(open_rank(f, 0, 1, 34, 10000, &s)); /* two threads */
+    tensors_make(&x, large, 1);
+    tensors_make(&y, there, 1);
+    tensors_fill(&x, 1);
+    OK(seal_behind(s, 1, &x, NULL, 0, &save));
+    commit_and_free(save);
+    fake_places(f, 1);
+    shim_delay(100000, 1);
+    restore_into(s, 1, &y);
+    shim_delay(0, 0);
+    tensors_are(&y, &x);
+    assert_int_equal(fake_count(f, LOCAL_READ), 0);
+    tensors_free(&y);
+    tensors_free(&x);
+    cairn_session_close(s);
+}
+
 static int stop_at_once(void *arg, uint64_t done, uint64_t total)
 {
     (void)arg;
@@ -229,7 +257,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_from_the_arena),      TEST(test_damaged_page), TEST(test_through_the_window),
-        TEST(test_windows_of_a_tensor), TEST(test_failures),
+        TEST(test_windows_of_a_tensor), TEST(test_threads),      TEST(test_failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

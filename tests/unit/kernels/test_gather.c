@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -184,6 +185,29 @@ static void test_dense(void **state)
     edge_free(block, len + 16);
 }
 
+/* Catches arithmetic of 32 bits: what is wanted lies, and is counted, behind 4 GiB. The memory is mapped and not there,
+ * but for two pages. */
+static void test_far(void **state)
+{
+    uint64_t far = (6ull << 30) + 4096 + 6, len = far + 4096;
+    uint8_t *data = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    _Alignas(16) uint8_t block[4096];
+    const void *base[1] = {data};
+    struct gpu_loop loops[] = {{3, 3ll << 30}, {1ull << 30, 2}}; /* rows of pairs, and rows lie further apart */
+
+    (void)state;
+    if (data == MAP_FAILED)
+        skip(); /* where memory is never overcommitted */
+    fill_random(data + far - 600, 1600, 3);
+    struct gpu_piece pieces[] = {{0, 1000, far, len, 0, 0, 0, 0, 0},
+                                 {1040, 500, far - 2 * (3ull << 30) + 2 * (2ull << 30), 2, 0, 0, 0, 2, 0}};
+    struct gpu_gather arg = {pieces, loops, base, block, sizeof block, 2, 0};
+    launch(GPU_GATHER, gpu_gather_blocks(sizeof block), GPU_GATHER_THREADS, &arg);
+    assert_memory_equal(block, data + far, 1000);
+    assert_memory_equal(block + 1040, data + far, 500);
+    assert_int_equal(munmap(data, len), 0);
+}
+
 /* Catches a block without pieces that is left as it was. */
 static void test_nothing(void **state)
 {
@@ -201,6 +225,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_boxes),
         cmocka_unit_test(test_dense),
+        cmocka_unit_test(test_far),
         cmocka_unit_test(test_nothing),
     };
 

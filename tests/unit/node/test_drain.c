@@ -29,6 +29,7 @@ struct fixture {
     int code;
     char why[512]; /* of a failure */
     struct hash128 sums[PARTS];
+    uint32_t deadline_ms; /* 0: enough */
     bool shares;          /* every second chunk may be its base's */
     unsigned not_same;    /* times that one was not */
     uint32_t same_chunks; /* of the manifest */
@@ -163,9 +164,7 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
     struct cairn_tensor t = {
         .size = sizeof t, .name = "w", .dtype = CAIRN_F8_E4M3, .ndim = 1, .shape = &n, .offset = NULL, .length = NULL};
 
-    bool shares = f->shares;
-    memset(f, 0, sizeof *f);
-    f->shares = shares;
+    *f = (struct fixture){.shares = f->shares, .deadline_ms = f->deadline_ms};
     assert_int_equal(loop_new(64, &f->loop, &err), 0);
     assert_int_equal(workers_new(f->loop, 2, &f->workers, &err), 0);
     double_init(&f->links, f->loop, f->workers, peers, buffers);
@@ -187,7 +186,7 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
                               .layout = &f->layout,
                               .arena = f->arena,
                               .pages = f->pages,
-                              .deadline_ms = 20000,
+                              .deadline_ms = f->deadline_ms ? f->deadline_ms : 20000,
                               .numerics = true,
                               .filling = in_place != FILLED,
                               .in_place = in_place,
@@ -607,6 +606,23 @@ static void test_never_filled(void **state)
     finish(&f);
 }
 
+/* Catches a trainer's time taken for the peers', and a drain that waits for a peer without an end. */
+static void test_the_deadline_is_from_filled(void **state)
+{
+    struct fixture f = {.deadline_ms = 40};
+    (void)state;
+
+    start_with(&f, 6, 24, 2, 0, 8);
+    f.links.link[3].holds_syncs = true;
+    for (uint64_t begun = loop_now_ns(f.loop); loop_now_ns(f.loop) - begun < 80 * 1000000ull;)
+        turn(&f);
+    assert_int_equal(f.done, 0);
+    drain_filled(f.drain);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, CAIRN_E_TIMEOUT);
+    finish(&f);
+}
+
 /* Sums that come when some chunks are stored already: all parts are compared with them, those too (catches: early
  * chunks that are not compared, one part of a chunk that is not, a manifest that does not wait for the last
  * comparison). */
@@ -636,6 +652,46 @@ static void test_sums(void **state)
         }
         finish(&f);
     }
+}
+
+/* Sums that come while a chunk is being encoded without them (catches: one that is never compared). */
+static void test_sums_meanwhile(void **state)
+{
+    struct fixture f = {.shares = false};
+    (void)state;
+
+    start_with(&f, 6, 24, 0, 0, 4);
+    turns(&f, 1);
+    for (uint32_t i = 0; i < PARTS; i++)
+        f.sums[i] = cairn_hash128_seeded(f.arena + ((size_t)i << 20), (size_t)1 << 20, SEED);
+    f.sums[2].low ^= 1;
+    drain_sums(f.drain, f.sums, SEED);
+    drain_in_place(f.drain, PARTS);
+    drain_filled(f.drain);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, CAIRN_E_CORRUPT);
+    finish(&f);
+}
+
+/* Everything is stored, only the comparison is not made (catches: a manifest, or a page, that does not wait for it). */
+static void test_the_last_comparison(void **state)
+{
+    struct fixture f = {.shares = false};
+    (void)state;
+
+    start_with(&f, 6, 24, 0, 0, PARTS);
+    turn_until_stored(&f, PARTS / 4 * 6);
+    for (unsigned i = 0; i < 2000 && synced(&f) < PARTS / 4 * 6; i++)
+        turn(&f);
+    for (uint32_t i = 0; i < PARTS; i++)
+        f.sums[i] = cairn_hash128_seeded(f.arena + ((size_t)i << 20), (size_t)1 << 20, SEED);
+    f.sums[PARTS - 1].low ^= 1;
+    drain_sums(f.drain, f.sums, SEED);
+    drain_filled(f.drain);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, CAIRN_E_CORRUPT);
+    assert_int_equal(released(&f), 0);
+    finish(&f);
 }
 
 /* Chunks that the base has are not sent, count, and give their pages back (catches: parity of what is not there, a
@@ -677,7 +733,10 @@ int main(void)
         cmocka_unit_test(test_paced),
         cmocka_unit_test(test_filled_in_steps),
         cmocka_unit_test(test_never_filled),
+        cmocka_unit_test(test_the_deadline_is_from_filled),
         cmocka_unit_test(test_sums),
+        cmocka_unit_test(test_sums_meanwhile),
+        cmocka_unit_test(test_the_last_comparison),
         cmocka_unit_test(test_shared),
         cmocka_unit_test(test_the_tail_has_a_deadline),
     };

@@ -29,6 +29,7 @@ void machine_start(struct fixture *f, struct machine *m, const char *node, uint6
 
     config.retention_ms = f->retention_ms;
     config.common_fails = f->common_fails;
+    config.share_unchanged = f->share_unchanged;
     assert_int_equal(retention_parse(f->rule ? f->rule : "all", &config.retention, &err), 0);
     int r = loop_new(64, &m->loop, &err);
 

@@ -32,8 +32,9 @@ struct fixture {
     struct cairn_error err; /* of what failed last */
     const char *rule;       /* of machines that are started; NULL: all */
     uint32_t retention_ms;
-    bool common_fails;      /* machines that are started abort what ranks disagree on */
-    struct hold *kept_hold; /* of the last open_step with keep_hold */
+    bool common_fails;        /* machines that are started abort what ranks disagree on */
+    unsigned share_unchanged; /* of machines that are started */
+    struct hold *kept_hold;   /* of the last open_step with keep_hold */
     bool keep_hold;
 };
 int fixture_setup(void **state);
