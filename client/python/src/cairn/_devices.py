@@ -81,8 +81,9 @@ class Devices:
         """Another session goes on: a graph's fence waits for copies of the one in which it was captured."""
         if self._in_graph and self.is_left:
             self._put_at_once(
-                "The state has grown, and a fence that was captured into a CUDA graph before holds back nothing any "
-                "more: give arena= room for the largest state, or prepare() that one before the capture"
+                "The state has grown, and a fence that was captured into a CUDA graph before holds back "
+                "nothing any more: give arena= room for the largest state, or prepare() that one before "
+                "the capture"
             )
         self._in_graph = False
 
