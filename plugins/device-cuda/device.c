@@ -150,7 +150,7 @@ static void drop_lanes(struct cairn_device *d)
             (void)c->stream_sync(d->lanes[i].stream);
             (void)c->stream_destroy(d->lanes[i].stream);
         }
-        if (d->lanes[i].tail)
+        if (d->lanes[i].tail && !d->in_graphs)
             (void)c->event_destroy(d->lanes[i].tail);
     }
     for (size_t i = 0; i < d->events.n; i++)

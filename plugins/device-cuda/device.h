@@ -53,7 +53,7 @@ struct cairn_device {
     cuda_driver_device driver_device;
     cuda_context context; /* NULL without the driver's functions */
     uint64_t max_pitch;
-    bool no_batches; /* the driver is too old for them; lock is held */
+    bool no_batches; /* the driver is too old for them, or pages have other addresses there; lock is held */
     uint64_t staging_bytes;
     struct kernels kernels;
 
@@ -61,6 +61,7 @@ struct cairn_device {
     struct lane lanes[LANES];
     uint64_t block_bytes; /* of each lane */
     unsigned block_plans; /* that count on it */
+    bool in_graphs;       /* some graph waits for the tails: it may be launched when the device is closed */
     cuda_event ready;     /* in the producer's stream: what copies wait for */
     cuda_stream tables;   /* what kernels read goes to the device on it */
     cuda_event tables_there;

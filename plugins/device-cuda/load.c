@@ -25,7 +25,8 @@ struct ticket {
 struct cairn_device_loader {
     struct cairn_device *device;
     cuda_stream stream;
-    char *ring, *far;              /* of the host; of the device, where there are kernels */
+    char *ring, *far;              /* of the host; of the device, where there are kernels; made when first wanted */
+    bool scatters;                 /* kernels put small and strided runs where they belong */
     uint64_t ring_head, ring_tail; /* bytes ever given out and taken back */
     uint64_t issued, ended;        /* tickets; the n-th lies at n % TICKETS */
     struct ticket tickets[TICKETS];
@@ -66,7 +67,6 @@ int device_loader(struct cairn_device *d, struct cairn_device_loader **ret_loade
 {
     struct cairn_device_loader *l;
     _cleanup_scope_ struct scope s = {0};
-    void *ring = NULL, *far = NULL;
     int r = device_usable(d, err);
 
     if (r == 0)
@@ -79,11 +79,7 @@ int device_loader(struct cairn_device *d, struct cairn_device_loader **ret_loade
     l->device = d;
     l->why = (struct cairn_error)CAIRN_ERROR_INIT;
     cuda_error e = d->cuda.stream_create(&l->stream, CUDA_STREAM_NON_BLOCKING, 0);
-    if (!e)
-        e = d->cuda.host_alloc(&ring, RING, CUDA_HOST_PORTABLE | CUDA_HOST_MAPPED);
-    l->ring = ring;
-    if (!e && d->kernels.usable && d->cuda.malloc(&far, RING) == CUDA_OK)
-        l->far = far; /* without room for it every run is a call */
+    l->scatters = d->kernels.usable;
     for (int i = 0; i < TICKETS && !e; i++)
         e = d->cuda.event_create(&l->tickets[i].event, CUDA_EVENT_DISABLE_TIMING);
     if (e) {
@@ -92,6 +88,22 @@ int device_loader(struct cairn_device *d, struct cairn_device_loader **ret_loade
         return device_fail(d, err, e, "prepare a restore");
     }
     *ret_loader = l;
+    return 0;
+}
+
+/* Large runs from pinned memory need none, and pinned memory takes longer to make than they to copy. */
+static int make_rings(struct cairn_device_loader *l, struct cairn_error *err)
+{
+    struct cairn_device *d = l->device;
+    void *ring = NULL, *far = NULL;
+    cuda_error e = d->cuda.host_alloc(&ring, RING, CUDA_HOST_PORTABLE | CUDA_HOST_MAPPED);
+
+    if (e)
+        return device_fail(d, err, e, "prepare a restore");
+    l->ring = ring;
+    if (l->scatters && d->cuda.malloc(&far, RING) == CUDA_OK)
+        l->far = far;
+    l->scatters = l->far; /* without room for it every run is a call */
     return 0;
 }
 
@@ -205,7 +217,7 @@ static bool is_side_by_side(const struct cairn_device_run *run)
 /* A kernel puts it where it belongs. */
 static bool is_scattered(const struct cairn_device_loader *l, const struct cairn_device_run *run)
 {
-    return l->far && !(is_side_by_side(run) && run_bytes(run) >= LARGE);
+    return l->scatters && !(is_side_by_side(run) && run_bytes(run) >= LARGE);
 }
 
 struct load {
@@ -219,6 +231,7 @@ struct load {
 
 static void measure(struct cairn_device_loader *l, struct load *load)
 {
+    load->bytes = load->nscattered = 0;
     for (uint32_t i = 0; i < load->n; i++) {
         const struct cairn_device_run *run = &load->runs[i];
         bool scattered = is_scattered(l, run);
@@ -345,6 +358,12 @@ int loader_load(struct cairn_device_loader *l, const struct cairn_device_run *ru
     if (l->issued - l->ended == TICKETS)
         return cairn_fail(err, CAIRN_E_BUSY, "load: %d loads are under way", TICKETS);
     measure(l, &load);
+    if (load.bytes > 0 && !l->ring) {
+        r = make_rings(l, err);
+        if (r < 0)
+            return r;
+        measure(l, &load); /* there may be no room for kernels' */
+    }
     r = take_ring(l, load.bytes, &load.ring, err);
     if (r == 0)
         r = put_load(l, &load, err);

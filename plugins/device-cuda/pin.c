@@ -22,6 +22,15 @@ static void unregister(struct cairn_device *d, struct pinned *p)
             (void)d->cuda.host_unregister(p->base + i * PIECE); /* only a lost context refuses, and took it along */
 }
 
+/* Where the device does not know registered memory by its address on the host, single copies translate it and
+ * batches do not: they end with an illegal access. */
+static void forgo_batches(struct cairn_device *d)
+{
+    pthread_mutex_lock(&d->lock);
+    d->no_batches = true;
+    pthread_mutex_unlock(&d->lock);
+}
+
 static int register_pieces(struct cairn_device *d, struct pinned *p, struct cairn_error *err)
 {
     for (uint64_t i = 0; i < pieces_of(p->bytes); i++) {
@@ -37,6 +46,8 @@ static int register_pieces(struct cairn_device *d, struct pinned *p, struct cair
         void *mapped = NULL;
         if (d->cuda.host_pointer(&mapped, p->base + at, 0) == CUDA_OK)
             p->mapped[i] = mapped;
+        if (mapped != p->base + at)
+            forgo_batches(d);
     }
     return 0;
 }

@@ -14,6 +14,9 @@
 static const char *const names[] = {"libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0"};
 #define NNAMES (sizeof names / sizeof names[0])
 
+/* It stays when we close it: threads that called it run code of its own when they end. */
+#define HOW (RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE)
+
 struct symbol {
     const char *name;
     size_t at; /* of its pointer within struct cuda */
@@ -45,7 +48,7 @@ static void *open_any(struct cuda *cuda)
 {
     for (int loaded = 1; loaded >= 0; loaded--)
         for (size_t i = 0; i < NNAMES; i++) {
-            void *library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL | (loaded ? RTLD_NOLOAD : 0));
+            void *library = dlopen(names[i], HOW | (loaded ? RTLD_NOLOAD : 0));
             if (library) {
                 snprintf(cuda->path, sizeof cuda->path, "%s", names[i]);
                 return library;
@@ -60,7 +63,7 @@ static int open_runtime(struct cuda *cuda, struct cairn_error *err)
 
     if (given && *given) {
         snprintf(cuda->path, sizeof cuda->path, "%s", given);
-        cuda->runtime = dlopen(given, RTLD_NOW | RTLD_LOCAL);
+        cuda->runtime = dlopen(given, HOW);
         if (!cuda->runtime)
             return cairn_fail(err, CAIRN_E_UNSUPPORTED,
                               "no CUDA runtime: $CAIRN_CUDART: %s; unset it or name a libcudart.so", dlerror());

@@ -304,6 +304,7 @@ int device_fence(struct cairn_device *d, void *stream, struct cairn_error *err)
     unsigned flags = status == CUDA_CAPTURE_NONE ? 0 : CUDA_EVENT_WAIT_EXTERNAL;
     for (int i = 0; i < LANES && !e; i++)
         e = d->cuda.stream_wait(stream, d->lanes[i].tail, flags);
+    d->in_graphs = d->in_graphs || flags != 0;
     pthread_mutex_unlock(&d->lock);
     return e ? device_fail(d, err, e, "make a stream wait for a save") : 0;
 }

@@ -16,6 +16,7 @@ void test_volatile_may_change_at_once(void **state);
 void test_fence_holds_writers_back(void **state);
 void test_fence_in_a_graph(void **state);
 void test_two_saves_under_way(void **state);
+void test_volatile_of_two_saves(void **state);
 void test_random_order(void **state);
 /* test_device_state.c: whose thread and process it is */
 void test_captures_go_on(void **state);

@@ -162,15 +162,27 @@ void world_lay_out(struct world *w, const struct rig *rig, int ordinal, uint64_t
     world_pages(w, 0);
 }
 
+/* In registrations that pages run over. */
+int world_pin(struct world *w, struct cairn_error *err)
+{
+    int r = 0;
+
+    for (uint64_t at = 0; at < MAX_PAGES && r == 0; at += 7)
+        r = w->rig->ops->pin(w->device, w->arena + at * MIB, (MAX_PAGES - at < 7 ? MAX_PAGES - at : 7) * MIB, err);
+    return r;
+}
+
+/* With blocks so small that a save takes several, in both streams. */
 int world_open(struct world *w, struct cairn_error *err)
 {
-    struct cairn_device_options options = {
-        .size = sizeof options, .ordinal = (uint32_t)w->ordinal, .staging_bytes = 16 * MIB};
+    struct cairn_device_options options = {.size = sizeof options,
+                                           .ordinal = (uint32_t)w->ordinal,
+                                           .staging_bytes = (w->volatile_bytes + 64 * 256) / MIB * MIB + 9 * MIB};
     const struct cairn_device_ops *ops = w->rig->ops;
     int r = ops->open(&options, &w->device, err);
 
     if (r == 0)
-        r = ops->pin(w->device, w->arena, MAX_PAGES * MIB, err);
+        r = world_pin(w, err);
     return r < 0 ? r : ops->plan(w->device, &w->layout, &w->plan, err);
 }
 

@@ -82,6 +82,7 @@ void world_make(struct world *w, const struct rig *rig, int ordinal, uint64_t se
 void world_free(struct world *w);
 /* The two halves of it: without the plugin, and device and plan. */
 void world_lay_out(struct world *w, const struct rig *rig, int ordinal, uint64_t seed, unsigned kinds, unsigned n);
+int world_pin(struct world *w, struct cairn_error *err);
 int world_open(struct world *w, struct cairn_error *err);
 void world_close(struct world *w);
 void world_clear(struct world *w);

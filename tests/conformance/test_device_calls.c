@@ -92,9 +92,9 @@ static void count(struct big *b, const char *what, uint32_t flags)
         .size = sizeof save, .data = b->data, .page = b->page, .stream = b->stream, .flags = flags, .held = held};
     struct cairn_device_progress progress = {.size = sizeof progress};
     struct cairn_error err = CAIRN_ERROR_INIT;
-    struct cairn_device *device;
-    struct cairn_device_plan *plan;
-    struct cairn_device_copy *copy;
+    struct cairn_device *device = NULL;
+    struct cairn_device_plan *plan = NULL;
+    struct cairn_device_copy *copy = NULL;
     struct timespec t0, t1;
 
     if (ops->open(&options, &device, &err) < 0 || ops->pin(device, b->arena, b->arena_bytes, &err) < 0 ||

@@ -114,6 +114,7 @@ static void look(void *arg)
     l->there = world_is_there(l->w);
 }
 
+/* The lanes run against each other as they like: whoever waits for one alone sees the other late. */
 void test_fence_holds_writers_back(void **state)
 {
     struct rig *rig = *state;
@@ -121,21 +122,25 @@ void test_fence_holds_writers_back(void **state)
 
     if (!rig->shim)
         skip();
-    world_make(&w, rig, 0, 53, WORLD_ALL, 40);
-    struct look l = {.w = &w};
-    fence(&w, w.stream); /* with nothing under way it holds nobody back */
-    assert_int_equal(rig->cuda.stream_sync(w.stream), CUDA_OK);
-    rig->hold_to_host(1);
-    struct cairn_device_copy *copy = save(&w);
-    fence(&w, w.stream);
-    rig->work(w.stream, look, &l);
-    overwrite(&w, 0);
-    rig->hold_to_host(0);
-    finish(&w, copy);
-    assert_int_equal(rig->cuda.stream_sync(w.stream), CUDA_OK);
-    assert_true(l.there);
-    world_check(&w);
-    world_free(&w);
+    for (uint64_t seed = 53; seed <= 56; seed++) {
+        world_make(&w, rig, 0, seed, WORLD_ALL & ~WORLD_TINY, MAX_SLICES); /* several blocks */
+        struct look l = {.w = &w};
+        fence(&w, w.stream); /* with nothing under way it holds nobody back */
+        assert_int_equal(rig->cuda.stream_sync(w.stream), CUDA_OK);
+        rig->delay(1000000, seed);
+        rig->hold_to_host(1);
+        struct cairn_device_copy *copy = save(&w);
+        fence(&w, w.stream);
+        rig->work(w.stream, look, &l);
+        overwrite(&w, 0);
+        rig->hold_to_host(0);
+        finish(&w, copy);
+        assert_int_equal(rig->cuda.stream_sync(w.stream), CUDA_OK);
+        rig->delay(0, 0);
+        assert_true(l.there);
+        world_check(&w);
+        world_free(&w);
+    }
 }
 
 struct graphs {
@@ -185,6 +190,9 @@ void test_fence_in_a_graph(void **state)
         world_change(&w);
         world_pages(&w, 1);
     }
+    world_close(&w); /* the graph lives on, and waits for nothing more */
+    assert_int_equal(g.launch(exec, w.stream), 0);
+    assert_int_equal(rig->cuda.stream_sync(w.stream), CUDA_OK);
     assert_int_equal(g.exec_destroy(exec), 0);
     assert_int_equal(g.destroy(graph), 0);
     world_free(&w);
@@ -197,7 +205,7 @@ void test_two_saves_under_way(void **state)
     struct world w;
 
     for (uint64_t seed = 55; seed <= 57; seed++) {
-        world_make(&w, rig, 0, seed, WORLD_ALL, 30);
+        world_make(&w, rig, 0, seed, WORLD_ALL & ~WORLD_TINY, MAX_SLICES);
         if (rig->shim)
             rig->hold_to_host(1);
         struct cairn_device_copy *first = save(&w);
@@ -211,6 +219,31 @@ void test_two_saves_under_way(void **state)
             rig->hold_to_host(0);
         finish(&w, second);
         finish(&w, first);
+        world_check(&w);
+        world_free(&w);
+    }
+}
+
+/* Only what is volatile changes, so nobody needs a fence; the second save's must not go over the first's. */
+void test_volatile_of_two_saves(void **state)
+{
+    struct rig *rig = *state;
+    struct world w;
+
+    if (!rig->shim)
+        skip();
+    for (int kernels = 0; kernels < 2; kernels++) {
+        if (!kernels)
+            rig->fail_call("cudaLibraryLoadData", 1, CUDA_E_NO_KERNEL_IMAGE);
+        world_make(&w, rig, 0, 58, WORLD_ALL, 40);
+        rig->hold_to_host(1);
+        struct cairn_device_copy *first = save(&w);
+        overwrite(&w, 1);
+        world_pages(&w, 1);
+        struct cairn_device_copy *second = save(&w);
+        rig->hold_to_host(0);
+        finish(&w, first);
+        finish(&w, second);
         world_check(&w);
         world_free(&w);
     }

@@ -235,8 +235,7 @@ void test_threads(void **state)
     }
     struct cairn_error err = CAIRN_ERROR_INIT;
     s[1].w.device = s[0].w.device;
-    if (rig->ops->pin(s[1].w.device, s[1].w.arena, MAX_PAGES * MIB, &err) < 0 ||
-        rig->ops->plan(s[1].w.device, &s[1].w.layout, &s[1].w.plan, &err) < 0)
+    if (world_pin(&s[1].w, &err) < 0 || rig->ops->plan(s[1].w.device, &s[1].w.layout, &s[1].w.plan, &err) < 0)
         fail_msg("%s", err.message);
     for (int i = 0; i < 3; i++)
         assert_int_equal(pthread_create(&s[i].thread, NULL, save_often, &s[i]), 0);

@@ -2,7 +2,7 @@
 """Tensors on a GPU, with libcairn, its CUDA plugin and a double of the CUDA runtime (gpu_double.py)."""
 import ctypes
 import gc
-import time
+import threading
 import warnings
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 from gpu_double import SHIM, gpu  # noqa: F401
 
 import cairn
-from cairn import _torch
+from cairn import _cuda, _torch
 
 MIB = 1 << 20
 
@@ -177,6 +177,9 @@ def test_memory_is_let_go_without_the_handle(cluster, job, gpu):  # noqa: F811
             ckpt.fence()
         gc.collect()
         assert len(gpu.let_go) == 2
+        handle = ckpt.save(3, {"w": gpu.tensor(filled(3))})
+    gc.collect()
+    assert len(gpu.let_go) == 3 and handle.step == 3
 
 
 def test_volatile(cluster, job, gpu):  # noqa: F811
@@ -327,9 +330,13 @@ def test_loads_into_memory_of_the_device(cluster, job, gpu, monkeypatch):  # noq
         real = _torch._copy_back
         monkeypatch.setattr(_torch, "_copy_back", lambda target, source: copies.append(real(target, source)))
         weight, wide, lazy = gpu.tensor(torch.zeros(300, 200)), gpu.tensor(torch.zeros(4, 6)), gpu.tensor(torch.zeros(3, dtype=torch.complex64))
-        gpu.kernel(lambda: (time.sleep(0.2), weight.fill_(7)))
+        ckpt.prepare({"w": weight})
+        waited_for = threading.Event()
+        monkeypatch.setattr(_cuda, "synchronize", lambda devices: (waited_for.set(), gpu.synchronize(devices)))
+        gpu.kernel(lambda: (waited_for.wait(2), weight.fill_(7)))
         moved = gpu.copied()
         ckpt.load({"w": weight, "n": wide[1], "lazy": lazy.conj()})
+        gpu.drain()
         assert torch.equal(weight, values) and torch.equal(wide[1], torch.arange(6.0)) and wide.count_nonzero() == 5
         assert gpu.copied() - moved >= 240000 and len(copies) == 1 and lazy[0] == 1 - 2j
 

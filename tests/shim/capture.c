@@ -84,6 +84,8 @@ int capture_add(struct capture *c, const struct op *op, struct event *external)
 {
     if (c->invalid)
         return CUDA_E_CAPTURE_INVALIDATED;
+    if (external)
+        external->in_graph = true;
     graph_add(c->graph, &(struct node){.op = *op, .external = external});
     return 0;
 }

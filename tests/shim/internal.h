@@ -132,6 +132,7 @@ struct stream {
 struct event {
     struct event *next;
     bool alive;
+    bool in_graph; /* somebody's graph waits for it, and whoever made it cannot know for how long */
     int device;
     struct point *point;
 };

@@ -78,11 +78,12 @@ void memory_left(struct shim_left *left)
 
 void memory_forget(void)
 {
-    for (size_t i = nranges; i > 0; i--)
-        if (ranges[i - 1].kind == RANGE_FREED) {
+    for (size_t i = nranges; i > 0; i--) {
+        if (ranges[i - 1].kind == RANGE_FREED)
             munmap(ranges[i - 1].base, ranges[i - 1].bytes);
+        if (ranges[i - 1].kind == RANGE_FREED || ranges[i - 1].kind == RANGE_REGISTERED)
             range_remove(&ranges[i - 1]);
-        }
+    }
 }
 
 static int take(void **ret, size_t bytes, enum range_kind kind, int device)

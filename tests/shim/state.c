@@ -152,7 +152,7 @@ SHIM_API void shim_left(struct shim_left *ret_left)
     for (const struct stream *s = shim.streams; s; s = s->next)
         left.streams += s->alive && s != shim.devices[s->device].legacy;
     for (const struct event *e = shim.events; e; e = e->next)
-        left.events += e->alive;
+        left.events += e->alive && !e->in_graph;
     for (int i = 0; i < SHIM_DEVICES; i++)
         left.contexts += shim.devices[i].retained;
     pthread_mutex_unlock(&shim.lock);

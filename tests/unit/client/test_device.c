@@ -621,7 +621,7 @@ static void test_close_without_end(void **state)
 #if defined(__SANITIZE_ADDRESS__)
     skip(); /* it finds what is left behind */
 #endif
-    OK(open_session(16, 100, &s));
+    OK(open_session(12, 1000, &s));
     tensors_make(&x, mixed, N);
     tensors_fill(&x, 1);
     shim_hold(NULL);

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Cairn knows about CUDA in torch: where a tensor lies, and streams. The only module that asks torch.cuda, so that a
-test without a GPU can put a double of a device in its place.
+"""What Cairn knows about CUDA in torch: where a tensor lies, and streams. The only module that asks
+torch.cuda, so that a test without a GPU can put a double of a device in its place.
 
 A device is a number as libcairn has it: 0 for this host, cairn.cuda(i) for GPU i.
 """
@@ -46,8 +46,8 @@ def synchronize(devices: Iterable[int]) -> None:
 
 
 def memory_of(tensors: Iterable[torch.Tensor]) -> list[Any]:
-    """What keeps the memory of these tensors theirs, whatever becomes of the tensors: one may get other memory, by
-    `p.data = ...`, while the old is still being copied."""
+    """What keeps the memory of these tensors theirs, whatever becomes of the tensors: one may get other
+    memory, by `p.data = ...`, while the old is still being copied."""
     return list(map(torch.Tensor.untyped_storage, tensors))
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices of a Checkpointer: which of them libcairn reads and writes itself, and who keeps what is being copied from being
-changed.
+"""Devices of a Checkpointer: which of them libcairn reads and writes itself, and who keeps what is being
+copied from being changed.
 
 A save of tensors on a GPU returns before they are copied. Until then
-- nothing may write to them: a fence makes a stream wait for the copies. It stands at the end of save(), or, where copies
-  are to overlap forward and backward, before the optimizer's step;
+- nothing may write to them: a fence makes a stream wait for the copies. It stands at the end of save(), or,
+  where copies are to overlap forward and backward, before the optimizer's step;
 - what forward and backward change themselves is volatile then: it is copied aside on the device first;
 - their memory is held (SaveHandle).
 """
@@ -90,7 +90,9 @@ class Devices:
     @property
     def is_left(self) -> bool:
         """Whether the fence is left to optimizers, or to the program."""
-        return self._at_once is None and (self._overlap is True or (self._overlap == "auto" and bool(self._attached)))
+        return self._at_once is None and (
+            self._overlap is True or (self._overlap == "auto" and bool(self._attached))
+        )
 
     def mode(self, state: Mapping[Any, Any]) -> tuple[Any, ...]:
         """What a layout depends on besides the state."""
@@ -103,8 +105,8 @@ class Devices:
         others = [k for k, v in state.items() if _is_optimizer(v) and not _among(v, self._attached)]
         if others:
             self._put_at_once(
-                f"state_dict[{others[0]!r}] is an optimizer that was not attached: attach() it too, or it would "
-                f"change tensors before they are copied"
+                f"state_dict[{others[0]!r}] is an optimizer that was not attached: attach() it too, or it "
+                f"would change tensors before they are copied"
             )
 
     def _put_at_once(self, why: str) -> None:
@@ -132,8 +134,9 @@ class Devices:
 
     def _too_volatile(self, layout: Layout, why: str) -> str:
         return (
-            f"{layout.volatile_bytes >> 20} MiB of tensors may be changed by forward or backward and have to be copied "
-            f"aside on the device, where {why}: give device_staging=, or say with volatile= which ones those are"
+            f"{layout.volatile_bytes >> 20} MiB of tensors may be changed by forward or backward and have to "
+            f"be copied aside on the device, where {why}: give device_staging=, or say with volatile= which "
+            f"ones those are"
         )
 
     # ---- streams ----
@@ -160,8 +163,8 @@ class Devices:
 
         if self.is_capturing() and not self.ready:
             raise InvalidError(
-                f"job {self._job}: a fence in a CUDA graph before anything was saved would hold back nothing: call "
-                f"prepare(state), load(state) or save(step, state) before the capture"
+                f"job {self._job}: a fence in a CUDA graph before anything was saved would hold back nothing: "
+                f"call prepare(state), load(state) or save(step, state) before the capture"
             )
         at = dict([_cuda.named(stream)]) if stream is not None else self.streams(self.ready)
         for device, handle in at.items():
@@ -183,8 +186,8 @@ class Devices:
         return self._unknown(state)
 
     def _unknown(self, state: Mapping[Any, Any]) -> Volatile:
-        """Buffers of modules; and of tensors that come in no module and no optimizer, those that no attached optimizer
-        writes to: whatever else does may do it before the fence."""
+        """Buffers of modules; and of tensors that come in no module and no optimizer, those that no
+        attached optimizer writes to: whatever else does may do it before the fence."""
         from . import _torch
 
         buffers = {key: _torch.buffers_of(v) for key, v in state.items() if _torch.is_module(v)}

@@ -63,10 +63,10 @@ class Layout:
     """A state dict's tensors as a table, with the tree document as its last slice.
 
     rank, world_size: of the saving job; replicated: what plain tensors all ranks hold alike (see
-    Checkpointer). before: the layout of the save before, whose room for the document is kept. direct: libcairn
-    reads devices itself; volatile: which of their tensors forward and backward change. After the constructor
-    and after each refresh() the table is ready to be saved, as long as the state's tensors and what `held`
-    keeps live. devices: those that the table's memory is on. Not thread-safe.
+    Checkpointer). before: the layout of the save before, whose room for the document is kept. direct:
+    libcairn reads devices itself; volatile: which of their tensors forward and backward change. After the
+    constructor and after each refresh() the table is ready to be saved, as long as the state's tensors and
+    what `held` keeps live. devices: those that the table's memory is on. Not thread-safe.
     """
 
     def __init__(
@@ -231,9 +231,14 @@ class Layout:
         return [at[i] for i in range(len(values))]
 
     def watch(self, state: dict[Any, Any], objects: dict[Any, Any]) -> None:
-        """Lets refresh() take these objects in the places of their state dicts in the state, as far as that can be
-        done."""
-        if not objects or not self._refreshable or self._watched == _MOST_WATCHED or "torch" not in sys.modules:
+        """Lets refresh() take these objects in the places of their state dicts in the state, as far as that
+        can be done."""
+        if (
+            not objects
+            or not self._refreshable
+            or self._watched == _MOST_WATCHED
+            or "torch" not in sys.modules
+        ):
             return
         from . import _live
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modules and optimizers whose state_dict() holds their own tensors and nothing else: a later save takes the tensors from
-where they are, without the thousands of objects that state_dict() makes.
+"""Modules and optimizers whose state_dict() holds their own tensors and nothing else: a later save takes
+the tensors from where they are, without the thousands of objects that state_dict() makes.
 
 collected once   state_dict(), and in which order its tensors stand in the object
-each save        the same modules, names, kinds of values, parameters and groups? then the tensors of now, in that order
+each save        the same modules, names, kinds of values, parameters and groups? then the tensors of now
 
-All comparisons are single calls over many objects. No tensor and no module is held between saves. What is anything else
-(hooks that change the state dict, state of other classes, extra state) is not taken: state_dict() is called then, as ever.
+All comparisons are single calls over many objects. No tensor and no module is held between saves. What is
+anything else (hooks that change the state dict, state of other classes, extra state) is not taken:
+state_dict() is called then, as ever.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def is_live(value: Any) -> bool:
 
 
 def live(value: Any, state: Any) -> Optional[Any]:
-    """A LiveModule or LiveOptimizer of an object with this state dict; None for what can only be asked for it."""
+    """A LiveModule or LiveOptimizer of an object with this state dict; None for what can only be asked for
+    it."""
     try:
         made: Any = LiveModule(value) if isinstance(value, _MODULE) else LiveOptimizer(value, state)
         return made if made.is_state(state) else None
@@ -116,8 +118,9 @@ def _is_ordinary(module: Any) -> bool:
 
 
 def _all_below(module: Any, before: Optional[list[Any]] = None) -> tuple[list[Any], list[Any]]:
-    """Every module as often as it is reached, level by level, and what tells whether they hang together as before: the names
-    of children and their numbers. Ends where it is not as before: a module may be in itself by now."""
+    """Every module as often as it is reached, level by level, and what tells whether they hang together as
+    before: the names of children and their numbers. Ends where it is not as before: a module may be in
+    itself by now."""
     modules, level = [module], [module]
     names: list[Any] = []
     while level:
@@ -148,8 +151,8 @@ def _own(modules: list[Any]) -> tuple[list[Any], list[int], list[Any]]:
 
 
 def _walk(modules: list[Any]) -> list[tuple[int, str]]:
-    """Numbers of modules that came level by level, as often and in the order in which state_dict() comes by them, each with
-    its prefix. By their numbers, since a module in two places may be two some day."""
+    """Numbers of modules that came level by level, as often and in the order in which state_dict() comes by
+    them, each with its prefix. By their numbers, since a module in two places may be two some day."""
     below: list[list[tuple[int, str]]] = []
     following = 1
     for m in modules:
@@ -228,7 +231,9 @@ class LiveOptimizer:
     def is_state(self, state: Any) -> bool:
         """Whether these are the tensors of a state dict that has just been made."""
         found = self.tensors()
-        theirs = [v for slots in state["state"].values() for v in slots.values() if isinstance(v, torch.Tensor)]
+        theirs = [
+            v for slots in state["state"].values() for v in slots.values() if isinstance(v, torch.Tensor)
+        ]
         return found is not None and len(found) == len(theirs) and all(map(operator.is_, found, theirs))
 
     def tensors(self) -> Optional[list[Any]]:

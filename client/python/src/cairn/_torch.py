@@ -324,9 +324,9 @@ _SPEC, _LOCAL = map(operator.attrgetter, ("_spec", "_local_tensor"))
 
 
 def _guards() -> Any:
-    """torch's own comparison of many tensors with what they were, which torch.compile makes before each call: type, dtype,
-    device, sizes, strides, lazy conjugation, in one call. It is not public: None where it is not there, or does not notice
-    what it should."""
+    """torch's own comparison of many tensors with what they were, which torch.compile makes before each
+    call: type, dtype, device, sizes, strides, lazy conjugation, in one call. It is not public: None where
+    it is not there, or does not notice what it should."""
     try:
         from torch._C._dynamo.guards import TensorGuards
 
@@ -346,7 +346,9 @@ def _guards() -> Any:
 
 def _guard_of(tensors: Sequence[torch.Tensor], kind: Any) -> Any:
     sizes, strides = map(torch.Tensor.size, tensors), map(_STRIDE, tensors)
-    return kind(*tensors, dynamic_dims_sizes=list(map(list, sizes)), dynamic_dims_strides=list(map(list, strides)))
+    return kind(
+        *tensors, dynamic_dims_sizes=list(map(list, sizes)), dynamic_dims_strides=list(map(list, strides))
+    )
 
 
 _GUARDS = _guards()
@@ -400,7 +402,8 @@ class Signature:
         return not (any(map(_NEG, local)) or (self._complex and any(map(_CONJ, local))))
 
     def _note_guards(self, local: Sequence[Any]) -> None:
-        """These fit and no guards knew: they are of other classes, or want gradients where the others did not."""
+        """These fit and no guards knew: they are of other classes, or want gradients where the others did
+        not."""
         if _GUARDS is None or not local:
             return
         with contextlib.suppress(Exception):  # whatever it does not take: there is the long way
@@ -409,8 +412,8 @@ class Signature:
 
 
 def _checked(local: Sequence[Any], guards: list[Any]) -> Optional[list[int]]:
-    """Where the tensors lie, if they are what the guards know. A few at a time, so that what is looked at twice is still in
-    the processor's cache."""
+    """Where the tensors lie, if they are what the guards know. A few at a time, so that what is looked at
+    twice is still in the processor's cache."""
     at: list[int] = []
     for i, guard in enumerate(guards):
         some = local[i * _AT_ONCE : (i + 1) * _AT_ONCE]
@@ -539,8 +542,9 @@ def _flat_bytes(tensor: Any) -> torch.Tensor:
 def targets_of(
     tensor: Any, path: str, reach: Callable[[int], bool]
 ) -> tuple[list[Piece], list[Callable[[], None]]]:
-    """Where to read a tensor's pieces to, and what is to be done afterwards for those that Cairn cannot write
-    to itself (on a device for which reach() says no, lazily conjugated). Raises InvalidError for memory that several elements share."""
+    """Where to read a tensor's pieces to, and what is to be done afterwards for those that Cairn cannot
+    write to itself (on a device for which reach() says no, lazily conjugated). Raises InvalidError for
+    memory that several elements share."""
     pieces: list[Piece] = []
     after: list[Callable[[], None]] = []
     for s in slices_of(tensor, path):

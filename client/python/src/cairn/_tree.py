@@ -228,7 +228,7 @@ class _ValueWriter:
         if plain is not None:
             return plain
         names = keys if keys is not None else range(len(values))
-        return f'[{",".join([self.text(v, (*path, k)) for k, v in zip(names, values)])}]'
+        return f"[{','.join([self.text(v, (*path, k)) for k, v in zip(names, values)])}]"
 
     def attributes(self, value: Any, path: Key) -> str:
         """What torch hangs on the OrderedDict of Module.state_dict(): versions of modules."""

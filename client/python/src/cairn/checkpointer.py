@@ -86,7 +86,7 @@ class SaveHandle:
         ends it at once.
         """
         if state not in _lib.STATES:
-            raise InvalidError(f'state is {state!r}: one of {", ".join(_lib.STATES)} is wanted')
+            raise InvalidError(f"state is {state!r}: one of {', '.join(_lib.STATES)} is wanted")
         end = time.monotonic() + timeout
         while not self._wait_a_while(state, end, timeout):
             pass
@@ -356,7 +356,7 @@ class Checkpointer:
                 layout = self._layout_for(state_dict)
             try:
                 return self._put(session, step, layout)
-            except Error as e:  # the step is given up on all ranks then: what can be done is done for the next one
+            except Error as e:  # the step is given up on all ranks: what can be done is for the next one
                 self._devices.learn(e, layout)
                 raise
         finally:
@@ -386,7 +386,8 @@ class Checkpointer:
     def _save_staged(
         session: Session, step: int, layout: Layout, on_busy: str, streams: Mapping[int, int]
     ) -> Save:
-        """Tensors on devices that libcairn does not reach are copied straight to their places in the arena."""
+        """Tensors on devices that libcairn does not reach are copied straight to their places in the
+        arena."""
         from . import _torch
 
         save = session.stage(step, layout.table, on_busy=on_busy, streams=streams)
@@ -424,9 +425,9 @@ class Checkpointer:
     # ---- devices ----
 
     def attach(self, *optimizers: Any) -> None:
-        """Leaves the fence to these optimizers: tensors on GPUs are copied while the next forward and backward
-        run, and each step of one of them first makes its stream wait, and not the program. Give all that
-        change what is saved. They need torch's register_step_pre_hook(). Raises InvalidError.
+        """Leaves the fence to these optimizers: tensors on GPUs are copied while the next forward and
+        backward run, and each step of one of them first makes its stream wait, and not the program. Give all
+        that change what is saved. They need torch's register_step_pre_hook(). Raises InvalidError.
 
         An optimizer that steps within backward: call fence() before backward instead. One that is captured
         into a CUDA graph: prepare(), load() or save() before the capture.
@@ -434,8 +435,9 @@ class Checkpointer:
         for optimizer in optimizers:
             if not callable(getattr(optimizer, "register_step_pre_hook", None)):
                 raise InvalidError(
-                    f"a {type(optimizer).__name__} cannot be attached, since it has no register_step_pre_hook(): "
-                    f"pass overlap=True and call fence() before it changes what was saved"
+                    f"a {type(optimizer).__name__} cannot be attached, since it has no "
+                    f"register_step_pre_hook(): pass overlap=True and call fence() before it changes what was "
+                    f"saved"
                 )
         for optimizer in optimizers:
             self._devices.attach(optimizer)
@@ -731,13 +733,15 @@ class Checkpointer:
             for handle in self._under_way:
                 self._settle(handle, max(0.0, end - time.monotonic()))
         finally:
-            for handle in self._under_way:
+            ended, self._under_way = self._under_way, []
+            for handle in ended:
                 handle._let_go()
-            self._under_way = []
             session, self._session, self._arena = self._session, None, 0
             self._devices.closed()
             if session:
                 session.close()  # which waits for what devices copy
+            for handle in ended:
+                handle._memory = None
 
     def _settle(self, handle: SaveHandle, timeout: float) -> None:
         try:
