@@ -75,6 +75,10 @@ struct cairn_session {
 /* FORKED in a child, INVAL without a session. The first thing every public function does. */
 int session_check(const struct cairn_session *s, struct cairn_error *err);
 bool session_forked(const struct cairn_session *s);
+static inline bool session_is_observer(const struct cairn_session *s)
+{
+    return s->open.flags & CAIRN_OBSERVER;
+}
 
 #define SESSION_NO_LIMIT INT64_MAX
 /* A reference to the live attachment; attaches anew when it was lost, trying again until retry_ns (at least once).
@@ -86,6 +90,8 @@ bool session_may_pass(int code);
 /* A reference to the attachment if there is one; NULL otherwise. Connects to nobody. */
 struct attachment *session_attached(struct cairn_session *s);
 void session_detach(struct cairn_session *s, struct attachment *a); /* NULL is allowed */
+/* At the session's end, when nobody has a reference any more; NULL is allowed. */
+void attachment_free(struct attachment *a, bool forked);
 
 /* While an arena is held it stays mapped, whatever happens to the connection. UNAVAILABLE when the attachment's is gone
  * already. */

@@ -176,7 +176,8 @@ CAIRN_API int cairn_session_use_device(struct cairn_session *session, uint32_t d
 /* Makes the stream wait, and not the host, until the device's tensors of every save sealed before have been copied:
  * what is put into it afterwards may write to them. Stands before the first writer: the optimizer's step; where the
  * optimizer runs within backward, before backward. In a stream that is being captured into a CUDA graph it becomes an
- * external wait: each launch of the graph waits for the saves sealed before the launch. Costs nothing when nothing is
+ * external wait: each launch of the graph waits for the saves of this session sealed before the launch, and for nothing
+ * once the session is closed. Costs nothing when nothing is
  * under way. Errors: INVAL, IO (what the runtime says). */
 CAIRN_API int cairn_save_fence(struct cairn_session *session, uint32_t device, void *stream, struct cairn_error *err);
 

@@ -6,6 +6,7 @@
 /* test_device.c: bytes */
 void test_random_layouts(void **state);
 void test_without_kernels(void **state);
+void test_pages_by_other_addresses(void **state);
 void test_little_staging(void **state);
 void test_sums(void **state);
 void test_skip(void **state);

@@ -76,6 +76,23 @@ void test_without_kernels(void **state)
     assert_true(rig->calls("cudaMemcpyBatchAsync") > batches); /* many small ones go together */
 }
 
+/* Batches name pages by their addresses on the host, which not every device knows. */
+void test_pages_by_other_addresses(void **state)
+{
+    struct rig *rig = *state;
+    struct world w;
+
+    if (!rig->shim)
+        skip();
+    rig->fail_call("cudaLibraryLoadData", 1, CUDA_E_NO_KERNEL_IMAGE);
+    rig->fail_call("cudaHostGetDevicePointer", 1, CUDA_E_INVALID_VALUE);
+    uint64_t batches = rig->calls("cudaMemcpyBatchAsync");
+    world_make(&w, rig, 0, 11, WORLD_TINY | WORLD_DENSE, MAX_SLICES); /* without kernels they go together, else */
+    save_random(&w);
+    assert_int_equal(rig->calls("cudaMemcpyBatchAsync"), batches);
+    world_free(&w);
+}
+
 /* Blocks as small as they get: slices are cut in their midst. */
 void test_little_staging(void **state)
 {
@@ -207,6 +224,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         TEST(test_random_layouts),
         TEST(test_without_kernels),
+        TEST(test_pages_by_other_addresses),
         TEST(test_little_staging),
         TEST(test_sums),
         TEST(test_skip),

@@ -304,6 +304,25 @@ def test_fences(cluster, job, gpu):  # noqa: F811
     assert only(read(job, 1)["w"], 1)
 
 
+def test_graphs_of_a_session_before(cluster, job, gpu):  # noqa: F811
+    """A graph's fence is of the session it was captured in; when the state grows there is another one."""
+    small, large = gpu.tensor(filled(1)), gpu.tensor(filled(1, 24))
+    with checkpointer(job, overlap=True) as ckpt:
+        ckpt.prepare({"w": small})
+        gpu.check(gpu.shim.cudaStreamBeginCapture(ctypes.c_void_p(gpu.streams[0].cuda_stream), 1))
+        ckpt.fence()
+        graph = ctypes.c_void_p()
+        gpu.check(gpu.shim.cudaStreamEndCapture(ctypes.c_void_p(gpu.streams[0].cuda_stream), ctypes.byref(graph)))
+        with pytest.warns(RuntimeWarning, match="captured into a CUDA graph"):
+            ckpt.prepare({"w": large})
+        gpu.hold()
+        handle = ckpt.save(1, {"w": large})
+        gpu.kernel(lambda: large.fill_(2))
+        gpu.release()
+        handle.wait("committed", 10)
+    assert only(read(job, 1)["w"], 1)
+
+
 def test_two_devices(cluster, job, gpu):  # noqa: F811
     tensors = [gpu.tensor(filled(i), i) for i in (0, 1)]
     with checkpointer(job) as ckpt:

@@ -157,27 +157,28 @@ void what_a_start_left_behind_is_no_base(void **state)
 {
     struct fixture *f = *state;
     struct machine *m = &f->a;
-    struct member *r;
+    struct member *old, *r;
     struct checkpoint *c;
     uint64_t step;
 
     f->share_unchanged = 1;
     machine_start(f, m, "n0", 1, 10000);
-    assert_int_equal(join(f, m, "j", "a", 0, 1, false, &r), 0);
-    commit_step_of(f, m, &r, 1, 30);
-    commit_step_of(f, m, &r, 1, 31); /* shares with 30, which has served then */
-    commit_step_of(f, m, &r, 1, 40);
-    member_leave(r);
+    assert_int_equal(join(f, m, "j", "a", 0, 1, false, &old), 0);
+    commit_step_of(f, m, &old, 1, 30);
+    commit_step_of(f, m, &old, 1, 31); /* refers to 30, to no use: the next one is whole, and no base */
+    commit_step_of(f, m, &old, 1, 32);
+    commit_step_of(f, m, &old, 1, 40);
     assert_int_equal(change(f, m, CHANGE_DELETE, 30, ""), CAIRN_E_DENIED);
     m->links.short_step = 40;
     m->links.short_code = CAIRN_E_CORRUPT;
-    assert_int_equal(join(f, m, "j", "b", 0, 1, false, &r), 0);
+    assert_int_equal(join(f, m, "j", "b", 0, 1, true, &r), 0);
     assert_int_equal(open_step(f, m, r, CAIRN_LATEST, 5000, &step, NULL, &c), 0);
-    assert_int_equal(step, 31);
+    assert_int_equal(step, 32);
     checkpoint_unref(c);
     commit_step_of(f, m, &r, 1, 41);
     assert_int_equal(change(f, m, CHANGE_DELETE, 40, ""), 0); /* 41 does not need it */
     member_leave(r);
+    member_leave(old);
 }
 
 /* Manifests are there and fragments are not (catches: a resume step that nobody can read); who asks for a step by its

@@ -35,7 +35,9 @@ def named(stream: Any) -> tuple[int, int]:
 
 
 def is_capturing() -> bool:
-    """Whether this thread's work is being captured into a CUDA graph."""
+    """Whether this thread's work is being captured into a CUDA graph. Where torch has not used CUDA it is not
+    asked: it would make a context on the first GPU, which costs a second and its memory, and fail in a forked
+    process."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 

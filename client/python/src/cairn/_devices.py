@@ -42,6 +42,7 @@ class Devices:
         self._staging = staging or _STAGING
         self._missing: Optional[str] = None  # why libcairn does not reach devices
         self._at_once: Optional[str] = None  # why the fence is not left to the optimizer although it could be
+        self._in_graph = False  # a fence of the open session was captured into a CUDA graph
         self._attached: list[Any] = []
         self.ready: list[int] = []  # of the open session
 
@@ -75,6 +76,16 @@ class Devices:
     def closed(self) -> None:
         """The session is."""
         self.ready = []
+
+    def reopened(self) -> None:
+        """Another session goes on: a graph's fence waits for copies of the one in which it was captured."""
+        if self._in_graph and self.is_left:
+            self._put_at_once(
+                "The state has grown, and a fence that was captured into a CUDA graph before holds back "
+                "nothing any more: give arena= room for the largest state, or prepare() that one before "
+                "the capture"
+            )
+        self._in_graph = False
 
     def _say(self, text: str) -> None:
         text = f"job {self._job}: {text}"
@@ -170,6 +181,7 @@ class Devices:
         for device, handle in at.items():
             if session and device in self.ready:
                 session.fence(device, handle)
+        self._in_graph = self._in_graph or self.is_capturing()
 
     # ---- what is volatile ----
 

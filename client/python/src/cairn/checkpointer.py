@@ -486,7 +486,7 @@ class Checkpointer:
         self._check_process()
         with self._turn():
             copying = self._copying()
-            if copying or self._devices.is_capturing():
+            if copying or stream is not None or self._devices.is_capturing():
                 self._put_fence(copying, stream)
 
     def _put_fence(self, copying: list[SaveHandle], stream: Any = None) -> None:
@@ -739,6 +739,8 @@ class Checkpointer:
             self._reopen(wanted) if again else Session(self.job, arena_bytes=wanted, **self._options)
         )
         self._arena = self._session.arena_bytes
+        if again:
+            self._devices.reopened()
         if again and self._resumed is not None:
             self._check_pin(self._session)
         return self._session
