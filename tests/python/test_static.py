@@ -82,6 +82,30 @@ def test_dicts_arrays_and_small_entries(saves):
     assert saves.save(state)
 
 
+def test_one_dict_of_many_tensors(saves):
+    """Which is itself what was promised to stay."""
+    state = {**{f"t{i}": torch.full((3,), float(i)) for i in range(200)}, "lr": 0.5, "deep": {"a": torch.ones(2), "n": 1}}
+    saves.prepare(state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            state["t150"].add_(1)
+            state["lr"] *= 0.3
+            state["deep"] = {"a": torch.full((2,), state["lr"]), "n": 2}
+            assert saves.save(state)
+    state["t7"] = torch.ones(3)
+    with pytest.warns(RuntimeWarning, match='"t7"'):
+        saves.save(state, is_same=False)
+        saves.save(state)
+    saves.prepare(state)
+    with pytest.warns(RuntimeWarning, match="another dict"):
+        saves.save({**state, "t8": torch.zeros(3)})
+    saves.prepare(state)
+    state["more"] = torch.zeros(3)
+    with pytest.warns(RuntimeWarning, match="203 entries where it had 202"):
+        saves.save(state)
+
+
 def test_numpy_arrays(cluster, job):
     many = {f"a{i}": numpy.full(3, float(i)) for i in range(100)}
     with cairn.Checkpointer(job, raise_errors=True) as ckpt:

@@ -283,6 +283,10 @@ class Layout:
     def is_promised(self) -> bool:
         return self._promise is not None
 
+    def is_promise_about(self, state: Any) -> bool:
+        """Whether this very dict stays as it is, and not only what is at its top."""
+        return self._promise is not None and self._promise.is_about(state)
+
     def promise(self, state: Any, made: Collection[Any] = ()) -> bool:
         """From now on repeat() can be had for this state, which refresh() has just taken. made: keys of what
         is made anew for each save. False: it cannot."""

@@ -49,6 +49,10 @@ class Promise:
         self.memory = _memory_of([values[i] for i in fixed.numbers])
         self._document = _Document(fixed.text)
 
+    def is_about(self, state: Any) -> bool:
+        """Whether it is about this very dict, so that nobody need look what there is in it."""
+        return self._fixed.root is state
+
     @property
     def saves(self) -> int:
         """After how many everything has been looked at."""
@@ -57,7 +61,13 @@ class Promise:
     def repeat(self, state: Any) -> bool:
         """Makes the table fit what has changed. False: it cannot, and all is to be looked at; the promise may
         hold all the same. Raises BrokenError."""
-        if type(state) is not self._kind or list(state) != self._keys:
+        root = self._fixed.root
+        if root is not None:
+            if state is not root:
+                raise BrokenError("state_dict is another dict")
+            if len(state) != len(self._keys):
+                raise BrokenError(f"state_dict has {len(state)} entries where it had {len(self._keys)}")
+        elif type(state) is not self._kind or list(state) != self._keys:
             return False  # of more or fewer entries
         for key, value in self._fixed.objects.items():
             if state[key] is not value:

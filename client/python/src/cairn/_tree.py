@@ -261,6 +261,7 @@ class Fixed:
     def __init__(self) -> None:
         self.text: list[Any] = []  # the document: strings, and parts
         self.parts: list[Part] = []
+        self.root: Any = None  # the state itself, where it has many tensors at its top
         self.objects: dict[Any, Any] = {}  # at the top of the state
         self.checks: list[Callable[[], Optional[str]]] = []  # each: what is not as it was
         self.numbers: list[int] = []  # of leaves that stay, each with what holds it
@@ -543,6 +544,8 @@ class Tree:
         if type(root) is not _Container or root.keys is None:
             return None
         fixed = Fixed()
+        if not made and sum(type(kid) is _Leaf for kid in root.kids) > _MANY:
+            fixed.root = state
         fixed.say(f'{{"v":{VERSION},"tree":{root.head}')
         for i, (key, kid) in enumerate(zip(root.keys, root.kids)):
             fixed.say("," if i else "")
@@ -552,6 +555,10 @@ class Tree:
 
     def _fix_top(self, kid: Any, state: Any, key: Any, fixed: Fixed, stays: bool) -> None:
         value = state[key]
+        if fixed.root is not None and type(kid) is _Leaf:
+            fixed.say(kid.body)
+            fixed.leaf(state, key)
+            return
         if isinstance(kid, _LiveModule) and kid.live.is_of(value):
             fixed.objects[key] = value
             kid.fix(key, fixed, state)

@@ -403,10 +403,11 @@ class Checkpointer:
 
     def _layout_for(self, state_dict: Mapping[Any, Any]) -> Layout:
         """The caller puts it back when it is done: a signal handler may save meanwhile."""
-        mode = self._devices.mode(state_dict)
+        mode = self._devices.mode(state_dict, self._layout)
         before, self._layout = self._layout, None
         layout = before if before is not None and before.mode == mode else None
-        state = _states_of(state_dict, layout)
+        is_known = layout is not None and layout.is_promise_about(state_dict)
+        state = state_dict if is_known else _states_of(state_dict, layout)
         if layout is not None and layout.is_promised:
             other = layout.repeat(state)
             if other is None:
