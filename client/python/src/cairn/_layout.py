@@ -296,9 +296,11 @@ class Layout:
             return False
         from . import _promise
 
-        promise = _promise.Promise(self, state, fixed)
-        if promise.repeat(state):
-            self._promise = promise
+        try:
+            promise = _promise.Promise(self, state, fixed)
+            self._promise = promise if promise.repeat(state) else None
+        except (RuntimeError, _promise.BrokenError):  # memory that nobody can hold; hooks that replace tensors
+            pass
         return self.is_promised
 
     def repeat(self, state: Any) -> Optional[str]:
