@@ -298,7 +298,7 @@ class Layout:
 
         try:
             promise = _promise.Promise(self, state, fixed)
-            self._promise = promise if promise.repeat(state) else None
+            self._promise = promise if promise.repeat(self, state) else None
         except (RuntimeError, _promise.BrokenError):  # memory that nobody can hold; hooks that replace tensors
             pass
         return self.is_promised
@@ -310,7 +310,7 @@ class Layout:
 
         promise, self._promise = self._promise, None
         try:
-            if not promise.repeat(state):
+            if not promise.repeat(self, state):
                 return ""
         except _promise.BrokenError as e:
             return f"{e} (looked at every {promise.saves} saves: those since may have what was before)"
@@ -345,7 +345,7 @@ class Layout:
         from . import _torch
 
         if self._promise is not None:
-            return self._promise.memory_on_devices()
+            return self._promise.memory_on_devices(self)
         if self.held:  # of the first save: also copies that had to be made
             return _torch.memory_of(list(filter(_torch.is_on_device, self.held)))
         whole = len(self._on_devices) == len(self.values)

@@ -31,10 +31,11 @@ class BrokenError(Exception):
 
 class Promise:
     """layout: with its table; state: as Layout.refresh() took it just now, and its values; fixed: what stays
-    of it."""
+    of it. The layout is given again to what works on it: a circle of references would hold memory until the
+    garbage collector comes by."""
 
     def __init__(self, layout: "Layout", state: Any, fixed: _tree.Fixed) -> None:
-        self._layout, self._fixed = layout, fixed
+        self._fixed = fixed
         self._kind, self._keys = type(state), list(state)
         values = layout.values
         staying = set(fixed.numbers)
@@ -58,7 +59,7 @@ class Promise:
         """After how many everything has been looked at."""
         return len(self._samples)
 
-    def repeat(self, state: Any) -> bool:
+    def repeat(self, layout: "Layout", state: Any) -> bool:
         """Makes the table fit what has changed. False: it cannot, and all is to be looked at; the promise may
         hold all the same. Raises BrokenError."""
         root = self._fixed.root
@@ -78,7 +79,7 @@ class Promise:
                 raise BrokenError(other)
         self._look()
         try:
-            return self._write(state)
+            return self._write(layout, state)
         except (_tree.Changed, RuntimeError):  # also of a tensor without an address, or nested too deeply
             return False
 
@@ -88,7 +89,7 @@ class Promise:
             raise BrokenError(other)
         self._next = (self._next + 1) % len(self._samples)
 
-    def _write(self, state: Any) -> bool:
+    def _write(self, layout: "Layout", state: Any) -> bool:
         leaves: list[Any] = []
         texts = [part.text(state, leaves) for part in self._fixed.parts]
         if list(map(type, leaves)) != self._loose_kinds:
@@ -100,16 +101,16 @@ class Promise:
         at.update(zip(self._loose, addresses))
         if any(at[i] != at[j] for i, j in self._same):
             return False
-        if not self._document.write(texts, self._layout.document):
+        if not self._document.write(texts, layout.document):
             return False
         for row, leaf, more in self._rows:
-            self._layout.table.set_address(row, at[leaf] + more)
-        self._layout.values = leaves
+            layout.table.set_address(row, at[leaf] + more)
+        layout.values = leaves
         return True
 
-    def memory_on_devices(self) -> list[Any]:
+    def memory_on_devices(self, layout: "Layout") -> list[Any]:
         """Owners of what devices are to copy, and perhaps of more."""
-        return [self.memory, *_memory_of(self._layout.values)]
+        return [self.memory, *_memory_of(layout.values)]
 
 
 class _Document:
