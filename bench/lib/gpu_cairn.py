@@ -15,11 +15,11 @@ MIB = 1 << 20
 class Saver:
     """Saves of one state, each committed before the next begins: the daemon is idle, and the disk holds two at most."""
 
-    def __init__(self, w, state, **options):
+    def __init__(self, w, state, static=False, **options):
         self.w, self.state, self.step = w, state, 0
         self.checkpointer = cairn.Checkpointer(w.job, socket=w.socket, arena=int(size(state) * 1.02) + 64 * MIB, timeout=120, raise_errors=True,
                                                overlap=True, **options)
-        self.prepare_s = timed(lambda: self.checkpointer.prepare(state))[0]
+        self.prepare_s = timed(lambda: self.checkpointer.prepare(state, static=static))[0]
         self.held, self.handle, self.info = [], None, {}
 
     def save(self):

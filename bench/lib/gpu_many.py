@@ -9,7 +9,7 @@ GROUP = "many tensors"
 
 def run_many(w):
     state = make(w, w.many * w.many_bytes, w.many_bytes)
-    total, link, saver = size(state), Link(w.on, min(w.link_bytes, w.many * w.many_bytes)), Saver(w, state)
+    total, link, saver = size(state), Link(w.on, min(w.link_bytes, w.many * w.many_bytes)), Saver(w, state, static=True)
     saver.copied()
     saver.committed()
     (first,), saver.held = saver.held, []

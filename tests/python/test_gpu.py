@@ -394,6 +394,30 @@ def test_torch_distributed_checkpoint(cluster, job, gpu, monkeypatch, runtime): 
     assert torch.equal(target["c128"], base.to(torch.complex128)) and target["n"] == 3
 
 
+def test_a_promise_about_tensors_on_a_gpu(cluster, job, gpu):  # noqa: F811
+    """Copies, fence and volatile buffers are as without it; memory that is replaced is held until it is copied."""
+    model, optimizer = net(gpu)
+    state = {"model": model, "optimizer": optimizer}
+    with checkpointer(job) as ckpt:
+        ckpt.attach(optimizer)
+        ckpt.prepare(state, static=True)
+        for step in range(1, 4):
+            gpu.hold()
+            handle = ckpt.save(step, state)
+            assert ckpt._layout.is_promised and not handle.is_reached("snapshot")
+            gpu.kernel(lambda: model.mean.fill_(0))
+            optimizer.step()
+            gpu.release()
+            handle.wait("committed", 60)
+            found = read(job, step)["model"]
+            assert only(found["weight"], step) and only(found["mean"], 1)
+            gpu.kernel(lambda: model.mean.fill_(1))
+        model.weight.data = gpu.tensor(filled(9, 2))
+        with pytest.warns(RuntimeWarning, match="model.weight"):
+            ckpt.save(4, state, wait="committed")
+        assert only(read(job, 4)["model"]["weight"], 9)
+
+
 def test_the_shim_is_there():
     """It is built with everything else: without it this file would test nothing."""
     assert SHIM.exists()

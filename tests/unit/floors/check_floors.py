@@ -50,7 +50,7 @@ OWN = re.compile(r"^(cairn|core|plugins|client|daemon)/")
 # The Python package: floor (a module, or a package with a slash) -> floors it may use, besides itself
 PYTHON = "client/python/src/cairn/"
 BINDING = ["errors", "_lib", "table", "session", "launch"]
-STATE = ["_tree", "_numpy", "_torch", "_cuda", "_live", "_layout", "_merge", "_load", "_devices"]
+STATE = ["_tree", "_numpy", "_torch", "_cuda", "_live", "_layout", "_promise", "_merge", "_load", "_devices"]
 PYTHON_MAY = {
     **{m: BINDING for m in BINDING},
     **{m: BINDING + STATE for m in STATE},

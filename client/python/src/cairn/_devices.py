@@ -105,8 +105,10 @@ class Devices:
             self._overlap is True or (self._overlap == "auto" and bool(self._attached))
         )
 
-    def mode(self, state: Mapping[Any, Any]) -> tuple[Any, ...]:
-        """What a layout depends on besides the state."""
+    def mode(self, state: Mapping[Any, Any], before: Optional[Layout] = None) -> tuple[Any, ...]:
+        """What a layout depends on besides the state. before: an earlier layout."""
+        if before is not None and before.is_promise_about(state):
+            return self.direct, self.is_left, len(self._attached), before.mode[-1]
         if self.is_left and self._overlap == "auto":
             self._look_for_others(state)
         objects = tuple(k for k, v in state.items() if _is_object(v)) if self.is_left else ()

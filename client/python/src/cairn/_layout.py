@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Optional, Union
 
 from . import _lib, _tree
@@ -97,6 +97,7 @@ class Layout:
         self._torch = [i for i, leaf in enumerate(self.tree.leaves) if leaf.tag == "tensor"]
         self._numpy = [i for i, leaf in enumerate(self.tree.leaves) if leaf.tag == "ndarray"]
         self._refreshable = True
+        self._promise: Any = None  # see _promise
         self._watched = 0  # times that objects were looked at
         for i, value in enumerate(values):
             self._add_leaf(i, value)
@@ -276,6 +277,63 @@ class Layout:
         self._write_document(self.tree.text.encode("ascii"))
         return True
 
+    # ---- what stays as it is built ----
+
+    @property
+    def is_promised(self) -> bool:
+        return self._promise is not None
+
+    def is_promise_about(self, state: Any) -> bool:
+        """Whether this very dict stays as it is, and not only what is at its top."""
+        return self._promise is not None and self._promise.is_about(state)
+
+    def promise(self, state: Any, made: Collection[Any] = ()) -> bool:
+        """From now on repeat() can be had for this state, which refresh() has just taken. made: keys of what
+        is made anew for each save. False: it cannot."""
+        self._promise = None
+        fixed = self.tree.fix(state, made) if self._refreshable and not self.device_rows else None
+        if fixed is None or fixed.leaves != len(self.values) or not fixed.numbers:
+            return False
+        from . import _promise
+
+        try:
+            promise = _promise.Promise(self, state, fixed)
+            self._promise = promise if promise.repeat(state) else None
+        except (RuntimeError, _promise.BrokenError):  # memory that nobody can hold; hooks that replace tensors
+            pass
+        return self.is_promised
+
+    def repeat(self, state: Any) -> Optional[str]:
+        """As refresh(), without a look at each tensor. None: done; else why the promise does not stand any
+        more, "" where only this table does not fit; refresh() is to be asked then."""
+        from . import _promise
+
+        promise, self._promise = self._promise, None
+        try:
+            if not promise.repeat(state):
+                return ""
+        except _promise.BrokenError as e:
+            return f"{e} (looked at every {promise.saves} saves: those since may have what was before)"
+        self._promise = promise
+        return None
+
+    @property
+    def document(self) -> memoryview:
+        """Where the tree document is."""
+        return self._view
+
+    def rows(self) -> Iterable[tuple[int, tuple[int, int]]]:
+        """Of each row of the table: leaf, and bytes behind the leaf's own address."""
+        return enumerate(self._rows)
+
+    def addresses(self) -> list[int]:
+        """Where the leaves lie now."""
+        return self._addresses_of(self.values) or []
+
+    def ties(self) -> list[tuple[int, int]]:
+        """Leaves that are one tensor."""
+        return self._same
+
     def forget(self) -> None:
         """After a save: the state's memory is not held any more."""
         self.values, self.held = [], []
@@ -286,6 +344,8 @@ class Layout:
             return []
         from . import _torch
 
+        if self._promise is not None:
+            return self._promise.memory_on_devices()
         if self.held:  # of the first save: also copies that had to be made
             return _torch.memory_of(list(filter(_torch.is_on_device, self.held)))
         whole = len(self._on_devices) == len(self.values)

@@ -22,7 +22,7 @@ from typing import Any, Optional
 import torch
 
 from ._torch import identity
-from ._tree import Known
+from ._tree import Fixed, Known
 
 _MODULE, _OPTIMIZER = torch.nn.Module, torch.optim.Optimizer
 _DICTS = (dict, collections.OrderedDict)
@@ -99,6 +99,27 @@ class LiveModule:
             return None
         return list(map(values.__getitem__, self._places))
 
+    def fix(self, fixed: Fixed, name: str) -> None:
+        """Notes what stays of it (see _promise); the next leaves are its tensors."""
+        module = self._object()
+        modules, _ = _all_below(module)
+        places = [(d, k) for d in chain.from_iterable(map(_OWN, modules)) for k in d]
+        for at in self._places:
+            fixed.leaf(*places[at])
+        for at, prefix in self._walk:
+            _fix_module(modules[at], fixed, f"{name}.{prefix}")
+        hooked = [(modules[at], prefix) for at, prefix in self._walk if _PRE_HOOKS(modules[at])]
+
+        def check() -> Optional[str]:
+            if not _is_ordinary(module):
+                return f'"{name}" has a hook, or a state_dict() of its own'
+            for hooked_module, prefix in hooked:
+                for hook in hooked_module._state_dict_pre_hooks.values():
+                    hook(hooked_module, prefix, False)
+            return None
+
+        fixed.checks.append(check)
+
     def _run_pre_hooks(self, modules: list[Any]) -> None:
         """What state_dict() does first: FSDP2 has its parameters sharded by that."""
         if any(map(_PRE_HOOKS, modules)):
@@ -115,6 +136,19 @@ def _is_ordinary(module: Any) -> bool:
         and not module._state_dict_hooks
         and all(type(d) in _DICTS for d in (module._parameters, module._buffers, module._modules))
     )
+
+
+def _fix_module(module: Any, fixed: Fixed, prefix: str) -> None:
+    """Its children, and how many entries it has of each kind."""
+    for name, child in module._modules.items():
+        fixed.link(module._modules, name, child, prefix + name)
+    for d in (module._parameters, module._buffers):
+        for name, value in d.items():
+            if value is None:
+                fixed.link(d, name, None, prefix + name)
+        fixed.size(d, prefix[:-1])
+    for what in ("_modules", "_non_persistent_buffers_set", "_state_dict_hooks", "_state_dict_pre_hooks"):
+        fixed.size(getattr(module, what), f"{prefix}{what}")
 
 
 def _all_below(module: Any, before: Optional[list[Any]] = None) -> tuple[list[Any], list[Any]]:
@@ -256,6 +290,39 @@ class LiveOptimizer:
             return values
         plain = set(self._plain)
         return [v for i, v in enumerate(values) if i not in plain]
+
+    def fix(self, fixed: Fixed, name: str) -> None:
+        """Notes what stays of it (see _promise); the next leaves are the tensors of its state."""
+        optimizer = self._object()
+        state, groups = optimizer.state, optimizer.param_groups
+        for number, (param, slots) in zip(self._keys, state.items()):
+            of = f"{name}.state.{number}"
+            fixed.link(state, param, slots, of)
+            fixed.size(slots, of)
+            for key, value in slots.items():
+                if isinstance(value, torch.Tensor):
+                    fixed.leaf(slots, key)
+                else:
+                    fixed.link(slots, key, value, f"{of}.{key}")
+        lists = [g["params"] for g in groups]
+        for i, params in enumerate(lists):
+            for at, param in enumerate(params):
+                fixed.link(params, at, param, f"{name}.param_groups.{i}.params.{at}")
+        known, count = list(groups), len(state)
+
+        def check() -> Optional[str]:
+            if not self._is_ordinary(optimizer):
+                return f'"{name}" has a hook, or a state_dict() of its own'
+            if optimizer.state is not state or len(state) != count:
+                return f'"{name}.state" is another, or has {len(optimizer.state)} entries for {count}'
+            if optimizer.param_groups is not groups or len(groups) != len(known):
+                return f'"{name}.param_groups" is another list, or has a group more or less'
+            for i, (group, params, size) in enumerate(zip(groups, lists, self._sizes)):
+                if group is not known[i] or group["params"] is not params or len(params) != size:
+                    return f'"{name}.param_groups.{i}" has other parameters, or is another group'
+            return None
+
+        fixed.checks.append(check)
 
     def groups(self) -> list[Any]:
         """Of now, as in the state dict."""

@@ -401,6 +401,20 @@ class Signature:
             return False
         return not (any(map(_NEG, local)) or (self._complex and any(map(_CONJ, local))))
 
+    def address_of(self, number: int, tensor: Any) -> Optional[int]:
+        """Where one of them lies, or None if it does not lie as it did. Raises RuntimeError."""
+        specs = _specs([tensor])
+        if (specs[0] if specs else None) != (self._specs[number] if self._specs else None):
+            return None
+        local = _locals([tensor], specs)[0]
+        dense = self._dense[number]
+        was = (self._dtypes[number], self._shapes[number], self._devices[number], dense)
+        if (local.dtype, local.shape, local.device, local.is_contiguous()) != was:
+            return None
+        if (not dense and local.stride() != self._strides[number]) or local.is_conj() or local.is_neg():
+            return None
+        return local.data_ptr()
+
     def _note_guards(self, local: Sequence[Any]) -> None:
         """These fit and no guards knew: they are of other classes, or want gradients where the others did
         not."""

@@ -18,13 +18,14 @@ import base64
 import binascii
 import collections
 import copy
+import functools
 import json
 import math
 import pickle
 import re
 import struct
 import sys
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, Optional, Union
 
@@ -57,7 +58,7 @@ def show(path: Key) -> str:
 # ---- writing: values ---------------------------------------------------------------------------------------
 
 
-class _Changed(Exception):
+class Changed(Exception):
     """The value is not built as it was; caught by Tree.refresh()."""
 
 
@@ -188,7 +189,7 @@ class Known(list):  # type: ignore[type-arg]
 
 
 class _ValueWriter:
-    """Text of values without tensors. A tensor, found where there was none, raises _Changed."""
+    """Text of values without tensors. A tensor, found where there was none, raises Changed."""
 
     def __init__(self, pickler: Pickler, is_leaf: Callable[[type], Optional[str]]) -> None:
         self.pickler = pickler
@@ -214,7 +215,7 @@ class _ValueWriter:
         if kind is Known:
             return self._known(value, path)
         if self.is_leaf(kind):
-            raise _Changed(path)
+            raise Changed(path)
         scalar = _scalar_writer(kind)
         return scalar(value) if scalar else self.pickler.text(value, path)
 
@@ -239,6 +240,68 @@ class _ValueWriter:
 # ---- writing: the tree -------------------------------------------------------------------------------------
 
 
+_MANY = 64  # tensors: a dict or list at the top that has fewer is looked at in full by each save
+
+
+class Part:
+    """Of the document: what may be otherwise in the next save. refresh: as of the tree, given the state."""
+
+    def __init__(self, refresh: Callable[[Any, list[Any], list[str]], None]) -> None:
+        self._refresh = refresh
+
+    def text(self, state: Any, leaves: list[Any]) -> bytes:
+        out: list[str] = []
+        self._refresh(state, leaves, out)
+        return "".join(out).encode("ascii")
+
+
+class Fixed:
+    """What stays of a state dict whose owner has promised so, as Tree.fix() finds it."""
+
+    def __init__(self) -> None:
+        self.text: list[Any] = []  # the document: strings, and parts
+        self.parts: list[Part] = []
+        self.root: Any = None  # the state itself, where it has many tensors at its top
+        self.objects: dict[Any, Any] = {}  # at the top of the state
+        self.checks: list[Callable[[], Optional[str]]] = []  # each: what is not as it was
+        self.numbers: list[int] = []  # of leaves that stay, each with what holds it
+        self.owners: list[Any] = []
+        self.keys: list[Any] = []
+        # Lists beside each other, and no tuples in them: the garbage collector would look at each.
+        self.links: tuple[list[Any], ...] = ([], [], [], [])  # owner, key, value, name of what else stays
+        self.sizes: tuple[list[Any], ...] = ([], [], [])  # container, length, name
+        self.leaves = 0
+
+    def say(self, text: str) -> None:
+        if self.text and isinstance(self.text[-1], str):
+            self.text[-1] += text
+        else:
+            self.text.append(text)
+
+    def leaf(self, owner: Any, key: Any) -> None:
+        """The next leaf is owner[key]."""
+        self.numbers.append(self.leaves)
+        self.owners.append(owner)
+        self.keys.append(key)
+        self.leaves += 1
+
+    def part(self, state: Any, refresh: Callable[[Any, list[Any], list[str]], None]) -> None:
+        """The next text, and the leaves in it, are read anew."""
+        leaves: list[Any] = []
+        refresh(state, leaves, [])
+        self.leaves += len(leaves)
+        self.parts.append(Part(refresh))
+        self.text.append(self.parts[-1])
+
+    def link(self, owner: Any, key: Any, value: Any, name: str) -> None:
+        for column, cell in zip(self.links, (owner, key, value, name)):
+            column.append(cell)
+
+    def size(self, container: Any, name: str) -> None:
+        for column, cell in zip(self.sizes, (container, len(container), name)):
+            column.append(cell)
+
+
 class _Leaf:
     """A tensor."""
 
@@ -247,7 +310,7 @@ class _Leaf:
 
     def refresh(self, value: Any, leaves: list[Any], out: list[str]) -> None:
         if type(value) is not self.kind:
-            raise _Changed
+            raise Changed
         leaves.append(value)
         out.append(self.body)
 
@@ -291,25 +354,25 @@ class _Container:
 
     def refresh(self, value: Any, leaves: list[Any], out: list[str]) -> None:
         if type(value) is not self.kind:
-            raise _Changed
+            raise Changed
         values = value
         if self.keys is not None:
             if list(value) != self.keys or (
                 self.key_types and list(map(type, value)) != self.key_types
             ):  # 1 == True
-                raise _Changed
+                raise Changed
             values = value.values()
         if self.meta is not None and getattr(value, "_metadata", None) != self.meta:
-            raise _Changed
+            raise Changed
         if self.flat:
             if list(map(type, values)) != self.types:
-                raise _Changed
+                raise Changed
             leaves.extend(values)
             out.append(self.body)
         elif len(values) == len(self.kids):
             self._refresh_kids(values, leaves, out)
         else:
-            raise _Changed
+            raise Changed
 
     def _refresh_kids(self, values: Any, leaves: list[Any], out: list[str]) -> None:
         before = self.head
@@ -318,6 +381,31 @@ class _Container:
             kid.refresh(value, leaves, out)
             before = ","
         out.append("]" + self.meta_text + "}")
+
+    def fix(self, value: Any, path: Key, fixed: Fixed, state: Any) -> None:
+        """Notes what stays: all but plain values."""
+        fixed.size(value, name_of(path))
+        fixed.say(self.head)
+        keys = self.keys if self.keys is not None else range(len(value))
+        for i, (key, kid) in enumerate(zip(keys, self.kids)):
+            fixed.say("," if i else "")
+            if type(kid) is _Leaf:
+                fixed.say(kid.body)
+                fixed.leaf(value, key)
+            elif type(kid) is _Container:
+                fixed.link(value, key, value[key], name_of((*path, key)))
+                kid.fix(value[key], (*path, key), fixed, state)
+            else:
+                fixed.part(state, functools.partial(_refresh_at, kid, value, key))
+        fixed.say("]" + self.meta_text + "}")
+
+
+def _refresh_at(kid: Any, owner: Any, key: Any, state: Any, leaves: list[Any], out: list[str]) -> None:
+    kid.refresh(owner[key], leaves, out)
+
+
+def _refresh_top(kid: Any, key: Any, state: Any, leaves: list[Any], out: list[str]) -> None:
+    kid.refresh(state[key], leaves, out)
 
 
 class _LiveModule:
@@ -332,12 +420,17 @@ class _LiveModule:
             return
         tensors = self.live.tensors() if self.live.is_of(value) else None
         if tensors is None:
-            raise _Changed
+            raise Changed
         leaves.extend(tensors)
         self._write(leaves, out)
 
     def _write(self, leaves: list[Any], out: list[str]) -> None:
         out.append(self.body)
+
+    def fix(self, key: Any, fixed: Fixed, state: Any) -> None:
+        """Notes what stays."""
+        fixed.say(self.body)
+        self.live.fix(fixed, name_of((key,)))
 
 
 class _LiveOptimizer(_LiveModule):
@@ -351,8 +444,16 @@ class _LiveOptimizer(_LiveModule):
 
     def _write(self, leaves: list[Any], out: list[str]) -> None:
         out.append(self.body)
-        self.kid.kids[1].refresh(self.live.groups(), leaves, out)
+        self._write_groups(None, leaves, out)
         out.append("]" + self.kid.meta_text + "}")
+
+    def _write_groups(self, state: Any, leaves: list[Any], out: list[str]) -> None:
+        self.kid.kids[1].refresh(self.live.groups(), leaves, out)
+
+    def fix(self, key: Any, fixed: Fixed, state: Any) -> None:
+        super().fix(key, fixed, state)
+        fixed.part(state, self._write_groups)
+        fixed.say("]" + self.kid.meta_text + "}")
 
 
 class Leaf:
@@ -392,7 +493,7 @@ class Tree:
         try:
             self._root = self._build(state, ())
             self._root.refresh(state, [], out)
-        except _Changed as e:
+        except Changed as e:
             raise InvalidError(
                 f"{show(e.args[0])} is a tensor in a set or in a key: put it into a dict, list or tuple"
             ) from None
@@ -409,7 +510,7 @@ class Tree:
         out: list[str] = []
         try:
             self._root.refresh(state, leaves, out)
-        except (_Changed, RecursionError):
+        except (Changed, RecursionError):
             return None
         self.text = _document(out)
         return leaves
@@ -434,6 +535,41 @@ class Tree:
             return False
         kid = self._root.kids[self._root.keys.index(key)]
         return isinstance(kid, _LiveModule) and kid.live.is_of(value)
+
+    def fix(self, state: Any, made: Collection[Any] = ()) -> Optional[Fixed]:
+        """What stays of a state that refresh() has just taken, if its owner leaves it as it is built:
+        objects, and large dicts and lists, at its top, but for those under the keys `made`, which are new
+        each time. None: nothing can."""
+        root = self._root
+        if type(root) is not _Container or root.keys is None:
+            return None
+        fixed = Fixed()
+        if not made and sum(type(kid) is _Leaf for kid in root.kids) > _MANY:
+            fixed.root = state
+        fixed.say(f'{{"v":{VERSION},"tree":{root.head}')
+        for i, (key, kid) in enumerate(zip(root.keys, root.kids)):
+            fixed.say("," if i else "")
+            self._fix_top(kid, state, key, fixed, key not in made)
+        fixed.say(f"]{root.meta_text}}}}}")
+        return fixed
+
+    def _fix_top(self, kid: Any, state: Any, key: Any, fixed: Fixed, stays: bool) -> None:
+        value = state[key]
+        if fixed.root is not None and type(kid) is _Leaf:
+            fixed.say(kid.body)
+            fixed.leaf(state, key)
+            return
+        if isinstance(kid, _LiveModule) and kid.live.is_of(value):
+            fixed.objects[key] = value
+            kid.fix(key, fixed, state)
+            return
+        leaves: list[Any] = []
+        kid.refresh(value, leaves, [])
+        if stays and type(kid) is _Container and len(leaves) > _MANY:
+            fixed.objects[key] = value
+            kid.fix(value, (key,), fixed, state)
+        else:
+            fixed.part(state, functools.partial(_refresh_top, kid, key))
 
     def _build(self, value: Any, path: Key) -> Any:
         kind = type(value)

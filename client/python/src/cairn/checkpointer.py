@@ -250,6 +250,7 @@ class Checkpointer:
         )
         self._devices = Devices(job, overlap, volatile, device_staging)
         self._layout: Optional[Layout] = None
+        self._static = False  # what prepare() was promised
         self._under_way: list[SaveHandle] = []
         self._warned: set[str] = set()
         self._resumed: Optional[tuple[Optional[int]]] = None  # what latest() said in this start
@@ -402,10 +403,16 @@ class Checkpointer:
 
     def _layout_for(self, state_dict: Mapping[Any, Any]) -> Layout:
         """The caller puts it back when it is done: a signal handler may save meanwhile."""
-        mode = self._devices.mode(state_dict)
+        mode = self._devices.mode(state_dict, self._layout)
         before, self._layout = self._layout, None
         layout = before if before is not None and before.mode == mode else None
-        state = _states_of(state_dict, layout)
+        is_known = layout is not None and layout.is_promise_about(state_dict)
+        state = state_dict if is_known else _states_of(state_dict, layout)
+        if layout is not None and layout.is_promised:
+            other = layout.repeat(state)
+            if other is None:
+                return layout
+            self._broken(other)
         fits = layout is not None and layout.refresh(state)
         if layout is not None and not fits:
             state, watched = _states_of(state), state
@@ -420,7 +427,29 @@ class Checkpointer:
         if not self._devices.look_at(layout):
             self._layout = layout
             return self._layout_for(state_dict)
-        return layout
+        return self._promised(layout, state_dict) if self._static else layout
+
+    def _promised(self, layout: Layout, state_dict: Mapping[Any, Any]) -> Layout:
+        """With the promise of prepare(static=True), where it can be kept to."""
+        state = _states_of(state_dict, layout)
+        fits = layout.refresh(state)
+        if fits and layout.promise(state, {k for k, v in state_dict.items() if v is not state[k]}):
+            return layout
+        self._static = False
+        _LOG.info("job %s: each save looks at each tensor: nothing of this state can be promised", self.job)
+        return layout if fits else self._layout_for(state_dict)
+
+    def _broken(self, other: str) -> None:
+        """What was promised is not so. other: empty where only the table does not fit."""
+        if not other:
+            return
+        self._static = False
+        text = (
+            f"job {self.job}: prepare(static=True) was told that nothing would be replaced, but {other}: "
+            f"from now on each save looks at each tensor, until prepare() is called again"
+        )
+        _LOG.warning(text)
+        warnings.warn(text, RuntimeWarning, stacklevel=5)
 
     # ---- devices ----
 
@@ -476,11 +505,21 @@ class Checkpointer:
         """Saves whose tensors are still in use; memory of others is let go."""
         return [handle for handle in self._under_way if handle._is_copying()]
 
-    def prepare(self, state_dict: Mapping[Any, Any]) -> None:
+    def prepare(self, state_dict: Mapping[Any, Any], *, static: bool = False) -> None:
         """What a first save of this state does besides saving: lays it out, opens the session and faults the
-        arena in, loads what devices need and pins the arena for them. Raises what fails."""
+        arena in, loads what devices need and pins the arena for them. Raises what fails.
+
+        static: a promise, as CUDA graphs want it: until prepare() or close() is called, the tensors of the
+        modules, the optimizers and the large dicts and lists in the state stay the same objects in the same
+        memory with the same shapes; no tensor, parameter group, layer or hook comes or goes. What they
+        contain may change, and so may plain values (learning rates, counters) and what small entries of the
+        state hold. Saves then look at 128 tensors each, in turn, and at the groups; the first difference is
+        warned about (RuntimeWarning), and ends the promise. Until it is found the old memory is saved, which
+        is held as long. Prepare after the optimizer's first step, and again after load().
+        """
         self._check_process()
         with self._turn():
+            self._static, self._layout = static, None if self._static else self._layout
             layout = self._layout_for(state_dict)
             layout.forget()
             self._layout = layout
@@ -769,7 +808,7 @@ class Checkpointer:
         with self._lock:
             self._check_alone(0, "close")
             self._close_session(self._timeout if timeout is None else timeout)
-            self._layout = None
+            self._layout, self._static = None, False
 
     def __reduce__(self) -> Any:
         raise TypeError(

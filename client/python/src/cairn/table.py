@@ -95,6 +95,12 @@ class Table:
         if self._words is not None:
             memoryview(self._words)[_DATA::_WORDS] = array("Q", self._addresses)
 
+    def set_address(self, row: int, address: int) -> None:
+        """One slice lies elsewhere now."""
+        self._addresses[row] = address
+        if self._words is not None:
+            self._words[row * _WORDS + _DATA] = address
+
     def pack(self) -> int:
         """The address of the array of struct cairn_tensor, valid until the next add() and while the table lives."""
         if self._words is None:
