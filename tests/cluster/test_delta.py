@@ -14,11 +14,11 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 from cluster import Cluster, wait_until  # noqa: E402
+from rot import damage, zero  # noqa: E402
 from trainer import Book, Trainer  # noqa: E402
 
 STEPS, EVERY = 40, 4
 SIZE = ["--bytes", str(6 << 20)]
-BLOCK = 4096
 
 
 def train(c, job, steps, every, *args):
@@ -46,33 +46,6 @@ def save(c, job, count, start="first"):
     out = c.client("save", *SIZE, "--job", job, "--count", count, "--start-id", start)[1]
     assert out.count("committed ") == count, out
     c.wait_complete()
-
-
-def zero(peer, job, step):
-    """All that a peer has of a checkpoint, but for the files' own headers; the number of files."""
-    files = [f for f in peer.stream_files() if f.parent.name == job and int(f.name.split(".")[0]) == step]
-    for f in files:
-        with open(f, "r+b") as o:
-            o.seek(BLOCK)
-            o.write(bytes(f.stat().st_size - BLOCK))
-    return len(files)
-
-
-def damage(peer, job, step):
-    """A byte of each data fragment; manifests, roots and decisions stay as they are."""
-    n = 0
-    for f in [f for f in peer.stream_files() if f.parent.name == job and int(f.name.split(".")[0]) == step]:
-        with open(f, "r+b") as o:
-            for at in range(BLOCK, f.stat().st_size, BLOCK):
-                o.seek(at)
-                header = o.read(41)
-                if header[:8] == b"CRNFRAG1" and header[40] == 1:
-                    o.seek(at + BLOCK)
-                    byte = o.read(1)
-                    o.seek(at + BLOCK)
-                    o.write(bytes([byte[0] ^ 1]))
-                    n += 1
-    return n
 
 
 def verify(c, job, step, says=0):

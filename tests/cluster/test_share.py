@@ -12,8 +12,9 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 from cluster import Cluster, wait_until  # noqa: E402
+from rot import damage, zero  # noqa: E402
 
-PARTS, FROZEN, BLOCK = 24, 12, 4096
+PARTS, FROZEN = 24, 12
 LIMIT = 3  # so many checkpoints share with one
 
 
@@ -67,28 +68,6 @@ def shares(c, job):
         shard = c.tool("show", job, step)["shards"][0]
         found[step] = (shard["base"] and shard["base"]["step"], shard["coding"]["shared_parts"])
     return found
-
-
-def zero(peer, job, step):
-    """All that a peer has of a checkpoint, but for the files' own headers."""
-    for f in [f for f in peer.stream_files() if f.parent.name == job and int(f.name.split(".")[0]) == step]:
-        with open(f, "r+b") as o:
-            o.seek(BLOCK)
-            o.write(bytes(f.stat().st_size - BLOCK))
-
-
-def damage(peer, job, step):
-    """A byte of each data fragment; manifests, roots and decisions stay as they are."""
-    for f in [f for f in peer.stream_files() if f.parent.name == job and int(f.name.split(".")[0]) == step]:
-        with open(f, "r+b") as o:
-            for at in range(BLOCK, f.stat().st_size, BLOCK):
-                o.seek(at)
-                header = o.read(41)
-                if header[:8] == b"CRNFRAG1" and header[40] == 1:
-                    o.seek(at + BLOCK)
-                    byte = o.read(1)
-                    o.seek(at + BLOCK)
-                    o.write(bytes([byte[0] ^ 1]))
 
 
 def verify(c, job, step, says=0):
