@@ -251,13 +251,56 @@ static void test_failures(void **state)
     cairn_session_close(s);
 }
 
+/* The device is lost while copies to it are under way, which no call has told yet: only waiting for them shows it. */
+static void lost_on_the_way(int hot)
+{
+    struct tensors x, y;
+    struct cairn_restore *r;
+    struct cairn_session *s = open_and_save(&x);
+
+    on(&y, CAIRN_CUDA(0), CAIRN_CUDA(0), false);
+    fake_places(f, hot);
+    OK(cairn_restore_open(s, 1, 10000, &r, &err));
+    OK(cairn_restore_add_all(r, y.tensor, y.n, &err));
+    shim_delay(20000000, 1);
+    shim_fail_work(1, 719);
+    int code = cairn_restore_run(r, 10000, NULL, NULL, &err);
+    assert_true(code < 0 && code != CAIRN_E_TIMEOUT);
+    assert_non_null(strstr(err.message, "cuda:0"));
+    cairn_restore_free(r);
+    shim_delay(0, 0);
+    tensors_free(&x);
+    cairn_session_close(s);
+    shim_reset();
+    tensors_free(&y);
+}
+
+/* Catches a restore that does not wait for its last copies, and says that all is well. */
+static void test_lost_from_the_arena(void **state)
+{
+    (void)state;
+    lost_on_the_way(1);
+}
+
+static void test_lost_through_the_window(void **state)
+{
+    (void)state;
+    lost_on_the_way(0);
+}
+
 #define TEST(name_) cmocka_unit_test_setup_teardown(name_, start, stop)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_from_the_arena),      TEST(test_damaged_page), TEST(test_through_the_window),
-        TEST(test_windows_of_a_tensor), TEST(test_threads),      TEST(test_failures),
+        TEST(test_from_the_arena),
+        TEST(test_damaged_page),
+        TEST(test_through_the_window),
+        TEST(test_windows_of_a_tensor),
+        TEST(test_threads),
+        TEST(test_failures),
+        TEST(test_lost_from_the_arena),
+        TEST(test_lost_through_the_window), /* last: a lost device stays lost */
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
