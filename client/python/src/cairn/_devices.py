@@ -200,17 +200,17 @@ class Devices:
         return self._unknown(state)
 
     def _unknown(self, state: Mapping[Any, Any]) -> Volatile:
-        """Buffers of modules; and of tensors that come in no module and no optimizer, those that no
+        """Of modules what is no parameter; and of tensors that come in no module and no optimizer, those that no
         attached optimizer writes to: whatever else does may do it before the fence."""
         from . import _torch
 
-        buffers = {key: _torch.buffers_of(v) for key, v in state.items() if _torch.is_module(v)}
+        params = {key: _torch.memory_of_parameters(v) for key, v in state.items() if _torch.is_module(v)}
         optimizers = {key for key, v in state.items() if _is_optimizer(v)}
         fenced = set().union(*map(_torch.memory_written_by, self._attached)) if self._attached else None
 
         def is_volatile(path: _tree.Key, local: Any) -> bool:
-            if path[0] in buffers:
-                return _tree.name_of(path[1:]) in buffers[path[0]]
+            if path[0] in params:  # by memory: hooks of a state dict may give buffers other names
+                return local.data_ptr() not in params[path[0]]
             return path[0] not in optimizers and fenced is not None and local.data_ptr() not in fenced
 
         return is_volatile

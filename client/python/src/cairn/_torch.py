@@ -422,7 +422,8 @@ class Signature:
             return
         with contextlib.suppress(Exception):  # whatever it does not take: there is the long way
             made = [_guard_of(local[i : i + _AT_ONCE], _GUARDS) for i in range(0, len(local), _AT_ONCE)]
-            self._guards = [made, *self._guards][:_MOST_GUARDS]
+            if _checked(local, made) is not None:  # a tensor that is there twice is refused by any
+                self._guards = [made, *self._guards][:_MOST_GUARDS]
 
 
 def _checked(local: Sequence[Any], guards: list[Any]) -> Optional[list[int]]:
@@ -492,9 +493,9 @@ def is_module(value: Any) -> bool:
     return isinstance(value, torch.nn.Module)
 
 
-def buffers_of(module: Any) -> set[str]:
-    """Names of the module's buffers, as in its state dict."""
-    return {name for name, _ in module.named_buffers(remove_duplicate=False)}
+def memory_of_parameters(module: Any) -> set[int]:
+    """Where the module's parameters lie."""
+    return {identity(p)[0] for p in module.parameters() if identity(p) is not None}  # type: ignore[index]
 
 
 def memory_written_by(optimizer: Any) -> set[int]:

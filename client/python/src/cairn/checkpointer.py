@@ -160,6 +160,13 @@ class SaveHandle:
             save.close()
 
 
+def _drop_frames(error: Optional[BaseException]) -> None:
+    """An error that is kept keeps no state: its frames have whole state dicts in them."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 class Checkpointer:
     """Saves and loads the state of one rank of a job, through the node's cairnd.
 
@@ -220,6 +227,7 @@ class Checkpointer:
         source_sums: bool = False,
     ) -> None:
         self._session: Optional[Session] = None
+        self._had_session = False  # ever: another one knows nothing of its fences and its pin
         self._pid = os.getpid()
         if not isinstance(job, str) or not launch.is_name(job):
             raise InvalidError(f"job is {job!r}: 1 to 128 characters of [A-Za-z0-9._-] are wanted")
@@ -379,6 +387,7 @@ class Checkpointer:
         if not layout.devices:
             return SaveHandle(save)
         handle = SaveHandle(save, layout.memory_on_devices())
+        self._under_way.append(handle)  # whatever becomes of the fence, the copies go on
         if not self._devices.is_left:
             self._put_fence([handle])
         return handle
@@ -498,8 +507,16 @@ class Checkpointer:
             raise
         except Error as e:
             _LOG.warning("job %s: no fence, waiting for the copies instead: %s", self.job, e)
+            late: Optional[Error] = None
             for handle in copying:
-                handle.wait("snapshot", self._timeout)
+                try:
+                    handle.wait("snapshot", self._timeout)
+                except _ENDS:  # nothing of it is copied any more; it is counted when it is looked at
+                    continue
+                except Error as still:
+                    late = late or still
+            if late:
+                raise late from e
 
     def _copying(self) -> list[SaveHandle]:
         """Saves whose tensors are still in use; memory of others is let go."""
@@ -534,6 +551,7 @@ class Checkpointer:
         if asked or self._raise_errors:
             raise error
         self._warn(step, error)
+        _drop_frames(error)
 
     def _warn(self, step: int, error: Error) -> None:
         text = f"job {self.job}, rank {self.rank}: step {step} was not saved, training goes on: {error}"
@@ -547,7 +565,7 @@ class Checkpointer:
     def _look_at_earlier(self, newest: SaveHandle) -> None:
         """Saves that failed behind our back are counted too. The daemon has just answered: who is lost now, and
         at the next look, is lost."""
-        earlier, self._under_way = self._under_way, [newest]
+        earlier, self._under_way = [h for h in self._under_way if h is not newest], [newest]
         for handle in earlier:
             try:
                 handle.wait("committed", 0)
@@ -562,6 +580,7 @@ class Checkpointer:
                 self.failures += 1
                 self.last_error = e
                 self._warn(handle.step, e)
+                _drop_frames(e)
             else:
                 self._warned.clear()
                 handle._let_go()
@@ -635,6 +654,9 @@ class Checkpointer:
             raise InvalidError(f"state_dict is a {type(state_dict).__name__}: a dict is wanted")
         state = _states_of(state_dict)
         with self._turn():
+            copying = self._copying()
+            if copying:  # what is read now must not get into saves that are still being copied
+                self._put_fence(copying)
             restore = self._restore(step, state, timeout)
             if restore is None:
                 return None
@@ -732,7 +754,7 @@ class Checkpointer:
         if self._session and need <= self._arena:
             return self._session
         wanted = self._wanted_arena(need)
-        again = self._session is not None
+        again, before = self._session is not None, self._had_session
         if again:
             self._check_alone(1, "save a larger state than before")
             self._close_session(self._timeout)
@@ -740,9 +762,10 @@ class Checkpointer:
             self._reopen(wanted) if again else Session(self.job, arena_bytes=wanted, **self._options)
         )
         self._arena = self._session.arena_bytes
-        if again:
+        self._had_session = True
+        if before:
             self._devices.reopened()
-        if again and self._resumed is not None:
+        if before and self._resumed is not None:
             self._check_pin(self._session)
         return self._session
 
@@ -798,6 +821,7 @@ class Checkpointer:
             self.failures += 1
             self.last_error = e
             self._warn(handle.step, e)
+            _drop_frames(e)
 
     def close(self, timeout: Optional[float] = None) -> None:
         """Waits up to timeout (the Checkpointer's by default) until the saves under way are committed, so
