@@ -53,9 +53,12 @@ int cmd_repair(struct tool *t)
     uint64_t step = CAIRN_LATEST;
     json_t *a;
 
-    if (t->argc < 2 || t->argc > 3 ||
-        (t->argc == 3 && (tool_parse_step(t->argv[2], &step) < 0 || step == CAIRN_LATEST_FINITE)))
+    if (t->argc < 2 || t->argc > 3 || (t->argc == 3 && tool_parse_step(t->argv[2], &step) < 0))
         return EXIT_USAGE;
+    if (step == CAIRN_LATEST_FINITE) {
+        fprintf(stderr, "cairn: latest-finite is not taken here: give the step, or none for all\n");
+        return EXIT_USAGE;
+    }
     int r = tool_command(t, CAIRN_COMMAND_REPAIR, t->argv[1], step, t->argc == 3 ? NULL : "all", &a);
     if (r == EXIT_OK && !t->json)
         print_repair(a);

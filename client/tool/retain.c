@@ -40,6 +40,10 @@ static int change_step(struct tool *t, int kind, bool labelled, const char *says
 
     if (t->argc < 3 || t->argc > (labelled ? 4 : 3) || tool_parse_step(t->argv[2], &step) < 0)
         return EXIT_USAGE;
+    if (step == CAIRN_LATEST_FINITE && kind != CAIRN_COMMAND_PIN) { /* what it means changes with the next save */
+        fprintf(stderr, "cairn: latest-finite is not taken here: give the step that cairn ls or cairn show names\n");
+        return EXIT_USAGE;
+    }
     int r = command(t, kind, t->argv[1], step, t->argc > 3 ? t->argv[3] : NULL, &a);
     if (r == EXIT_OK && !t->json)
         printf("job %s, step %lld, incarnation %lld: %s%s%s\n", tool_text(a, "job"), (long long)tool_number(a, "step"),

@@ -61,11 +61,12 @@ int drain_differs(const struct drain *d, uint32_t part, struct cairn_error *err)
     if (more)
         snprintf(others, sizeof others, " and %u more", more);
     log_line(LOG_ERROR,
-             "job %s step %llu rank %u part %u (tensor \"%s\"%s): what arrived in the arena is not what the device "
-             "read; the save fails",
+             "job %s step %llu rank %u part %u: what arrived in the arena is not what the device read; the save fails; "
+             "tensor \"%s\"%s",
              d->job, (unsigned long long)d->spec.step, d->spec.rank, part, name, others);
     return cairn_fail(err, CAIRN_E_CORRUPT,
-                      "rank %u part %u (tensor \"%s\"%s): what arrived in the arena is not what the device read",
+                      "rank %u part %u: what arrived in the arena is not what the device read, test this machine's "
+                      "memory and bus; tensor \"%.64s\"%s",
                       d->spec.rank, part, name, others);
 }
 

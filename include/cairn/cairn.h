@@ -178,7 +178,8 @@ CAIRN_API int cairn_session_use_device(struct cairn_session *session, uint32_t d
  * optimizer runs within backward, before backward. In a stream that is being captured into a CUDA graph it becomes an
  * external wait: each launch of the graph waits for the saves of this session sealed before the launch, and for nothing
  * once the session is closed. Costs nothing when nothing is
- * under way. Errors: INVAL, IO (what the runtime says). */
+ * under way; and before the session has used the device (cairn_session_use_device, or a save with a tensor there) it
+ * does nothing, also while a stream is captured. Errors: INVAL, IO (what the runtime says). */
 CAIRN_API int cairn_save_fence(struct cairn_session *session, uint32_t device, void *stream, struct cairn_error *err);
 
 /* ---- save ------------------------------------------------------------------------------------ */

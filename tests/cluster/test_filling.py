@@ -142,9 +142,9 @@ def differs(c):
         r.do("copy", 8, PARTS)
         r.do("filled")  # that one part differs may be known before
         code, why = r.outcome()
-        assert int(code) == -11 and CORRUPT in why and f'rank 0 part {part} (tensor "w")' in why, (code, why)
+        assert int(code) == -11 and f"rank 0 part {part}: {CORRUPT}" in why and 'tensor "w"' in why, (code, why)
         assert state_of(c, "differs", step) == "aborted"
-        assert f"part {part} (tensor \"w\"): {CORRUPT}" in c.node.tail()
+        assert f"part {part}: {CORRUPT}; the save fails; tensor \"w\"" in c.node.tail()
     r.begin(3, 8)
     before = c.query("status")["encode"]
     r.do("sums", 2, -1, says="ok")
