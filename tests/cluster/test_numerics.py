@@ -50,6 +50,9 @@ def counted(c):
     shown = text(c, "show", "watch", "2")
     assert "own.1.small" in shown.split("NOT FINITE")[1] and "own.0" not in shown.split("NOT FINITE")[1] and "NaN and Inf: 6" in shown, shown
     assert c.tool("show", "watch", "latest-finite")["step"] == 1 and c.tool("show", "watch", "latest")["step"] == 2
+    for verb in ("delete", "unpin", "repair"):  # what it means changes with the next save
+        code, _, err = c.run([c.build / "client/tool/cairn", verb, "watch", "latest-finite"], check=False)
+        assert code == 2 and "not taken here" in err, (verb, code, err)
     restored = c.tool("restore", "watch", "latest-finite", "--to", str(c.dir / "out"))
     assert restored["step"] == 1, restored
     out = c.run([c.build / "tests/cluster/cluster-numerics", "--job", "watch", "--world", 3, "--restored", "latest-finite"])[1]

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import threading
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -321,6 +322,53 @@ def test_graphs_of_a_session_before(cluster, job, gpu):  # noqa: F811
         gpu.release()
         handle.wait("committed", 10)
     assert only(read(job, 1)["w"], 1)
+
+
+def test_a_load_while_a_save_is_copied(cluster, job, gpu):  # noqa: F811
+    """What is read does not get into the save before it."""
+    weight = gpu.tensor(filled(1, 4))
+    with checkpointer(job, volatile="none") as ckpt:
+        ckpt.attach(Step(gpu, [weight]))
+        ckpt.save(1, {"w": weight}, wait="committed")
+        weight.fill_(7)
+        gpu.slow()
+        gpu.hold()
+        handle = ckpt.save(2, {"w": weight})
+        release = threading.Timer(0.5, gpu.release)
+        release.start()
+        ckpt.load({"w": weight}, 1)
+        release.join()
+        handle.wait("committed", 10)
+        assert only(weight, 1)
+    assert only(read(job, 2)["w"], 7)
+
+
+def test_a_graph_of_a_closed_session(cluster, job, gpu):  # noqa: F811
+    """Its fence holds nothing back any more, so the next session puts its own."""
+    model, optimizer = net(gpu)
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        ckpt = checkpointer(job)
+        ckpt.attach(optimizer)
+        ckpt.save(1, {"model": model}, wait="committed")
+        ckpt._devices._in_graph = True
+        ckpt.close()
+        ckpt.save(2, {"model": model}, wait="committed")
+        assert not ckpt._devices.is_left
+        ckpt.close()
+
+
+def test_a_failure_that_is_kept_keeps_no_state(cluster, job):
+    """Neither do the errors behind it."""
+
+    with warnings.catch_warnings(), cairn.Checkpointer(job) as ckpt:
+        warnings.simplefilter("ignore")
+        big = torch.zeros(100)
+        alive = weakref.ref(big)
+        assert ckpt.save(1, {"big": big, "odd": object()}) is None and ckpt.last_error
+        del big
+        gc.collect()
+        assert alive() is None
 
 
 def test_two_devices(cluster, job, gpu):  # noqa: F811
