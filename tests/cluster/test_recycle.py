@@ -121,7 +121,10 @@ def killed_in_mid_stream(c, seed):
         assert not trainer.ended(), "a rank ended"
     trainer.join()
     c.wait_peers_up(len(c.peers))
-    c.wait_complete()  # the save that was on its way when the ranks ended, whose commit deletes one more
+    # The save that was on its way when the ranks ended: one that not both had begun would wait for its deadline, but a new start ends it; one
+    # that both had filled commits, which deletes one more.
+    c.client("save", "--bytes", 6 * MIB, "--job", "killed", "--start-id", "after", "--count", 0)
+    c.wait_complete()
     steps = committed(c, "killed")
     assert max(book.told) in steps
     for step, incarnation in sorted(steps.items())[-2:]:  # older ones may be deleted just now
