@@ -295,6 +295,25 @@ def test_ctrl_c_ends_a_wait(cluster, job):
         ckpt.close(0)
 
 
+def test_ctrl_c_loses_no_save(cluster, job, monkeypatch):
+    """Between two looks at saves that are on their way, and at the end: each can still be waited for, and is counted if it fails."""
+    wait = cairn.checkpointer.SaveHandle.wait
+
+    def interrupted(handle, *args):
+        monkeypatch.setattr(cairn.checkpointer.SaveHandle, "wait", wait)
+        raise KeyboardInterrupt
+
+    ckpt = cairn.Checkpointer(job, rank=0, world_size=2, start_id="alone", arena=32 << 20)
+    for step in (1, 2):
+        ckpt.save(step, {"w": torch.ones(3)})
+    for act in (lambda: ckpt.save(3, {"w": torch.ones(3)}), ckpt.close):
+        monkeypatch.setattr(cairn.checkpointer.SaveHandle, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            act()
+        assert [handle.step for handle in ckpt._under_way] == ([] if act == ckpt.close else [1, 2, 3])
+    assert ckpt._session is None
+
+
 def test_ctrl_c_ends_a_load(cluster, job):
     with checkpointer(job) as ckpt:
         ckpt.save(1, {"w": torch.ones(1 << 20)}, wait="committed")

@@ -11,7 +11,7 @@ import torch
 from gpu_double import SHIM, gpu  # noqa: F401
 
 import cairn
-from cairn import _cuda, _torch
+from cairn import _cuda, _lib, _torch
 
 MIB = 1 << 20
 
@@ -181,6 +181,35 @@ def test_memory_is_let_go_without_the_handle(cluster, job, gpu):  # noqa: F811
         handle = ckpt.save(3, {"w": gpu.tensor(filled(3))})
     gc.collect()
     assert len(gpu.let_go) == 3 and handle.step == 3
+
+
+def test_ctrl_c_behind_the_copy(cluster, job, gpu, monkeypatch):  # noqa: F811
+    """It comes when libcairn has put the copies into streams, and nobody has the handle yet: memory is held and the fence stands."""
+    call = _lib.call
+
+    def interrupted(name, *args):
+        call(name, *args)
+        if name == "cairn_save_all":
+            raise KeyboardInterrupt
+
+    weight = gpu.tensor(filled(1))
+    with checkpointer(job) as ckpt:
+        ckpt.save(1, {"w": weight, "v": weight}, wait="committed")
+        gpu.hold()
+        monkeypatch.setattr(_lib, "call", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ckpt.save(2, {"w": weight, "v": gpu.tensor(filled(2))})
+        monkeypatch.setattr(_lib, "call", call)
+        gc.collect()
+        ran = gpu.kernel(lambda: weight.fill_(3))
+        gpu.release(gpu.streams[0])
+        assert gpu.let_go == [] and not ran.wait(0.1)
+        gpu.release()
+        assert ran.wait(10)
+    gc.collect()
+    assert len(gpu.let_go) == 1
+    back = read(job, 2)
+    assert only(back["w"], 1) and only(back["v"], 2)
 
 
 def test_volatile(cluster, job, gpu):  # noqa: F811
