@@ -8,12 +8,14 @@ import weakref
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from gpu_double import SHIM, gpu  # noqa: F401
 
 import cairn
 from cairn import _cuda, _lib, _torch
 
 MIB = 1 << 20
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is")
 
 
 def filled(value, mib=1):
@@ -437,12 +439,9 @@ def test_loads_into_memory_of_the_device(cluster, job, gpu, monkeypatch):  # noq
         assert gpu.copied() - moved >= 240000 and len(copies) == 1 and lazy[0] == 1 - 2j
 
 
-@pytest.mark.filterwarnings("ignore:torch.distributed is")
 @pytest.mark.parametrize("runtime", ["there", "missing"])
 def test_torch_distributed_checkpoint(cluster, job, gpu, monkeypatch, runtime):  # noqa: F811
     """StorageWriter and StorageReader: from the device and to it; without the runtime through copies, with one warning."""
-    import torch.distributed.checkpoint as dcp
-
     from cairn.torch import StorageReader, StorageWriter, close_sessions
 
     if runtime == "missing":
@@ -469,6 +468,41 @@ def test_torch_distributed_checkpoint(cluster, job, gpu, monkeypatch, runtime): 
     assert (gpu.copied() - moved >= 960 * 4) == (runtime == "there")
     assert torch.equal(target["dense"], base * 2) and torch.equal(target["t"], (base + 1).t()) and torch.equal(target["host"], base)
     assert torch.equal(target["c128"], base.to(torch.complex128)) and target["n"] == 3
+
+
+def test_a_writer_that_waits_no_longer(cluster, job, gpu):  # noqa: F811
+    """Its tensors are held and behind a fence until they are copied; the same step cannot be had again, and the next one can."""
+    from cairn.torch import StorageWriter
+
+    def save(step, **state):
+        writer = StorageWriter(job, step, session=session, rank=0, world_size=1, timeout=0.3 if step == 1 else 30)
+        dcp.save(state, storage_writer=writer, no_dist=True)
+
+    weight = gpu.tensor(filled(1))
+    with cairn.Session(job, arena_bytes=16 * MIB) as session:
+        session.use_device(cairn.cuda(0))
+        gpu.hold()
+        with pytest.raises(BaseException, match="being copied.*save the next one"):
+            save(1, w=weight, dropped=gpu.tensor(filled(1)))
+        gc.collect()
+        ran = gpu.kernel(lambda: weight.fill_(2))
+        gpu.release(gpu.streams[0])
+        assert gpu.let_go == [] and not ran.wait(0.1)
+        gpu.release()
+        assert ran.wait(10)
+        with pytest.raises(BaseException, match="ExistsError.*step 1"):
+            save(1, w=weight)
+        while session._kept:
+            session._let_go()
+        save(2, w=weight)
+        gc.collect()
+        assert len(gpu.let_go) == 1
+        for step in (1, 2):
+            with session.restore(step) as restore:
+                back = torch.zeros_like(weight)
+                restore.add("w", "F32", back.shape, back.data_ptr(), keep=back)
+                restore.run(30)
+            assert only(back, step)
 
 
 def test_a_promise_about_tensors_on_a_gpu(cluster, job, gpu):  # noqa: F811

@@ -22,7 +22,7 @@ from torch.futures import Future
 
 from .. import _cuda, _lib
 from .._devices import Devices
-from ..errors import Error, InvalidError
+from ..errors import Error, InvalidError, TimeoutError
 from ..session import Save, Session
 from ..table import Table
 from . import _document, _ids, _memory, _sessions
@@ -194,13 +194,37 @@ class StorageWriter(storage.StorageWriter):
             row.add_to(table)
         streams = {device: _cuda.stream_of(device) for device in devices}
         try:
-            self._save = session.save(step, table, on_busy=self.on_busy, timeout=self.timeout, streams=streams)
-        except InvalidError as e:
-            self._devices.refused(e)
+            session.save(step, table, on_busy=self.on_busy, timeout=self.timeout, streams=streams, begun=self._note)
+            if devices:  # the tensors may change from then on; dcp.save() waits for the commit anyway
+                self._wait_for_copies(step)
+        except BaseException as e:
+            if isinstance(e, InvalidError):
+                self._devices.refused(e)
+            self._leave(session, devices, rows)
             raise
-        if devices:
-            self._save.wait("snapshot", self.timeout)  # the tensors may change from now on; dcp.save() waits for the commit anyway
         return results
+
+    def _note(self, save: Save) -> None:
+        self._save = save
+
+    def _wait_for_copies(self, step: int) -> None:
+        assert self._save is not None
+        try:
+            self._save.wait("snapshot", self.timeout)
+        except TimeoutError as e:
+            raise TimeoutError(f"{e}. The copies go on, and what is put into the current streams waits for them: step {step} may be "
+                               f"committed still, by ranks that all come so far, and cannot be saved again; save the next one") from e
+
+    def _leave(self, session: Session, devices: list[int], memory: Any) -> None:
+        """Of a save that this writer looks after no longer: what has begun goes on. Its tensors are held and kept as they are until
+        they are copied, or another content than the caller's would be committed."""
+        save = self._save
+        if save is not None and save.is_begun and devices:
+            session.keep(save, memory)
+            for device in devices:
+                with contextlib.suppress(Error):  # of a device that is lost, which copies nothing either
+                    session.fence(device, _cuda.stream_of(device))
+        self._end()
 
     def _collect(self, rows: list[Row], who: Who, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
         """Fills the rows with what the plan gives to this rank, and the document."""
