@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """cairn.Checkpointer on a real daemon: what was saved is what is loaded, whatever the state dict is made of and whoever loads it."""
 import gc
+import json
 import os
 import random
 import signal
@@ -249,6 +250,24 @@ def test_ranks_save_and_any_world_loads(cluster, job):
     with checkpointer(job) as ckpt:
         state = {"model": {"even": torch.zeros(SHAPES["even"])}}
         assert ckpt.load(state, strict=False) == 2 and torch.equal(state["model"]["even"], whole("even"))
+
+
+def test_what_ranks_hold_in_common(cluster, job):
+    """Each stores it, and one that has another bit is told of; what is its own, or stored in shares, is not compared."""
+    rules = {"common": lambda name: name != "own", "replicated": lambda name: name == "shared"}
+    ranks = [cairn.Checkpointer(job, r, 2, start_id="one", raise_errors=True, **rules) for r in range(2)]
+    for step in (1, 2):
+        wrong = [torch.zeros(1000), torch.zeros(1000)]
+        wrong[1][7] = step - 1
+        states = [{"w": wrong[r], "own": torch.full((9,), float(r)), "shared": torch.ones(300, 70)} for r in range(2)]
+        for handle in [ckpt.save(step, state) for ckpt, state in zip(ranks, states)]:
+            handle.wait("committed", 30)
+        shown = json.loads(cluster.cairn("show", job, str(step), "--json").stdout)
+        common = {t["name"]: [s["common"] for s in t["slices"]] for t in shown["tensors"] if not t["name"].startswith(".")}
+        assert common == {"w": [True, True], "own": [False, False], "shared": [False, False]}
+        assert (shown["common_mismatch"] or {}).get("tensors") == (None if step == 1 else ["w"]), shown["common_mismatch"]
+    for ckpt in ranks:
+        ckpt.close()
 
 
 class Data(torch.utils.data.Dataset):

@@ -253,6 +253,33 @@ def test_volatile_tensors_that_do_not_fit(cluster, job, gpu):  # noqa: F811
         assert len(told) == 1
 
 
+class Wrapper:
+    """As Accelerate's: it runs no hooks of its own."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.step, self.param_groups = optimizer, optimizer.step, optimizer.param_groups
+        self.register_step_pre_hook = None
+
+
+def test_attach_and_detach(cluster, job, gpu):  # noqa: F811
+    """A wrapper's optimizer runs the hooks; after detach() the fence is put at once, also for the save that is being copied."""
+    model, optimizer = net(gpu)
+    wrapper = Wrapper(optimizer)
+    with checkpointer(job) as ckpt:
+        ckpt.attach(wrapper)
+        gpu.slow()
+        handles = [ckpt.save(1, {"model": model})]
+        wrapper.step()
+        handles.append(ckpt.save(2, {"model": model}))
+        ckpt.detach()
+        gpu.kernel(lambda: model.weight.data.fill_(9))
+        handles.append(ckpt.save(3, {"model": model}))
+        gpu.kernel(lambda: model.weight.data.fill_(0))
+        for step, value in ((1, 1), (2, 2), (3, 9)):
+            handles[step - 1].wait("committed", 20)
+            assert only(read(job, step)["model"]["weight"], value)
+
+
 def test_an_optimizer_that_was_not_attached(cluster, job, gpu):  # noqa: F811
     """Its step would not wait: the fence is put at once, and that is said."""
     model, optimizer = net(gpu)

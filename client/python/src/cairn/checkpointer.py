@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional, Union
 
 from . import _lib, launch
-from ._devices import Devices
+from ._devices import Devices, hooked
 from ._layout import Layout, Replicated, leaf_tag
 from ._load import Loader
 from ._merge import Rename
@@ -187,6 +187,8 @@ class Checkpointer:
     (save() returns None), or "fail". A step that one rank skips is no checkpoint for any rank.
     replicated: plain tensors are each rank's own by default. True, or a function of a tensor's name, says
     that all ranks hold the same: then each stores a share. DTensors say themselves what is sharded or replicated.
+    common: as replicated, but each rank stores its own whole, and before the commit they are compared, bit for
+    bit (docs/numerics.md).
     copy_threads: threads of the copy. track: copy only what was written since the last save (CAIRN_TRACK in
     cairn.h).
     pickle: what has no safe form is pickled; load() then needs allow_pickle=True.
@@ -218,6 +220,7 @@ class Checkpointer:
         arena: Union[str, int] = "auto",
         on_busy: str = "wait",
         replicated: Replicated = False,
+        common: Replicated = False,
         socket: Optional[str] = None,
         timeout: float = 30.0,
         copy_threads: int = 1,
@@ -247,7 +250,8 @@ class Checkpointer:
         self.last_error: Optional[Error] = None
         self._arena_asked = None if arena == "auto" else int(arena)
         self._arena = 0  # of the open session
-        self._on_busy, self._replicated, self._pickle = on_busy, replicated, pickle
+        self._on_busy, self._pickle = on_busy, pickle
+        self._replicated, self._common = replicated, common
         self._raise_errors, self._timeout = raise_errors, timeout
         self._options: dict[str, Any] = dict(
             rank=self.launch.rank,
@@ -262,6 +266,7 @@ class Checkpointer:
             source_sums=source_sums,
         )
         self._devices = Devices(job, overlap, volatile, device_staging)
+        self._hooks: list[Any] = []  # of optimizers
         self._layout: Optional[Layout] = None
         self._static = False  # what prepare() was promised
         self._under_way: list[SaveHandle] = []
@@ -448,7 +453,7 @@ class Checkpointer:
         if layout is None or not fits:
             rule = self._devices.volatile(state_dict)
             shares = self.rank, self.world_size, self._replicated
-            layout = Layout(state, *shares, self._pickle, before, self._devices.direct, rule)
+            layout = Layout(state, *shares, self._pickle, before, self._devices.direct, rule, self._common)
             layout.mode = mode
         if state is not state_dict:
             layout.watch(state, {k: v for k, v in state_dict.items() if v is not state[k]})
@@ -489,6 +494,7 @@ class Checkpointer:
         An optimizer that steps within backward: call fence() before backward instead. One that is captured
         into a CUDA graph: prepare(), load() or save() before the capture.
         """
+        optimizers = tuple(map(hooked, optimizers))
         for optimizer in optimizers:
             if not callable(getattr(optimizer, "register_step_pre_hook", None)):
                 raise InvalidError(
@@ -497,8 +503,17 @@ class Checkpointer:
                     f"saved"
                 )
         for optimizer in optimizers:
+            self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
             self._devices.attach(optimizer)
-            optimizer.register_step_pre_hook(self._before_step)
+
+    def detach(self) -> None:
+        """Takes attach() back: the fence is put now, and from now on at the end of each save."""
+        with self._turn():
+            self._devices.detach()
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks.clear()
+            self.fence()
 
     def _before_step(self, *_: Any) -> None:
         if os.getpid() == self._pid:
