@@ -497,6 +497,44 @@ def test_torch_distributed_checkpoint(cluster, job, gpu, monkeypatch, runtime): 
     assert torch.equal(target["c128"], base.to(torch.complex128)) and target["n"] == 3
 
 
+@pytest.mark.parametrize("runtime", ["there", "missing"])
+def test_staging(cluster, job, gpu, monkeypatch, runtime):  # noqa: F811
+    """async_save() returns before anything is copied; what the stream does then, and tensors that are dropped, change nothing."""
+    from cairn.torch import StagingWriter, close_sessions
+
+    if runtime == "missing":
+        monkeypatch.setenv("CAIRN_CUDART", "/nonexistent/libcudart.so")
+    base, writer, ran = torch.arange(1, 241.0).view(12, 20), StagingWriter(job), []
+    state = {"a": gpu.tensor(base), "c128": gpu.tensor(base.to(torch.complex128)), "t": gpu.tensor(base + 1).t(), "host": base.clone(), "n": 3}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", RuntimeWarning)
+        for step in (1, 2):
+            gpu.kernel(lambda: state["a"].copy_(base * step))
+            gpu.synchronize([cairn.cuda(0)])
+            dropped = gpu.tensor(base * 3)
+            if step > 1:  # to open the device waits for it
+                gpu.hold()
+            future = dcp.async_save({**state, "dropped": dropped}, storage_writer=writer.at(step), no_dist=True)
+            del dropped
+            ran.append(gpu.kernel(lambda: state["a"].fill_(-1)))
+            gpu.release(gpu.streams[0])
+            assert step == 1 or runtime == "missing" or not (ran[-1].wait(0.05) or future.done())
+            gpu.release()
+            future.result(60)
+            del future
+            gpu.drain()
+            back = {k: torch.zeros_like(v) if k != "n" else 0 for k, v in state.items()} | {"dropped": torch.zeros(12, 20)}
+            dcp.load(back, storage_reader=cairn.torch.StorageReader(job, step), no_dist=True)
+            assert torch.equal(back["a"], base * step) and torch.equal(back["dropped"], base * 3) and torch.equal(back["host"], base)
+            assert torch.equal(back["t"], (base + 1).t()) and torch.equal(back["c128"], base.to(torch.complex128))
+            state["a"] = gpu.tensor(base)
+    writer.close()
+    close_sessions()
+    assert [str(w.message).count("/nonexistent") for w in told if w.category is RuntimeWarning] == [1] * (runtime == "missing")
+    gc.collect()
+    assert len(gpu.let_go) >= 2
+
+
 def test_a_writer_that_waits_no_longer(cluster, job, gpu):  # noqa: F811
     """Its tensors are held and behind a fence until they are copied; the same step cannot be had again, and the next one can."""
     from cairn.torch import StorageWriter
