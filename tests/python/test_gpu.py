@@ -594,6 +594,23 @@ def test_a_promise_about_tensors_on_a_gpu(cluster, job, gpu):  # noqa: F811
         assert only(read(job, 4)["model"]["weight"], 9)
 
 
+def test_tensors_of_the_host_between_those_of_a_gpu(cluster, job, gpu):  # noqa: F811
+    """AdamW's steps: they lie apart in the image, or no part of it would be the device's alone, which it hashes and leaves out."""
+    moments = {i: {"step": torch.tensor(1.0), "avg": gpu.tensor(filled(i)[:9000]), "sq": gpu.tensor(filled(i)[:9000])} for i in range(64)}
+    whole = 2 * 64 * 36000
+    unchanged = []
+    with checkpointer(job, track=True, arena=8 * MIB) as ckpt:  # room for one: each save gets the same pages
+        for step in range(1, 4):
+            moments[3]["step"].fill_(step)
+            handle = ckpt.save(step, {"optimizer": moments}, wait="snapshot")
+            assert handle.info()["device_bytes"] == whole
+            unchanged.append(handle.info()["unchanged_bytes"])
+            handle.wait("committed", 10)
+        assert max(unchanged) >= whole - MIB, unchanged
+        back = read(job, 3)["optimizer"]
+        assert back[3]["step"] == 3 and only(back[63]["sq"], 63)
+
+
 def test_the_shim_is_there():
     """It is built with everything else: without it this file would test nothing."""
     assert SHIM.exists()

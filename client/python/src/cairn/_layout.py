@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Optional, Union
 
 from . import _lib, _tree
@@ -105,8 +105,11 @@ class Layout:
         self._refreshable = True
         self._promise: Any = None  # see _promise
         self._watched = 0  # times that objects were looked at
-        for i, value in enumerate(values):
-            self._add_leaf(i, value)
+        # Tensors of the host, such as the steps of optimizers, lie behind those of devices: a part of the image that has both is not a
+        # device's alone, which could leave it out if it is as it was.
+        pieces = [p for i, value in enumerate(values) for p in self._pieces_with_place(i, value)]
+        for number, i, piece, base, common in sorted(pieces, key=lambda p: p[2].device == _lib.HOST):
+            self._add_piece(number, i, piece, base, common)
         self._in_place = self._rows == [(i, 0) for i in range(len(values))] and not self._numpy
         self._note_signature(values)
         self._add_document(rank, before)
@@ -118,7 +121,8 @@ class Layout:
 
     # ---- the first time ----
 
-    def _add_leaf(self, number: int, value: Any) -> None:
+    def _pieces_with_place(self, number: int, value: Any) -> Iterator[tuple[int, int, Any, int, bool]]:
+        """What this rank stores of a leaf, as _add_piece() wants it."""
         if self.tree.leaves[number].same_as is not None:
             return
         module = arrays_of(value)
@@ -126,7 +130,7 @@ class Layout:
         base = module.base_of(value, self._direct) if self._refreshable else 0
         common = self._is_common(self.tree.leaves[number].name, value)
         for i, piece in enumerate(self._pieces(number, value)):
-            self._add_piece(number, i, piece, base, common)
+            yield number, i, piece, base, common
 
     def _pieces(self, number: int, value: Any) -> list[Any]:
         """What this rank stores of a leaf."""

@@ -64,15 +64,15 @@ class ArenaLayout:
         self.known = [_Known(name, value) for name, value in self.flat.items()]
         self.digest = _digest(self.plan)
         self.table = Table()
-        rows: list[_memory.Row] = []
-        self.pieces = [self._piece(item, rows) for item in self.plan.items if item.index not in self.left]
+        made = [self._piece(item) for item in self.plan.items if item.index not in self.left]
+        self.pieces = [piece for piece, _ in made]
+        rows = self._add_rows(made)
         self.at = {piece.item.index: i for i, piece in enumerate(self.pieces)}
         room = document_room(self._document_length())
         rows.append(_memory.bytes_row(_document.name_of(rank), b"", room))
         self.document, self.document_bytes = rows[-1].add_to(self.table, by_address=False), room
         self.need = _memory.sizes_of(rows)
-        read = {piece.number for piece in self.pieces if piece.here}
-        self.devices = sorted({row.device for number, row in enumerate(rows) if number in read} - {_lib.HOST})
+        self.devices = sorted({row.device for piece, row in made if piece.here} - {_lib.HOST})
         self.tensors = _tensors_by_name(self.plan)
         self.placeholders = {
             item.index: _meta_like(find_state_dict_object(self.flat, item.index)) for item in self.plan.items
@@ -106,12 +106,12 @@ class ArenaLayout:
         self.table.set_addresses([0] * len(self.table))
         self.flat = {}
 
-    def _piece(self, item: WriteItem, rows: list[_memory.Row]) -> Piece:
+    def _piece(self, item: WriteItem) -> tuple[Piece, _memory.Row]:
+        """With its row, which is in no table yet."""
         name = check_name(item.index.fqn)
         if item.type == WriteItemType.BYTE_IO:
             row = _memory.bytes_row(name, b"", room_of(self.flat[name]))
-            rows.append(row)
-            return Piece(item, row.add_to(self.table, by_address=False), row.bytes, True, here=False)
+            return Piece(item, None, row.bytes, True, here=False), row
         source = find_state_dict_object(self.flat, item.index).detach()
         check(source, f'tensor "{name}"')
         lazy = source.is_conj() or source.is_neg()
@@ -120,11 +120,14 @@ class ArenaLayout:
         tensor = source.resolve_conj().resolve_neg() if lazy and here else source
         shape, offset = note_tensor(item, tensor, SavePlan([]), Document())
         row = _memory.row_of(name, tensor, shape, offset)
-        number = None
-        if row.bytes or 0 in row.shape:
-            rows.append(row)
-            number = row.add_to(self.table, by_address=here)
-        return Piece(item, number, row.bytes, False, source.dtype, tuple(source.shape), here, lazy)
+        return Piece(item, None, row.bytes, False, source.dtype, tuple(source.shape), here, lazy), row
+
+    def _add_rows(self, made: list[tuple[Piece, _memory.Row]]) -> list[_memory.Row]:
+        """To the table, and their numbers to the pieces. A rank may have nothing of a tensor."""
+        wanted = [(piece, row) for piece, row in made if piece.is_stream or row.bytes or 0 in row.shape]
+        for piece, row in sorted(wanted, key=lambda one: not one[0].here or one[1].is_on_host()):
+            piece.number = row.add_to(self.table, by_address=piece.here)
+        return [row for _, row in wanted]
 
     def _document_length(self) -> int:
         """Of the document of a plan that gives everything to this rank."""

@@ -190,7 +190,7 @@ class StorageWriter(storage.StorageWriter):
         if devices and not self._devices.use_anew(session, devices):
             rows, devices = [row.on_host() for row in rows], []
         table = Table()
-        for row in rows:
+        for row in sorted(rows, key=Row.is_on_host):
             row.add_to(table)
         streams = {device: _cuda.stream_of(device) for device in devices}
         try:
