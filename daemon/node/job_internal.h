@@ -42,6 +42,7 @@ struct jobs {
     struct list cache;    /* struct checkpoint, newest use first */
     struct list holds;    /* struct hold */
     struct retainer *retainer;
+    struct numerics_budget numerics;
     int64_t lease; /* 0: none */
     int lease_op;  /* enum lease_op under way */
     uint64_t lease_sent_ns;
