@@ -199,7 +199,10 @@ static int get_address(const char *node, uint64_t start, const ProtobufCBinaryDa
 
 static void get_text(const char *from, char to[WIRE_TEXT])
 {
-    snprintf(to, WIRE_TEXT, "%.*s", WIRE_TEXT - 1, from);
+    size_t len = strnlen(from, WIRE_TEXT);
+
+    len = len < WIRE_TEXT ? len : cairn_whole_characters(from, WIRE_TEXT - 1);
+    snprintf(to, WIRE_TEXT, "%.*s", (int)len, from);
 }
 
 static int decode_greet(const Cairn__Crew__V1__Greet *b, struct crew_letter *l, struct cairn_error *err)

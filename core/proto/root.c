@@ -197,6 +197,8 @@ bool root_nonfinite(const struct root *r, uint64_t *ret_count)
         if (__builtin_add_overflow(n->bad.nan, n->bad.inf, &more) || __builtin_add_overflow(count, more, &count))
             count = UINT64_MAX; /* nobody counted that */
     }
+    if (count > INT64_MAX) /* a record has no larger number */
+        count = INT64_MAX;
     *ret_count = count;
     return true;
 }

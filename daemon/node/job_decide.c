@@ -8,6 +8,7 @@
 #include "daemon/node/job_internal.h"
 
 #include "core/base/cleanup.h"
+#include "core/base/error.h"
 #include "core/model/stripe.h"
 #include "daemon/io/log.h"
 #include "daemon/node/decision_copy.h"
@@ -394,11 +395,15 @@ void decider_compared(struct decider *d, const char *mismatch)
 {
     const struct jobs *jobs = d->job->jobs;
     bool waits = !d->over && d->machine.state == COMMIT_ROOTING, fails = jobs->config.common_fails;
-    char reason[COMMIT_REASON];
+    static const char by[] = "; [node] common_mismatch = fail";
+    char reason[COMMIT_REASON] = "";
 
     if (waits && mismatch) {
         d->job->mismatches++;
-        snprintf(reason, sizeof reason, "%.*s", COMMIT_REASON - 1, mismatch);
+        size_t len = strlen(mismatch), room = sizeof reason - sizeof by;
+        if (len > room)
+            len = cairn_whole_characters(mismatch, room);
+        snprintf(reason, sizeof reason, "%.*s%s", (int)len, mismatch, by);
         if (!fails)
             log_line(LOG_WARNING, "job %s: step %llu is committed although %s", d->job->name,
                      (unsigned long long)d->step, mismatch);
