@@ -209,8 +209,8 @@ struct list_request {
 };
 void jobs_list(struct jobs *jobs, struct list_request *request);
 
-/* The checkpoint was found to lack what cannot be made again: nothing more is stored against it, if this node
- * coordinates the job. */
+/* The checkpoint was found to lack what cannot be made again: nothing more is stored against it, whoever coordinates
+ * the job. */
 void jobs_distrust(struct jobs *jobs, const char *job, uint64_t step, uint64_t incarnation);
 
 struct job_status {
