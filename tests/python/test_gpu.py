@@ -185,6 +185,24 @@ def test_memory_is_let_go_without_the_handle(cluster, job, gpu):  # noqa: F811
     assert len(gpu.let_go) == 3 and handle.step == 3
 
 
+def test_a_checkpointer_that_is_dropped(cluster, job, gpu):  # noqa: F811
+    """Without close(), while devices copy: the memory is held, and handles go on."""
+    ckpt = checkpointer(job, overlap=True)
+    ckpt.save(1, {"w": gpu.tensor(filled(1))}, wait="committed")
+    gpu.hold()
+    handles = [ckpt.save(step, {"w": gpu.tensor(filled(step))}) for step in (2, 3)]
+    del handles[0], ckpt
+    gc.collect()
+    gpu.release(gpu.streams[0])
+    assert len(gpu.let_go) == 1
+    gpu.release()
+    handles[0].wait("committed", 20)
+    del handles
+    gc.collect()
+    assert len(gpu.let_go) == 3
+    assert all(only(read(job, step)["w"], step) for step in (2, 3))
+
+
 def test_ctrl_c_behind_the_copy(cluster, job, gpu, monkeypatch):  # noqa: F811
     """It comes when libcairn has put the copies into streams, and nobody has the handle yet: memory is held and the fence stands."""
     call = _lib.call
