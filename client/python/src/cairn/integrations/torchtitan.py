@@ -141,8 +141,9 @@ class CairnCheckpointManager(BaseCheckpointManager):
 
 
 def _steps(optimizers: Any, model_parts: list[torch.nn.Module]) -> list[torch.optim.Optimizer]:
-    """The optimizers in whose steps alone torchtitan's Trainer changes parameters: behind maybe_wait_for_staging(). None where
-    some parameters are frozen: of those Cairn would not know that nobody else changes them, and copy them aside."""
-    steps = [each for each in getattr(optimizers, "optimizers", ()) if isinstance(each, torch.optim.Optimizer)]
+    """The optimizers in whose steps alone torchtitan's Trainer changes parameters: behind
+    maybe_wait_for_staging(). None where some parameters are frozen: of those Cairn would not know that nobody
+    else changes them, and copy them aside."""
+    steps = [o for o in getattr(optimizers, "optimizers", ()) if isinstance(o, torch.optim.Optimizer)]
     changed = {id(p) for each in steps for group in each.param_groups for p in group["params"]}
     return steps if all(id(p) in changed for part in model_parts for p in part.parameters()) else []
