@@ -91,7 +91,7 @@ static const char *check_begin(const void *message, size_t len)
     const struct local_begin *m = message;
 
     (void)len;
-    return m->pad == 0 && ZERO(m, reserved) ? NULL : not_zero;
+    return !(m->flags & ~(uint32_t)LOCAL_BEGIN_PACKED) && ZERO(m, reserved) ? NULL : not_zero;
 }
 
 static const char *check_grant(const void *message, size_t len)

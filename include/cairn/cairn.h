@@ -119,6 +119,10 @@ enum cairn_session_flags {
                               changed is taken for unchanged with a probability of about 2^-128 */
     CAIRN_SOURCE_SUMS = 8, /* the device also gives a checksum of what it reads, and the daemon refuses the snapshot
                               when what has arrived in the arena is something else */
+    CAIRN_PACK = 16,       /* tensors on devices are packed there, as the codec "float" does, and cross the bus smaller,
+                              where that measures faster: every so many saves are copied the other way to see. The daemon
+                              checks what arrives as with CAIRN_SOURCE_SUMS. Not together with CAIRN_TRACK, which keeps
+                              what the arena holds. A daemon that dies before such a save is durable takes it along */
 };
 
 struct cairn_session_options {

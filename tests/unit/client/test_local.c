@@ -251,7 +251,7 @@ static void test_values(void **state)
     REFUSED(LOCAL_OPEN, m.open.reserved[7] = 1);
     REFUSED(LOCAL_OPENED, m.opened.reserved[0] = 1);
     REFUSED(LOCAL_LAYOUT, m.layout.len = 0);
-    REFUSED(LOCAL_BEGIN, m.begin.pad = 1);
+    REFUSED(LOCAL_BEGIN, m.begin.flags = 1);
     REFUSED(LOCAL_BEGIN, m.begin.reserved[3] = 1);
     REFUSED(LOCAL_GRANT, m.grant.save = 0);
     REFUSED(LOCAL_GRANT, m.grant.filled_word = LOCAL_FILLED_WORDS);
