@@ -127,7 +127,7 @@ static int make_plan(struct bench *b, struct state *s)
         for (uint32_t i = 0; i < s->nparts; i++)
             part_len[i] = (uint32_t)(s->bytes - i * PART < PART ? s->bytes - i * PART : PART);
         memset(alone, 1, s->nparts);
-        struct cairn_device_layout layout = {sizeof layout, slices, s->nslices, s->nparts, part_len, alone};
+        struct cairn_device_layout layout = {sizeof layout, slices, s->nslices, s->nparts, part_len, alone, NULL};
         r = b->ops->plan(b->device, &layout, &s->plan, &err);
         if (r < 0)
             failed("make a plan", &err);
