@@ -2,7 +2,7 @@
 /* device-cuda: what its files share. scope.c is a thread's state in the runtime, device.c the device, pin.c pinned host
  * memory, shape.c strides, plan.c and variant.c what
  * is to be copied and how, stage.c and table.c memory for it, emit.c one range of it, save.c,
- * lanes.c and copy.c a save, load.c
+ * lanes.c, times.c and copy.c a save, load.c
  * restores. */
 #ifndef CAIRN_PLUGINS_DEVICE_CUDA_DEVICE_H
 #define CAIRN_PLUGINS_DEVICE_CUDA_DEVICE_H
@@ -29,6 +29,7 @@ struct pinned { /* pieces of piece bytes were registered one by one: no copy may
 };
 
 struct events { /* of the device, kept for the next save */
+    unsigned flags;
     cuda_event *idle;
     size_t n, room;
 };
@@ -67,7 +68,7 @@ struct cairn_device {
     cuda_event tables_there;
     void *aside; /* volatile slices of the save under way; the lanes' tails are behind its last readers */
     uint64_t aside_bytes;
-    struct events events;
+    struct events events, timers; /* timers: with timing */
 
     pthread_mutex_t why_lock;
     bool broken; /* the runtime said something that does not go away */
@@ -103,8 +104,8 @@ void device_close(struct cairn_device *d);
 void device_describe(struct cairn_device *d, char *text, size_t room);
 int device_check(struct cairn_device *d, const void *data, uint64_t bytes, struct cairn_error *err);
 /* An event of the device's own; lock is held. */
-int events_take(struct cairn_device *d, cuda_event *ret_event, struct cairn_error *err);
-void events_give(struct cairn_device *d, cuda_event event);
+int events_take(struct cairn_device *d, struct events *events, cuda_event *ret_event, struct cairn_error *err);
+void events_give(struct cairn_device *d, struct events *events, cuda_event event);
 
 /* ---- pin.c ----------------------------------------------------------------------------------- */
 int device_pin(struct cairn_device *d, void *base, uint64_t bytes, struct cairn_error *err);
@@ -276,6 +277,11 @@ int emit_range(struct emit *e, const struct shape *shape, const char *data, uint
                struct cairn_error *err);
 
 /* ---- save.c ---------------------------------------------------------------------------------- */
+struct times {
+    cuda_event begin[LANES], end[LANES];
+    bool failed;
+    uint64_t ns; /* 0: not known */
+};
 struct cairn_device_copy {
     struct variant *variant;
     struct table *table; /* NULL: no kernel is used */
@@ -291,11 +297,20 @@ struct cairn_device_copy {
     bool aside;      /* something outside of the lanes may read the table */
     bool failed, ended;
     uint64_t copied_bytes, skipped_bytes;
+    struct times times;
     struct cairn_error why;
 };
 int device_save(struct cairn_device_plan *plan, const struct cairn_device_save *save,
                 struct cairn_device_copy **ret_copy, struct cairn_error *err);
 int device_fence(struct cairn_device *d, void *stream, struct cairn_error *err);
+
+/* ---- times.c: how long the device takes for a save; where that cannot be had it is not known ----- */
+/* Behind what the lane waits for, and behind its last work; lock is held. */
+void times_begin(struct cairn_device_copy *copy, unsigned lane);
+void times_end(struct cairn_device_copy *copy, unsigned lane);
+/* The copy has ended well. */
+void times_read(struct cairn_device_copy *copy);
+void times_free(struct cairn_device_copy *copy); /* lock is held */
 
 /* ---- lanes.c: lock is held ---------------------------------------------------------------------- */
 int lanes_put(struct cairn_device_copy *copy, const struct cairn_device_save *save, struct cairn_error *err);

@@ -149,8 +149,11 @@ static int put_batch(struct cairn_device_copy *copy, const struct cairn_device_s
     struct cairn_device *d = v->plan->device;
     const struct lane *lane = &d->lanes[k % LANES];
     const struct batch *b = &v->batches[k];
-    int r = b->ngathers ? put_gather(copy, b, lane, err) : 0;
+    int r;
 
+    if (k < LANES)
+        times_begin(copy, k);
+    r = b->ngathers ? put_gather(copy, b, lane, err) : 0;
     if (r == 0 && copy->sums)
         r = put_sums(copy, save, b, lane, err);
     if (r == 0)
@@ -159,6 +162,8 @@ static int put_batch(struct cairn_device_copy *copy, const struct cairn_device_s
         r = put_scatter(copy, b, lane, err);
     if (r < 0)
         return r;
+    if (k + LANES >= v->nbatches)
+        times_end(copy, k % LANES); /* before the batch's own event: it has been when that has */
     cuda_error e = d->cuda.event_record(copy->events[k], lane->stream);
     if (e)
         return device_fail(d, err, e, "record an event");

@@ -28,7 +28,7 @@ static int take_events(struct cairn_device_copy *copy, struct cairn_error *err)
     const struct variant *v = copy->variant;
 
     for (uint32_t i = 0; i < v->nbatches; i++) {
-        int r = events_take(v->plan->device, &copy->events[i], err);
+        int r = events_take(v->plan->device, &v->plan->device->events, &copy->events[i], err);
         if (r < 0)
             return r;
         copy->ntaken++;

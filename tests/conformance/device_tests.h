@@ -19,6 +19,8 @@ void test_fence_in_a_graph(void **state);
 void test_two_saves_under_way(void **state);
 void test_volatile_of_two_saves(void **state);
 void test_random_order(void **state);
+void test_time_on_device(void **state);
+void test_older_callers(void **state);
 /* test_device_state.c: whose thread and process it is */
 void test_captures_go_on(void **state);
 void test_captured_stream_is_refused(void **state);

@@ -235,6 +235,8 @@ int main(int argc, char **argv)
         TEST(test_two_saves_under_way),
         TEST(test_volatile_of_two_saves),
         TEST(test_random_order),
+        TEST(test_time_on_device),
+        TEST(test_older_callers),
         TEST(test_few_calls),
         TEST(test_loads),
         TEST(test_loads_when_busy),

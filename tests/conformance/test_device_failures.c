@@ -98,6 +98,7 @@ static const char *const functions[] = {
     "cudaEventDestroy",
     "cudaEventRecord",
     "cudaEventQuery",
+    "cudaEventElapsedTime",
     "cudaLibraryLoadData",
     "cudaLibraryUnload",
     "cudaLibraryGetKernel",
