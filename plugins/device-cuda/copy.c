@@ -55,6 +55,21 @@ static void count_skipped(struct cairn_device_copy *copy)
     copy->copied_bytes -= copy->skipped_bytes < copy->copied_bytes ? copy->skipped_bytes : copy->copied_bytes;
 }
 
+/* That cross the bus. */
+static uint64_t batch_bytes(const struct cairn_device_copy *copy, const struct batch *b)
+{
+    const struct variant *v = copy->variant;
+    uint64_t bytes = b->bytes;
+
+    if (!copy->pack)
+        return bytes;
+    const uint32_t *packed = (const void *)(copy->table->host + table_places(v).ret_packed);
+    bytes -= b->pack_bytes;
+    for (uint32_t i = b->pack; i < b->pack + b->npacks; i++)
+        bytes += packed[v->packs[i].index] ? packed[v->packs[i].index] : v->packs[i].len;
+    return bytes;
+}
+
 static void ask_batches(struct cairn_device_copy *copy)
 {
     const struct variant *v = copy->variant;
@@ -68,7 +83,7 @@ static void ask_batches(struct cairn_device_copy *copy)
             failed(copy, e, "ask for a copy");
             return;
         }
-        copy->copied_bytes += v->batches[copy->ndone++].bytes;
+        copy->copied_bytes += batch_bytes(copy, &v->batches[copy->ndone++]);
         copy->failures = 0;
     }
     copy->ended = true;
@@ -119,7 +134,8 @@ static void tell_newer(const struct cairn_device_copy *copy, struct cairn_device
 {
     if (ret_progress->size < offsetof(struct cairn_device_progress, device_ns) + sizeof ret_progress->device_ns)
         return;
-    ret_progress->packed = NULL;
+    ret_progress->packed =
+        copy->pack ? (const void *)(copy->table->host + table_places(copy->variant).ret_packed) : NULL;
     ret_progress->device_ns = copy->times.ns;
 }
 

@@ -36,6 +36,12 @@ void test_volatile_does_not_fit(void **state);
 void test_no_device_memory(void **state);
 /* test_device_calls.c */
 void test_few_calls(void **state);
+/* test_device_pack.c */
+void test_pack(void **state);
+void test_pack_two_saves(void **state);
+void test_pack_cannot(void **state);
+void test_pack_beside_volatile(void **state);
+void test_pack_is_refused(void **state);
 /* test_device_load.c */
 void test_loads(void **state);
 void test_loads_when_busy(void **state);
