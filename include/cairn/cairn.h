@@ -293,6 +293,7 @@ struct cairn_save_info {
     uint64_t device_bytes;    /* of the tensors on devices */
     uint64_t unchanged_bytes; /* of them, not copied because the arena had them (CAIRN_TRACK) */
     uint64_t staged_bytes;    /* of them, copied aside on the device first */
+    uint64_t packed_bytes;    /* of them, packed on the device: fewer crossed the bus (CAIRN_PACK) */
 };
 /* What seal did. Errors: INVAL, FORKED. */
 CAIRN_API int cairn_save_info(const struct cairn_save *save, struct cairn_save_info *ret_info);
