@@ -30,6 +30,7 @@ void test_memory_that_is_refused(void **state);
 void test_threads(void **state);
 /* test_device_failures.c */
 void test_each_call_fails_once(void **state);
+void test_each_call_fails_when_packing(void **state);
 void test_lost_devices(void **state);
 void test_work_that_fails(void **state);
 void test_volatile_does_not_fit(void **state);

@@ -253,6 +253,7 @@ int main(int argc, char **argv)
         TEST(test_threads),
         TEST(test_nothing_is_left), /* calls that give back may fail from here on */
         TEST(test_each_call_fails_once),
+        TEST(test_each_call_fails_when_packing),
         TEST(test_lost_devices),
         TEST(test_work_that_fails),
         TEST(test_volatile_does_not_fit),
