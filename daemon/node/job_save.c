@@ -126,6 +126,7 @@ static void save_start_drain(struct rank_save *save)
                               .layout = save->image.layout,
                               .arena = save->image.arena,
                               .pages = save->image.pages,
+                              .packed = save->image.packed,
                               .filling = save->state == REPORT_BEGUN,
                               .in_place = save->in_place,
                               .sums = save->sums,
