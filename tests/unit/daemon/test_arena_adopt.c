@@ -356,6 +356,26 @@ static void test_the_keepers_arena_waits_for_its_process(void **state)
     leave(a);
 }
 
+/* The same where nobody can say whether it lives: another PID namespace, a /proc that hides it (catches: pages that a
+ * process which lives, or its device, may still be writing to). */
+static void test_who_cannot_be_found_may_live(void **state)
+{
+    struct world *w = *state;
+    struct arena *a = attach(w), *b = NULL, *c = NULL;
+    struct arena_user u = user(w);
+
+    snapshot_filled(grant(a, 2, 10));
+    struct arena_offer *o = offer_of(w, a);
+    ((struct ledger_header *)(uintptr_t)ledger_header_of(o->ledger))->pid = 0;
+    assert_int_equal(arenas_adopt(w->next, o, NULL, false, &b, &w->err), 0);
+    arena_offer_free(o);
+    assert_int_equal(arenas_attach(w->next, &u, &c, NULL), 0);
+    assert_ptr_not_equal(b, c);
+    leave(c);
+    arena_unref(b);
+    leave(a);
+}
+
 static void test_processes_are_told_apart(void **state)
 {
     uint64_t start = process_start(getpid());
@@ -366,7 +386,8 @@ static void test_processes_are_told_apart(void **state)
     assert_true(fd >= 0);
     close(fd);
     assert_int_equal(process_open(getpid(), start + 1), -1);
-    assert_int_equal(process_open(0, start), -1);
+    assert_int_equal(process_open(0, start), PROCESS_UNKNOWN);
+    assert_int_equal(process_open(getpid(), 0), PROCESS_UNKNOWN);
     assert_int_equal(process_start(-1), 0);
 }
 
@@ -380,6 +401,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_too_small_or_too_large, setup, teardown),
         cmocka_unit_test_setup_teardown(test_back_to_the_same_daemon, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_keepers_arena_waits_for_its_process, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_who_cannot_be_found_may_live, setup, teardown),
         cmocka_unit_test(test_processes_are_told_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

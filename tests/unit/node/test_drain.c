@@ -33,6 +33,8 @@ struct fixture {
     bool shares;          /* every second chunk may be its base's */
     unsigned not_same;    /* times that one was not */
     uint32_t same_chunks; /* of the manifest */
+    struct numerics_budget budget;
+    uint64_t taken_memory; /* of the budget's */
 };
 
 /* ---- what the drain tells -------------------------------------------------------------------- */
@@ -64,6 +66,10 @@ static void on_durable(void *arg, uint32_t first_part, uint32_t nparts)
 static void check_numerics(const struct fixture *f, const struct shard_ref *ref, const struct manifest *m)
 {
     const struct cairn_slice *s = &f->layout.slices[0];
+    if (f->taken_memory) {
+        assert_false(m->numerics || ref->numerics.known);
+        return;
+    }
     struct cairn_nonfinite bad = {0};
     struct cairn_digest d = {0};
 
@@ -164,7 +170,7 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
     struct cairn_tensor t = {
         .size = sizeof t, .name = "w", .dtype = CAIRN_F8_E4M3, .ndim = 1, .shape = &n, .offset = NULL, .length = NULL};
 
-    *f = (struct fixture){.shares = f->shares, .deadline_ms = f->deadline_ms};
+    *f = (struct fixture){.shares = f->shares, .deadline_ms = f->deadline_ms, .taken_memory = f->taken_memory};
     assert_int_equal(loop_new(64, &f->loop, &err), 0);
     assert_int_equal(workers_new(f->loop, 2, &f->workers, &err), 0);
     double_init(&f->links, f->loop, f->workers, peers, buffers);
@@ -179,6 +185,7 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
         f->arena[i] = (char)(i * 2654435761u >> 13);
     for (uint32_t i = 0; i < PARTS; i++)
         f->pages[i] = i;
+    f->budget = (struct numerics_budget){.used = f->taken_memory, .max = 1 << 20};
     struct drain_spec spec = {.job = "j",
                               .step = 1,
                               .incarnation = 1,
@@ -187,7 +194,7 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
                               .arena = f->arena,
                               .pages = f->pages,
                               .deadline_ms = f->deadline_ms ? f->deadline_ms : 20000,
-                              .numerics = true,
+                              .numerics = &f->budget,
                               .filling = in_place != FILLED,
                               .in_place = in_place,
                               .arg = f,
@@ -214,6 +221,7 @@ static void start(struct fixture *f, unsigned peers, unsigned buffers, unsigned 
 static void finish(struct fixture *f)
 {
     assert_int_equal(f->ended, 1);
+    assert_int_equal(f->budget.used, f->taken_memory);
     workers_free(f->workers);
     loop_free(f->loop);
     double_free(&f->links);
@@ -319,6 +327,19 @@ static void test_nobody_is_late(void **state)
     assert_int_equal(synced(&f), PARTS / 4 * 6);
     assert_true(f.links.synced_at_blob >= PARTS / 4 * 5); /* Stored is not durable */
     assert_int_equal(f.links.counts.fragments_dropped + f.links.counts.fragments_spared, 0);
+    all_released_once(&f);
+    finish(&f);
+}
+
+/* Catches a save that fails where only the look at its numbers does not fit. */
+static void test_no_memory_for_numbers(void **state)
+{
+    struct fixture f = {.taken_memory = (1 << 20) - 1000};
+    (void)state;
+
+    start(&f, 6, 24, 0);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, 0);
     all_released_once(&f);
     finish(&f);
 }
@@ -723,6 +744,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nobody_is_late),
+        cmocka_unit_test(test_no_memory_for_numbers),
         cmocka_unit_test(test_changed_while_one_is_sent),
         cmocka_unit_test(test_a_hung_peer_without_a_spare),
         cmocka_unit_test(test_a_full_margin_waits),
