@@ -117,9 +117,10 @@ int save_fate(const struct member *member, uint64_t step, struct cairn_error *er
 /* Where a snapshot lies in its arena: borrowed until ended(). */
 struct save_image {
     const struct cairn_layout *layout;
-    const char *arena;
+    char *arena;
     const uint32_t *pages;
     struct hash128 digest; /* of the layout */
+    uint32_t *packed;      /* as a drain's; NULL: no part is */
 };
 /* Its first parts are complete and immutable, the others not yet: they may be stored already. Nobody is told before
  * save_filled. parts only grows. */
@@ -209,8 +210,8 @@ struct list_request {
 };
 void jobs_list(struct jobs *jobs, struct list_request *request);
 
-/* The checkpoint was found to lack what cannot be made again: nothing more is stored against it, if this node coordinates
- * the job. */
+/* The checkpoint was found to lack what cannot be made again: nothing more is stored against it, if this node
+ * coordinates the job. */
 void jobs_distrust(struct jobs *jobs, const char *job, uint64_t step, uint64_t incarnation);
 
 struct job_status {
