@@ -40,6 +40,7 @@ void test_few_calls(void **state);
 /* test_device_pack.c */
 void test_pack(void **state);
 void test_pack_two_saves(void **state);
+void test_pack_waits(void **state);
 void test_pack_cannot(void **state);
 void test_pack_beside_volatile(void **state);
 void test_pack_is_refused(void **state);

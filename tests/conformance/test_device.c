@@ -239,6 +239,7 @@ int main(int argc, char **argv)
         TEST(test_older_callers),
         TEST(test_pack),
         TEST(test_pack_two_saves),
+        TEST(test_pack_waits),
         TEST(test_pack_cannot),
         TEST(test_pack_beside_volatile),
         TEST(test_pack_is_refused),

@@ -250,7 +250,9 @@ static void test_pages(void **state)
     }
     struct gpu_pack arg = {b->part, base, b->width, NULL, NULL, slots, b->ret, 0, b->n, (void *const *)(void *)page,
                            slot};
+    shim_kernels_shuffle(7);
     launch(GPU_PACK, blocks, GPU_PACK_THREADS, &arg);
+    shim_kernels_shuffle(0);
     for (uint32_t i = 0; i < b->n; i++) {
         uint32_t k = b->part[i].index, len = b->part[i].len;
         const uint8_t *plain = b->from + b->part[i].offset;
