@@ -303,6 +303,8 @@ int device_copies_tell_rest(struct device_copies *c, int64_t deadline_ns, struct
         if (r == 0)
             note_told(c, n);
     }
+    if (r < 0 && channel_watch_is_lost(c->save->attachment->channel, &c->save->watch))
+        r = cairn_wrap(err, CAIRN_E_ABORTED, "its tensors are packed, and cairnd went before it knew how they lie");
     return r;
 }
 

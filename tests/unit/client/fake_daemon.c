@@ -1021,7 +1021,7 @@ struct fake *fake_start(void)
     must(mkdtemp(f->dir) != NULL, "mkdtemp");
     (void)snprintf(f->path, sizeof(f->path), "%s/socket", f->dir);
     f->last_state = CAIRN_COMMITTED;
-    f->knows = LOCAL_KNOWS;
+    f->knows = LOCAL_KNOWS | LOCAL_KNOWS_PACKED;
     f->wake = eventfd(0, EFD_CLOEXEC);
     for (unsigned i = 0; i < MAX_CONNECTIONS; i++)
         f->connections[i].fd = -1;
