@@ -115,10 +115,13 @@ enum cairn_session_flags {
                               costs a page fault, huge pages are split where they are written to, and mremap of a
                               tensor's memory may fail. Needs Linux 6.7 and
                               leave to use userfaultfd; without it everything is copied, see cairn_save_info. Tensors
-                              on a device are hashed there, a MiB at a time, by XXH3-128 with a random seed: one that
-                              changed is taken for unchanged with a probability of about 2^-128 */
+                              on a device are hashed there, a MiB of the image at a time, by XXH3-128 with a random seed:
+                              one that changed is taken for unchanged with a probability of about 2^-128. That takes the
+                              plugin's kernels (docs/gpu.md), and nothing of the host or of another device in that MiB;
+                              else it is copied */
     CAIRN_SOURCE_SUMS = 8, /* the device also gives a checksum of what it reads, and the daemon refuses the snapshot
-                              when what has arrived in the arena is something else */
+                              when what has arrived in the arena is something else. Under the same conditions, and with
+                              a daemon that knows of it; what has no checksum is not compared */
     CAIRN_PACK = 16,       /* tensors on devices are packed there, as the codec "float" does, and cross the bus smaller,
                               where that measures faster: every so many saves are copied the other way to see. The daemon
                               checks what arrives as with CAIRN_SOURCE_SUMS. Not together with CAIRN_TRACK, which keeps
@@ -140,7 +143,10 @@ struct cairn_session_options {
     uint32_t flags;          /* enum cairn_session_flags */
     /* Behind the first version's fields: all zero means what they meant before they were there. */
     uint64_t device_staging_bytes; /* of each device's own memory that the session may take, for tensors that are
-                                      volatile, small or strided; 0 means 256 MiB. Taken at the first use */
+                                      volatile, small or strided; 0 means 256 MiB. Taken at the first use. Volatile ones
+                                      that do not fit are TOO_LARGE; the others do with what there is. Besides it there
+                                      are tables (some 100 bytes a tensor and 50 a MiB), and 16 MiB for each thread of a
+                                      restore */
     const char *plugin_path;       /* directory of device plugins; NULL: $CAIRN_PLUGIN_PATH, or where libcairn's are */
 };
 
@@ -164,7 +170,8 @@ CAIRN_API uint64_t cairn_session_arena_bytes(struct cairn_session *session);
 
 /* Where memory lies: cairn_tensor.device. */
 #define CAIRN_HOST 0u
-#define CAIRN_CUDA(ordinal) (0x10000u + (uint32_t)(ordinal)) /* of the CUDA runtime, as this process numbers them */
+/* Of the CUDA runtime, as this process numbers them: 0 to 63. */
+#define CAIRN_CUDA(ordinal) (0x10000u + (uint32_t)(ordinal))
 
 /* A stream of a device (cudaStream_t); NULL is the legacy default stream. */
 struct cairn_stream {
@@ -178,13 +185,12 @@ struct cairn_stream {
  * (the plugin, the runtime, a driver, the device), NOMEM, IO. */
 CAIRN_API int cairn_session_use_device(struct cairn_session *session, uint32_t device, struct cairn_error *err);
 /* Makes the stream wait, and not the host, until the device's tensors of every save sealed or staged before have been
- * copied:
- * what is put into it afterwards may write to them. Stands before the first writer: the optimizer's step; where the
- * optimizer runs within backward, before backward. In a stream that is being captured into a CUDA graph it becomes an
- * external wait: each launch of the graph waits for the saves of this session sealed before the launch, and for nothing
- * once the session is closed. Costs nothing when nothing is
- * under way; and before the session has used the device (cairn_session_use_device, or a save with a tensor there) it
- * does nothing, also while a stream is captured. Errors: INVAL, IO (what the runtime says). */
+ * copied: what is put into it afterwards may write to them. Stands before the first writer: the optimizer's step; where
+ * the optimizer runs within backward, before backward. In a stream that is being captured into a CUDA graph it becomes
+ * an external wait: each launch of the graph waits for the saves of this session sealed or staged before the launch,
+ * and for nothing once the session is closed. Costs nothing when nothing is under way; and before the session has used
+ * the device (cairn_session_use_device, or a save with a tensor there) it does nothing, also while a stream is
+ * captured. Errors: INVAL, IO (what the runtime says). */
 CAIRN_API int cairn_save_fence(struct cairn_session *session, uint32_t device, void *stream, struct cairn_error *err);
 
 /* ---- save ------------------------------------------------------------------------------------ */
