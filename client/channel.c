@@ -496,9 +496,12 @@ int channel_call_fds(struct channel *c, struct local_header *message, const int 
 {
     int code = channel_send_fds(c, r, message, fds, nfds, deadline_ns, err);
 
-    if (code == 0)
+    if (code == 0) {
         code = channel_finish(c, r, deadline_ns, err);
-    return code < 0 ? cairn_wrap(err, code, "%s", local_type_name(message->type)) : 0;
+        if (code == 0 || r->done) /* what the daemon says of a request stands for itself */
+            return code;
+    }
+    return cairn_wrap(err, code, "%s", local_type_name(message->type));
 }
 
 bool channel_is_done(struct channel *c, const struct channel_request *r)

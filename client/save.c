@@ -324,10 +324,21 @@ void save_destroy(struct cairn_save *s)
     free(s);
 }
 
+/* Nobody will seal it, and its pages are written to until the copies have ended: then the step is given up. */
+static void abandon_copies(struct cairn_save *s)
+{
+    s->phase = SAVE_FAILED;
+    s->failure.code = CAIRN_E_ABORTED;
+    completion_hand(&s->session->completion, s);
+}
+
 void cairn_save_free(struct cairn_save *save)
 {
     if (!save)
         return;
-    if (session_forked(save->session) || !completion_disown(&save->session->completion, save))
+    bool forked = session_forked(save->session);
+    if (!forked && save->phase == SAVE_STAGED && save->copies)
+        abandon_copies(save);
+    if (forked || !completion_disown(&save->session->completion, save))
         save_destroy(save);
 }

@@ -17,8 +17,9 @@
  * daemon: its watch moves to the new channel, RESUME asks what became of the save, and events go on from there. A seal
  * that finds such a daemon does the same: the arena may have been taken back before its word was written.
  *
- * With tensors on devices seal puts their copies into streams and returns; word and FILLED come when the copies have
- * ended, from the session's completion thread (completion.h):
+ * With tensors on devices seal, or stage, puts their copies into streams and returns; word and FILLED come when the
+ * copies have ended, from the session's completion thread (completion.h), which a save that is freed between stage and
+ * seal is handed to as well:
  *
  *     caller's ----seal: hand----> thread's --copies ended: save_complete--> caller's --free--> (gone)
  *                                     \--free: disown--> thread's alone --the same-----------> (gone)

@@ -381,6 +381,8 @@ int cairn_save_stage(struct cairn_save *save, struct cairn_error *err)
     if (save->phase != SAVE_NOTING)
         return cairn_fail(err, CAIRN_E_INVAL, "step %llu is staged or sealed already", (unsigned long long)save->step);
     r = stage(save, false, &why);
+    if (r == 0 && save->shares)
+        r = device_copies_start(save, &save->copies, &why);
     if (r < 0)
         return failed(save, r, &why, err);
     save->placed = true;
@@ -399,12 +401,10 @@ static int fail_no_data(const struct cairn_save *s, struct cairn_error *err)
                       (unsigned long long)s->step, save_slice(s, i)->name);
 }
 
-/* The copies from devices begin now: what the caller put into its streams since stage is before them. */
+/* With copies under way the word comes later: what has ended the save by now is told at once all the same. */
 static int seal_staged(struct cairn_save *s, struct cairn_error *err)
 {
-    int r = s->shares ? channel_watch_ended(s->attachment->channel, &s->watch, err) : 0;
-
-    return r == 0 && s->shares ? device_copies_start(s, &s->copies, err) : r;
+    return s->copies ? channel_watch_ended(s->attachment->channel, &s->watch, err) : 0;
 }
 
 int cairn_save_seal(struct cairn_save *save, struct cairn_error *err)

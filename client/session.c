@@ -209,7 +209,7 @@ int session_shares(struct cairn_session *s, struct plan *plan, const struct imag
     pthread_mutex_lock(&s->lock);
     plan->refs++;
     pthread_mutex_unlock(&s->lock);
-    int r = shares_make(&s->devices, plan, sources, ret_shares, err);
+    int r = shares_make(&s->devices, plan, sources, s->flags & CAIRN_PACK, ret_shares, err);
     if (r == 0)
         keep_shares(s, *ret_shares);
     else

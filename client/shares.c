@@ -190,7 +190,7 @@ static int plan_share(struct shares *s, uint32_t i, const uint32_t *part_len, st
                                          .nparts = nparts,
                                          .part_len = part_len,
                                          .alone = alone,
-                                         .width = width};
+                                         .width = s->packs ? width : NULL};
     int r = device_plan(h->device, &layout, &h->plan, err);
     return r < 0 ? cairn_wrap(err, r, "plan the copies of %u tensors", h->nslices) : 0;
 }
@@ -208,7 +208,7 @@ static int plan_all(struct shares *s, struct cairn_error *err)
     return r;
 }
 
-int shares_make(struct devices *devices, struct plan *plan, const struct image_source *sources,
+int shares_make(struct devices *devices, struct plan *plan, const struct image_source *sources, bool packs,
                 struct shares **ret_shares, struct cairn_error *err)
 {
     struct shares *s = calloc(1, sizeof(*s));
@@ -219,6 +219,7 @@ int shares_make(struct devices *devices, struct plan *plan, const struct image_s
     }
     s->refs = 1;
     s->plan = plan;
+    s->packs = packs;
     int r = copy_forms(s, sources, err);
     if (r == 0)
         r = count_slices(s, devices, err);

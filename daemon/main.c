@@ -231,6 +231,12 @@ static uint64_t arena_limit(const struct config *c)
     return c->arena_max_mib ? (uint64_t)c->arena_max_mib << 20 : memory / 2;
 }
 
+/* A drain takes 300 bytes for each MiB of its snapshot, which lies in an arena, and 84 for each tensor. */
+static uint64_t numerics_limit(const struct config *c)
+{
+    return c->numerics ? ((uint64_t)256 << 20) + arena_limit(c) / 1024 : 0;
+}
+
 static int make_directory(const char *path, struct cairn_error *err)
 {
     if (mkdir(path, 0750) < 0 && errno != EEXIST)
@@ -362,7 +368,7 @@ static int daemon_start_node(struct daemon *d, struct cairn_error *err)
                              .margin = c->margin,
                              .delta_chain = c->delta_chain,
                              .share_unchanged = c->share_unchanged,
-                             .numerics = c->numerics != 0,
+                             .numerics_bytes = numerics_limit(c),
                              .common_fails = c->common_fails,
                              .domain = c->node_domain,
                              .fragment_late_ms = c->fragment_late_ms,

@@ -13,20 +13,22 @@
 #include <unistd.h>
 
 /* Not -m: the working directory is no place to import from, and what is missing deserves a better word than a
- * traceback. */
-#define PROGRAM                                                                                                 \
-    "import sys\n"                                                                                              \
-    "sys.path[:] = [p for p in sys.path if p]\n"                                                                \
-    "try:\n"                                                                                                    \
-    "    from cairn.convert.__main__ import main\n"                                                             \
-    "except ImportError as error:\n"                                                                            \
-    "    why = (f'{sys.executable} cannot import what conversion needs ({error}): install the package (pip '\n" \
-    "           'install ./client/python, and torch), or name an interpreter that has it in CAIRN_PYTHON')\n"   \
-    "    print('cairn: ' + why, file=sys.stderr)\n"                                                             \
-    "    if '--json' in sys.argv:\n"                                                                            \
-    "        import json\n"                                                                                     \
-    "        print(json.dumps({'v': 1, 'error': {'code': 'unsupported', 'message': why}}))\n"                   \
-    "    sys.exit(1)\n"                                                                                         \
+ * traceback. The first argument is where the package lies, or nothing. */
+#define PROGRAM                                                                                                    \
+    "import sys\n"                                                                                                 \
+    "beside = sys.argv.pop(1)\n"                                                                                   \
+    "sys.path[:] = [p for p in [beside] + sys.path if p]\n"                                                        \
+    "try:\n"                                                                                                       \
+    "    from cairn.convert.__main__ import main\n"                                                                \
+    "except ImportError as error:\n"                                                                               \
+    "    why = (f'{sys.executable} cannot import what conversion needs ({error}): pip install ./client/python '\n" \
+    "           'of the source, or set PYTHONPATH to the folder python of an unpacked bundle, or name an '\n"      \
+    "           'interpreter that has the package in CAIRN_PYTHON; formats but safetensors need torch too')\n"     \
+    "    print('cairn: ' + why, file=sys.stderr)\n"                                                                \
+    "    if '--json' in sys.argv:\n"                                                                               \
+    "        import json\n"                                                                                        \
+    "        print(json.dumps({'v': 1, 'error': {'code': 'unsupported', 'message': why}}))\n"                      \
+    "    sys.exit(1)\n"                                                                                            \
     "sys.exit(main(sys.argv[1:]))\n"
 
 #define MAX_ARGUMENTS 32
@@ -63,6 +65,25 @@ static void add_flag(struct arguments *a, const char *name, bool set)
         add(a, "--%s", name);
 }
 
+/* In an unpacked bundle the package lies in python, where this program is in bin: that one knows its libcairn. */
+static void add_beside(struct arguments *a)
+{
+    char program[4096];
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    _cleanup_free_ char *main = NULL;
+
+    program[n > 0 ? n : 0] = 0;
+    char *name = strrchr(program, '/');
+    if (name)
+        *name = 0;
+    if (name && asprintf(&main, "%s/../python/cairn/convert/__main__.py", program) < 0)
+        main = NULL;
+    if (main && access(main, R_OK) == 0)
+        add(a, "%s/../python", program);
+    else
+        add(a, "%s", "");
+}
+
 static void begin(struct arguments *a, const struct tool *t, const char *verb)
 {
     const char *python = getenv("CAIRN_PYTHON");
@@ -70,6 +91,7 @@ static void begin(struct arguments *a, const struct tool *t, const char *verb)
     add(a, "%s", python && *python ? python : "python3");
     add(a, "-c");
     add(a, "%s", PROGRAM);
+    add_beside(a);
     add(a, "%s", verb);
     add_text(a, "socket", t->socket);
     if (t->timeout_ms)

@@ -105,6 +105,11 @@ int tool_fail(const struct tool *t, const char *what, const struct cairn_error *
     return exit_code_of(err->code);
 }
 
+int tool_fail_open(const struct tool *t, const struct cairn_error *err)
+{
+    return tool_fail(t, err->code == CAIRN_E_INVAL ? t->argv[0] : "connect", err);
+}
+
 int tool_open(const struct tool *t, const char *job, struct cairn_session **ret, struct cairn_error *err)
 {
     struct cairn_session_options so = {.size = sizeof so,
@@ -138,12 +143,12 @@ int tool_query(const struct tool *t, int kind, const char *job, uint64_t step, j
 
     *ret_answer = NULL;
     if (tool_open(t, job, &session, &err) < 0)
-        return tool_fail(t, "connect", &err);
+        return tool_fail_open(t, &err);
     uint32_t preset_ms = kind == CAIRN_QUERY_VERIFY ? TOOL_LONG_MS : TOOL_SHORT_MS;
     int r = cairn_query(session, kind, job, step, tool_timeout(t, preset_ms), &text, &err);
     cairn_session_close(session);
     if (r < 0)
-        return tool_fail(t, job ? job : "ask the daemon", &err);
+        return tool_fail(t, t->argv[0], &err);
     return take_answer(t, text, ret_answer);
 }
 
@@ -156,11 +161,11 @@ int tool_command(const struct tool *t, int kind, const char *job, uint64_t step,
 
     *ret_answer = NULL;
     if (tool_open(t, job, &session, &err) < 0)
-        return tool_fail(t, "connect", &err);
+        return tool_fail_open(t, &err);
     int r = cairn_command(session, kind, job, step, argument, tool_timeout(t, TOOL_LONG_MS), &text, &err);
     cairn_session_close(session);
     if (r < 0)
-        return tool_fail(t, job ? job : "ask the daemon", &err);
+        return tool_fail(t, t->argv[0], &err);
     return take_answer(t, text, ret_answer);
 }
 

@@ -144,12 +144,13 @@ int cmd_ls(struct tool *t)
     if (t->argc > 2)
         return EXIT_USAGE;
     int r = tool_query(t, CAIRN_QUERY_LIST, job, 0, &a);
+    bool none = r == EXIT_OK && job && json_array_size(json_object_get(a, "checkpoints")) == 0;
     if (r == EXIT_OK && !t->json && !job) {
         EACH(json_object_get(a, "jobs"), name)
         {
             puts(json_string_value(name));
         }
-    } else if (r == EXIT_OK && !t->json) {
+    } else if (r == EXIT_OK && !t->json && !none) {
         printf("%12s %12s %-10s %6s %12s %12s  %-19s %-4s  %s\n", "STEP", "INCARNATION", "STATE", "WORLD", "SIZE",
                "STORED", "COMMITTED AT", "HELD", "REASON");
         EACH(json_object_get(a, "checkpoints"), k)
@@ -158,8 +159,8 @@ int cmd_ls(struct tool *t)
         }
         print_keeping(a);
     }
-    if (r == EXIT_OK && job && json_array_size(json_object_get(a, "checkpoints")) == 0) {
-        fprintf(stderr, "cairn: job %s has no checkpoint\n", job);
+    if (none) {
+        fprintf(stderr, "cairn: ls: no checkpoint of a job %s is known: \"cairn ls\" names the jobs\n", job);
         r = EXIT_NOT_FOUND;
     }
     json_decref(a);

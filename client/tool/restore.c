@@ -153,7 +153,7 @@ static int restore_safetensors(struct tool *t, uint64_t step)
         return tool_fail(t, "restore", &err);
     }
     if (tool_open(t, j.name, &session, &err) < 0)
-        return tool_fail(t, "connect", &err);
+        return tool_fail_open(t, &err);
     int r = cairn_restore_open(session, step, tool_timeout(t, TOOL_LONG_MS), &j.restore, &err);
     if (r == 0) {
         j.files = json_array();

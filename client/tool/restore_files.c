@@ -386,7 +386,7 @@ int restore_files(struct tool *t, uint64_t step)
 
     files_init(&w.tree);
     if (tool_open(t, t->argv[1], &session, &err) < 0)
-        return tool_fail(t, "connect", &err);
+        return tool_fail_open(t, &err);
     int r = cairn_restore_open(session, step, tool_timeout(t, TOOL_LONG_MS), &w.restore, &err);
     if (r == 0) {
         cairn_restore_info(w.restore, &w.info);

@@ -19,11 +19,11 @@ static int command(const struct tool *t, int kind, const char *job, uint64_t ste
 
     *ret_answer = NULL;
     if (tool_open(t, job, &session, &err) < 0)
-        return tool_fail(t, "connect", &err);
+        return tool_fail_open(t, &err);
     int r = cairn_command(session, kind, job, step, argument, tool_timeout(t, TOOL_SHORT_MS), &text, &err);
     cairn_session_close(session);
     if (r < 0)
-        return tool_fail(t, job, &err);
+        return tool_fail(t, t->argv[0], &err);
     *ret_answer = json_loads(text, JSON_REJECT_DUPLICATES, &why);
     if (t->json)
         puts(text);

@@ -43,6 +43,8 @@ int tool_options(struct tool *t, int argc, char **argv);
 
 /* Prints "cairn: what: message", and with --json the error as an object; gives the exit code of the error. */
 int tool_fail(const struct tool *t, const char *what, const struct cairn_error *err);
+/* The same of tool_open: a job's name that is none is the command's error. */
+int tool_fail_open(const struct tool *t, const struct cairn_error *err);
 /* An observer's session for a job; NULL job for none. */
 int tool_open(const struct tool *t, const char *job, struct cairn_session **ret, struct cairn_error *err);
 /* Asks, and prints the answer when --json was given. Returns an exit code; ret_answer is NULL when there is nothing

@@ -30,6 +30,7 @@ struct watch {
     int64_t ask_ms;                /* the daemon is not asked before; back-off */
     unsigned ask_tries;
     int64_t keep_ms;                              /* nothing is removed before; back-off */
+    int64_t leftovers_ms;                         /* what removals left is not looked at before */
     uint64_t saved;                               /* the step that was saved last; taker.last is its tree */
     int64_t look_behind_ms, look_behind_until_ms; /* when to see whether it was complete; 0: no more */
     int exit_code;                                /* of --once */

@@ -15,11 +15,15 @@
 #include <unistd.h>
 
 #define GONE ".cairn-gone-" /* in front of a name that is being removed */
-#define KEPT ".cairn-kept-" /* of one that was not to be removed, and whose name was taken meanwhile: as long as GONE \
-                             */
+#define KEPT                                                                                                 \
+    ".cairn-kept-" /* of one that was not to be removed, and whose name was taken meanwhile: as long as GONE \
+                    */
 #define READ_MS 60000
 #define PAUSE_MS 10000
+#define STAYS_MS 600000 /* between two looks at a leftover that cannot go */
 
+CAIRN_DEFINE_CLEANUP(DIR *, closedir, drop_dir)
+#define _cleanup_dir_ CAIRN_CLEANUP(drop_dir)
 #define _cleanup_files_ CAIRN_CLEANUP(files_free)
 
 static int read_stored(const struct watch *w, uint64_t step, struct files *ret, struct cairn_error *err)
@@ -83,25 +87,74 @@ static int remove_step(const struct watch *w, const struct watch_step *s, struct
     return r;
 }
 
-/* What an earlier one of us did not come to remove. */
-static void remove_leftovers(const struct watch *w)
-{
-    int own = openat(w->directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *d = own >= 0 ? fdopendir(own) : NULL;
-    const struct dirent *e;
-
-    if (!d && own >= 0)
-        close(own);
-    while (d && (e = readdir(d)))
-        if (strncmp(e->d_name, GONE, strlen(GONE)) == 0)
-            (void)files_remove(w->directory, e->d_name, NULL);
-    if (d)
-        closedir(d);
-}
-
 static bool may_pass(int code)
 {
     return code == CAIRN_E_UNAVAILABLE || code == CAIRN_E_TIMEOUT || code == CAIRN_E_BUSY;
+}
+
+/* ---- leftovers ------------------------------------------------------------------------------- */
+
+/* Whether a leftover has nothing but what is stored as its step. It may have less: some of it is removed already. */
+static int check_leftover(const struct watch *w, const char *name, struct cairn_error *err)
+{
+    _cleanup_files_ struct files stored = {0}, there = {0};
+    _cleanup_close_ int fd = openat(w->directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    const char *called = name + strlen(GONE), *path;
+    uint64_t step;
+
+    if (fd < 0)
+        return cairn_fail_errno(err, errno, "open the directory %s", name);
+    if (!watch_step_of(w->o->rule.pattern, called, &step))
+        return cairn_fail(err, CAIRN_E_INVAL, "its name is no step's");
+    int r = files_scan(fd, called, &there, err);
+    if (r < 0 || there.count == 0)
+        return r;
+    r = read_stored(w, step, &stored, err);
+    if (r == 0 && (path = files_added(&stored, &there)))
+        r = cairn_fail(err, CAIRN_E_EXISTS, "it has %s, which is not stored as step %llu", path,
+                       (unsigned long long)step);
+    return r;
+}
+
+/* When it is to be looked at again; INT64_MAX: never, it is removed or has a name that nobody removes. */
+static int64_t remove_leftover(const struct watch *w, const char *name, int64_t now_ms)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    char kept[sizeof KEPT + 256];
+
+    int r = check_leftover(w, name, &err);
+    bool same = r == 0;
+    if (same)
+        r = files_remove(w->directory, name, &err);
+    if (r == 0)
+        return INT64_MAX;
+    snprintf(kept, sizeof kept, KEPT "%s", name + strlen(GONE));
+    bool renamed = !same && !may_pass(r) && renameat(w->directory, name, w->directory, kept) == 0;
+    (void)cairn_wrap(&err, r, "left of a directory whose removal did not end");
+    watch_log_error(w, "kept", renamed ? kept : name, &err);
+    return renamed ? INT64_MAX : now_ms + (may_pass(r) ? PAUSE_MS : STAYS_MS);
+}
+
+/* What an earlier one of us did not come to remove. What it is was true then: somebody may have written to it, or put
+ * it there, since. */
+static void remove_leftovers(struct watch *w, int64_t now_ms)
+{
+    int own = openat(w->directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    _cleanup_dir_ DIR *d = own >= 0 ? fdopendir(own) : NULL;
+    const struct dirent *e;
+    struct stat st;
+
+    if (!d && own >= 0)
+        close(own);
+    w->leftovers_ms = d ? INT64_MAX : now_ms + PAUSE_MS;
+    while (d && !signals_came(&w->signals) && (e = readdir(d))) {
+        if (strncmp(e->d_name, GONE, strlen(GONE)) != 0 ||
+            fstatat(w->directory, e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISDIR(st.st_mode))
+            continue;
+        int64_t again_ms = remove_leftover(w, e->d_name, now_ms);
+        if (again_ms < w->leftovers_ms)
+            w->leftovers_ms = again_ms;
+    }
 }
 
 void watch_keep(struct watch *w, int64_t now_ms)
@@ -110,7 +163,8 @@ void watch_keep(struct watch *w, int64_t now_ms)
 
     if (w->o->keep == 0 || w->directory < 0 || now_ms < w->keep_ms)
         return;
-    remove_leftovers(w);
+    if (now_ms >= w->leftovers_ms)
+        remove_leftovers(w, now_ms);
     for (int i; (i = watch_expired(w->steps, w->nsteps, w->o->keep)) >= 0 && !signals_came(&w->signals);) {
         struct watch_step *s = &w->steps[i];
         int r = remove_step(w, s, &err);
@@ -118,6 +172,8 @@ void watch_keep(struct watch *w, int64_t now_ms)
             watch_log_error(w, "kept", s->name, &err);
             s->stays = !may_pass(r);
             w->keep_ms = now_ms + PAUSE_MS;
+            if (w->leftovers_ms > w->keep_ms)
+                w->leftovers_ms = w->keep_ms; /* it may have its other name already */
             if (!s->stays)
                 return;
             continue;

@@ -28,8 +28,7 @@ static size_t message_room(const struct cairn_error *err)
     return size > before ? size - before : 0;
 }
 
-/* The length of text without a UTF-8 sequence that its end cuts: messages go into JSON. */
-static size_t whole_characters(const char *text, size_t len)
+size_t cairn_whole_characters(const char *text, size_t len)
 {
     size_t back = 0;
 
@@ -51,7 +50,7 @@ static void set_message(struct cairn_error *err, const char *text)
     if (!room)
         return;
     if (len >= room)
-        len = whole_characters(text, room - 1);
+        len = cairn_whole_characters(text, room - 1);
     memmove(err->message, text, len);
     err->message[len] = '\0';
 }

@@ -21,6 +21,9 @@ int cairn_fail_errno(struct cairn_error *err, int sys_errno, const char *fmt, ..
 int cairn_wrap(struct cairn_error *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Copies src into dst (either may be NULL), keeping dst's size. */
 void cairn_error_copy(struct cairn_error *dst, const struct cairn_error *src);
+/* How much of the first len bytes of text are whole characters: a UTF-8 sequence that their end cuts is left out.
+ * Messages go into JSON. */
+size_t cairn_whole_characters(const char *text, size_t len);
 /* The enum cairn_code for a positive errno. */
 int cairn_code_of_errno(int sys_errno);
 

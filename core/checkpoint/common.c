@@ -261,16 +261,11 @@ __attribute__((format(printf, 4, 5))) static void add(char *buf, size_t len, siz
 
 #define NAME_SHOWN 40 /* bytes of a tensor's name */
 
-/* Whole characters: a message may become JSON. */
 static int shown(const char *name)
 {
     size_t len = strnlen(name, NAME_SHOWN + 1);
 
-    if (len <= NAME_SHOWN)
-        return (int)len;
-    while (((unsigned char)name[--len] & 0xc0) == 0x80)
-        ;
-    return (int)len;
+    return (int)(len > NAME_SHOWN ? cairn_whole_characters(name, NAME_SHOWN) : len);
 }
 
 static void add_tensors(const struct common_tensors *t, char *buf, size_t len, size_t *at)
@@ -300,4 +295,6 @@ void common_text(const struct common_split *s, const struct common_tensors *t, c
             s->nodd == 1 ? "holds" : "hold", s->ranks - s->nodd);
     if (t)
         add_tensors(t, buf, len, &at);
+    if (at >= len) /* it was cut */
+        buf[cairn_whole_characters(buf, len - 1)] = '\0';
 }

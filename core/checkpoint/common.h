@@ -34,7 +34,7 @@ struct common_tensors { /* in which two shards differ */
 int common_differ(const struct manifest *a, const struct manifest *b, struct common_tensors *ret,
                   struct cairn_error *err);
 /* "rank 2 holds other bytes than 2 other ranks of tensors they have in common: "w.0", "w.1" and 3 more". t: NULL, or
- * with n 0, when it is not known which. */
+ * with n 0, when it is not known which. What does not fit is cut at a whole character. len > 0. */
 void common_text(const struct common_split *s, const struct common_tensors *t, char *buf, size_t len);
 
 #endif

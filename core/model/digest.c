@@ -55,11 +55,6 @@ static uint64_t add_and_look(struct cairn_digest *d, uint64_t stripe, const void
     return seen;
 }
 
-void cairn_digest_add(struct cairn_digest *d, uint64_t stripe, const void *data, size_t len)
-{
-    add_and_look(d, stripe, data, len, &(struct digest_look){0});
-}
-
 void cairn_digest_merge(struct cairn_digest *d, const struct cairn_digest *piece)
 {
     for (unsigned i = 0; i < CAIRN_DIGEST_SUMS; i++)

@@ -36,8 +36,6 @@
 struct cairn_digest { /* of a piece of a slice; all zero: of nothing */
     uint64_t sum[CAIRN_DIGEST_SUMS];
 };
-/* Adds len bytes that begin at this stripe of their slice. len is a multiple of 64 but where the slice ends. */
-void cairn_digest_add(struct cairn_digest *d, uint64_t stripe, const void *data, size_t len);
 void cairn_digest_merge(struct cairn_digest *d, const struct cairn_digest *piece);
 struct hash128 cairn_digest_end(const struct cairn_digest *d, uint64_t bytes, int dtype);
 
@@ -56,7 +54,8 @@ struct cairn_numerics {
     struct hash128 digest;
 };
 
-/* Both for the price of little more than the digest: cairn_digest_add, and cairn_count_nonfinite where it saw any. */
+/* Adds len bytes of dtype that begin at this stripe of their slice to both: the digest costs most of it. len is a
+ * multiple of 64 but where the slice ends. */
 void cairn_numerics_add(struct cairn_digest *d, struct cairn_nonfinite *n, int dtype, uint64_t stripe, const void *data,
                         size_t len);
 

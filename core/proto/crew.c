@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/model/name.h"
 #include "core/model/units.h"
+#include "core/proto/numerics.h"
 
 #include "crew.pb-c.h"
 
@@ -76,22 +77,9 @@ static int encode_place(pb_letter *p, const struct crew_letter *l, struct bytes 
 
 struct scratch { /* what one entry needs beside it */
     pb_entry entry;
-    Cairn__Crew__V1__Numerics numerics;
+    Cairn__Manifest__V1__Numerics numerics;
     char *peers[CAIRN_MAX_M + 1];
 };
-
-static Cairn__Crew__V1__Numerics *fill_numerics(Cairn__Crew__V1__Numerics *to, const struct shard_numerics *n)
-{
-    cairn__crew__v1__numerics__init(to);
-    to->nan = n->bad.nan;
-    to->inf = n->bad.inf;
-    to->common = n->common;
-    to->set_low = n->set.low;
-    to->set_high = n->set.high;
-    to->sums_low = n->sums.low;
-    to->sums_high = n->sums.high;
-    return to;
-}
 
 static void fill_entry(struct scratch *to, const struct crew_entry *from)
 {
@@ -113,7 +101,7 @@ static void fill_entry(struct scratch *to, const struct crew_entry *from)
         to->peers[e->n_manifest_peers] = str(manifest->peer[e->n_manifest_peers]);
     e->plain_bytes = from->shard.plain_bytes;
     e->stored_bytes = from->shard.stored_bytes;
-    e->numerics = from->shard.numerics.known ? fill_numerics(&to->numerics, &from->shard.numerics) : NULL;
+    e->numerics = numerics_fill(&to->numerics, &from->shard.numerics);
 }
 
 static int encode_report(pb_letter *p, const struct crew_letter *l, struct bytes *out, struct cairn_error *err)
@@ -199,7 +187,10 @@ static int get_address(const char *node, uint64_t start, const ProtobufCBinaryDa
 
 static void get_text(const char *from, char to[WIRE_TEXT])
 {
-    snprintf(to, WIRE_TEXT, "%.*s", WIRE_TEXT - 1, from);
+    size_t len = strnlen(from, WIRE_TEXT);
+
+    len = len < WIRE_TEXT ? len : cairn_whole_characters(from, WIRE_TEXT - 1);
+    snprintf(to, WIRE_TEXT, "%.*s", (int)len, from);
 }
 
 static int decode_greet(const Cairn__Crew__V1__Greet *b, struct crew_letter *l, struct cairn_error *err)
@@ -224,15 +215,6 @@ static int decode_place(const Cairn__Crew__V1__Place *b, struct crew_letter *l, 
     return get_address(b->parent, b->parent_start, &b->parent_address, &l->place.parent, err);
 }
 
-static void decode_numerics(struct shard_numerics *to, const Cairn__Crew__V1__Numerics *n)
-{
-    to->known = true;
-    to->bad = (struct cairn_nonfinite){n->nan, n->inf};
-    to->common = n->common;
-    to->set = (struct hash128){n->set_low, n->set_high};
-    to->sums = (struct hash128){n->sums_low, n->sums_high};
-}
-
 static int decode_shard(const pb_entry *e, struct shard_ref *to, struct cairn_error *err)
 {
     struct blob_ref *manifest = &to->manifest;
@@ -245,8 +227,7 @@ static int decode_shard(const pb_entry *e, struct shard_ref *to, struct cairn_er
     memcpy(manifest->sha256, e->manifest_sha256.data, SHA256_LEN);
     to->plain_bytes = e->plain_bytes;
     to->stored_bytes = e->stored_bytes;
-    if (e->numerics)
-        decode_numerics(&to->numerics, e->numerics);
+    numerics_decode(&to->numerics, e->numerics);
     int r = 0;
     for (; r == 0 && manifest->npeers < e->n_manifest_peers; manifest->npeers++)
         r = get_name("peer", e->manifest_peers[manifest->npeers], manifest->peer[manifest->npeers], err);

@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/model/name.h"
 #include "core/model/units.h"
+#include "core/proto/numerics.h"
 
 #include "manifest.pb-c.h"
 
@@ -17,7 +18,6 @@
 
 typedef Cairn__Manifest__V1__Root pb_root;
 typedef Cairn__Manifest__V1__ShardRef pb_ref;
-typedef Cairn__Manifest__V1__Numerics pb_numerics;
 
 void root_init(struct root *r)
 {
@@ -34,22 +34,9 @@ void root_free(struct root *r)
 
 struct scratch { /* what one reference needs beside it */
     pb_ref ref;
-    pb_numerics numerics;
+    Cairn__Manifest__V1__Numerics numerics;
     char *peers[CAIRN_MAX_M + 1];
 };
-
-static pb_numerics *fill_numerics(pb_numerics *to, const struct shard_numerics *n)
-{
-    cairn__manifest__v1__numerics__init(to);
-    to->nan = n->bad.nan;
-    to->inf = n->bad.inf;
-    to->common = n->common;
-    to->set_low = n->set.low;
-    to->set_high = n->set.high;
-    to->sums_low = n->sums.low;
-    to->sums_high = n->sums.high;
-    return to;
-}
 
 static void fill_ref(struct scratch *to, const struct shard_ref *s)
 {
@@ -63,7 +50,7 @@ static void fill_ref(struct scratch *to, const struct shard_ref *s)
     ref->manifest_sha256.len = SHA256_LEN;
     ref->plain_bytes = s->plain_bytes;
     ref->stored_bytes = s->stored_bytes;
-    ref->numerics = s->numerics.known ? fill_numerics(&to->numerics, &s->numerics) : NULL;
+    ref->numerics = numerics_fill(&to->numerics, &s->numerics);
     ref->peer = to->peers;
     for (; ref->n_peer < s->manifest.npeers; ref->n_peer++)
         to->peers[ref->n_peer] = (char *)(uintptr_t)s->manifest.peer[ref->n_peer];
@@ -107,17 +94,6 @@ static int corrupt(struct cairn_error *err, const char *what)
     return cairn_fail(err, CAIRN_E_CORRUPT, "a root manifest %s", what);
 }
 
-static void decode_numerics(struct shard_numerics *to, const pb_numerics *n)
-{
-    if (!n)
-        return;
-    to->known = true;
-    to->bad = (struct cairn_nonfinite){n->nan, n->inf};
-    to->common = n->common;
-    to->set = (struct hash128){n->set_low, n->set_high};
-    to->sums = (struct hash128){n->sums_low, n->sums_high};
-}
-
 static int decode_ref(struct shard_ref *to, const pb_ref *from, uint32_t rank, struct cairn_error *err)
 {
     if (from->rank != rank)
@@ -130,7 +106,7 @@ static int decode_ref(struct shard_ref *to, const pb_ref *from, uint32_t rank, s
     snprintf(to->node, sizeof to->node, "%s", from->node);
     to->plain_bytes = from->plain_bytes;
     to->stored_bytes = from->stored_bytes;
-    decode_numerics(&to->numerics, from->numerics);
+    numerics_decode(&to->numerics, from->numerics);
     to->manifest.len = from->manifest_len;
     memcpy(to->manifest.sha256, from->manifest_sha256.data, SHA256_LEN);
     for (; to->manifest.npeers < from->n_peer; to->manifest.npeers++) {
@@ -197,6 +173,8 @@ bool root_nonfinite(const struct root *r, uint64_t *ret_count)
         if (__builtin_add_overflow(n->bad.nan, n->bad.inf, &more) || __builtin_add_overflow(count, more, &count))
             count = UINT64_MAX; /* nobody counted that */
     }
+    if (count > INT64_MAX) /* a record has no larger number */
+        count = INT64_MAX;
     *ret_count = count;
     return true;
 }

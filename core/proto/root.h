@@ -33,7 +33,7 @@ struct root {
 void root_init(struct root *r);
 void root_free(struct root *r);
 int root_encode(const struct root *r, struct bytes *out, struct cairn_error *err);
-/* Whether the counts of all shards are known, and then how many NaN and Inf there are. */
+/* Whether the counts of all shards are known, and then how many NaN and Inf there are; at most INT64_MAX. */
 bool root_nonfinite(const struct root *r, uint64_t *ret_count);
 int root_decode(struct root *r, const void *data, size_t len, struct cairn_error *err);
 

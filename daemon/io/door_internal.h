@@ -13,7 +13,8 @@ struct codec {
 };
 
 struct plugins {
-    char *dir;
+    char *dirs[2]; /* in the order in which files are looked for */
+    unsigned ndirs;
     struct list codecs;
 };
 

@@ -10,36 +10,36 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Of a tree that was unpacked anywhere: lib/cairn, where this program is in bin. NULL when there is none. */
-static const char *beside_program(char *path, size_t room)
+/* Of a tree that was unpacked anywhere: lib/cairn, where this program is in bin. */
+static char *beside_program(void)
 {
-    static const char below[] = "/../lib/cairn";
-    ssize_t n = readlink("/proc/self/exe", path, room);
+    char path[4096], *beside = NULL;
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
 
-    if (n < 0 || (size_t)n + sizeof below > room)
+    if (n < 0)
         return NULL;
     path[n] = 0;
     char *name = strrchr(path, '/');
-    if (!name)
+    if (!name || asprintf(&beside, "%.*s/../lib/cairn", (int)(name - path), path) < 0)
         return NULL;
-    memcpy(name, below, sizeof below);
-    return access(path, F_OK) == 0 ? path : NULL;
+    return beside;
 }
 
 int plugins_new(const char *dir, struct plugins **ret_plugins, struct cairn_error *err)
 {
-    char beside[4096];
     struct plugins *p = calloc(1, sizeof *p);
+    char *beside = NULL;
 
     if (!dir)
         dir = getenv("CAIRN_PLUGIN_DIR");
     if (!dir)
-        dir = beside_program(beside, sizeof beside);
-    if (!dir)
-        dir = CAIRN_PLUGIN_DIR;
+        beside = beside_program();
+    if (p && beside)
+        p->dirs[p->ndirs++] = beside;
     if (p)
-        p->dir = strdup(dir);
-    if (!p || !p->dir) {
+        p->dirs[p->ndirs] = strdup(dir ? dir : CAIRN_PLUGIN_DIR);
+    if (!p || !p->dirs[p->ndirs++]) {
+        free(beside);
         free(p);
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate the plugin table");
     }
@@ -57,7 +57,8 @@ void plugins_free(struct plugins *p)
         door_unload(c->dso);
         free(c);
     }
-    free(p->dir);
+    for (unsigned i = 0; i < p->ndirs; i++)
+        free(p->dirs[i]);
     free(p);
 }
 
@@ -76,6 +77,25 @@ static int check_name(const char *name, struct cairn_error *err)
     return 0;
 }
 
+/* The first directory that has its file; a directory without it hides none. */
+static int find_file(const struct plugins *p, const char *name, char **ret_path, struct cairn_error *err)
+{
+    for (unsigned i = 0; i < p->ndirs; i++) {
+        char *path;
+        if (asprintf(&path, "%s/cairn-%s.so", p->dirs[i], name) < 0)
+            return cairn_fail(err, CAIRN_E_NOMEM, "name the file of plugin %s", name);
+        if (access(path, F_OK) == 0) {
+            *ret_path = path;
+            return 0;
+        }
+        free(path);
+    }
+    return cairn_fail(err, CAIRN_E_NOT_FOUND,
+                      "load plugin %s: there is no cairn-%s.so in %s%s%s; install it, or name its directory: [daemon] "
+                      "plugins",
+                      name, name, p->dirs[0], p->ndirs > 1 ? " or " : "", p->ndirs > 1 ? p->dirs[1] : "");
+}
+
 int door_load(struct plugins *p, const char *name, int kind, void *ops, size_t size, size_t min, void **ret_dso,
               struct cairn_error *err)
 {
@@ -83,12 +103,10 @@ int door_load(struct plugins *p, const char *name, int kind, void *ops, size_t s
     const struct cairn_plugin *(*entry)(void);
     int r = check_name(name, err);
 
+    if (r == 0)
+        r = find_file(p, name, &path, err);
     if (r < 0)
         return r;
-    if (asprintf(&path, "%s/cairn-%s.so", p->dir, name) < 0) {
-        path = NULL;
-        return cairn_fail(err, CAIRN_E_NOMEM, "name the file of plugin %s", name);
-    }
     void *dso = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!dso)
         return cairn_fail(err, CAIRN_E_NOT_FOUND, "load plugin %s: %s", name, dlerror());

@@ -11,8 +11,8 @@
 #include "daemon/io/loop.h"
 #include <cairn/plugin.h>
 
-/* dir: where cairn-NAME.so files are. NULL: $CAIRN_PLUGIN_DIR, else ../lib/cairn beside the
- * program where there is one (a tree that lies anywhere), else the installed directory. */
+/* dir: where cairn-NAME.so files are. NULL: $CAIRN_PLUGIN_DIR, else each is looked for in ../lib/cairn beside the
+ * program (a tree that lies anywhere), then in the installed directory. */
 struct plugins;
 int plugins_new(const char *dir, struct plugins **ret_plugins, struct cairn_error *err);
 void plugins_free(struct plugins *p); /* everything opened through it must be closed; NULL allowed */

@@ -215,6 +215,8 @@ int arena_take(struct arenas *as, struct arena *a, const struct arena_user *u, s
     a->last_pid = u->pid;
     a->last_pid_start = process_start(u->pid);
     a->last_pidfd = fcntl(u->pidfd, F_DUPFD_CLOEXEC, 0);
+    if (a->last_pidfd < 0)
+        a->last_pidfd = PROCESS_UNKNOWN;
     int r = arena_ledger_renew(a, &as->keeper, err);
     a->attached = r == 0;
     return r;
@@ -306,6 +308,8 @@ bool process_ended(int pidfd)
 {
     struct pollfd p = {pidfd, POLLIN, 0};
 
+    if (pidfd == PROCESS_UNKNOWN)
+        return false;
     return pidfd < 0 || (poll(&p, 1, 0) == 1 && (p.revents & POLLIN));
 }
 

@@ -89,7 +89,7 @@ struct arena {
     bool unsure;              /* its process lived when pages that it may still be writing to were freed */
     int last_pid;             /* of the process that used it last; 0 before the first */
     uint64_t last_pid_start;  /* when that process began */
-    int last_pidfd;           /* the same process; -1 when it is gone */
+    int last_pidfd;           /* the same process; -1 when it is gone, PROCESS_UNKNOWN */
     int ledger_fd;            /* -1: none; the same file that is handed to the client */
     void *ledger;             /* its mapping (core/proto/ledger.h); NULL: nothing is noted any more */
     uint64_t generation;      /* of the ledger */
@@ -136,7 +136,9 @@ int arenas_attach(struct arenas *arenas, const struct arena_user *user, struct a
 struct arena_offer;
 int arenas_adopt(struct arenas *arenas, struct arena_offer *offer, const struct arena_user *user, bool copying,
                  struct arena **ret_arena, struct cairn_error *err);
-/* Its end, not its socket's: a zombie is dead, a process whose children hold its socket is not. */
+/* Its end, not its socket's: a zombie is dead, a process whose children hold its socket is not. One that nobody can
+ * look for may live. */
+#define PROCESS_UNKNOWN (-2)
 bool process_ended(int pidfd);
 /* The session is over; the arena stays for its keep time. */
 void arena_detach(struct arena *arena);

@@ -49,9 +49,14 @@ uint64_t process_start(int pid)
 int process_open(int pid, uint64_t start)
 {
     if (pid <= 0 || start == 0)
-        return -1;
+        return PROCESS_UNKNOWN;
     _cleanup_close_ int fd = (int)syscall(SYS_pidfd_open, pid, 0);
-    return fd >= 0 && process_start(pid) == start ? TAKE_FD(fd) : -1; /* in this order: the pidfd cannot change hands */
+    if (fd < 0)
+        return errno == ESRCH ? -1 : PROCESS_UNKNOWN;
+    uint64_t now = process_start(pid); /* in this order: the pidfd cannot change hands */
+    if (now == start)
+        return TAKE_FD(fd);
+    return now > 0 || process_ended(fd) ? -1 : PROCESS_UNKNOWN;
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */

@@ -28,7 +28,7 @@ void arena_offer_free(struct arena_offer *offer); /* NULL allowed */
 bool same_file(int a, int b);
 /* When a process began, in clock ticks; 0 when there is none. */
 uint64_t process_start(int pid);
-/* The pidfd of that very process, or -1 when it is gone. */
+/* The pidfd of that very process, -1 when it is gone, or PROCESS_UNKNOWN: it cannot be seen from here. */
 int process_open(int pid, uint64_t start);
 
 #endif

@@ -10,7 +10,6 @@
 
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
-#include "core/checkpoint/common.h"
 #include "daemon/io/log.h"
 #include "daemon/node/blob.h"
 
@@ -278,8 +277,8 @@ static void encode_more(struct drain *d)
             restripe(c);
         }
     }
-    while (d->code == 0 && list_empty(&d->todo) && d->next_part < d->spec.layout->nparts && drain_in_pace(d) &&
-           cut_next(d)) {
+    while (d->code == 0 && list_empty(&d->todo) && d->next_part < d->spec.layout->nparts && !d->indexing &&
+           drain_in_pace(d) && cut_next(d)) {
         struct chunk *c = list_first(&d->todo, struct chunk, link);
         if (chunk_has_targets(c) && room_for(d, c))
             chunk_encode(c);
@@ -336,94 +335,6 @@ static bool all_stored(const struct drain *d)
 
 /* ---- the manifest ---------------------------------------------------------------------------- */
 
-static int peer_index(struct manifest *m, const char *peer)
-{
-    for (uint32_t i = 0; i < m->npeers; i++)
-        if (strcmp(m->peers[i], peer) == 0)
-            return (int)i;
-    if (m->npeers == MANIFEST_MAX_PEERS)
-        return -1;
-    snprintf(m->peers[m->npeers], sizeof m->peers[0], "%s", peer);
-    return (int)m->npeers++;
-}
-
-static int compare_chunks(const void *a, const void *b)
-{
-    const struct chunk_record *x = a, *y = b;
-
-    return (x->first_part > y->first_part) - (x->first_part < y->first_part);
-}
-
-static void add_chunk(struct manifest *m, const struct chunk *c)
-{
-    struct chunk_record *r = &m->chunks[m->nchunks++];
-
-    *r = (struct chunk_record){.first_part = c->first_part,
-                               .attempt = c->attempt,
-                               .k = c->k,
-                               .m = c->same ? 0 : c->m,
-                               .entry = c->entry,
-                               .delta = c->delta,
-                               .same = c->same};
-    memcpy(r->part, c->part, sizeof r->part);
-    for (unsigned i = 0; i < chunk_fragments(c); i++)
-        r->peer[i] = (uint8_t)peer_index(m, link_id(chunk_place(c, i)));
-}
-
-static void add_chunks(struct drain *d, const struct list *chunks)
-{
-    list_for_each (it, chunks) {
-        const struct chunk *c = container_of(it, struct chunk, link);
-        add_chunk(&d->manifest, c);
-        d->ref.stored_bytes += chunk_record_bytes(c);
-    }
-}
-
-static int sum_numerics(struct drain *d, struct cairn_error *err)
-{
-    struct manifest *m = &d->manifest;
-
-    if (!d->numerics)
-        return 0;
-    m->numerics = numerics_end(d->numerics);
-    if (!m->numerics)
-        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the numerics of %u tensors", d->spec.layout->nslices);
-    return common_sum_up(d->spec.layout, m->numerics, &d->ref.numerics, err);
-}
-
-/* The layout is the caller's, lent for the encoding and for done(). Every chunk counts now, full or not. */
-static int make_manifest(struct drain *d, struct cairn_error *err)
-{
-    struct list *lists[] = {&d->encoding, &d->safe, &d->full};
-    struct manifest *m = &d->manifest;
-    size_t n = 0;
-
-    for (unsigned i = 0; i < sizeof lists / sizeof lists[0]; i++)
-        list_for_each (it, lists[i])
-            n++;
-    m->peers = calloc(MANIFEST_MAX_PEERS, sizeof *m->peers);
-    m->chunks = calloc(n ? n : 1, sizeof *m->chunks);
-    if (!m->peers || !m->chunks)
-        return cairn_fail(err, CAIRN_E_NOMEM, "allocate a manifest of %zu chunks", n);
-    snprintf(m->job, sizeof m->job, "%s", d->job);
-    snprintf(m->node, sizeof m->node, "%s", links_config_of(d->links)->node);
-    m->step = d->spec.step;
-    m->incarnation = d->spec.incarnation;
-    m->rank = d->spec.rank;
-    m->world_size = d->spec.world_size;
-    for (unsigned i = 0; i < sizeof lists / sizeof lists[0]; i++)
-        add_chunks(d, lists[i]);
-    for (uint32_t i = 0; i < m->nchunks && !m->base.is_set; i++)
-        if (m->chunks[i].delta.depth)
-            m->base = d->spec.against;
-    qsort(m->chunks, m->nchunks, sizeof *m->chunks, compare_chunks);
-    for (uint32_t i = 0; i < d->spec.layout->nslices; i++)
-        d->ref.plain_bytes += d->spec.layout->slices[i].bytes;
-    m->layout = *d->spec.layout;
-    int r = sum_numerics(d, err);
-    return r < 0 ? r : manifest_encode(m, &d->manifest_bytes, err);
-}
-
 static void time_is_over(struct loop_timer *t)
 {
     struct drain *d = t->arg;
@@ -459,18 +370,11 @@ static void manifest_stored(void *arg, int code, const struct cairn_error *err, 
     links_kick(d->links);
 }
 
-static void store_manifest(struct drain *d)
+void drain_store_manifest(struct drain *d)
 {
-    struct cairn_error err = CAIRN_ERROR_INIT;
     struct fragment_key key = {
         .step = d->spec.step, .incarnation = d->spec.incarnation, .kind = FRAGMENT_MANIFEST, .rank = d->spec.rank};
-    int r = make_manifest(d, &err);
 
-    d->manifest_going = true;
-    if (r < 0) {
-        drain_fail(d, r, &err);
-        return;
-    }
     snprintf(key.job, sizeof key.job, "%s", d->job);
     snprintf(key.node, sizeof key.node, "%s", links_config_of(d->links)->node);
     d->busy++;
@@ -517,7 +421,7 @@ static void drain_pump(struct pump *p)
         sync_all(d);
     drain_check_more(d);
     if (d->durable_parts == d->spec.layout->nparts && drain_is_settled(d) && !d->manifest_going && d->code == 0)
-        store_manifest(d);
+        drain_make_manifest(d);
     if (d->told && tail_ended(d))
         drain_finish(d);
 }
@@ -531,11 +435,6 @@ int drain_start(struct links *links, const struct drain_spec *spec, struct drain
 
     if (!d)
         return cairn_fail(err, CAIRN_E_NOMEM, "allocate a drain");
-    d->numerics = spec->numerics ? numerics_new(spec->layout) : NULL;
-    if (spec->numerics && !d->numerics) {
-        free(d);
-        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the numerics of %u tensors", spec->layout->nslices);
-    }
     d->links = links;
     d->spec = *spec;
     d->pace = spec->pace;
@@ -569,6 +468,7 @@ int drain_start(struct links *links, const struct drain_spec *spec, struct drain
         loop_timer_after(links_loop(links), &d->deadline, spec->deadline_ms);
     d->pump = (struct pump){.run = drain_pump, .arg = d};
     links_pump_add(links, &d->pump);
+    drain_watch_numbers(d);
     *ret_drain = d;
     return 0;
 }

@@ -18,6 +18,7 @@
 #include "core/model/pace.h"
 #include "core/proto/root.h"
 #include "daemon/node/links.h"
+#include "daemon/node/numerics.h"
 
 struct drain;
 struct drain_spec {
@@ -38,9 +39,9 @@ struct drain_spec {
     uint32_t in_place;
     const struct hash128 *sums; /* drain_sums; NULL: not known, or not yet */
     uint64_t sums_seed;
-    struct cairn_pace pace;       /* in parts; all zero: full speed */
-    bool numerics;                /* whether what tensors hold is looked at, for the manifest */
-    struct manifest_base against; /* what chunks may be deltas against; not set: they are full */
+    struct cairn_pace pace;           /* in parts; all zero: full speed */
+    struct numerics_budget *numerics; /* what tensors hold is looked at, for the manifest; NULL: it is not */
+    struct manifest_base against;     /* what chunks may be deltas against; not set: they are full */
     void *arg;
     /* The base of a chunk, and where its plain parts lie, which may change at any time; false: none. */
     bool (*base)(void *arg, const struct manifest_base *against, uint32_t first_part, unsigned k,

@@ -72,9 +72,13 @@ struct drain {
     uint64_t no_peer_since_ns;           /* 0: there is one */
     unsigned busy;                       /* encodes, sends, the manifest: done() waits for them */
     bool manifest_going;
-    bool told;                 /* done() was called: what is late goes on behind it */
-    bool over;                 /* and has had its time */
-    struct numerics *numerics; /* NULL: not watched */
+    bool told;                   /* done() was called: what is late goes on behind it */
+    bool over;                   /* and has had its time */
+    struct numerics *numerics;   /* NULL: not watched */
+    bool indexing;               /* and it is not ready for the first chunk */
+    struct worker_job table_job; /* that, and later the manifest */
+    int table_code;
+    struct cairn_error table_err;
     struct manifest manifest;
     struct bytes manifest_bytes;
     struct shard_ref ref;
@@ -112,6 +116,16 @@ void chunk_shed(struct chunk *c, bool all);
 struct link *chunk_place(const struct chunk *c, unsigned index);
 uint64_t chunk_record_bytes(const struct chunk *c);
 void drain_fail(struct drain *d, int code, const struct cairn_error *err);
+
+/* ---- drain.c --------------------------------------------------------------------------------- */
+/* Its bytes are made. */
+void drain_store_manifest(struct drain *d);
+
+/* ---- drain_manifest.c ------------------------------------------------------------------------ */
+/* Gets ready to look at what tensors hold, if that is asked for and there is memory for it. */
+void drain_watch_numbers(struct drain *d);
+/* drain_store_manifest or drain_fail follows. */
+void drain_make_manifest(struct drain *d);
 
 /* ---- drain_fill.c ---------------------------------------------------------------------------- */
 /* Compares what was encoded without sums, some at a time. */

@@ -8,6 +8,7 @@
 #include "daemon/node/job_internal.h"
 
 #include "core/base/cleanup.h"
+#include "core/base/error.h"
 #include "core/model/stripe.h"
 #include "daemon/io/log.h"
 #include "daemon/node/decision_copy.h"
@@ -37,6 +38,7 @@ static void decide_applied(const struct decider *d, uint64_t revision)
     struct ckpt_base self = {true, d->step, d->incarnation};
     uint64_t stored_bytes = 0;
 
+    delta_committed(job, d->step, d->incarnation);
     job->newest = self;
     job->newest_revision = revision;
     job->newest_chain = d->chain;
@@ -77,23 +79,25 @@ static void decide_txn(struct decider *d, const struct cairn_compare *compares, 
     meta_txn(d->job->jobs->deps.meta, &txn, d->job->jobs->config.meta_ms, &d->req);
 }
 
-/* The base is committed and not deleted while the intent is put, and whoever deletes it has not read the intent: holds
- * change with it. */
+/* The base is committed, not deleted and not known to be lost while the intent is put, and whoever deletes it has not
+ * read the intent: holds change with it. */
 static void decide_txn_with_base(struct decider *d, const struct cairn_compare *seen, size_t nseen, const char *key,
                                  const struct bytes *value, const struct bytes *hold)
 {
     const struct ckpt_base *b = &d->root.base;
-    char decision[RECORD_KEY_MAX], tombstone[RECORD_KEY_MAX], holds[RECORD_KEY_MAX];
+    char decision[RECORD_KEY_MAX], tombstone[RECORD_KEY_MAX], holds[RECORD_KEY_MAX], lost[RECORD_KEY_MAX];
     struct cairn_compare c[8];
 
     record_key_ckpt(decision, d->job->name, b->step, b->incarnation, "decision");
     record_key_ckpt(tombstone, d->job->name, b->step, b->incarnation, "tombstone");
     record_key_ckpt(holds, d->job->name, b->step, b->incarnation, "holds");
+    record_key_ckpt(lost, d->job->name, b->step, b->incarnation, "lost");
     memcpy(c, seen, nseen * sizeof *c);
     c[nseen] = (struct cairn_compare){decision, d->base_revision};
     c[nseen + 1] = (struct cairn_compare){tombstone, 0};
+    c[nseen + 2] = (struct cairn_compare){lost, 0};
     struct cairn_put put[] = {{key, value->data, value->len, 0}, {holds, hold->data, hold->len, 0}};
-    struct cairn_txn txn = {.compares = c, .ncompares = nseen + 2, .puts = put, .nputs = 2};
+    struct cairn_txn txn = {.compares = c, .ncompares = nseen + 3, .puts = put, .nputs = 2};
     meta_txn(d->job->jobs->deps.meta, &txn, d->job->jobs->config.meta_ms, &d->req);
 }
 
@@ -321,7 +325,7 @@ static void decide_intent_done(struct decider *d, const struct cairn_meta_result
         decide_event(d, COMMIT_ON_INTENT_UNKNOWN);
     } else if (result->succeeded) {
         decide_event(d, COMMIT_ON_INTENT_WRITTEN);
-    } else { /* also when the base was deleted meanwhile: no drain has begun, so it can go without */
+    } else { /* also when the base was deleted or found lost meanwhile: no drain has begun, so it can go without */
         share_refused(&d->job->share, &d->root.base);
         d->root.base = (struct ckpt_base){.is_set = false};
         d->chain = 0;
@@ -394,11 +398,15 @@ void decider_compared(struct decider *d, const char *mismatch)
 {
     const struct jobs *jobs = d->job->jobs;
     bool waits = !d->over && d->machine.state == COMMIT_ROOTING, fails = jobs->config.common_fails;
-    char reason[COMMIT_REASON];
+    static const char by[] = "; [node] common_mismatch = fail";
+    char reason[COMMIT_REASON] = "";
 
     if (waits && mismatch) {
         d->job->mismatches++;
-        snprintf(reason, sizeof reason, "%.*s", COMMIT_REASON - 1, mismatch);
+        size_t len = strlen(mismatch), room = sizeof reason - sizeof by;
+        if (len > room)
+            len = cairn_whole_characters(mismatch, room);
+        snprintf(reason, sizeof reason, "%.*s%s", (int)len, mismatch, by);
         if (!fails)
             log_line(LOG_WARNING, "job %s: step %llu is committed although %s", d->job->name,
                      (unsigned long long)d->step, mismatch);
@@ -670,6 +678,7 @@ void job_remember_decisions(struct job *job, const struct view *v)
 
 void job_adopt(struct job *job, const struct view *v)
 {
+    delta_adopted(job, v);
     for (size_t i = 0; i < v->n; i++) {
         const struct known *k = &v->known[i];
         if (k->fate == KNOWN_UNDECIDED && !job_find_decider(job, k->step, k->incarnation) &&

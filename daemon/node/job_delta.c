@@ -197,11 +197,83 @@ void delta_pinned(struct job *job)
         job->newest = (struct ckpt_base){.is_set = false};
 }
 
+/* By (incarnation, step). */
+static bool is_after_last(const struct job *job, uint64_t step, uint64_t incarnation)
+{
+    const struct ckpt_base *last = &job->last;
+
+    return !last->is_set || incarnation > last->incarnation || (incarnation == last->incarnation && step > last->step);
+}
+
+void delta_committed(struct job *job, uint64_t step, uint64_t incarnation)
+{
+    if (is_after_last(job, step, incarnation))
+        job->last = (struct ckpt_base){true, step, incarnation};
+}
+
+/* Whoever committed since may have seen a start pass over what is remembered here: by now the pin is a newer one, and
+ * no longer says so. */
+void delta_adopted(struct job *job, const struct view *v)
+{
+    for (size_t i = 0; i < v->n; i++) {
+        const struct known *k = &v->known[i];
+        if ((k->fate != KNOWN_COMMITTED && k->fate != KNOWN_DELETED) || !is_after_last(job, k->step, k->incarnation))
+            continue;
+        job->newest = (struct ckpt_base){.is_set = false};
+        job->share = (struct share){.used = 0};
+        return;
+    }
+}
+
+/* ---- what is lost ---------------------------------------------------------------------------- */
+
+struct distrust {
+    struct meta_req req;
+    struct jobs *jobs;
+};
+
+static void distrust_told(struct meta_req *req, const struct cairn_meta_result *result)
+{
+    struct distrust *t = req->arg;
+    struct jobs *jobs = t->jobs;
+
+    (void)result; /* it is there already; or, without an answer, whoever looks next tells again */
+    free(t);
+    jobs->posts--;
+    jobs_maybe_stopped(jobs);
+}
+
+/* Another node may coordinate: an intent whose base has this key is refused. */
+static void distrust_tell(struct jobs *jobs, const char *job, uint64_t step, uint64_t incarnation)
+{
+    char lost[RECORD_KEY_MAX], tombstone[RECORD_KEY_MAX];
+    struct distrust *t = jobs->stopping ? NULL : calloc(1, sizeof *t);
+    struct bytes value = {0};
+
+    if (!t)
+        return;
+    if (jobs_hold_record(jobs, &value, NULL) < 0) {
+        free(t);
+    } else {
+        record_key_ckpt(lost, job, step, incarnation, "lost");
+        record_key_ckpt(tombstone, job, step, incarnation, "tombstone");
+        struct cairn_compare c[] = {{lost, 0}, {tombstone, 0}};
+        struct cairn_put put = {lost, value.data, value.len, 0};
+        struct cairn_txn txn = {.compares = c, .ncompares = 2, .puts = &put, .nputs = 1};
+        *t = (struct distrust){.req = {.done = distrust_told, .arg = t}, .jobs = jobs};
+        jobs->posts++;
+        meta_txn(jobs->deps.meta, &txn, jobs->config.meta_ms, &t->req);
+    }
+    bytes_free(&value);
+}
+
 void jobs_distrust(struct jobs *jobs, const char *name, uint64_t step, uint64_t incarnation)
 {
     struct job *job = jobs_find(jobs, name);
     struct ckpt_base lost = {true, step, incarnation};
 
+    if (!job || !job->held)
+        distrust_tell(jobs, name, step, incarnation);
     if (!job)
         return;
     share_refused(&job->share, &lost);

@@ -42,6 +42,7 @@ struct jobs {
     struct list cache;    /* struct checkpoint, newest use first */
     struct list holds;    /* struct hold */
     struct retainer *retainer;
+    struct numerics_budget numerics;
     int64_t lease; /* 0: none */
     int lease_op;  /* enum lease_op under way */
     uint64_t lease_sent_ns;
@@ -166,6 +167,7 @@ struct job {
     struct ckpt_base newest;  /* committed by this coordinator */
     uint64_t newest_revision; /* of its decision */
     unsigned newest_chain;    /* checkpoints that it needs, one for the other */
+    struct ckpt_base last;    /* of those that this coordinator committed; not reset by what is learnt of it */
     struct share share;       /* what the next ones may share unchanged chunks with */
     unsigned nruns;
     uint64_t committed, aborted;
@@ -313,6 +315,9 @@ void delta_not_same(struct rank_save *save, const struct manifest_base *base, ui
 void delta_forget(struct job *job);
 /* What the start of the job's pin left behind is no base any more. */
 void delta_pinned(struct job *job);
+/* This coordinator goes on, or begins again: others may have committed in between. */
+void delta_adopted(struct job *job, const struct view *v);
+void delta_committed(struct job *job, uint64_t step, uint64_t incarnation);
 
 /* Whether this daemon still works on it. */
 bool job_works_on(const struct job *job, uint64_t step, uint64_t incarnation);

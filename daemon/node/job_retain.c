@@ -137,17 +137,17 @@ static void grave_removed(struct meta_req *req, const struct cairn_meta_result *
 
 static void grave_remove(struct grave *g)
 {
-    static const char *const what[] = {"intent", "decision", "holds", "tombstone"};
+    static const char *const what[] = {"intent", "decision", "holds", "lost", "tombstone"};
     struct jobs *jobs = g->retainer->jobs;
-    char keys[4][RECORD_KEY_MAX];
-    const char *deletes[4];
+    char keys[5][RECORD_KEY_MAX];
+    const char *deletes[5];
 
-    for (unsigned i = 0; i < 4; i++) {
+    for (unsigned i = 0; i < 5; i++) {
         record_key_ckpt(keys[i], g->job, g->step, g->incarnation, what[i]);
         deletes[i] = keys[i];
     }
-    struct cairn_compare seen = {keys[3], g->revision};
-    struct cairn_txn txn = {.compares = &seen, .ncompares = 1, .deletes = deletes, .ndeletes = 4};
+    struct cairn_compare seen = {keys[4], g->revision};
+    struct cairn_txn txn = {.compares = &seen, .ncompares = 1, .deletes = deletes, .ndeletes = 5};
     g->removing = true;
     g->req = (struct meta_req){.done = grave_removed, .arg = g};
     meta_txn(jobs->deps.meta, &txn, jobs->config.meta_ms, &g->req);

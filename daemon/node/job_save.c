@@ -132,7 +132,7 @@ static void save_start_drain(struct rank_save *save)
                               .sums = save->sums,
                               .sums_seed = save->sums_seed,
                               .attempt = save->attempt,
-                              .numerics = job->jobs->config.numerics,
+                              .numerics = job->jobs->numerics.max ? &job->jobs->numerics : NULL,
                               .deadline_ms = job->jobs->config.checkpoint_ms,
                               .pace = run_pace(run, save->image.layout->nparts),
                               .arg = save,

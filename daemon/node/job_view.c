@@ -290,7 +290,7 @@ static int view_no_finite(const struct view *v, const char *job, struct cairn_er
     if (!counted)
         return cairn_fail(err, CAIRN_E_NOT_FOUND,
                           "of none of the %u committed checkpoints of job %s it is known whether they have NaN or Inf: "
-                          "they were saved with [node] numerics = 0, or by an older version",
+                          "they were saved with [node] numerics = 0, short of memory for it, or by an older version",
                           committed, job);
     return cairn_fail(err, CAIRN_E_NOT_FOUND,
                       "each of the %u committed checkpoints of job %s whose NaN and Inf were counted has some%s",

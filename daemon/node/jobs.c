@@ -421,6 +421,7 @@ int jobs_new(const struct jobs_deps *deps, const struct jobs_config *config, str
     jobs->config = *config;
     snprintf(jobs->node, sizeof jobs->node, "%s", config->node);
     jobs->config.node = jobs->node;
+    jobs->numerics.max = config->numerics_bytes;
     list_init(&jobs->jobs);
     list_init(&jobs->openings);
     list_init(&jobs->loads);

@@ -28,7 +28,7 @@ struct jobs_config {
     uint32_t checkpoint_ms;     /* from the last rank's begin of a step to its decision */
     unsigned delta_chain;       /* how many checkpoints are stored one against the other; 0: none */
     unsigned share_unchanged;   /* how many checkpoints may share unchanged chunks with one; 0: none */
-    bool numerics;              /* what tensors hold is looked at while they are encoded */
+    uint64_t numerics_bytes;    /* memory to look at what tensors hold while they are encoded; 0: nobody does */
     bool common_fails;          /* ranks that disagree on what they hold in common abort the checkpoint */
     bool spread;                /* a flush takes most of the time until the next save */
     struct retention retention; /* of jobs that have no rule of their own */
@@ -210,8 +210,8 @@ struct list_request {
 };
 void jobs_list(struct jobs *jobs, struct list_request *request);
 
-/* The checkpoint was found to lack what cannot be made again: nothing more is stored against it, if this node
- * coordinates the job. */
+/* The checkpoint was found to lack what cannot be made again: nothing more is stored against it, whoever coordinates
+ * the job. */
 void jobs_distrust(struct jobs *jobs, const char *job, uint64_t step, uint64_t incarnation);
 
 struct job_status {

@@ -144,7 +144,7 @@ static int node_start_parts(struct node *n, struct cairn_error *err)
                              .spread = c->spread,
                              .delta_chain = c->delta_chain,
                              .share_unchanged = c->share_unchanged,
-                             .numerics = c->numerics,
+                             .numerics_bytes = c->numerics_bytes,
                              .common_fails = c->common_fails,
                              .retention = c->retention,
                              .retention_ms = c->retention_ms};

@@ -30,7 +30,7 @@ struct node_config {
     unsigned fragment_buffers;
     unsigned share_unchanged; /* checkpoints that may refer to one older for what did not change; 0: none */
     unsigned delta_chain;     /* checkpoints stored one against the other; 0: none */
-    bool numerics;            /* what tensors hold is looked at while they are encoded */
+    uint64_t numerics_bytes;  /* memory to look at what tensors hold while they are encoded; 0: nobody does */
     bool common_fails;        /* ranks that disagree on what they hold in common abort the checkpoint */
     unsigned margin;          /* of a committed checkpoint; 0: the default */
     const char *domain;       /* failure domain; "" */

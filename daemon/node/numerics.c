@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "daemon/node/numerics.h"
 
+#include "core/base/error.h"
 #include "core/model/units.h"
 
 #include <stdlib.h>
@@ -16,11 +17,13 @@ struct edges { /* of a part: pieces of slices that begin before it, or go on beh
 };
 struct numerics {
     const struct cairn_layout *layout;
+    struct numerics_budget *budget;
+    uint64_t bytes;  /* of the budget */
     uint32_t *order; /* slices that are not empty, by their place in the image */
     uint32_t norder;
     uint32_t *first;               /* of each part: in order, the first slice that reaches into it */
     struct edges *edges;           /* of each part */
-    struct cairn_numerics *wholes; /* of each slice that lies in one part */
+    struct cairn_numerics *wholes; /* of each slice that lies in one part, in this order */
 };
 struct numerics_part {
     const struct numerics *of;
@@ -40,45 +43,76 @@ static const struct cairn_slice *slice_at(const struct numerics *n, uint32_t at)
     return &n->layout->slices[n->order[at]];
 }
 
-static int by_place(const void *a, const void *b, void *arg)
+/* Its result, for each slice, counts too: whoever asked for it holds both. */
+static uint64_t bytes_of(const struct cairn_layout *l)
 {
-    const struct cairn_slice *slices = arg;
-    uint64_t x = slices[*(const uint32_t *)a].image_offset, y = slices[*(const uint32_t *)b].image_offset;
+    const struct numerics *n = NULL;
 
-    return (x > y) - (x < y);
+    return (l->nslices + 1ull) * (sizeof *n->order + 2 * sizeof *n->wholes) +
+           (l->nparts + 1ull) * (sizeof *n->first + sizeof *n->edges);
 }
 
-struct numerics *numerics_new(const struct cairn_layout *l)
+int numerics_new(const struct cairn_layout *l, struct numerics_budget *budget, struct numerics **ret,
+                 struct cairn_error *err)
 {
-    struct numerics *n = calloc(1, sizeof *n);
+    uint64_t bytes = bytes_of(l);
 
+    if (budget->used > budget->max || bytes > budget->max - budget->used)
+        return cairn_fail(err, CAIRN_E_NO_SPACE, "%u tensors need %llu KiB, %llu of %llu are taken", l->nslices,
+                          (unsigned long long)bytes >> 10, (unsigned long long)budget->used >> 10,
+                          (unsigned long long)budget->max >> 10);
+    struct numerics *n = calloc(1, sizeof *n);
     if (!n)
-        return NULL;
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the numerics of %u tensors", l->nslices);
     n->layout = l;
+    n->budget = budget;
+    n->bytes = bytes;
+    budget->used += bytes;
     n->order = malloc((l->nslices + 1u) * sizeof *n->order);
     n->first = malloc((l->nparts + 1u) * sizeof *n->first);
     n->edges = calloc(l->nparts + 1u, sizeof *n->edges);
     n->wholes = calloc(l->nslices + 1u, sizeof *n->wholes);
     if (!n->order || !n->first || !n->edges || !n->wholes) {
         numerics_free(n);
-        return NULL;
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the numerics of %u tensors", l->nslices);
+    }
+    *ret = n;
+    return 0;
+}
+
+/* Slices lie in the image by groups of one dtype, and in a group in their order. */
+static void order_slices(struct numerics *n)
+{
+    const struct cairn_layout *l = n->layout;
+    uint32_t next[256] = {0}; /* of each dtype: how many there are, then where in order its next one goes */
+
+    for (uint32_t i = 0; i < l->nslices; i++)
+        next[l->slices[i].dtype & 255] += l->slices[i].bytes > 0;
+    for (uint32_t g = 0; g < l->ngroups; g++) {
+        uint32_t *first = &next[l->groups[g].dtype & 255], count = *first;
+        *first = n->norder;
+        n->norder += count;
     }
     for (uint32_t i = 0; i < l->nslices; i++)
         if (l->slices[i].bytes)
-            n->order[n->norder++] = i;
-    qsort_r(n->order, n->norder, sizeof *n->order, by_place, l->slices);
-    for (uint32_t part = 0, at = 0; part <= l->nparts; part++) {
+            n->order[next[l->slices[i].dtype & 255]++] = i;
+}
+
+void numerics_index(struct numerics *n)
+{
+    order_slices(n);
+    for (uint32_t part = 0, at = 0; part <= n->layout->nparts; part++) {
         while (at < n->norder && slice_at(n, at)->image_offset + slice_at(n, at)->bytes <= begin_of(part))
             at++;
         n->first[part] = at;
     }
-    return n;
 }
 
 void numerics_free(struct numerics *n)
 {
     if (!n)
         return;
+    n->budget->used -= n->bytes;
     free(n->order);
     free(n->first);
     free(n->edges);
@@ -155,9 +189,8 @@ void numerics_take(struct numerics *n, struct numerics_part *p)
     e->head = p->head;
     e->tail = p->tail;
     e->taken = true;
-    for (uint32_t at = n->first[p->part]; at < p->next; at++)
-        if (p->wholes[at - n->first[p->part]].known)
-            n->wholes[n->order[at]] = p->wholes[at - n->first[p->part]];
+    /* Among them may be slices that other parts have a piece of: nobody looks at those. */
+    memcpy(&n->wholes[n->first[p->part]], p->wholes, (p->next - n->first[p->part]) * sizeof p->wholes[0]);
     free(p);
 }
 
@@ -168,16 +201,16 @@ static void add_piece(struct piece *sum, const struct piece *more)
     sum->bad.inf += more->bad.inf;
 }
 
-static struct cairn_numerics sum_slice(const struct numerics *n, uint32_t i)
+static struct cairn_numerics sum_slice(const struct numerics *n, uint32_t at)
 {
-    const struct cairn_slice *s = &n->layout->slices[i];
+    const struct cairn_slice *s = slice_at(n, at);
     uint32_t first = (uint32_t)(s->image_offset / CAIRN_PART);
-    uint32_t last = s->bytes ? (uint32_t)((s->image_offset + s->bytes - 1) / CAIRN_PART) : first;
+    uint32_t last = (uint32_t)((s->image_offset + s->bytes - 1) / CAIRN_PART);
     struct piece sum = {.bad = {0}};
 
-    if (s->bytes && first == last)
-        return n->wholes[i];
-    for (uint32_t part = first; s->bytes && part <= last; part++) {
+    if (first == last)
+        return n->wholes[at];
+    for (uint32_t part = first; part <= last; part++) {
         if (!n->edges[part].taken)
             return (struct cairn_numerics){.known = false};
         add_piece(&sum, part == first ? &n->edges[part].tail : &n->edges[part].head);
@@ -187,9 +220,16 @@ static struct cairn_numerics sum_slice(const struct numerics *n, uint32_t i)
 
 struct cairn_numerics *numerics_end(const struct numerics *n)
 {
-    struct cairn_numerics *ret = calloc(n->layout->nslices + 1u, sizeof *ret);
+    const struct cairn_layout *l = n->layout;
+    struct cairn_numerics *ret = calloc(l->nslices + 1u, sizeof *ret);
+    const struct cairn_digest nothing = {0};
 
-    for (uint32_t i = 0; ret && i < n->layout->nslices; i++)
-        ret[i] = sum_slice(n, i);
+    for (uint32_t i = 0; ret && i < l->nslices; i++) {
+        ret[i].known = l->slices[i].bytes == 0;
+        if (ret[i].known)
+            ret[i].digest = cairn_digest_end(&nothing, 0, l->slices[i].dtype);
+    }
+    for (uint32_t at = 0; ret && at < n->norder; at++)
+        ret[n->order[at]] = sum_slice(n, at);
     return ret;
 }

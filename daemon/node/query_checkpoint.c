@@ -111,6 +111,12 @@ static json_t *dims(const uint64_t *v, uint32_t n)
     return a;
 }
 
+/* What others counted may be any number. */
+static json_t *count_of(uint64_t n)
+{
+    return json_integer(n > INT64_MAX ? INT64_MAX : (json_int_t)n);
+}
+
 /* null where they are not known. */
 static void describe_numerics(json_t *slice, const struct cairn_numerics *n)
 {
@@ -120,8 +126,8 @@ static void describe_numerics(json_t *slice, const struct cairn_numerics *n)
     if (known)
         snprintf(hex, sizeof hex, "%016llx%016llx", (unsigned long long)n->digest.high,
                  (unsigned long long)n->digest.low);
-    query_set(slice, "nan", known ? json_integer((json_int_t)n->bad.nan) : json_null());
-    query_set(slice, "inf", known ? json_integer((json_int_t)n->bad.inf) : json_null());
+    query_set(slice, "nan", known ? count_of(n->bad.nan) : json_null());
+    query_set(slice, "inf", known ? count_of(n->bad.inf) : json_null());
     query_set(slice, "digest", known ? json_string(hex) : json_null());
 }
 

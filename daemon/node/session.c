@@ -332,10 +332,44 @@ static bool session_is_rank(struct session *s, uint32_t id)
     return false;
 }
 
+static void session_dispatch_rank(struct session *s, int type, const void *m, int *fds)
+{
+    switch (type) {
+    case LOCAL_LAYOUT:
+        session_on_layout(s, m, TAKE_FD(fds[0]));
+        break;
+    case LOCAL_BEGIN:
+        session_on_begin(s, m);
+        break;
+    case LOCAL_FILLED:
+        session_on_filled(s, m);
+        break;
+    case LOCAL_PARTS:
+        session_on_parts(s, m);
+        break;
+    case LOCAL_PACKED:
+        session_on_packed(s, m);
+        break;
+    case LOCAL_SUMS:
+        session_on_sums(s, m, TAKE_FD(fds[0]));
+        break;
+    case LOCAL_DROP:
+        session_on_drop(s, m);
+        break;
+    case LOCAL_WHY:
+        session_on_why(s, m);
+        break;
+    case LOCAL_WAIT:
+        session_on_wait(s, m);
+        break;
+    case LOCAL_RESUME:
+        session_on_resume(s, m);
+        break;
+    }
+}
+
 static void session_dispatch(struct session *s, int type, const void *m, int *fds)
 {
-    uint32_t id = ((const struct local_header *)m)->id;
-
     if (type != LOCAL_OPEN && type != LOCAL_HAND_BACK && !s->opened) {
         session_close(s, "it sent a request before OPEN");
         return;
@@ -344,48 +378,21 @@ static void session_dispatch(struct session *s, int type, const void *m, int *fd
     case LOCAL_OPEN:
         session_on_open(s, m);
         break;
-    case LOCAL_LAYOUT:
-        if (session_is_rank(s, id))
-            session_on_layout(s, m, TAKE_FD(fds[0]));
-        break;
-    case LOCAL_BEGIN:
-        if (session_is_rank(s, id))
-            session_on_begin(s, m);
-        break;
-    case LOCAL_FILLED:
-        if (session_is_rank(s, id))
-            session_on_filled(s, m);
-        break;
-    case LOCAL_PARTS:
-        if (session_is_rank(s, id))
-            session_on_parts(s, m);
-        break;
-    case LOCAL_PACKED:
-        if (session_is_rank(s, id))
-            session_on_packed(s, m);
-        break;
-    case LOCAL_SUMS:
-        if (session_is_rank(s, id))
-            session_on_sums(s, m, TAKE_FD(fds[0]));
-        break;
-    case LOCAL_DROP:
-        if (session_is_rank(s, id))
-            session_on_drop(s, m);
-        break;
-    case LOCAL_WHY:
-        if (session_is_rank(s, id))
-            session_on_why(s, m);
-        break;
-    case LOCAL_WAIT:
-        if (session_is_rank(s, id))
-            session_on_wait(s, m);
-        break;
     case LOCAL_HAND_BACK:
         session_on_hand_back(s, m, fds);
         break;
+    case LOCAL_LAYOUT:
+    case LOCAL_BEGIN:
+    case LOCAL_FILLED:
+    case LOCAL_PARTS:
+    case LOCAL_PACKED:
+    case LOCAL_SUMS:
+    case LOCAL_DROP:
+    case LOCAL_WHY:
+    case LOCAL_WAIT:
     case LOCAL_RESUME:
-        if (session_is_rank(s, id))
-            session_on_resume(s, m);
+        if (session_is_rank(s, ((const struct local_header *)m)->id))
+            session_dispatch_rank(s, type, m, fds);
         break;
     case LOCAL_LATEST:
         session_on_latest(s, m);

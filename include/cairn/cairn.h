@@ -177,7 +177,8 @@ struct cairn_stream {
  * it in: what the first save or restore with a tensor on the device would do. Errors: UNSUPPORTED says what is missing
  * (the plugin, the runtime, a driver, the device), NOMEM, IO. */
 CAIRN_API int cairn_session_use_device(struct cairn_session *session, uint32_t device, struct cairn_error *err);
-/* Makes the stream wait, and not the host, until the device's tensors of every save sealed before have been copied:
+/* Makes the stream wait, and not the host, until the device's tensors of every save sealed or staged before have been
+ * copied:
  * what is put into it afterwards may write to them. Stands before the first writer: the optimizer's step; where the
  * optimizer runs within backward, before backward. In a stream that is being captured into a CUDA graph it becomes an
  * external wait: each launch of the graph waits for the saves of this session sealed before the launch, and for nothing
@@ -262,11 +263,12 @@ CAIRN_API int cairn_save_seal(struct cairn_save *save, struct cairn_error *err);
 CAIRN_API int cairn_save_all(struct cairn_session *session, const struct cairn_save_options *options,
                              const struct cairn_tensor *tensors, uint64_t count, struct cairn_save **ret_save,
                              struct cairn_error *err);
-/* The first half of seal: takes room in the arena and copies every slice that has data. Slices whose data is NULL
- * (their stride_bytes are ignored) are the caller's to write, all of each, at cairn_save_place, from any thread; the
- * snapshot is complete only with cairn_save_seal, which then copies nothing. By then every write must have ended: other
- * threads are joined, a GPU has been waited for. What was not written is what an earlier save left there. Between the
- * two the daemon keeps the room, for as long as this takes; but a checkpoint that is not complete when the daemon's
+/* The first half of seal: takes room in the arena and copies every slice that has data; those on devices behind it, as
+ * seal does: their memory must stay theirs until CAIRN_SNAPSHOT, or until the save is given up. Slices whose data is
+ * NULL (their stride_bytes are ignored) are the caller's to write, all of each, at cairn_save_place, from any thread;
+ * the snapshot is complete only with cairn_save_seal, which then copies nothing. By then every write must have ended:
+ * other threads are joined, a GPU has been waited for. What was not written is what an earlier save left there. Between
+ * the two the daemon keeps the room, for as long as this takes; but a checkpoint that is not complete when the daemon's
  * checkpoint_s (default 600 s) have passed since the last of its ranks began is aborted for all ranks, and seal or
  * cairn_save_wait says ABORTED. A process that dies between the two drops the save; a daemon that dies is no error, as
  * with seal. cairn_save_free instead of seal gives the step up and the room back. Errors: those of seal. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cluster-filling: a rank that speaks the local protocol itself, to fill its snapshots as slowly and as wrongly as a
- * test wants. One tensor "w" of bytes; what a part holds is a function of the step and the part. Commands come on
- * stdin, a line each, and every one is answered by a line on stdout:
+ * test wants. One tensor "w" of bytes, of later ranks "wRANK"; what a part holds is a function of the step and the
+ * part. Commands come on stdin, a line each, and every one is answered by a line on stdout:
  *
  *     begin STEP         "granted SAVE"
  *     begin STEP packed  the same, of one whose parts may be packed
@@ -21,7 +21,7 @@
  * PARTS, PACKED, SUMS, FILLED, DROP and RESUME are answered by "ok", "error CODE MESSAGE" or "gone" (the connection has
  * ended).
  *
- *     cluster-filling JOB MIB [FROZEN]     the first FROZEN parts hold the same in every step */
+ *     cluster-filling JOB MIB [FROZEN [RANK WORLD]]     the first FROZEN parts hold the same in every step */
 #include "core/base/bytes.h"
 #include "core/base/error.h"
 #include "core/model/hash.h"
@@ -42,7 +42,8 @@
 
 struct rank {
     const char *job;
-    uint32_t nparts, frozen;
+    uint32_t nparts, frozen, rank, world;
+    char tensor[16];
     int fd;
     uint32_t next_id;
     int fds[LOCAL_MAX_FDS]; /* with what came last; -1: none */
@@ -164,8 +165,10 @@ static int memfd_of(const void *data, size_t len, bool sealed)
 
 static void open_rank(struct rank *r)
 {
-    struct local_open m = {
-        .world_size = 1, .timeout_ms = PATIENCE_S * 1000, .arena_bytes = (uint64_t)r->nparts * 3 / 2 * CAIRN_PART};
+    struct local_open m = {.rank = r->rank,
+                           .world_size = r->world,
+                           .timeout_ms = PATIENCE_S * 1000,
+                           .arena_bytes = (uint64_t)r->nparts * 3 / 2 * CAIRN_PART};
 
     snprintf(m.job, sizeof m.job, "%s", r->job);
     snprintf(m.start_id, sizeof m.start_id, "first");
@@ -194,7 +197,7 @@ static void open_rank(struct rank *r)
 static void send_layout(struct rank *r)
 {
     uint64_t n = (uint64_t)r->nparts * CAIRN_PART - 1000; /* the last part is a short one */
-    struct cairn_tensor t = {.size = sizeof t, .name = "w", .dtype = CAIRN_BYTES, .ndim = 1, .shape = &n};
+    struct cairn_tensor t = {.size = sizeof t, .name = r->tensor, .dtype = CAIRN_BYTES, .ndim = 1, .shape = &n};
     struct cairn_layout l;
     struct bytes encoded = {0};
     struct local_layout m = {.len = 0};
@@ -365,7 +368,7 @@ static void cmd_drop(struct rank *r)
 
 static void cmd_back(struct rank *r)
 {
-    struct local_hand_back back = {.arena_id = r->arena_id};
+    struct local_hand_back back = {.arena_id = r->arena_id, .rank = r->rank};
     struct local_resume resume = {.save = r->save, .step = r->step};
     int fds[2] = {r->arena_fd, r->ledger_fd};
 
@@ -403,7 +406,8 @@ static void cmd_check(struct rank *r, uint64_t step)
     struct cairn_session_options so = {.size = sizeof so, .job = r->job, .flags = CAIRN_OBSERVER};
     uint64_t n = (uint64_t)r->nparts * CAIRN_PART - 1000;
     char *data = malloc((size_t)r->nparts * CAIRN_PART), *want = malloc(CAIRN_PART);
-    struct cairn_tensor t = {.size = sizeof t, .name = "w", .dtype = CAIRN_BYTES, .ndim = 1, .shape = &n, .data = data};
+    struct cairn_tensor t = {
+        .size = sizeof t, .name = r->tensor, .dtype = CAIRN_BYTES, .ndim = 1, .shape = &n, .data = data};
     struct cairn_session *session = NULL;
     struct cairn_restore *restore = NULL;
 
@@ -469,14 +473,20 @@ int main(int argc, char **argv)
     struct rank *r = calloc(1, sizeof *r);
     char line[200];
 
-    if (!r || argc < 3 || argc > 4 || !getenv("CAIRN_SOCKET")) {
-        fprintf(stderr, "usage: CAIRN_SOCKET=... cluster-filling JOB MIB [FROZEN]\n");
+    if (!r || argc < 3 || argc > 6 || !getenv("CAIRN_SOCKET")) {
+        fprintf(stderr, "usage: CAIRN_SOCKET=... cluster-filling JOB MIB [FROZEN [RANK WORLD]]\n");
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     r->job = argv[1];
     r->nparts = (uint32_t)strtoul(argv[2], NULL, 10);
     r->frozen = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : 0;
+    r->rank = argc > 5 ? (uint32_t)strtoul(argv[4], NULL, 10) : 0;
+    r->world = argc > 5 ? (uint32_t)strtoul(argv[5], NULL, 10) : 1;
+    if (r->rank > 0)
+        snprintf(r->tensor, sizeof r->tensor, "w%u", r->rank);
+    else
+        strcpy(r->tensor, "w");
     r->pages = calloc(r->nparts, sizeof *r->pages);
     r->packed = calloc(r->nparts, sizeof *r->packed);
     dial(r);

@@ -193,6 +193,11 @@ def from_outside(cell, socket, build):
                           env={**env, "PYTHONPATH": str(tree / "python"), "PYTHONDONTWRITEBYTECODE": "1",
                                "CAIRN_CUDART": shim(build)})
     assert done.returncode == 0, f"{done.returncode}: {done.stdout}{done.stderr}"
+    merged = cell.root / "tmp" / "merged"  # the tool finds the package beside it
+    for command in (["restore", "t", "4", "--merge", "--to", merged], ["import", merged / "model.safetensors", "taken"]):
+        done = subprocess.run([tree / "bin" / "cairn", *command, "--socket", cell.root / socket.lstrip("/")], capture_output=True, text=True, timeout=60,
+                              env={**env, "CAIRN_PYTHON": sys.executable, "PYTHONPATH": "/nowhere", "PYTHONDONTWRITEBYTECODE": "1"})
+        assert done.returncode == 0, f"{done.returncode}: {done.stdout}{done.stderr}"
 
 
 def inside(root, build):

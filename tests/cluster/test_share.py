@@ -19,9 +19,9 @@ LIMIT = 3  # so many checkpoints share with one
 
 
 class Rank:
-    def __init__(self, c, job, frozen=FROZEN):
+    def __init__(self, c, job, frozen=FROZEN, rank=0, world=1, node=None):
         self.c, self.job = c, job
-        self.child = c.spawn([c.build / "tests/cluster/cluster-filling", job, PARTS, frozen], stdin=-1)
+        self.child = c.spawn([c.build / "tests/cluster/cluster-filling", job, PARTS, frozen, rank, world], node=node, stdin=-1)
         assert self.child.stdout.readline() == "open\n", self.child.stderr.read()
 
     def do(self, *command, says):
@@ -39,6 +39,9 @@ class Rank:
 
     def commit(self):
         self.do("filled", says="ok")
+        self.committed()
+
+    def committed(self):
         while (event := self.do("event", says="event").split(" ", 3))[1] != "3":
             assert int(event[2]) == 0, event
 
@@ -177,6 +180,36 @@ def killed(c):
     r.end()
 
 
+def across(build):
+    """Ranks on two nodes share what each has noted of the base; a node that forgot stores its rank's shard whole (catches: a base that only the
+    coordinator's node knows, a rank that takes what is not its own)."""
+    with Cluster(build, peers=3, nodes=2, common={}, node__share_unchanged=LIMIT, node__codecs="raw") as c:
+        c.start_all()
+        ranks = [Rank(c, "wide", rank=i, world=2, node=n) for i, n in enumerate(c.nodes)]
+        for step in (1, 2, 3):
+            if step == 3:
+                c.nodes[1].kill()
+                c.nodes[1].start()
+                ranks[1].do("back", says="back")
+            for r in ranks:
+                r.begin(step)
+                r.do("filled", says="ok")
+            for r in ranks:
+                r.committed()
+            c.wait_complete()
+        shards = {s: c.tool("show", "wide", s)["shards"] for s in (1, 2, 3)}
+        assert {s["node"] for s in shards[1]} == {"n1", "n2"}, shards
+        found = {s: [(k["base"] and k["base"]["step"], k["coding"]["shared_parts"]) for k in shards[s]] for s in shards}
+        assert found == {1: [(None, 0), (None, 0)], 2: [(1, FROZEN), (1, FROZEN)], 3: [(1, FROZEN), (None, 0)]}, found
+        for n in c.nodes:
+            n.kill()
+            n.start()
+        c.wait_peers_up()
+        for r in ranks:  # from the peers
+            r.right(2, 3)
+            r.end()
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--build", required=True, type=pathlib.Path)
@@ -188,6 +221,9 @@ def main():
             if a.only in (None, test.__name__):
                 test(c)
                 print(f"{test.__name__}: ok", flush=True)
+    if a.only in (None, across.__name__):
+        across(a.build)
+        print(f"{across.__name__}: ok", flush=True)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,11 @@ def main():
                                (3, "ls", "nothing"), (3, "restore", "nothing", "--to", out), (4, "status", "--socket", "/nonexistent")]:
             code = c.run([*tool, *command], check=False)[0]
             assert code == want, (command, code, want)
+        for says, *command in [('ls: no checkpoint of a job nothing is known: "cairn ls" names', "ls", "nothing"), ("show: job test has not committed step 99", "show", "test", 99),
+                               ("pin: the label", "pin", "test", 2, "a b"), ('ls: the job "no..." has byte', "ls", "no/job"),
+                               ("restore: open step 9 of job test: job test has not", "restore", "test", 9, "--to", out)]:
+            _, table, said = c.run([*tool, *command], check=False)
+            assert said.startswith(f"cairn: {says}") and not table, said  # no word of the protocol
         assert len(c.tool("restore", "test", "--to", out, "--force")["files"]) == 2
         failed = json.loads(c.run([*tool, "show", "test", 99, "--json"], check=False)[1])
         assert failed["error"]["code"] == "not_found" and "99" in failed["error"]["message"], failed

@@ -262,17 +262,22 @@ def kept(c):
     with watching(c, "keep", d, "--like", "orbax", "--keep", 2) as w:
         for step in (1, 2, 3):
             write(d / "tmp" / "a.bin", noise(1000, step))
+            write(d / "tmp" / "b.bin", noise(1000, step))
             (d / "tmp").rename(d / str(step))
             w.wait("committed", step)
         w.wait("removed", 1)
     assert sorted(p.name for p in d.iterdir()) == ["2", "3"]
     write(d / "2" / "a.bin", noise(1000, 22))  # not what is stored
     write(d / "4" / "a.bin", noise(1000, 4))
-    (d / ".cairn-gone-1").mkdir()  # what a killed one leaves
+    (d / ".cairn-gone-1").mkdir()  # what killed ones leave: nothing, a part of what is stored, what somebody wrote to
+    shutil.copytree(d / "3", d / ".cairn-gone-3")
+    (d / ".cairn-gone-3" / "b.bin").unlink()
+    shutil.copytree(d / "2", d / ".cairn-gone-2")
     events = once(c, "keep", d, "--like", "orbax", "--keep", 1)
     assert steps(events) == [4] and steps(events, "removed") == [3], events
-    assert [e["what"] for e in events if e["event"] == "kept"] == ["2"], events
-    assert sorted(p.name for p in d.iterdir()) == ["2", "4"]
+    assert [e["what"] for e in events if e["event"] == "kept"] == [".cairn-kept-2", "2"], events
+    assert sorted(p.name for p in d.iterdir()) == [".cairn-kept-2", "2", "4"]
+    assert listing(d / ".cairn-kept-2")["a.bin"] == listing(d / "2")["a.bin"], "what somebody wrote is lost"
     restore(c, "keep", 1, c.dir / "keep-back")
     assert (c.dir / "keep-back" / "1" / "a.bin").read_bytes() == noise(1000, 1)
 

@@ -160,6 +160,23 @@ static void test_bad_plugins_are_refused(void **state)
     plugins_free(p);
 }
 
+/* Catches a directory without plugins beside the program that hides the installed ones. */
+static void test_both_directories_are_looked_at(void **state)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct plugins *p;
+    struct codec *c;
+
+    (void)state;
+    unsetenv("CAIRN_PLUGIN_DIR");
+    assert_int_equal(plugins_new(NULL, &p, NULL), 0);
+    assert_int_equal(plugins_codec(p, "absent", &c, &err), CAIRN_E_NOT_FOUND);
+    const char *beside = strstr(err.message, "conformance/../lib/cairn or ");
+    if (!beside || !strstr(beside, "lib/cairn or /") || !strstr(beside, "/cairn;"))
+        fail_msg("\"%s\" does not name both", err.message);
+    plugins_free(p);
+}
+
 static int setup(void **state)
 {
     return plugins_new(PLUGIN_DIR, (struct plugins **)state, NULL);
@@ -179,6 +196,7 @@ int main(void)
         cmocka_unit_test(test_no_room_is_zero),
         cmocka_unit_test(test_estimate_tells_noise_from_repetition),
         cmocka_unit_test(test_bad_plugins_are_refused),
+        cmocka_unit_test(test_both_directories_are_looked_at),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -115,13 +115,13 @@ def torchtitan(job, directory):
 
     class Optimizers:
         def __init__(self, model, optimizer):
-            self.model, self.optimizer = model, optimizer
+            self.model, self.optimizers = model, [optimizer]
 
         def state_dict(self):
-            return get_optimizer_state_dict(self.model, self.optimizer)
+            return get_optimizer_state_dict(self.model, *self.optimizers)
 
         def load_state_dict(self, state):
-            set_optimizer_state_dict(self.model, self.optimizer, state)
+            set_optimizer_state_dict(self.model, *self.optimizers, state)
 
     class State:
         step = 0
@@ -152,6 +152,7 @@ def torchtitan(job, directory):
             sd_adapter=None,
             base_folder=directory,
         )
+        assert manager._manager.checkpointer._devices._attached == [optimizer]
         loaded = manager.load()
         while state.step < steps:
             manager.maybe_wait_for_staging()

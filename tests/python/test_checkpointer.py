@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """cairn.Checkpointer on a real daemon: what was saved is what is loaded, whatever the state dict is made of and whoever loads it."""
 import gc
+import json
 import os
 import random
 import signal
@@ -251,6 +252,24 @@ def test_ranks_save_and_any_world_loads(cluster, job):
         assert ckpt.load(state, strict=False) == 2 and torch.equal(state["model"]["even"], whole("even"))
 
 
+def test_what_ranks_hold_in_common(cluster, job):
+    """Each stores it, and one that has another bit is told of; what is its own, or stored in shares, is not compared."""
+    rules = {"common": lambda name: name != "own", "replicated": lambda name: name == "shared"}
+    ranks = [cairn.Checkpointer(job, r, 2, start_id="one", raise_errors=True, **rules) for r in range(2)]
+    for step in (1, 2):
+        wrong = [torch.zeros(1000), torch.zeros(1000)]
+        wrong[1][7] = step - 1
+        states = [{"w": wrong[r], "own": torch.full((9,), float(r)), "shared": torch.ones(300, 70)} for r in range(2)]
+        for handle in [ckpt.save(step, state) for ckpt, state in zip(ranks, states)]:
+            handle.wait("committed", 30)
+        shown = json.loads(cluster.cairn("show", job, str(step), "--json").stdout)
+        common = {t["name"]: [s["common"] for s in t["slices"]] for t in shown["tensors"] if not t["name"].startswith(".")}
+        assert common == {"w": [True, True], "own": [False, False], "shared": [False, False]}
+        assert (shown["common_mismatch"] or {}).get("tensors") == (None if step == 1 else ["w"]), shown["common_mismatch"]
+    for ckpt in ranks:
+        ckpt.close()
+
+
 class Data(torch.utils.data.Dataset):
     """Holds a Checkpointer, as a careless program's does."""
 
@@ -293,6 +312,25 @@ def test_ctrl_c_ends_a_wait(cluster, job):
         with pytest.raises(KeyboardInterrupt):
             handle.wait("committed", 60)  # the other rank never comes
         ckpt.close(0)
+
+
+def test_ctrl_c_loses_no_save(cluster, job, monkeypatch):
+    """Between two looks at saves that are on their way, and at the end: each can still be waited for, and is counted if it fails."""
+    wait = cairn.checkpointer.SaveHandle.wait
+
+    def interrupted(handle, *args):
+        monkeypatch.setattr(cairn.checkpointer.SaveHandle, "wait", wait)
+        raise KeyboardInterrupt
+
+    ckpt = cairn.Checkpointer(job, rank=0, world_size=2, start_id="alone", arena=32 << 20)
+    for step in (1, 2):
+        ckpt.save(step, {"w": torch.ones(3)})
+    for act in (lambda: ckpt.save(3, {"w": torch.ones(3)}), ckpt.close):
+        monkeypatch.setattr(cairn.checkpointer.SaveHandle, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            act()
+        assert [handle.step for handle in ckpt._under_way] == ([] if act == ckpt.close else [1, 2, 3])
+    assert ckpt._session is None
 
 
 def test_ctrl_c_ends_a_load(cluster, job):

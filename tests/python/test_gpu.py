@@ -8,12 +8,14 @@ import weakref
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from gpu_double import SHIM, gpu  # noqa: F401
 
 import cairn
-from cairn import _cuda, _torch
+from cairn import _cuda, _lib, _torch
 
 MIB = 1 << 20
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is")
 
 
 def filled(value, mib=1):
@@ -183,6 +185,35 @@ def test_memory_is_let_go_without_the_handle(cluster, job, gpu):  # noqa: F811
     assert len(gpu.let_go) == 3 and handle.step == 3
 
 
+def test_ctrl_c_behind_the_copy(cluster, job, gpu, monkeypatch):  # noqa: F811
+    """It comes when libcairn has put the copies into streams, and nobody has the handle yet: memory is held and the fence stands."""
+    call = _lib.call
+
+    def interrupted(name, *args):
+        call(name, *args)
+        if name == "cairn_save_all":
+            raise KeyboardInterrupt
+
+    weight = gpu.tensor(filled(1))
+    with checkpointer(job) as ckpt:
+        ckpt.save(1, {"w": weight, "v": weight}, wait="committed")
+        gpu.hold()
+        monkeypatch.setattr(_lib, "call", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ckpt.save(2, {"w": weight, "v": gpu.tensor(filled(2))})
+        monkeypatch.setattr(_lib, "call", call)
+        gc.collect()
+        ran = gpu.kernel(lambda: weight.fill_(3))
+        gpu.release(gpu.streams[0])
+        assert gpu.let_go == [] and not ran.wait(0.1)
+        gpu.release()
+        assert ran.wait(10)
+    gc.collect()
+    assert len(gpu.let_go) == 1
+    back = read(job, 2)
+    assert only(back["w"], 1) and only(back["v"], 2)
+
+
 def test_volatile(cluster, job, gpu):  # noqa: F811
     """What is asked for by name; of a bare state dict what no attached optimizer changes; nothing where the fence is put at once."""
     model, optimizer = net(gpu)
@@ -220,6 +251,33 @@ def test_volatile_tensors_that_do_not_fit(cluster, job, gpu):  # noqa: F811
                 assert only(read(job, step)["model"]["weight"], step)
                 gpu.drain()
         assert len(told) == 1
+
+
+class Wrapper:
+    """As Accelerate's: it runs no hooks of its own."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.step, self.param_groups = optimizer, optimizer.step, optimizer.param_groups
+        self.register_step_pre_hook = None
+
+
+def test_attach_and_detach(cluster, job, gpu):  # noqa: F811
+    """A wrapper's optimizer runs the hooks; after detach() the fence is put at once, also for the save that is being copied."""
+    model, optimizer = net(gpu)
+    wrapper = Wrapper(optimizer)
+    with checkpointer(job) as ckpt:
+        ckpt.attach(wrapper)
+        gpu.slow()
+        handles = [ckpt.save(1, {"model": model})]
+        wrapper.step()
+        handles.append(ckpt.save(2, {"model": model}))
+        ckpt.detach()
+        gpu.kernel(lambda: model.weight.data.fill_(9))
+        handles.append(ckpt.save(3, {"model": model}))
+        gpu.kernel(lambda: model.weight.data.fill_(0))
+        for step, value in ((1, 1), (2, 2), (3, 9)):
+            handles[step - 1].wait("committed", 20)
+            assert only(read(job, step)["model"]["weight"], value)
 
 
 def test_an_optimizer_that_was_not_attached(cluster, job, gpu):  # noqa: F811
@@ -408,12 +466,9 @@ def test_loads_into_memory_of_the_device(cluster, job, gpu, monkeypatch):  # noq
         assert gpu.copied() - moved >= 240000 and len(copies) == 1 and lazy[0] == 1 - 2j
 
 
-@pytest.mark.filterwarnings("ignore:torch.distributed is")
 @pytest.mark.parametrize("runtime", ["there", "missing"])
 def test_torch_distributed_checkpoint(cluster, job, gpu, monkeypatch, runtime):  # noqa: F811
     """StorageWriter and StorageReader: from the device and to it; without the runtime through copies, with one warning."""
-    import torch.distributed.checkpoint as dcp
-
     from cairn.torch import StorageReader, StorageWriter, close_sessions
 
     if runtime == "missing":
@@ -442,6 +497,79 @@ def test_torch_distributed_checkpoint(cluster, job, gpu, monkeypatch, runtime): 
     assert torch.equal(target["c128"], base.to(torch.complex128)) and target["n"] == 3
 
 
+@pytest.mark.parametrize("runtime", ["there", "missing"])
+def test_staging(cluster, job, gpu, monkeypatch, runtime):  # noqa: F811
+    """async_save() returns before anything is copied; what the stream does then, and tensors that are dropped, change nothing."""
+    from cairn.torch import StagingWriter, close_sessions
+
+    if runtime == "missing":
+        monkeypatch.setenv("CAIRN_CUDART", "/nonexistent/libcudart.so")
+    base, writer, ran = torch.arange(1, 241.0).view(12, 20), StagingWriter(job), []
+    state = {"a": gpu.tensor(base), "c128": gpu.tensor(base.to(torch.complex128)), "t": gpu.tensor(base + 1).t(), "host": base.clone(), "n": 3}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", RuntimeWarning)
+        for step in (1, 2):
+            gpu.kernel(lambda: state["a"].copy_(base * step))
+            gpu.synchronize([cairn.cuda(0)])
+            dropped = gpu.tensor(base * 3)
+            if step > 1:  # to open the device waits for it
+                gpu.hold()
+            future = dcp.async_save({**state, "dropped": dropped}, storage_writer=writer.at(step), no_dist=True)
+            del dropped
+            ran.append(gpu.kernel(lambda: state["a"].fill_(-1)))
+            gpu.release(gpu.streams[0])
+            assert step == 1 or runtime == "missing" or not (ran[-1].wait(0.05) or future.done())
+            gpu.release()
+            future.result(60)
+            del future
+            gpu.drain()
+            back = {k: torch.zeros_like(v) if k != "n" else 0 for k, v in state.items()} | {"dropped": torch.zeros(12, 20)}
+            dcp.load(back, storage_reader=cairn.torch.StorageReader(job, step), no_dist=True)
+            assert torch.equal(back["a"], base * step) and torch.equal(back["dropped"], base * 3) and torch.equal(back["host"], base)
+            assert torch.equal(back["t"], (base + 1).t()) and torch.equal(back["c128"], base.to(torch.complex128))
+            state["a"] = gpu.tensor(base)
+    writer.close()
+    close_sessions()
+    assert [str(w.message).count("/nonexistent") for w in told if w.category is RuntimeWarning] == [1] * (runtime == "missing")
+    gc.collect()
+    assert len(gpu.let_go) >= 2
+
+
+def test_a_writer_that_waits_no_longer(cluster, job, gpu):  # noqa: F811
+    """Its tensors are held and behind a fence until they are copied; the same step cannot be had again, and the next one can."""
+    from cairn.torch import StorageWriter
+
+    def save(step, **state):
+        writer = StorageWriter(job, step, session=session, rank=0, world_size=1, timeout=0.3 if step == 1 else 30)
+        dcp.save(state, storage_writer=writer, no_dist=True)
+
+    weight = gpu.tensor(filled(1))
+    with cairn.Session(job, arena_bytes=16 * MIB) as session:
+        session.use_device(cairn.cuda(0))
+        gpu.hold()
+        with pytest.raises(BaseException, match="being copied.*save the next one"):
+            save(1, w=weight, dropped=gpu.tensor(filled(1)))
+        gc.collect()
+        ran = gpu.kernel(lambda: weight.fill_(2))
+        gpu.release(gpu.streams[0])
+        assert gpu.let_go == [] and not ran.wait(0.1)
+        gpu.release()
+        assert ran.wait(10)
+        with pytest.raises(BaseException, match="ExistsError.*step 1"):
+            save(1, w=weight)
+        while session._kept:
+            session._let_go()
+        save(2, w=weight)
+        gc.collect()
+        assert len(gpu.let_go) == 1
+        for step in (1, 2):
+            with session.restore(step) as restore:
+                back = torch.zeros_like(weight)
+                restore.add("w", "F32", back.shape, back.data_ptr(), keep=back)
+                restore.run(30)
+            assert only(back, step)
+
+
 def test_a_promise_about_tensors_on_a_gpu(cluster, job, gpu):  # noqa: F811
     """Copies, fence and volatile buffers are as without it; memory that is replaced is held until it is copied."""
     model, optimizer = net(gpu)
@@ -464,6 +592,23 @@ def test_a_promise_about_tensors_on_a_gpu(cluster, job, gpu):  # noqa: F811
         with pytest.warns(RuntimeWarning, match="model.weight"):
             ckpt.save(4, state, wait="committed")
         assert only(read(job, 4)["model"]["weight"], 9)
+
+
+def test_tensors_of_the_host_between_those_of_a_gpu(cluster, job, gpu):  # noqa: F811
+    """AdamW's steps: they lie apart in the image, or no part of it would be the device's alone, which it hashes and leaves out."""
+    moments = {i: {"step": torch.tensor(1.0), "avg": gpu.tensor(filled(i)[:9000]), "sq": gpu.tensor(filled(i)[:9000])} for i in range(64)}
+    whole = 2 * 64 * 36000
+    unchanged = []
+    with checkpointer(job, track=True, arena=8 * MIB) as ckpt:  # room for one: each save gets the same pages
+        for step in range(1, 4):
+            moments[3]["step"].fill_(step)
+            handle = ckpt.save(step, {"optimizer": moments}, wait="snapshot")
+            assert handle.info()["device_bytes"] == whole
+            unchanged.append(handle.info()["unchanged_bytes"])
+            handle.wait("committed", 10)
+        assert max(unchanged) >= whole - MIB, unchanged
+        back = read(job, 3)["optimizer"]
+        assert back[3]["step"] == 3 and only(back[63]["sq"], 63)
 
 
 def test_the_shim_is_there():

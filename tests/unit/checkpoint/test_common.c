@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/checkpoint/common.h"
 
+#include "core/base/error.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -190,6 +192,13 @@ static void test_text(void **state)
                               "have in common");
     common_text(&many, &t, small, sizeof small);
     assert_int_equal(strlen(small), 19);
+    for (size_t room = 2; room < sizeof text; room++) { /* at a whole character, whatever is cut */
+        t.name[0] = "\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80";
+        common_text(&two, &t, text, room);
+        size_t n = strlen(text);
+        assert_true(n < room);
+        assert_int_equal(cairn_whole_characters(text, n), n);
+    }
 }
 
 int main(void)

@@ -156,7 +156,17 @@ static void test_moves(void **state)
     cairn_session_close(s);
 }
 
-/* Catches a place of the caller's that a device writes over, or that is taken for a device's. */
+static void scribble(void *arg)
+{
+    struct tensors *x = arg;
+
+    for (size_t i = 0; i < x->n; i++)
+        if (x->pieces[i].device == CAIRN_CUDA(0))
+            memset(x->data[i], 0x77, x->bytes[i]);
+}
+
+/* Catches a place of the caller's that a device writes over, or that is taken for a device's; copies that begin at seal
+ * only; and a step that is given up, so that its pages are granted again, while a device writes to them. */
 static void test_staged(void **state)
 {
     struct cairn_session *s;
@@ -175,12 +185,14 @@ static void test_staged(void **state)
             t.data = NULL;
         OK(cairn_save_add(save, &t, &err));
     }
+    shim_hold(NULL);
     OK(cairn_save_stage(save, &err));
+    OK(cairn_save_fence(s, CAIRN_CUDA(0), NULL, &err));
+    shim_work(shim_legacy(0), scribble, &x);
     for (size_t i = 1; i < N; i += 6) {
         OK(cairn_save_place(save, i, &place, &err));
         memcpy(place, x.was[i], x.bytes[i]);
     }
-    shim_hold(NULL);
     OK(cairn_save_seal(save, &err));
     OK(cairn_save_place(save, 0, &place, &err)); /* also while copies run */
     shim_release(NULL);
@@ -190,8 +202,11 @@ static void test_staged(void **state)
     comes_back(s, 1, &x);
     OK(begin(s, 2, &save)); /* given up between the halves */
     OK(cairn_save_add_all(save, x.tensor, N, &err));
+    shim_hold(NULL);
     OK(cairn_save_stage(save, &err));
     cairn_save_free(save);
+    assert_false(fake_wait_count(f, LOCAL_DROP, 1, 50));
+    shim_release(NULL);
     assert_true(fake_wait_count(f, LOCAL_DROP, 1, 10000));
     tensors_free(&x);
     cairn_session_close(s);
@@ -246,15 +261,6 @@ static void test_seal_does_not_wait(void **state)
     comes_back(s, 1, &x);
     tensors_free(&x);
     cairn_session_close(s);
-}
-
-static void scribble(void *arg)
-{
-    struct tensors *x = arg;
-
-    for (size_t i = 0; i < x->n; i++)
-        if (x->pieces[i].device == CAIRN_CUDA(0))
-            memset(x->data[i], 0x77, x->bytes[i]);
 }
 
 static void scribble_amax(void *arg)

@@ -98,13 +98,22 @@ static void plant(int dtype, uint8_t *data, size_t len, uint64_t *seed)
     }
 }
 
+/* Bytes have no NaN: of them there is the digest alone. */
+static void add_bytes(struct cairn_digest *d, uint64_t stripe, const uint8_t *data, size_t len)
+{
+    struct cairn_nonfinite none = {0};
+
+    cairn_numerics_add(d, &none, CAIRN_BYTES, stripe, data, len);
+    assert_true(none.nan == 0 && none.inf == 0);
+}
+
 /* The one pass that does both. */
 static void check_both(int dtype, const uint8_t *data, size_t len, struct cairn_nonfinite want)
 {
     struct cairn_digest d = {0}, alone = {0};
     struct cairn_nonfinite n = {0};
 
-    cairn_digest_add(&alone, 5, data, len);
+    add_bytes(&alone, 5, data, len);
     cairn_numerics_add(&d, &n, dtype, 5, data, len);
     assert_int_equal(n.nan, want.nan);
     assert_int_equal(n.inf, want.inf);
@@ -210,7 +219,7 @@ static struct hash128 digest_of(const uint8_t *data, size_t len, int dtype)
 {
     struct cairn_digest d = {0};
 
-    cairn_digest_add(&d, 0, data, len);
+    add_bytes(&d, 0, data, len);
     return cairn_digest_end(&d, len, dtype);
 }
 
@@ -250,7 +259,7 @@ static void test_any_cut(void **state)
         for (size_t i = 0; i < n; i++) { /* the pieces from both ends in turn */
             size_t p = i % 2 ? n - 1 - i / 2 : i / 2;
             struct cairn_digest piece = {0};
-            cairn_digest_add(&piece, begins[p] / 64, data + begins[p], begins[p + 1] - begins[p]);
+            add_bytes(&piece, begins[p] / 64, data + begins[p], begins[p + 1] - begins[p]);
             cairn_digest_merge(&d, &piece);
         }
         struct hash128 got = cairn_digest_end(&d, len, CAIRN_F16);

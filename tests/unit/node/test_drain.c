@@ -3,6 +3,7 @@
 #include "double_links.h"
 
 #include "core/base/error.h"
+#include "daemon/node/codecs.h"
 #include "daemon/node/drain.h"
 
 #include <setjmp.h>
@@ -33,6 +34,12 @@ struct fixture {
     bool shares;          /* every second chunk may be its base's */
     unsigned not_same;    /* times that one was not */
     uint32_t same_chunks; /* of the manifest */
+    struct numerics_budget budget;
+    uint64_t taken_memory; /* of the budget's */
+    const char *packer;    /* the codec that parts in the arena are packed with; NULL: they are not */
+    struct plugins *plugins;
+    char *plain; /* what was packed */
+    uint32_t packed[PARTS];
 };
 
 /* ---- what the drain tells -------------------------------------------------------------------- */
@@ -64,6 +71,10 @@ static void on_durable(void *arg, uint32_t first_part, uint32_t nparts)
 static void check_numerics(const struct fixture *f, const struct shard_ref *ref, const struct manifest *m)
 {
     const struct cairn_slice *s = &f->layout.slices[0];
+    if (f->taken_memory) {
+        assert_false(m->numerics || ref->numerics.known);
+        return;
+    }
     struct cairn_nonfinite bad = {0};
     struct cairn_digest d = {0};
 
@@ -155,6 +166,34 @@ static bool no_base(void *arg, const struct manifest_base *against, uint32_t fir
     return false;
 }
 
+/* Packs all parts of the arena but every fifth. */
+static void pack(struct fixture *f)
+{
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct codec *codec;
+    uint64_t r = 1;
+
+    assert_int_equal(plugins_new(PLUGIN_DIR, &f->plugins, &err), 0);
+    assert_int_equal(codecs_new(f->plugins, "raw float", 2, 0, &f->links.codecs, &err), 0);
+    assert_int_equal(plugins_codec(f->plugins, f->packer, &codec, &err), 0);
+    f->plain = malloc((size_t)PARTS << 20);
+    assert_non_null(f->plain);
+    for (size_t i = 0; i < (size_t)PARTS << 20; i++) { /* some bytes are commoner than others */
+        r = r * 6364136223846793005ull + 1442695040888963407ull;
+        f->plain[i] = (char)(i % 997 ? 0x30 + __builtin_ctz((unsigned)(r >> 33) | 1u << 20) : 0x7f);
+    }
+    memcpy(f->arena, f->plain, (size_t)PARTS << 20);
+    for (uint32_t p = 0; p < PARTS; p++) {
+        char *page = f->arena + ((size_t)p << 20);
+        if (p % 5 == 4)
+            continue;
+        int64_t n =
+            codec_encode(codec, f->plain + ((size_t)p << 20), CAIRN_PART, CAIRN_F8_E4M3, page, CAIRN_PART * 19 / 20);
+        assert_true(n > 0);
+        f->packed[p] = (uint32_t)n;
+    }
+}
+
 /* in_place: parts of a snapshot that is not filled; FILLED: it is. */
 static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsigned margin, uint64_t plan_ns,
                        uint32_t in_place)
@@ -164,7 +203,8 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
     struct cairn_tensor t = {
         .size = sizeof t, .name = "w", .dtype = CAIRN_F8_E4M3, .ndim = 1, .shape = &n, .offset = NULL, .length = NULL};
 
-    *f = (struct fixture){.shares = f->shares, .deadline_ms = f->deadline_ms};
+    *f = (struct fixture){
+        .shares = f->shares, .deadline_ms = f->deadline_ms, .taken_memory = f->taken_memory, .packer = f->packer};
     assert_int_equal(loop_new(64, &f->loop, &err), 0);
     assert_int_equal(workers_new(f->loop, 2, &f->workers, &err), 0);
     double_init(&f->links, f->loop, f->workers, peers, buffers);
@@ -179,6 +219,9 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
         f->arena[i] = (char)(i * 2654435761u >> 13);
     for (uint32_t i = 0; i < PARTS; i++)
         f->pages[i] = i;
+    f->budget = (struct numerics_budget){.used = f->taken_memory, .max = 1 << 20};
+    if (f->packer)
+        pack(f);
     struct drain_spec spec = {.job = "j",
                               .step = 1,
                               .incarnation = 1,
@@ -186,8 +229,9 @@ static void start_with(struct fixture *f, unsigned peers, unsigned buffers, unsi
                               .layout = &f->layout,
                               .arena = f->arena,
                               .pages = f->pages,
+                              .packed = f->packer ? f->packed : NULL,
                               .deadline_ms = f->deadline_ms ? f->deadline_ms : 20000,
-                              .numerics = true,
+                              .numerics = &f->budget,
                               .filling = in_place != FILLED,
                               .in_place = in_place,
                               .arg = f,
@@ -214,11 +258,15 @@ static void start(struct fixture *f, unsigned peers, unsigned buffers, unsigned 
 static void finish(struct fixture *f)
 {
     assert_int_equal(f->ended, 1);
+    assert_int_equal(f->budget.used, f->taken_memory);
     workers_free(f->workers);
     loop_free(f->loop);
     double_free(&f->links);
+    codecs_free(f->links.codecs);
+    plugins_free(f->plugins);
     cairn_layout_free(&f->layout);
     free(f->arena);
+    free(f->plain);
 }
 
 static void turn(struct fixture *f)
@@ -319,6 +367,19 @@ static void test_nobody_is_late(void **state)
     assert_int_equal(synced(&f), PARTS / 4 * 6);
     assert_true(f.links.synced_at_blob >= PARTS / 4 * 5); /* Stored is not durable */
     assert_int_equal(f.links.counts.fragments_dropped + f.links.counts.fragments_spared, 0);
+    all_released_once(&f);
+    finish(&f);
+}
+
+/* Catches a save that fails where only the look at its numbers does not fit. */
+static void test_no_memory_for_numbers(void **state)
+{
+    struct fixture f = {.taken_memory = (1 << 20) - 1000};
+    (void)state;
+
+    start(&f, 6, 24, 0);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, 0);
     all_released_once(&f);
     finish(&f);
 }
@@ -695,6 +756,68 @@ static void test_the_last_comparison(void **state)
     finish(&f);
 }
 
+/* Packed parts, before all are in place and after, and a peer that takes what it stored along (catches: parts whose
+ * length is not known yet, pages that stay packed, fragments made again that are others). */
+static void test_packed(void **state)
+{
+    struct fixture f = {.packer = "float"};
+    (void)state;
+
+    start_with(&f, 7, 36, 2, 0, 8);
+    f.links.link[3].holds_syncs = true;
+    uint32_t lens[PARTS];
+    memcpy(lens, f.packed, sizeof lens);
+    memset(f.packed + 8, 0, (PARTS - 8) * sizeof f.packed[0]); /* not said yet */
+    turn_until_stored(&f, 12);
+    for (uint32_t p = 0; p < 8; p++)
+        assert_int_equal(f.packed[p], 0);
+    assert_memory_equal(f.arena, f.plain, (size_t)8 << 20);
+    memcpy(f.packed + 8, lens + 8, (PARTS - 8) * sizeof f.packed[0]);
+    drain_in_place(f.drain, PARTS);
+    for (uint32_t i = 0; i < PARTS; i++)
+        f.sums[i] = cairn_hash128_seeded(f.plain + ((size_t)i << 20), (size_t)1 << 20, SEED);
+    drain_sums(f.drain, f.sums, SEED);
+    double_fail(&f.links.link[3]);
+    drain_filled(f.drain);
+    turn_until(&f, &f.ended);
+    assert_int_equal(f.code, 0);
+    assert_int_equal(f.left, 0);
+    all_released_once(&f);
+    assert_memory_equal(f.arena, f.plain, (size_t)PARTS << 20);
+    assert_int_equal(f.links.counts.packed_plain_bytes, (PARTS - PARTS / 5) * CAIRN_PART);
+    uint64_t packed = 0;
+    for (uint32_t p = 0; p < PARTS; p++)
+        packed += lens[p];
+    assert_int_equal(f.links.counts.packed_bytes, packed);
+    finish(&f);
+}
+
+/* Catches a save that counts without a part that cannot be unpacked, and fragments of one chunk that do not go
+ * together: of a device that packs as another codec does. */
+static void test_packed_wrongly(void **state)
+{
+    (void)state;
+    for (unsigned dense = 0; dense < 2; dense++) {
+        struct fixture f = {.packer = dense ? "dense" : "float"};
+        start_with(&f, 7, 36, 2, 0, dense ? 8 : PARTS);
+        f.links.link[3].holds_syncs = true;
+        if (!dense) {
+            f.arena[(size_t)13 << 20 | 5] ^= 1;
+            drain_filled(f.drain);
+        } else {
+            turn_until_stored(&f, 12);
+            double_fail(&f.links.link[3]);
+        }
+        turn_until(&f, &f.ended);
+        assert_int_equal(f.code, CAIRN_E_CORRUPT);
+        assert_non_null(strstr(f.why, dense
+                                          ? "was packed on its device as the codec \"float\" does not"
+                                          : "rank 0 part 13: what arrived in the arena is not what the device packed"));
+        assert_int_equal(released(&f), 0);
+        finish(&f);
+    }
+}
+
 /* Chunks that the base has are not sent, count, and give their pages back (catches: parity of what is not there, a
  * chunk that waits for fragments it never had). */
 static void test_shared(void **state)
@@ -723,6 +846,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nobody_is_late),
+        cmocka_unit_test(test_no_memory_for_numbers),
         cmocka_unit_test(test_changed_while_one_is_sent),
         cmocka_unit_test(test_a_hung_peer_without_a_spare),
         cmocka_unit_test(test_a_full_margin_waits),
@@ -738,6 +862,8 @@ int main(void)
         cmocka_unit_test(test_sums),
         cmocka_unit_test(test_sums_meanwhile),
         cmocka_unit_test(test_the_last_comparison),
+        cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_packed_wrongly),
         cmocka_unit_test(test_shared),
         cmocka_unit_test(test_the_tail_has_a_deadline),
     };

@@ -79,7 +79,7 @@ static void check(const struct world *w, const struct numerics *n, uint32_t miss
     assert_non_null(got);
     for (uint32_t i = 0; i < w->layout.nslices; i++) {
         const struct cairn_slice *s = &w->layout.slices[i];
-        struct cairn_nonfinite bad = {0};
+        struct cairn_nonfinite bad = {0}, none = {0};
         struct cairn_digest d = {0};
         bool reaches = s->bytes && s->image_offset / CAIRN_PART <= missing &&
                        (s->image_offset + s->bytes - 1) / CAIRN_PART >= missing;
@@ -87,7 +87,7 @@ static void check(const struct world *w, const struct numerics *n, uint32_t miss
         unknown += reaches;
         if (reaches)
             continue;
-        cairn_digest_add(&d, 0, w->image + s->image_offset, s->bytes);
+        cairn_numerics_add(&d, &none, CAIRN_BYTES, 0, w->image + s->image_offset, s->bytes);
         cairn_count_nonfinite(s->dtype, w->image + s->image_offset, s->bytes, &bad);
         struct hash128 want = cairn_digest_end(&d, s->bytes, s->dtype);
         assert_true(got[i].digest.low == want.low && got[i].digest.high == want.high);
@@ -109,8 +109,10 @@ static void test_any_order(void **state)
         struct world w;
         setup_world(&w, &seed);
         uint32_t nparts = w.layout.nparts, *order = malloc(nparts * sizeof *order);
-        struct numerics *n = numerics_new(&w.layout);
-        assert_non_null(n);
+        struct numerics_budget budget = {.max = UINT64_MAX};
+        struct numerics *n = NULL;
+        assert_int_equal(numerics_new(&w.layout, &budget, &n, NULL), 0);
+        numerics_index(n);
         assert_non_null(order);
         for (uint32_t i = 0; i < nparts; i++) {
             uint32_t j = (uint32_t)(next_random(&seed) % (i + 1));
@@ -139,15 +141,20 @@ static void test_any_order(void **state)
 static void test_nothing(void **state)
 {
     struct cairn_layout l;
-    struct numerics *n;
+    struct numerics_budget budget = {.max = 1000};
+    struct numerics *n = NULL, *more = NULL;
 
     (void)state;
     cairn_layout_init(&l);
     assert_int_equal(cairn_layout_place(&l, NULL), 0);
-    n = numerics_new(&l);
-    assert_non_null(n);
+    assert_int_equal(numerics_new(&l, &budget, &n, NULL), 0);
+    budget.max = 2 * budget.used - 1;
+    assert_int_equal(numerics_new(&l, &budget, &more, NULL), CAIRN_E_NO_SPACE);
+    assert_null(more);
+    numerics_index(n);
     free(numerics_end(n));
     numerics_free(n);
+    assert_int_equal(budget.used, 0);
     numerics_free(NULL);
     numerics_part_free(NULL);
 }

@@ -32,9 +32,9 @@ struct blob_call {
     void *arg;
 };
 
-void double_init(struct links *l, struct loop *loop)
+void double_init(struct links *l, struct loop *loop, const char *node)
 {
-    *l = (struct links){.loop = loop, .fail_rank = -1};
+    *l = (struct links){.loop = loop, .node = node, .fail_rank = -1};
     list_init(&l->drains);
     list_init(&l->blobs);
     list_init(&l->calls);
@@ -217,13 +217,14 @@ static void drain_succeed(struct drain *d)
     struct manifest m;
     struct chunk_record chunk = {.k = 1};
     struct bytes encoded = {0};
-    struct shard_ref ref = {.rank = d->spec.rank, .node = "n0", .plain_bytes = 64, .stored_bytes = 64};
+    struct shard_ref ref = {.rank = d->spec.rank, .plain_bytes = 64, .stored_bytes = 64};
     char peer[1][CAIRN_MAX_NAME + 1] = {"p0"};
     struct cairn_error err = CAIRN_ERROR_INIT;
 
     manifest_init(&m);
     snprintf(m.job, sizeof m.job, "%s", d->spec.job);
-    strcpy(m.node, "n0");
+    snprintf(m.node, sizeof m.node, "%s", d->links->node);
+    snprintf(ref.node, sizeof ref.node, "%s", d->links->node);
     m.step = d->spec.step;
     m.incarnation = d->spec.incarnation;
     m.rank = d->spec.rank;

@@ -10,6 +10,7 @@ struct links {
     struct loop *loop;
     bool hold_drains;      /* they wait for double_let_go */
     bool hold_tails;       /* once done, they end when they are let go or cancelled */
+    const char *node;      /* whose drains they are */
     int fail_rank;         /* its drain fails; -1: nobody's */
     bool watched;          /* drains say what their tensors hold: */
     uint64_t nan;          /* so many NaN */
@@ -30,7 +31,7 @@ struct links {
     struct list blobs;
     struct list calls; /* of blobs, that are held */
 };
-void double_init(struct links *l, struct loop *loop);
+void double_init(struct links *l, struct loop *loop, const char *node);
 void double_let_go(struct links *l);
 void double_free(struct links *l);
 /* Blobs are on the peers: a node that comes back finds them. */

@@ -37,7 +37,7 @@ void machine_start(struct fixture *f, struct machine *m, const char *node, uint6
         r = plugins_new(NULL, &m->plugins, &err);
     if (r == 0)
         r = plugins_meta_open(m->plugins, m->loop, "sqlite", params, &m->meta, &err);
-    double_init(&m->links, m->loop);
+    double_init(&m->links, m->loop, node);
     m->stopped = false;
     struct fabric_config fc = {"tcp;ofi_rxm", "127.0.0.1"};
     struct mesh_config mc = {node, start, NULL};

@@ -425,6 +425,8 @@ int main(void)
         T(all_ranks_follow_one_pin),
         T(the_pin_falls_back),
         T(what_a_start_left_behind_is_no_base),
+        T(what_others_left_behind_is_no_base),
+        T(what_others_found_lost_is_no_base),
         T(the_pin_counts_fragments),
         T(peers_away_are_no_reason_to_start_from_scratch),
         T(a_moved_pin_must_be_loaded),

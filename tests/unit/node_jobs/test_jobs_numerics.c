@@ -92,7 +92,8 @@ void by_policy_they_commit_nothing(void **state)
     for (unsigned i = 0; i < 3; i++)
         turn_until(i == 2 ? &f->b : &f->a, &s[i].ended);
     assert_string_equal(s[1].message,
-                        "rank 0 holds other bytes than 2 other ranks of tensors that they have in common: \"w\"");
+                        "rank 0 holds other bytes than 2 other ranks of tensors that they have in common: \"w\"; "
+                        "[node] common_mismatch = fail");
     leave_all(3, r);
 }
 

@@ -181,6 +181,68 @@ void what_a_start_left_behind_is_no_base(void **state)
     member_leave(old);
 }
 
+/* The same when another node coordinated in between, and the start after that resumed from what it committed (catches:
+ * a base that is remembered from before). */
+void what_others_left_behind_is_no_base(void **state)
+{
+    struct fixture *f = *state;
+    struct member *r;
+    struct checkpoint *c;
+    uint64_t step;
+
+    f->share_unchanged = 1;
+    machine_start(f, &f->a, "n0", 1, 10000);
+    machine_start(f, &f->b, "n1", 2, 10000);
+    turn_together(f);
+    assert_int_equal(join(f, &f->a, "j", "a", 0, 1, false, &r), 0);
+    commit_step_of(f, &f->a, &r, 1, 30);
+    commit_step_of(f, &f->a, &r, 1, 31); /* refers to 30, to no use: the next one is whole, and no base */
+    commit_step_of(f, &f->a, &r, 1, 32);
+    commit_step_of(f, &f->a, &r, 1, 40);
+    member_leave(r);
+    turn_for(&f->a, 100);
+    double_move_blobs(&f->a.links, &f->b.links);
+    f->b.links.short_step = 40;
+    f->b.links.short_code = CAIRN_E_CORRUPT;
+    assert_int_equal(join(f, &f->b, "j", "b", 0, 1, false, &r), 0);
+    assert_int_equal(open_step(f, &f->b, r, CAIRN_LATEST, 5000, &step, NULL, &c), 0);
+    assert_int_equal(step, 32);
+    checkpoint_unref(c);
+    commit_step_of(f, &f->b, &r, 1, 41);
+    member_leave(r);
+    turn_for(&f->b, 100);
+    double_move_blobs(&f->b.links, &f->a.links);
+    assert_int_equal(join(f, &f->a, "j", "c", 0, 1, false, &r), 0);
+    assert_int_equal(open_step(f, &f->a, r, CAIRN_LATEST, 5000, &step, NULL, &c), 0);
+    assert_int_equal(step, 41);
+    checkpoint_unref(c);
+    commit_step_of(f, &f->a, &r, 1, 42);
+    assert_int_equal(change(f, &f->a, CHANGE_DELETE, 40, ""), 0); /* 42 does not need it */
+    member_leave(r);
+}
+
+/* Catches a node's knowledge that does not get to the coordinator. */
+void what_others_found_lost_is_no_base(void **state)
+{
+    struct fixture *f = *state;
+    struct member *r;
+    struct checkpoint *c;
+    uint64_t step;
+
+    f->share_unchanged = 8;
+    machine_start(f, &f->a, "n0", 1, 10000);
+    machine_start(f, &f->b, "n1", 2, 10000);
+    turn_together(f);
+    assert_int_equal(join(f, &f->a, "j", "a", 0, 1, false, &r), 0);
+    commit_step_of(f, &f->a, &r, 1, 30);
+    f->b.links.corrupt_step = 30;
+    assert_int_equal(open_step(f, &f->b, NULL, 30, 5000, &step, NULL, &c), CAIRN_E_CORRUPT);
+    turn_for(&f->b, 50);
+    commit_step_of(f, &f->a, &r, 1, 40);
+    assert_int_equal(change(f, &f->a, CHANGE_DELETE, 30, ""), 0); /* 40 does not need it */
+    member_leave(r);
+}
+
 /* Manifests are there and fragments are not (catches: a resume step that nobody can read); who asks for a step by its
  * number, or observes, is not asked to wait for that. */
 void the_pin_counts_fragments(void **state)

@@ -21,6 +21,8 @@ void a_take_over_fences(void **state);
 void all_ranks_follow_one_pin(void **state);
 void the_pin_falls_back(void **state);
 void what_a_start_left_behind_is_no_base(void **state);
+void what_others_left_behind_is_no_base(void **state);
+void what_others_found_lost_is_no_base(void **state);
 void the_pin_counts_fragments(void **state);
 void peers_away_are_no_reason_to_start_from_scratch(void **state);
 void damaged_records_are_named(void **state);

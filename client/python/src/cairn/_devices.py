@@ -98,6 +98,10 @@ class Devices:
         """An optimizer before whose steps fence() is called."""
         self._attached.append(optimizer)
 
+    def detach(self) -> None:
+        """None of them any more."""
+        self._attached.clear()
+
     @property
     def is_left(self) -> bool:
         """Whether the fence is left to optimizers, or to the program."""
@@ -214,6 +218,12 @@ class Devices:
             return path[0] not in optimizers and fenced is not None and local.data_ptr() not in fenced
 
         return is_volatile
+
+
+def hooked(optimizer: Any) -> Any:
+    """The optimizer whose step runs hooks: what it wraps, where it is a wrapper that runs none (Accelerate's)."""
+    inner = getattr(optimizer, "optimizer", None)
+    return inner if inner is not None and not hasattr(optimizer, "_optimizer_step_pre_hooks") else optimizer
 
 
 def _among(value: Any, those: list[Any]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Optional, Union
 
 from . import _lib, _tree
@@ -50,6 +50,10 @@ def _true_dtype(value: Any, path: _tree.Key) -> Optional[str]:
     return module.true_name(value.dtype)
 
 
+def _holds(rule: Replicated, name: str) -> bool:
+    return bool(rule(name) if callable(rule) else rule)
+
+
 def _identity(value: Any) -> Any:
     return arrays_of(value).identity(value)
 
@@ -64,7 +68,8 @@ class Layout:
 
     rank, world_size: of the saving job; replicated: what plain tensors all ranks hold alike (see
     Checkpointer). before: the layout of the save before, whose room for the document is kept. direct:
-    libcairn reads devices itself; volatile: which of their tensors forward and backward change. After the
+    libcairn reads devices itself; volatile: which of their tensors forward and backward change; common: as
+    replicated, of plain tensors that each rank stores whole. After the
     constructor and after each refresh() the table is ready to be saved, as long as the state's tensors and
     what `held` keeps live. devices: those that the table's memory is on. Not thread-safe.
     """
@@ -79,6 +84,7 @@ class Layout:
         before: Optional["Layout"] = None,
         direct: bool = False,
         volatile: Optional[Volatile] = None,
+        common: Replicated = False,
     ) -> None:
         self.table = Table()
         self.tree = _tree.Tree(state, leaf_tag, _identity, _true_dtype, pickle_allowed)
@@ -89,7 +95,7 @@ class Layout:
         self.mode: Any = None  # the caller's: what else the layout depends on
         self._direct, self._volatile = direct, volatile
         self._on_devices: list[int] = []  # leaves that devices are to copy
-        self._share = (rank, world_size, replicated)
+        self._share, self._common = (rank, world_size, replicated), common
         self._rows: list[tuple[int, int]] = []  # leaf, bytes behind the leaf's own address
         self._bytes: dict[str, int] = {}
         values, self.tree.values = self.tree.values, []
@@ -99,8 +105,11 @@ class Layout:
         self._refreshable = True
         self._promise: Any = None  # see _promise
         self._watched = 0  # times that objects were looked at
-        for i, value in enumerate(values):
-            self._add_leaf(i, value)
+        # Tensors of the host, such as the steps of optimizers, lie behind those of devices: a part of the image that has both is not a
+        # device's alone, which could leave it out if it is as it was.
+        pieces = [p for i, value in enumerate(values) for p in self._pieces_with_place(i, value)]
+        for number, i, piece, base, common in sorted(pieces, key=lambda p: p[2].device == _lib.HOST):
+            self._add_piece(number, i, piece, base, common)
         self._in_place = self._rows == [(i, 0) for i in range(len(values))] and not self._numpy
         self._note_signature(values)
         self._add_document(rank, before)
@@ -112,14 +121,16 @@ class Layout:
 
     # ---- the first time ----
 
-    def _add_leaf(self, number: int, value: Any) -> None:
+    def _pieces_with_place(self, number: int, value: Any) -> Iterator[tuple[int, int, Any, int, bool]]:
+        """What this rank stores of a leaf, as _add_piece() wants it."""
         if self.tree.leaves[number].same_as is not None:
             return
         module = arrays_of(value)
         self._refreshable = self._refreshable and module.has_one_place(value)
         base = module.base_of(value, self._direct) if self._refreshable else 0
+        common = self._is_common(self.tree.leaves[number].name, value)
         for i, piece in enumerate(self._pieces(number, value)):
-            self._add_piece(number, i, piece, base)
+            yield number, i, piece, base, common
 
     def _pieces(self, number: int, value: Any) -> list[Any]:
         """What this rank stores of a leaf."""
@@ -129,7 +140,7 @@ class Layout:
         pieces = module.pieces_of(value, _tree.show(leaf.path), self._direct)
         return pieces if module.is_distributed(value) else self._my_share(leaf.name, pieces[0])
 
-    def _add_piece(self, number: int, i: int, piece: Any, base: int) -> None:
+    def _add_piece(self, number: int, i: int, piece: Any, base: int, common: bool) -> None:
         leaf = self.tree.leaves[number]
         on_device = piece.device != _lib.HOST
         volatile = on_device and self._volatile is not None and self._volatile(leaf.path, piece.local)
@@ -143,6 +154,7 @@ class Layout:
             strides=piece.strides,
             device=piece.device,
             volatile=volatile,
+            common=common,
         )
         if on_device:
             self._on_devices += [number] if self._on_devices[-1:] != [number] else []
@@ -155,6 +167,13 @@ class Layout:
         self._rows.append((number, piece.address - base if piece.address else 0))
         self._count(piece.dtype, piece.length)
 
+    def _is_common(self, name: str, value: Any) -> bool:
+        """Of what every rank stores whole: a share is nobody else's, and of a DTensor's replicas one is stored."""
+        _, world_size, replicated = self._share
+        if world_size == 1 or _holds(replicated, name) or arrays_of(value).is_distributed(value):
+            return False
+        return _holds(self._common, name)
+
     def _count(self, dtype: str, length: Sequence[int]) -> None:
         size = _lib.ITEM_SIZES[dtype]
         for n in length:
@@ -165,7 +184,7 @@ class Layout:
         """What this rank stores of a tensor that all ranks hold: rows of a large one, a small one whole or
         not at all. All ranks come to the same division without a word, since they hold the same."""
         rank, world_size, replicated = self._share
-        if world_size == 1 or not (replicated(name) if callable(replicated) else replicated):
+        if world_size == 1 or not _holds(replicated, name):
             return [piece]
         row = _lib.ITEM_SIZES[piece.dtype]
         for n in piece.shape[1:]:

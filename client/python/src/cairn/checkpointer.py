@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional, Union
 
 from . import _lib, launch
-from ._devices import Devices
+from ._devices import Devices, hooked
 from ._layout import Layout, Replicated, leaf_tag
 from ._load import Loader
 from ._merge import Rename
@@ -145,6 +145,11 @@ class SaveHandle:
         """Whether the checkpoint exists by now. Raises what made the save fail."""
         return self.is_reached("committed")
 
+    @property
+    def _is_begun(self) -> bool:
+        """Whether libcairn knows of it: what a signal handler interrupts may be about to begin."""
+        return self._save is None or self._save.is_begun
+
     def info(self) -> dict[str, Any]:
         """What the save copied, see Save.info(); empty once its session is closed or it is known to be
         committed."""
@@ -182,6 +187,8 @@ class Checkpointer:
     (save() returns None), or "fail". A step that one rank skips is no checkpoint for any rank.
     replicated: plain tensors are each rank's own by default. True, or a function of a tensor's name, says
     that all ranks hold the same: then each stores a share. DTensors say themselves what is sharded or replicated.
+    common: as replicated, but each rank stores its own whole, and before the commit they are compared, bit for
+    bit (docs/numerics.md).
     copy_threads: threads of the copy. track: copy only what was written since the last save (CAIRN_TRACK in
     cairn.h).
     pickle: what has no safe form is pickled; load() then needs allow_pickle=True.
@@ -214,6 +221,7 @@ class Checkpointer:
         arena: Union[str, int] = "auto",
         on_busy: str = "wait",
         replicated: Replicated = False,
+        common: Replicated = False,
         socket: Optional[str] = None,
         timeout: float = 30.0,
         copy_threads: int = 1,
@@ -244,7 +252,8 @@ class Checkpointer:
         self.last_error: Optional[Error] = None
         self._arena_asked = None if arena == "auto" else int(arena)
         self._arena = 0  # of the open session
-        self._on_busy, self._replicated, self._pickle = on_busy, replicated, pickle
+        self._on_busy, self._pickle = on_busy, pickle
+        self._replicated, self._common = replicated, common
         self._raise_errors, self._timeout = raise_errors, timeout
         self._options: dict[str, Any] = dict(
             rank=self.launch.rank,
@@ -260,6 +269,7 @@ class Checkpointer:
             pack=pack,
         )
         self._devices = Devices(job, overlap, volatile, device_staging)
+        self._hooks: list[Any] = []  # of optimizers
         self._layout: Optional[Layout] = None
         self._static = False  # what prepare() was promised
         self._under_way: list[SaveHandle] = []
@@ -341,7 +351,7 @@ class Checkpointer:
             if handle is None:
                 self.skipped += 1
                 return None
-            self._look_at_earlier(handle)
+            self._look_at_others(handle)
         if wait:
             self._wait(handle, wait, 600.0 if timeout is None else timeout)
         return handle
@@ -354,7 +364,7 @@ class Checkpointer:
             raise
         except Error as e:
             with self._lock:
-                self._under_way = [h for h in self._under_way if h is not handle]
+                self._forget(handle)
                 self._failed(handle.step, e, True)
 
     def _save(self, step: int, state_dict: Mapping[Any, Any]) -> Optional[SaveHandle]:
@@ -378,27 +388,40 @@ class Checkpointer:
     def _put(self, session: Session, step: int, layout: Layout) -> Optional[SaveHandle]:
         on_busy = "wait" if self._on_busy == "wait" else "fail"
         streams = self._devices.streams(layout.devices)
+        memory = layout.memory_on_devices() if layout.devices else None
+        noted: list[SaveHandle] = []
+
+        def note(save: Save) -> None:
+            """Before anything of it is copied: from then on copies go on whatever ends this call."""
+            noted.append(SaveHandle(save, memory))
+            self._under_way.append(noted[0])
+
         try:
             if layout.device_rows:
-                save = self._save_staged(session, step, layout, on_busy, streams)
+                self._save_staged(session, step, layout, on_busy, streams, note)
             else:
-                save = session.save(step, layout.table, on_busy=on_busy, streams=streams)
+                session.save(step, layout.table, on_busy=on_busy, streams=streams, begun=note)
         except BusyError:
             if self._on_busy != "skip":
                 raise
             return None
-        if not layout.devices:
-            return SaveHandle(save)
-        handle = SaveHandle(save, layout.memory_on_devices())
-        self._under_way.append(handle)  # whatever becomes of the fence, the copies go on
-        if not self._devices.is_left:
-            self._put_fence([handle])
-        return handle
+        finally:
+            for handle in noted:
+                if not handle._is_begun:
+                    self._forget(handle)
+                elif layout.devices and not self._devices.is_left:
+                    self._put_fence([handle])
+        return noted[0]
 
     @staticmethod
     def _save_staged(
-        session: Session, step: int, layout: Layout, on_busy: str, streams: Mapping[int, int]
-    ) -> Save:
+        session: Session,
+        step: int,
+        layout: Layout,
+        on_busy: str,
+        streams: Mapping[int, int],
+        note: Callable[[Save], None],
+    ) -> None:
         """Tensors on devices that libcairn does not reach are copied straight to their places in the
         arena."""
         from . import _torch
@@ -407,11 +430,12 @@ class Checkpointer:
         try:
             for row, tensor in layout.device_pieces():
                 _torch.copy_in(tensor, save.place(row))
+            note(save)
             save.seal()
-        except BaseException:
-            save.close()
+        except BaseException as e:
+            if isinstance(e, Error) or not save.is_begun:  # Ctrl-C may come behind the seal
+                save.close()
             raise
-        return save
 
     def _layout_for(self, state_dict: Mapping[Any, Any]) -> Layout:
         """The caller puts it back when it is done: a signal handler may save meanwhile."""
@@ -432,7 +456,7 @@ class Checkpointer:
         if layout is None or not fits:
             rule = self._devices.volatile(state_dict)
             shares = self.rank, self.world_size, self._replicated
-            layout = Layout(state, *shares, self._pickle, before, self._devices.direct, rule)
+            layout = Layout(state, *shares, self._pickle, before, self._devices.direct, rule, self._common)
             layout.mode = mode
         if state is not state_dict:
             layout.watch(state, {k: v for k, v in state_dict.items() if v is not state[k]})
@@ -473,6 +497,7 @@ class Checkpointer:
         An optimizer that steps within backward: call fence() before backward instead. One that is captured
         into a CUDA graph: prepare(), load() or save() before the capture.
         """
+        optimizers = tuple(map(hooked, optimizers))
         for optimizer in optimizers:
             if not callable(getattr(optimizer, "register_step_pre_hook", None)):
                 raise InvalidError(
@@ -481,8 +506,17 @@ class Checkpointer:
                     f"saved"
                 )
         for optimizer in optimizers:
+            self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
             self._devices.attach(optimizer)
-            optimizer.register_step_pre_hook(self._before_step)
+
+    def detach(self) -> None:
+        """Takes attach() back: the fence is put now, and from now on at the end of each save."""
+        with self._turn():
+            self._devices.detach()
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks.clear()
+            self.fence()
 
     def _before_step(self, *_: Any) -> None:
         if os.getpid() == self._pid:
@@ -523,7 +557,12 @@ class Checkpointer:
 
     def _copying(self) -> list[SaveHandle]:
         """Saves whose tensors are still in use; memory of others is let go."""
-        return [handle for handle in self._under_way if handle._is_copying()]
+        return [h for h in self._under_way.copy() if h._is_begun and h._is_copying()]
+
+    def _forget(self, handle: SaveHandle) -> None:
+        """In place: a signal handler may save in the middle of any line here."""
+        with contextlib.suppress(ValueError):
+            self._under_way.remove(handle)
 
     def prepare(self, state_dict: Mapping[Any, Any], *, static: bool = False) -> None:
         """What a first save of this state does besides saving: lays it out, opens the session and faults the
@@ -565,28 +604,29 @@ class Checkpointer:
         _LOG.warning(text)
         warnings.warn(text, SaveFailedWarning, stacklevel=4)
 
-    def _look_at_earlier(self, newest: SaveHandle) -> None:
+    def _look_at_others(self, newest: SaveHandle) -> None:
         """Saves that failed behind our back are counted too. The daemon has just answered: who is lost now, and
         at the next look, is lost."""
-        earlier, self._under_way = [h for h in self._under_way if h is not newest], [newest]
-        for handle in earlier:
+        for handle in self._under_way.copy():
+            if handle is newest or not handle._is_begun:
+                continue
             try:
                 handle.wait("committed", 0)
             except TimeoutError:  # also where another thread waits for it
                 handle._away = False
-                self._under_way.append(handle)
             except Error as e:
                 if isinstance(e, UnavailableError) and not handle._away:
                     handle._away = True  # the daemon may have gone again just now: asked once more next time
-                    self._under_way.append(handle)
                     continue
                 self.failures += 1
                 self.last_error = e
+                self._forget(handle)
                 self._warn(handle.step, e)
                 _drop_frames(e)
             else:
                 self._warned.clear()
                 handle._let_go()
+                self._forget(handle)
 
     # ---- load ----
 
@@ -797,18 +837,18 @@ class Checkpointer:
         """Waits for what is under way, then lets it go; it goes on in the daemon."""
         end = time.monotonic() + timeout
         try:
-            for handle in self._under_way:
+            for handle in self._under_way.copy():
                 self._settle(handle, max(0.0, end - time.monotonic()))
         finally:
-            ended, self._under_way = self._under_way, []
-            for handle in ended:
+            for handle in self._under_way:
                 handle._let_go()
             session, self._session, self._arena = self._session, None, 0
             self._devices.closed()
             if session:
                 session.close()  # which waits for what devices copy
-            for handle in ended:
+            for handle in self._under_way:
                 handle._memory = None
+            self._under_way.clear()
 
     def _settle(self, handle: SaveHandle, timeout: float) -> None:
         try:

@@ -97,6 +97,8 @@ class Session:
         # Handles of open saves and restores, with the function that frees them. The handles, not the objects: when all of
         # them are garbage together, Python clears weak references first and then finalizes in any order.
         self._children: dict[int, tuple[c_void_p, str]] = {}
+        self._kept: list[tuple[Save, Any]] = []  # see keep()
+        self._keeping = threading.Lock()
         try:
             _lib.call("cairn_session_open", byref(options), byref(self._handle))
         except (UnavailableError, DeniedError) as e:
@@ -135,19 +137,24 @@ class Session:
         on_busy: str = "fail",
         timeout: Optional[float] = None,
         streams: Optional[Mapping[int, int]] = None,
+        begun: Optional[Callable[["Save"], None]] = None,
     ) -> "Save":
         """Copies every slice of the table into the arena, in one call. When it returns the tensors may be changed; those on
         a device only by what fence() holds back, or once the save is a "snapshot", and until then their memory must live.
 
         on_busy: "fail" raises BusyError at once when the arena has no room, "wait" waits up to timeout (None: the
         session's). streams: of each device the stream that wrote its tensors (as for fence()); copies begin when what it
-        holds now has run; the legacy default stream where nothing is said. Raises also TooLargeError, ExistsError (this step
-        was saved already), FencedError, UnavailableError.
+        holds now has run; the legacy default stream where nothing is said. begun: is given the Save before anything is
+        copied, for who has to know of it although Ctrl-C ends this call behind the copy; until then it has not is_begun.
+        Raises also TooLargeError, ExistsError (this step was saved already), FencedError, UnavailableError.
         """
-        handle = c_void_p()
         options = self._save_options(step, on_busy, timeout, streams)
-        _lib.call("cairn_save_all", self._open(), byref(options), table.pack(), len(table), byref(handle))
-        return Save(self, handle, step, len(table))
+        self._let_go()
+        save = Save(self, step, len(table))
+        if begun:
+            begun(save)
+        _lib.call("cairn_save_all", self._open(), byref(options), table.pack(), len(table), byref(save._handle))
+        return save
 
     def stage(
         self,
@@ -160,13 +167,14 @@ class Session:
     ) -> "Save":
         """As save(), but slices with address 0 are left for the caller to write through Save.place(), and the snapshot is
         complete only with Save.seal()."""
-        handle = c_void_p()
         options = self._save_options(step, on_busy, timeout, streams)
-        _lib.call("cairn_save_begin", self._open(), byref(options), byref(handle))
-        save = Save(self, handle, step, len(table))
+        self._let_go()
+        save = Save(self, step, len(table))
+        save._is_staged = True
         try:
+            _lib.call("cairn_save_begin", self._open(), byref(options), byref(save._handle))
             save._add_all(table)
-            _lib.call("cairn_save_stage", handle)
+            _lib.call("cairn_save_stage", save._handle)
         except BaseException:
             save.close()
             raise
@@ -199,12 +207,10 @@ class Session:
     def restore(self, step: Union[int, str, None] = None, timeout: float = 60.0) -> "Restore":
         """Opens a committed checkpoint, the newest by default, for reading. step: also "latest-finite", the newest of which it
         is known that no tensor has NaN or Inf. Raises NotFoundError."""
-        handle = c_void_p()
         if isinstance(step, str) and step not in _STEPS:
             raise InvalidError(f'step is {step!r}: a number, "latest" or "latest-finite" is wanted')
         wanted = step if isinstance(step, int) else _STEPS[step]
-        _lib.call("cairn_restore_open", self._open(), wanted, _ms(timeout), byref(handle))
-        return Restore(self, handle)
+        return Restore(self, wanted, timeout)
 
     def query(self, kind: str, job: Optional[str] = None, step: int = 0, timeout: float = 60.0) -> dict[str, Any]:
         """The daemon's answer (docs/json.md). kind: "status", "list", "show" or "verify"."""
@@ -237,24 +243,44 @@ class Session:
             raise InvalidError("the session is closed")
         return self._handle
 
-    def _adopt(self, child: c_void_p, free: str) -> None:
-        """Notes an open save or restore: libcairn wants it freed before the session."""
+    def _adopt(self, free: str) -> c_void_p:
+        """Where the handle of a save or restore is put: libcairn wants it freed before the session, also where Ctrl-C comes
+        between its making and the next line."""
+        child = c_void_p()
         self._children[id(child)] = (child, free)
+        return child
 
     def _free(self, child: c_void_p) -> None:
         """Frees a save or restore once; its handle is NULL afterwards, also for the object that holds it."""
         known = self._children.pop(id(child), None)
-        if known is not None:
+        if known is not None and child:
             address, child.value = child.value, None
             getattr(_lib.lib(), known[1])(c_void_p(address))
 
+    def keep(self, save: "Save", memory: Any) -> None:
+        """Holds what owns the memory of a save's tensors on devices until they are copied, or the session is closed, for who
+        does not wait for that any more. The save is the session's from now on."""
+        self._kept.append((save, memory))
+
+    def _let_go(self) -> None:
+        """Of memory that nothing is copied from any more."""
+        if self._keeping.acquire(blocking=False):  # a Save is used by one thread at a time
+            try:
+                for kept in [k for k in self._kept if not k[0]._is_copying()]:
+                    self._kept.remove(kept)
+                    kept[0].close()
+            finally:
+                self._keeping.release()
+
     def close(self) -> None:
-        """Waits for nothing: sealed saves go on in the daemon. Saves and restores of this session are closed with it."""
+        """Waits for copies from devices, up to the session's timeout, and else for nothing: sealed saves go on in the daemon.
+        Saves and restores of this session are closed with it."""
         for child, _ in list(self._children.values()):
             self._free(child)
         handle, self._handle = self._handle, c_void_p()
         if handle:
             _lib.lib().cairn_session_close(handle)
+        self._kept.clear()  # before it the copies had to end
 
     def __enter__(self) -> "Session":
         return self
@@ -271,11 +297,24 @@ class Save:
     """A save on its way: in the arena when this object exists (tensors of devices: once it is a "snapshot"), then durable,
     then committed."""
 
-    def __init__(self, session: Session, handle: c_void_p, step: int, count: int) -> None:
-        self._session, self._handle, self.step, self._count = session, handle, step, count
+    def __init__(self, session: Session, step: int, count: int) -> None:
+        self._session, self.step, self._count = session, step, count
         self._pid = os.getpid()
         self._table: Optional[Table] = None
-        session._adopt(handle, "cairn_save_free")
+        self._is_staged = False  # and not sealed
+        self._handle = session._adopt("cairn_save_free")
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it is on its way, as far as it is known: neither yet to be made or sealed, nor closed."""
+        return bool(self._handle) and not self._is_staged
+
+    def _is_copying(self) -> bool:
+        """Whether devices copy still."""
+        try:
+            return not self.is_reached("snapshot")
+        except Error:  # of what comes behind the copies
+            return False
 
     def _add_all(self, table: Table) -> None:
         _lib.call("cairn_save_add_all", self._handle, table.pack(), len(table))
@@ -295,6 +334,7 @@ class Save:
 
     def seal(self) -> None:
         """After Session.stage(): all bytes are written, the snapshot is complete."""
+        self._is_staged = False
         _lib.call("cairn_save_seal", self._open())
         self._table = None
 
@@ -364,7 +404,7 @@ class Save:
         self._table = None
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None) and _ours(self):
+        if hasattr(self, "_handle") and _ours(self):
             self.close()
 
 
@@ -392,14 +432,16 @@ class Slice:
 class Restore:
     """A committed checkpoint opened for reading. add() what is wanted, then run()."""
 
-    def __init__(self, session: Session, handle: c_void_p) -> None:
-        self._session, self._handle = session, handle
+    def __init__(self, session: Session, step: int, timeout: float) -> None:
+        """step: as libcairn has it."""
+        self._session = session
         self._pid = os.getpid()
         self._wanted = Table()
         self._keep: list[Any] = []
-        session._adopt(handle, "cairn_restore_free")
+        self._handle = session._adopt("cairn_restore_free")
+        _lib.call("cairn_restore_open", session._open(), step, _ms(timeout), byref(self._handle))
         info = _lib.CheckpointInfo(size=ctypes.sizeof(_lib.CheckpointInfo))
-        code = _lib.lib().cairn_restore_info(handle, byref(info))
+        code = _lib.lib().cairn_restore_info(self._handle, byref(info))
         if code < 0:
             raise Error(f"ask what a checkpoint holds: code {code}")
         self.step: int = info.step
@@ -500,7 +542,7 @@ class Restore:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None) and _ours(self):
+        if hasattr(self, "_handle") and _ours(self):
             self.close()
 
 

@@ -95,6 +95,10 @@ class Table:
         if self._words is not None:
             memoryview(self._words)[_DATA::_WORDS] = array("Q", self._addresses)
 
+    def kept(self) -> list[Any]:
+        """What owns the slices' memory, as it was given."""
+        return self._keep[0] if len(self._keep) == 1 and isinstance(self._keep[0], list) else self._keep
+
     def set_address(self, row: int, address: int) -> None:
         """One slice lies elsewhere now."""
         self._addresses[row] = address

@@ -114,8 +114,9 @@ class CheckpointManager:
                 session.command("retain", argument=f"last={keep}")
 
     def maybe_wait_for_staging(self) -> None:
-        """Nothing to wait for: what the step puts into the GPU's stream waits there for the copies. To let the
-        next forward and backward run meanwhile: manager.checkpointer.attach(optimizer)."""
+        """Puts the fence: what the step puts into the GPU's stream waits there for the copies. To let the next
+        forward and backward run meanwhile: manager.checkpointer.attach(optimizer)."""
+        self.checkpointer.fence()
 
     def maybe_wait_for_saving(self) -> None:
         """Waits until the last save is committed. Errors: cairn.TimeoutError, cairn.AbortedError."""

@@ -100,6 +100,10 @@ class CairnCheckpointManager(BaseCheckpointManager):
             load_only=config.load_only,
             arena=config.arena or "auto",
         )
+        # torchtitan's Trainer changes what is saved behind maybe_wait_for_staging() only: in these steps.
+        if not config.load_only:
+            steps = getattr(optimizers, "optimizers", ())
+            self._manager.checkpointer.attach(*(o for o in steps if isinstance(o, torch.optim.Optimizer)))
 
     def __del__(self) -> None:
         self.close()
@@ -113,6 +117,7 @@ class CairnCheckpointManager(BaseCheckpointManager):
     @torch.no_grad()
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
         if last_step and self._export is not None and self._manager.is_due(curr_step, last_step):
+            self._manager.checkpointer.detach()  # no step follows, and what is exported is nobody else's
             return self._manager.save_states({MODEL: self._exported()}, curr_step, last_step)
         return self._manager.save(curr_step, last_step)
 

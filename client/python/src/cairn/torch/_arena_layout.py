@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemT
 from torch.distributed.checkpoint.utils import find_state_dict_object
 from torch.distributed.tensor import DTensor
 
+from .. import _cuda, _lib
 from .._torch import check, stores
 from ..table import Table
 from . import _document, _memory
@@ -27,8 +28,8 @@ _NUMBERS = frozenset((bool, int, float, type(None)))
 
 @dataclasses.dataclass
 class Piece:
-    """An item that this rank stages. number: in the table, None where it has no bytes. bytes: its room. made: whether it has
-    memory of its own only after a conversion, or on a device."""
+    """An item that this rank stages. number: in the table, None where it has no bytes. bytes: its room. here: whether libcairn
+    copies it; else it is copied by torch. lazy: whether it has memory of its own only after a conversion."""
 
     item: WriteItem
     number: Optional[int]
@@ -43,39 +44,44 @@ class Piece:
 class ArenaLayout:
     """Of one flat state dict: what this rank stages, what it leaves to others, and the table.
 
-    learned: what others stored the last time. pieces: in the order of the plan; at: their numbers by index. left: what this rank
-    does not stage, with placeholders on the meta device. need: bytes by dtype, for the arena.
+    learned: what others stored the last time. direct: whether libcairn reads the memory of devices. pieces: in the order of the
+    plan; at: their numbers by index. left: what this rank does not stage, with placeholders on the meta device. need: bytes by
+    dtype, for the arena. devices: those that libcairn reads.
     """
 
-    def __init__(self, state_dict: dict[str, Any], learned: frozenset[MetadataIndex], rank: int, document_room: Any) -> None:
+    def __init__(
+        self, state_dict: dict[str, Any], learned: frozenset[MetadataIndex], rank: int, document_room: Any, direct: bool
+    ) -> None:
         planner = DefaultSavePlanner()
         planner.set_up_planner(state_dict, None, False)
         self.flat: dict[str, Any] = planner.state_dict  # of this stage; the caller takes it
         self.mappings: dict[str, Path] = planner.mappings
         self.plan = planner.create_local_plan()
-        self.learned = learned
+        self.learned, self.direct = learned, direct
         self.left = frozenset(
             item.index for item in self.plan.items if item.index in learned or not _is_ours(item, self.flat)
         )
         self.known = [_Known(name, value) for name, value in self.flat.items()]
         self.digest = _digest(self.plan)
         self.table = Table()
-        rows: list[_memory.Row] = []
-        self.pieces = [self._piece(item, rows) for item in self.plan.items if item.index not in self.left]
+        made = [self._piece(item) for item in self.plan.items if item.index not in self.left]
+        self.pieces = [piece for piece, _ in made]
+        rows = self._add_rows(made)
         self.at = {piece.item.index: i for i, piece in enumerate(self.pieces)}
         room = document_room(self._document_length())
         rows.append(_memory.bytes_row(_document.name_of(rank), b"", room))
         self.document, self.document_bytes = rows[-1].add_to(self.table, by_address=False), room
         self.need = _memory.sizes_of(rows)
+        self.devices = sorted({row.device for piece, row in made if piece.here} - {_lib.HOST})
         self.tensors = _tensors_by_name(self.plan)
         self.placeholders = {
             item.index: _meta_like(find_state_dict_object(self.flat, item.index)) for item in self.plan.items
             if item.index in self.left and item.type != WriteItemType.BYTE_IO
         }
 
-    def fits(self, flat: dict[str, Any], learned: frozenset[MetadataIndex]) -> bool:
+    def fits(self, flat: dict[str, Any], learned: frozenset[MetadataIndex], direct: bool) -> bool:
         """Whether this flat state dict is built as the one that the layout was made for."""
-        if len(flat) != len(self.known) or learned != self.learned:
+        if len(flat) != len(self.known) or learned != self.learned or direct != self.direct:
             return False
         return all(known.fits(name, value) for known, (name, value) in zip(self.known, flat.items()))
 
@@ -91,28 +97,37 @@ class ArenaLayout:
                 addresses[piece.number] = tensor.data_ptr()
         self.table.set_addresses(addresses, keep)
 
+    def memory_on_devices(self) -> list[Any]:
+        """Owners of what devices copy when the table has been staged."""
+        return _cuda.memory_of(t for t in self.table.kept() if _cuda.device_of(t)) if self.devices else []
+
     def forget(self) -> None:
         """Lets go of the tensors."""
         self.table.set_addresses([0] * len(self.table))
         self.flat = {}
 
-    def _piece(self, item: WriteItem, rows: list[_memory.Row]) -> Piece:
+    def _piece(self, item: WriteItem) -> tuple[Piece, _memory.Row]:
+        """With its row, which is in no table yet."""
         name = check_name(item.index.fqn)
         if item.type == WriteItemType.BYTE_IO:
             row = _memory.bytes_row(name, b"", room_of(self.flat[name]))
-            rows.append(row)
-            return Piece(item, row.add_to(self.table, by_address=False), row.bytes, True, here=False)
+            return Piece(item, None, row.bytes, True, here=False), row
         source = find_state_dict_object(self.flat, item.index).detach()
         check(source, f'tensor "{name}"')
         lazy = source.is_conj() or source.is_neg()
-        tensor = source.resolve_conj().resolve_neg() if lazy and source.is_cpu else source
+        device = _cuda.device_of(source)
+        here = device is not None and (self.direct or device == _lib.HOST)
+        tensor = source.resolve_conj().resolve_neg() if lazy and here else source
         shape, offset = note_tensor(item, tensor, SavePlan([]), Document())
         row = _memory.row_of(name, tensor, shape, offset)
-        number = None
-        if row.bytes or 0 in row.shape:
-            rows.append(row)
-            number = row.add_to(self.table, by_address=source.is_cpu)
-        return Piece(item, number, row.bytes, False, source.dtype, tuple(source.shape), source.is_cpu, lazy)
+        return Piece(item, None, row.bytes, False, source.dtype, tuple(source.shape), here, lazy), row
+
+    def _add_rows(self, made: list[tuple[Piece, _memory.Row]]) -> list[_memory.Row]:
+        """To the table, and their numbers to the pieces. A rank may have nothing of a tensor."""
+        wanted = [(piece, row) for piece, row in made if piece.is_stream or row.bytes or 0 in row.shape]
+        for piece, row in sorted(wanted, key=lambda one: not one[0].here or one[1].is_on_host()):
+            piece.number = row.add_to(self.table, by_address=piece.here)
+        return [row for _, row in wanted]
 
     def _document_length(self) -> int:
         """Of the document of a plan that gives everything to this rank."""

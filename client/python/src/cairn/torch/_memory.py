@@ -35,6 +35,10 @@ class Row:
         """Where the tensor is; the host for what on_host() makes, and for what libcairn does not reach."""
         return _cuda.device_of(self.tensor) or _lib.HOST
 
+    def is_on_host(self) -> bool:
+        """As a key of order: what the host copies lies behind what devices copy, so that parts of the image are theirs alone."""
+        return self.device == _lib.HOST
+
     @property
     def bytes(self) -> int:
         return math.prod(self.length) * _lib.ITEM_SIZES[self.dtype]

@@ -26,11 +26,15 @@ _ADVICE = "save through a StorageWriter without an AsyncStager, or with the defa
 class Staged:
     """The save, and where each piece of the layout lies in the arena (addresses: 0 for one without bytes), and the document.
 
-    values: of byte streams, by name. A tensor that aliases the arena keeps the save alive, and with it the memory.
+    values: of byte streams, by name. memory: what owns the tensors that devices copy still. A tensor that aliases the arena
+    keeps the save alive, and with it the arena's memory.
     """
 
-    def __init__(self, save: Save, who: Who, lease: Lease, layout: ArenaLayout, values: dict[str, Any]) -> None:
+    def __init__(
+        self, save: Save, who: Who, lease: Lease, layout: ArenaLayout, values: dict[str, Any], memory: list[Any]
+    ) -> None:
         self.save, self.who, self.lease, self.layout, self.values = save, who, lease, layout, values
+        self.memory = memory
         self.left = layout.left
         self.addresses = [save.place(p.number) if p.number is not None and p.bytes else 0 for p in layout.pieces]
         self.document = save.place(layout.document)

@@ -26,7 +26,9 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.remote_device import _remote_device
 from torch.distributed.tensor import DTensor
 
+from .. import _cuda
 from ..errors import InvalidError
+from ..session import Save, Session
 from . import _memory, _sessions
 from ._arena_layout import ArenaLayout, is_plain, local_of
 from ._staged import Staged
@@ -45,7 +47,9 @@ class AsyncStager:
     know it makes stage() copy to memory of its own, as torch's stager does. For dcp.async_save in thread mode: memory of the
     arena cannot go to another process, pickling the writer while something is staged is an error.
 
-    stage() returns when the copy is made. One save at a time: staging anew while an earlier one has not been written gives
+    stage() returns when the copy is made; that of tensors on CUDA devices is made behind it, and what is put into the current
+    streams afterwards waits for it, on the device. So what stage() returns has their values later: once the save is written.
+    One save at a time: staging anew while an earlier one has not been written gives
     that one up. Keep what stage() returns no longer than the save takes. close() gives up what is staged.
     """
 
@@ -57,7 +61,7 @@ class AsyncStager:
 
     @property
     def should_synchronize_after_execute(self) -> bool:
-        """False: stage() has copied all when it returns."""
+        """False: what comes behind stage() may change the tensors."""
         return self._synchronize_after_execute
 
     def synchronize_staging(self) -> None:
@@ -90,7 +94,7 @@ class StagingWriter(StorageWriter):
 
     @property
     def should_synchronize_after_execute(self) -> bool:
-        """False: stage() has copied all when it returns."""
+        """False: what comes behind stage() may change the tensors."""
         return self._synchronize_after_execute
 
     def stage(self, state_dict: StateDict, **kwargs: Any) -> StateDict:
@@ -118,20 +122,21 @@ class _Staging:
     def __init__(self, writer: StorageWriter, state_dict: StateDict) -> None:
         self.writer, self.who = writer, writer.local_who()
         writer.take_staged(None)
+        self.state_dict = state_dict
         self.flat, self.layout = self._layout_for(state_dict)
 
     def _layout_for(self, state_dict: StateDict) -> tuple[StateDict, ArenaLayout]:
         """The flat state dict, and the layout of the save before where it fits."""
-        layout = self.writer.layout
+        layout, direct = self.writer.layout, self.writer.reaches_devices
         if layout is not None:
             flat, _ = flatten_state_dict(state_dict)
-            if layout.fits(flat, self.writer.learned(layout.digest)):
+            if layout.fits(flat, self.writer.learned(layout.digest), direct):
                 layout.set_addresses(flat)
                 return flat, layout
-        layout = ArenaLayout(state_dict, frozenset(), self.who.rank, self.writer.room_for_document)
+        layout = ArenaLayout(state_dict, frozenset(), self.who.rank, self.writer.room_for_document, direct)
         learned = self.writer.learned(layout.digest)
         if learned:
-            layout = ArenaLayout(state_dict, learned, self.who.rank, self.writer.room_for_document)
+            layout = ArenaLayout(state_dict, learned, self.who.rank, self.writer.room_for_document, direct)
         self.writer.layout = layout
         return layout.flat, layout
 
@@ -139,18 +144,39 @@ class _Staging:
         writer, layout = self.writer, self.layout
         lease = writer.borrow(self.who, _sessions.arena_for(layout.need))
         try:
-            assert writer.step is not None
-            save = lease.session.stage(writer.step, layout.table, on_busy=writer.on_busy, timeout=writer.timeout)
+            if layout.devices and not writer.use_devices(lease.session, layout.devices):
+                self.flat, layout = self._layout_for(self.state_dict)
+                self.layout = layout
+            memory = layout.memory_on_devices()
+            save = self._stage(lease.session)
         except BaseException:
             lease.close()
             raise
         finally:
             layout.forget()
         values = {name: _copy_of(value) for name, value in self.flat.items() if not isinstance(value, torch.Tensor)}
-        staged = Staged(save, self.who, lease, layout, values)
+        staged = Staged(save, self.who, lease, layout, values, memory)
         made = {**values, **self._alias(staged)}
         writer.take_staged(staged)
         return unflatten_state_dict({name: made[name] for name in self.flat}, layout.mappings)
+
+    def _stage(self, session: Session) -> Save:
+        """Behind it the current streams' later work waits for what devices copy."""
+        writer, layout = self.writer, self.layout
+        assert writer.step is not None
+        streams = {device: _cuda.stream_of(device) for device in layout.devices}
+        try:
+            save = session.stage(writer.step, layout.table, on_busy=writer.on_busy, timeout=writer.timeout, streams=streams)
+        except InvalidError as e:
+            writer.note_refusal(e)
+            raise
+        try:
+            for device, stream in streams.items():
+                session.fence(device, stream)
+        except BaseException:
+            save.close()
+            raise
+        return save
 
     def _alias(self, staged: Staged) -> StateDict:
         """The tensors of the state dict over the arena's memory."""

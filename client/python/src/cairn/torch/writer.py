@@ -22,7 +22,7 @@ from torch.futures import Future
 
 from .. import _cuda, _lib
 from .._devices import Devices
-from ..errors import Error, InvalidError
+from ..errors import Error, InvalidError, TimeoutError
 from ..session import Save, Session
 from ..table import Table
 from . import _document, _ids, _memory, _sessions
@@ -190,17 +190,43 @@ class StorageWriter(storage.StorageWriter):
         if devices and not self._devices.use_anew(session, devices):
             rows, devices = [row.on_host() for row in rows], []
         table = Table()
-        for row in rows:
+        for row in sorted(rows, key=Row.is_on_host):
             row.add_to(table)
         streams = {device: _cuda.stream_of(device) for device in devices}
         try:
-            self._save = session.save(step, table, on_busy=self.on_busy, timeout=self.timeout, streams=streams)
-        except InvalidError as e:
-            self._devices.refused(e)
+            session.save(step, table, on_busy=self.on_busy, timeout=self.timeout, streams=streams, begun=self._note)
+            if devices:  # the tensors may change from then on; dcp.save() waits for the commit anyway
+                self._wait_for_copies(step)
+        except BaseException as e:
+            if isinstance(e, InvalidError):
+                self._devices.refused(e)
+            self._leave(session, devices, rows)
             raise
-        if devices:
-            self._save.wait("snapshot", self.timeout)  # the tensors may change from now on; dcp.save() waits for the commit anyway
         return results
+
+    def _note(self, save: Save) -> None:
+        self._save = save
+
+    def _wait_for_copies(self, step: int) -> None:
+        assert self._save is not None
+        try:
+            self._save.wait("snapshot", self.timeout)
+        except TimeoutError as e:
+            raise TimeoutError(f"{e}. The copies go on, and what is put into the current streams waits for them: step {step} may be "
+                               f"committed still, by ranks that all come so far, and cannot be saved again; save the next one") from e
+
+    def _leave(self, session: Session, devices: list[int], memory: Any) -> bool:
+        """Of a save that this writer looks after no longer: what has begun goes on, and is the session's (True). Its tensors are held
+        and kept as they are until they are copied, or another content than the caller's would be committed."""
+        save = self._save
+        goes_on = save is not None and save.is_begun and bool(devices)
+        if goes_on:
+            session.keep(save, memory)
+            for device in devices:
+                with contextlib.suppress(Error):  # of a device that is lost, which copies nothing either
+                    session.fence(device, _cuda.stream_of(device))
+        self._end()
+        return goes_on
 
     def _collect(self, rows: list[Row], who: Who, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
         """Fills the rows with what the plan gives to this rank, and the document."""
@@ -227,8 +253,11 @@ class StorageWriter(storage.StorageWriter):
         self._save, self._lease = staged.save, staged.lease
         try:
             results = staged.complete(plan, planner)
+            if staged.memory:
+                self._wait_for_copies(step)
         except BaseException:
-            staged.close()
+            if not self._leave(staged.lease.session, staged.layout.devices, staged.memory):
+                staged.close()
             raise
         self._learned = {staged.layout.digest: staged.left | staged.deduplicated}
         return results
@@ -269,6 +298,19 @@ class StorageWriter(storage.StorageWriter):
         return [_memory.bytes_row(_document.name_of(rank), text.ljust(room), room)]
 
     # ---- for AsyncStager ----
+
+    @property
+    def reaches_devices(self) -> bool:
+        """Whether libcairn copies from devices, as far as it is known."""
+        return self._devices.direct
+
+    def use_devices(self, session: Session, devices: list[int]) -> bool:
+        """Makes them ready. False, after one warning: torch has to copy."""
+        return self._devices.use_anew(session, devices)
+
+    def note_refusal(self, error: Error) -> None:
+        """Of a save with tensors on devices: what libcairn cannot read there is copied by torch from now on."""
+        self._devices.refused(error)
 
     def room_for_document(self, length: int) -> int:
         """Bytes to reserve for a document of this length; never fewer than before."""
