@@ -337,7 +337,9 @@ static void beside(struct packing *p, uint64_t seed, uint64_t before, uint64_t l
     assert_int_equal(rig->ops->plan(q.w.device, &q.w.layout, &q.w.plan, &err), 0);
     for (int round = 0; round < 2; round++) {
         if (packs)
-            finish(&q, save(&q, round ? CAIRN_DEVICE_PACK : 0));
+            finish(&q, save(&q, CAIRN_DEVICE_PACK)); /* with less slots than before */
+        else if (round == 0)
+            finish(&q, save(&q, 0));
         else
             copies_plain(&q);
         assert_in_range(memory_taken(rig) - before, 8 * MIB, 18 * MIB + 100000); /* tables are besides */
@@ -374,7 +376,8 @@ void test_pack_beside_volatile(void **state)
     drop(&p);
 }
 
-/* Catches kernels that do not wait for their tables (which are another save's then), or for the producer. */
+/* Catches kernels that do not wait for their tables (which are another save's then), or for the producer, and parts
+ * that are told of before they are there. */
 void test_pack_waits(void **state)
 {
     const struct rig *rig = *state;
@@ -383,13 +386,24 @@ void test_pack_waits(void **state)
     if (!rig->shim)
         skip();
     make(&p, rig, 161, WORLD_DENSE, 4);
-    for (uint64_t round = 1; round <= 8; round++) {
+    for (uint64_t round = 1; round <= 12; round++) {
         rig->delay(2000000, round);
         change(&p.w);
         world_pages(&p.w, (round + 1) % 2);
-        finish(&p, save(&p, CAIRN_DEVICE_PACK | CAIRN_DEVICE_SUMS));
+        if (round > 4) /* only tables are on their way */
+            assert_int_equal(rig->cuda.stream_sync(p.w.stream), CUDA_OK);
+        finish(&p, save(&p, CAIRN_DEVICE_PACK | (round > 4 ? 0 : CAIRN_DEVICE_SUMS)));
         rig->delay(0, 0);
     }
+    drop(&p);
+    make(&p, rig, 162, (WORLD_ALL & ~WORLD_TINY) | WORLD_LARGE, MAX_SLICES);
+    rig->ops->plan_free(p.w.plan);
+    for (uint32_t i = 0; i < p.w.layout.nparts; i++) /* several batches; packing takes the emulator's time */
+        p.width[i] = i % 4 == 3 ? p.width[i] : 0;
+    assert_int_equal(rig->ops->plan(p.w.device, &p.w.layout, &p.w.plan, NULL), 0);
+    rig->delay(1000000, 162);
+    finish(&p, save(&p, CAIRN_DEVICE_PACK));
+    rig->delay(0, 0);
     drop(&p);
 }
 
