@@ -64,7 +64,7 @@ class Gpu:
         self.check(self.shim.cudaSetDevice(0))
         self.memory.append((address.value, address.value + size, ordinal))
         room = type("Room", (ctypes.c_uint8 * size,), {}).from_address(address.value)
-        weakref.finalize(room, self._back, address.value, size)
+        weakref.finalize(room, self._back, address.value, size).atexit = False
         flat = torch.frombuffer(room, dtype=torch.uint8)[: values.numel() * values.element_size()]
         made = flat.view(values.dtype).view(values.shape)
         made.copy_(values)

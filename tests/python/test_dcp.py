@@ -272,6 +272,22 @@ def test_staging_without_a_step_copies_elsewhere(cluster, job):
     writer.close()
 
 
+class Alone:
+    """Cannot be copied."""
+
+    def __deepcopy__(self, memo):
+        raise RuntimeError("I am alone")
+
+
+def test_a_value_that_cannot_be_staged(cluster, job):
+    """The step is given up at once, although who keeps the error keeps all that was under way: the next one finds room."""
+    writer = StagingWriter(job, arena=4 << 20, on_busy="fail")
+    with pytest.raises(RuntimeError, match="I am alone") as kept:
+        writer.at(1).stage({"a": torch.ones(500_000), "b": Alone()})
+    dcp.async_save({"a": torch.ones(500_000)}, storage_writer=writer.at(2), no_dist=True).result(60)
+    assert kept.value.__traceback__
+
+
 class Scaling(DefaultSavePlanner):
     """Saves something else than what is in the state dict."""
 

@@ -2,6 +2,9 @@
 """Tensors on a GPU, with libcairn, its CUDA plugin and a double of the CUDA runtime (gpu_double.py)."""
 import ctypes
 import gc
+import os
+import subprocess
+import sys
 import threading
 import warnings
 import weakref
@@ -183,6 +186,54 @@ def test_memory_is_let_go_without_the_handle(cluster, job, gpu):  # noqa: F811
         handle = ckpt.save(3, {"w": gpu.tensor(filled(3))})
     gc.collect()
     assert len(gpu.let_go) == 3 and handle.step == 3
+
+
+def test_a_checkpointer_that_is_dropped(cluster, job, gpu):  # noqa: F811
+    """Without close(), while devices copy: the memory is held, and handles go on."""
+    ckpt = checkpointer(job, overlap=True)
+    ckpt.save(1, {"w": gpu.tensor(filled(1))}, wait="committed")
+    gpu.hold()
+    handles = [ckpt.save(step, {"w": gpu.tensor(filled(step))}) for step in (2, 3)]
+    del handles[0], ckpt
+    gc.collect()
+    gpu.release(gpu.streams[0])
+    assert len(gpu.let_go) == 1
+    gpu.release()
+    handles[0].wait("committed", 20)
+    del handles
+    gc.collect()
+    assert len(gpu.let_go) == 3
+    assert all(only(read(job, step)["w"], step) for step in (2, 3))
+
+
+ENDS = """
+import ctypes, sys, torch, cairn
+from cairn import _cuda
+from gpu_double import GARBAGE, Gpu
+gpu = Gpu()
+gpu._back = lambda address, size: ctypes.memset(address, GARBAGE, size)
+for name in ("device_of", "stream_of", "is_capturing", "synchronize"):
+    setattr(_cuda, name, getattr(gpu, name))
+weight = torch.nn.Parameter(gpu.tensor(torch.zeros(1 << 18)))
+optimizer = torch.optim.SGD([weight], lr=1.0)
+ckpt = cairn.Checkpointer(sys.argv[1], raise_errors=True)
+ckpt.attach(optimizer)
+ckpt.save(1, {"w": weight.data}, wait="committed")
+gpu.slow()
+for step in (2, 3):
+    weight.data = gpu.tensor(torch.full((1 << 18,), float(step)))
+    assert not ckpt.save(step, {"w": weight.data}).is_reached("snapshot")
+"""
+
+
+def test_a_program_ends_while_devices_copy(cluster, job, gpu):  # noqa: F811
+    """Nobody has closed anything: the interpreter's end waits for the copies, and lets go of memory behind them."""
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    done = subprocess.run([sys.executable, "-c", ENDS, job], env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    with cairn.Checkpointer(job) as ckpt:  # of the next start: it comes behind what was sealed
+        ckpt.save(4, {}, wait="committed", timeout=20)
+    assert all(only(read(job, step)["w"], step) for step in (2, 3))
 
 
 def test_ctrl_c_behind_the_copy(cluster, job, gpu, monkeypatch):  # noqa: F811

@@ -511,6 +511,7 @@ class Checkpointer:
 
     def detach(self) -> None:
         """Takes attach() back: the fence is put now, and from now on at the end of each save."""
+        self._check_process()
         with self._turn():
             self._devices.detach()
             for hook in self._hooks:
@@ -876,6 +877,13 @@ class Checkpointer:
             self._check_alone(0, "close")
             self._close_session(self._timeout if timeout is None else timeout)
             self._layout, self._static = None, False
+
+    def __del__(self) -> None:
+        """Of one that was not closed: handles that the program has go on, and so do the copies."""
+        session = getattr(self, "_session", None)
+        if session is not None:
+            for handle in self._under_way:
+                session.hold(handle._memory)
 
     def __reduce__(self) -> Any:
         raise TypeError(

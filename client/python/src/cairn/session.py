@@ -98,6 +98,7 @@ class Session:
         # them are garbage together, Python clears weak references first and then finalizes in any order.
         self._children: dict[int, tuple[c_void_p, str]] = {}
         self._kept: list[tuple[Save, Any]] = []  # see keep()
+        self._held: list[Any] = []  # see hold()
         self._keeping = threading.Lock()
         try:
             _lib.call("cairn_session_open", byref(options), byref(self._handle))
@@ -262,6 +263,10 @@ class Session:
         does not wait for that any more. The save is the session's from now on."""
         self._kept.append((save, memory))
 
+    def hold(self, memory: Any) -> None:
+        """Until the session is closed, which waits for copies: for who goes away while devices copy."""
+        self._held.append(memory)
+
     def _let_go(self) -> None:
         """Of memory that nothing is copied from any more."""
         if self._keeping.acquire(blocking=False):  # a Save is used by one thread at a time
@@ -281,6 +286,7 @@ class Session:
         if handle:
             _lib.lib().cairn_session_close(handle)
         self._kept.clear()  # before it the copies had to end
+        self._held.clear()
 
     def __enter__(self) -> "Session":
         return self

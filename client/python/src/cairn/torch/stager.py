@@ -141,24 +141,29 @@ class _Staging:
         return layout.flat, layout
 
     def run(self) -> StateDict:
-        writer, layout = self.writer, self.layout
-        lease = writer.borrow(self.who, _sessions.arena_for(layout.need))
+        writer = self.writer
+        lease = writer.borrow(self.who, _sessions.arena_for(self.layout.need))
+        save = None
         try:
-            if layout.devices and not writer.use_devices(lease.session, layout.devices):
-                self.flat, layout = self._layout_for(self.state_dict)
-                self.layout = layout
-            memory = layout.memory_on_devices()
+            if self.layout.devices and not writer.use_devices(lease.session, self.layout.devices):
+                self.flat, self.layout = self._layout_for(self.state_dict)
+            memory = self.layout.memory_on_devices()
             save = self._stage(lease.session)
-        except BaseException:
+            staged = Staged(save, self.who, lease, self.layout, self._values(), memory)
+            made = {**staged.values, **self._alias(staged)}
+            found = unflatten_state_dict({name: made[name] for name in self.flat}, self.layout.mappings)
+        except BaseException:  # also of values that cannot be copied: the step is given up at once
+            if save is not None:
+                save.close()
             lease.close()
             raise
         finally:
-            layout.forget()
-        values = {name: _copy_of(value) for name, value in self.flat.items() if not isinstance(value, torch.Tensor)}
-        staged = Staged(save, self.who, lease, layout, values, memory)
-        made = {**values, **self._alias(staged)}
+            self.layout.forget()
         writer.take_staged(staged)
-        return unflatten_state_dict({name: made[name] for name in self.flat}, layout.mappings)
+        return found
+
+    def _values(self) -> StateDict:
+        return {name: _copy_of(value) for name, value in self.flat.items() if not isinstance(value, torch.Tensor)}
 
     def _stage(self, session: Session) -> Save:
         """Behind it the current streams' later work waits for what devices copy."""
