@@ -12,29 +12,33 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Whether the client may still say something of the save before it is filled; else why not. */
-static int save_check_filling(const struct session_save *sv, uint64_t save, struct cairn_error *err)
+/* The save, if its client may still say something of it before it is filled; else NULL, and it is told why not. */
+static struct session_save *find_filling(struct session *s, uint64_t save, uint32_t id)
 {
+    struct cairn_error err = CAIRN_ERROR_INIT;
+    struct session_save *sv = session_save_find(s, save, 0);
+    int r = 0;
+
     if (!sv)
-        return cairn_fail(err, CAIRN_E_ABORTED, "save %llu is not under way any more", (unsigned long long)save);
-    if (sv->filled)
-        return cairn_fail(err, CAIRN_E_EXISTS, "step %llu is filled already", (unsigned long long)sv->step);
-    if (sv->failed || !sv->rank_save)
-        return cairn_fail(err, CAIRN_E_ABORTED, "step %llu was aborted before it was filled",
-                          (unsigned long long)sv->step);
-    return 0;
+        r = cairn_fail(&err, CAIRN_E_ABORTED, "save %llu is not under way any more", (unsigned long long)save);
+    else if (sv->filled)
+        r = cairn_fail(&err, CAIRN_E_EXISTS, "step %llu is filled already", (unsigned long long)sv->step);
+    else if (sv->failed || !sv->rank_save)
+        r = cairn_fail(&err, CAIRN_E_ABORTED, "step %llu was aborted before it was filled",
+                       (unsigned long long)sv->step);
+    if (r == 0)
+        return sv;
+    session_answer_error(s, id, r, &err);
+    return NULL;
 }
 
 void session_on_parts(struct session *s, const struct local_parts *m)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
-    struct session_save *sv = session_save_find(s, m->save, 0);
-    int r = save_check_filling(sv, m->save, &err);
+    struct session_save *sv = find_filling(s, m->save, m->h.id);
 
-    if (r < 0) {
-        session_answer_error(s, m->h.id, r, &err);
+    if (!sv)
         return;
-    }
     uint32_t nparts = sv->layout->layout.nparts;
     if (sv->packed) {
         cairn_fail(&err, CAIRN_E_PROTOCOL, "PARTS of step %llu, which may be packed: PACKED says how they lie",
@@ -76,13 +80,10 @@ static int packed_check(const struct session_save *sv, const struct local_packed
 void session_on_packed(struct session *s, const struct local_packed *m)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
-    struct session_save *sv = session_save_find(s, m->save, 0);
-    int r = save_check_filling(sv, m->save, &err);
+    struct session_save *sv = find_filling(s, m->save, m->h.id);
 
-    if (r < 0) {
-        session_answer_error(s, m->h.id, r, &err);
+    if (!sv)
         return;
-    }
     if (packed_check(sv, m, &err) < 0) {
         session_reject(s, &err);
         return;
@@ -128,10 +129,12 @@ void session_on_sums(struct session *s, const struct local_sums *m, int fd)
 {
     _cleanup_close_ int sums_fd = fd;
     struct cairn_error err = CAIRN_ERROR_INIT;
-    struct session_save *sv = session_save_find(s, m->save, 0);
-    int r = save_check_filling(sv, m->save, &err);
+    struct session_save *sv = find_filling(s, m->save, m->h.id);
+    int r = 0;
 
-    if (r == 0 && sv->sums)
+    if (!sv)
+        return;
+    if (sv->sums)
         r = cairn_fail(&err, CAIRN_E_PROTOCOL, "SUMS of step %llu come a second time", (unsigned long long)sv->step);
     if (r == 0)
         r = sums_read(sums_fd, sv->layout->layout.nparts, &sv->sums, &err);

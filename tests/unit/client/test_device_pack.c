@@ -45,20 +45,6 @@ static int stop(void **state)
     return 0;
 }
 
-static int open_flags(uint32_t flags, struct cairn_session **ret_session)
-{
-    struct cairn_session_options o = {.size = sizeof(o),
-                                      .job = "job",
-                                      .world_size = 1,
-                                      .arena_bytes = 8 << 20,
-                                      .start_id = "start",
-                                      .socket_path = fake_path(f),
-                                      .timeout_ms = 10000,
-                                      .flags = flags};
-
-    return cairn_session_open(&o, ret_session, &err);
-}
-
 /* Parts 0 and 1 are cuda:0's and pack well, 2 is shared with the host's, 3 is cuda:1's and does not pack. */
 static const struct piece pieces[] = {
     {"weights", CAIRN_F32, 512, 1024, CAIRN_CUDA(0), 0, false},
@@ -115,7 +101,7 @@ static void test_packed(void **state)
     struct tensors x;
 
     (void)state;
-    OK(open_flags(CAIRN_PACK, &s));
+    OK(open_flags(f, CAIRN_PACK, 8, &s));
     tensors_make(&x, pieces, N);
     for (uint64_t step = 1; step <= 4; step++) {
         assert_int_equal(save_packed(s, step, &x), step % 2 ? 0 : PACKS);
@@ -137,15 +123,15 @@ static void test_not_packed(void **state)
     struct tensors x;
 
     (void)state;
-    FAILS(CAIRN_E_INVAL, open_flags(CAIRN_PACK | CAIRN_TRACK, &s));
+    FAILS(CAIRN_E_INVAL, open_flags(f, CAIRN_PACK | CAIRN_TRACK, 8, &s));
     fake_knows(f, LOCAL_KNOWS);
-    OK(open_flags(CAIRN_PACK, &s));
+    OK(open_flags(f, CAIRN_PACK, 8, &s));
     tensors_make(&x, pieces, N);
     for (uint64_t step = 1; step <= 4; step++)
         assert_int_equal(save_packed(s, step, &x), 0);
     cairn_session_close(s);
     fake_knows(f, LOCAL_KNOWS | LOCAL_KNOWS_PACKED);
-    OK(open_flags(CAIRN_PACK, &s));
+    OK(open_flags(f, CAIRN_PACK, 8, &s));
     for (uint64_t step = 5; step <= 8; step++) {
         void *place;
         change(&x, step);
@@ -177,7 +163,7 @@ static void test_failures(void **state)
     (void)state;
     tensors_make(&x, pieces, N);
     for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++) {
-        OK(open_flags(CAIRN_PACK, &s));
+        OK(open_flags(f, CAIRN_PACK, 8, &s));
         assert_int_equal(save_packed(s, 1, &x), 0);
         fake_fault(f, LOCAL_PACKED, faults[i].fault, CAIRN_E_CORRUPT, 1);
         change(&x, 2);
