@@ -4,8 +4,9 @@
  *
  *   bench-gpu-copy --plugin FILE [--mib N] [--slice-mib N] [--many N] [--many-kib N] [--reps N] [--seconds N]
  *
- * Prints one JSON object: lists of seconds (copy and limit are pairs), and what was copied and skipped. What arrives is
- * compared, byte by byte, outside of what is timed. */
+ * Prints one JSON object: lists of seconds (copy and limit are pairs; ..._device_s as the device's clock has it), and
+ * what was copied and skipped. What arrives is compared, byte by byte, outside of what is timed; what arrives packed is
+ * unpacked for that by cairn-codec-float.so, which has to be beside the plugin. */
 #include "bench/clock.h"
 #include "bench/gpu_runtime.h"
 #include <cairn/plugin.h>
@@ -24,7 +25,8 @@
 #define PART ((uint64_t)1 << 20)
 #define DEADLINE_S 60
 #define ALONE (64 * PART) /* bytes of one copy of the limit: a power of two */
-#define GAP 512           /* bytes between small slices, as an allocator leaves: so that no two are one copy */
+#define WEIGHTS (3 * PART + 8192)
+#define GAP 512 /* bytes between small slices, as an allocator leaves: so that no two are one copy */
 
 struct options {
     const char *plugin;
@@ -42,6 +44,9 @@ struct state {
     struct cairn_device_plan *plan;
     const void **data;
     struct cairn_device_sum *sums; /* what each page holds, once a save has told */
+    const char *pattern;           /* what slices are filled from: slice i begins i * 4096 into it, more or less */
+    uint8_t width;                 /* of an element, when it is for packing; else 0 */
+    uint32_t *packed;              /* of each page, as the last save has told */
 };
 
 struct bench {
@@ -53,8 +58,9 @@ struct bench {
     char *pages; /* pinned by the plugin */
     uint64_t pages_bytes;
     void **page;
-    char *pattern; /* what slices are filled from: slice i begins i * 4096 into it, more or less */
+    char *pattern, *weights; /* random bytes; bf16 as in a model */
     uint64_t pattern_bytes;
+    const struct cairn_codec_ops *codec;
     double begin;
     bool first; /* nothing was printed yet */
 };
@@ -105,7 +111,7 @@ static uint64_t pattern_at(const struct bench *b, const struct state *s, uint32_
 static int fill(struct bench *b, struct state *s)
 {
     for (uint32_t i = 0; i < s->nslices; i++) {
-        if (cuda(b, b->rt.copy(s->device + i * s->step, b->pattern + pattern_at(b, s, i), s->slice, GPU_TO_DEVICE),
+        if (cuda(b, b->rt.copy(s->device + i * s->step, s->pattern + pattern_at(b, s, i), s->slice, GPU_TO_DEVICE),
                  "fill the state") < 0)
             return -1;
     }
@@ -117,17 +123,18 @@ static int make_plan(struct bench *b, struct state *s)
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct cairn_device_slice *slices = calloc(s->nslices, sizeof *slices);
     uint32_t *part_len = calloc(s->nparts, sizeof *part_len);
-    uint8_t *alone = malloc(s->nparts);
+    uint8_t *alone = malloc(s->nparts), *width = malloc(s->nparts);
     int r = -1;
 
-    if (slices && part_len && alone) {
+    if (slices && part_len && alone && width) {
         for (uint32_t i = 0; i < s->nslices; i++)
             slices[i] = (struct cairn_device_slice){
                 .dtype = CAIRN_U8, .ndim = 1, .length = &s->slice, .image_offset = i * s->slice, .bytes = s->slice};
         for (uint32_t i = 0; i < s->nparts; i++)
             part_len[i] = (uint32_t)(s->bytes - i * PART < PART ? s->bytes - i * PART : PART);
         memset(alone, 1, s->nparts);
-        struct cairn_device_layout layout = {sizeof layout, slices, s->nslices, s->nparts, part_len, alone};
+        memset(width, s->width, s->nparts);
+        struct cairn_device_layout layout = {sizeof layout, slices, s->nslices, s->nparts, part_len, alone, width};
         r = b->ops->plan(b->device, &layout, &s->plan, &err);
         if (r < 0)
             failed("make a plan", &err);
@@ -135,6 +142,7 @@ static int make_plan(struct bench *b, struct state *s)
     free(slices);
     free(part_len);
     free(alone);
+    free(width);
     return r;
 }
 
@@ -146,15 +154,19 @@ static void state_end(struct bench *b, struct state *s)
         b->rt.free(s->device);
     free(s->data);
     free(s->sums);
+    free(s->packed);
 }
 
-static int state_begin(struct bench *b, struct state *s, uint32_t nslices, uint64_t slice, uint64_t gap)
+static int state_begin(struct bench *b, struct state *s, uint32_t nslices, uint64_t slice, uint64_t gap, uint8_t width)
 {
-    *s = (struct state){.nslices = nslices, .slice = slice, .step = slice + gap, .bytes = nslices * slice};
+    *s = (struct state){
+        .nslices = nslices, .slice = slice, .step = slice + gap, .bytes = nslices * slice, .width = width};
     s->nparts = (uint32_t)((s->bytes + PART - 1) / PART);
     s->data = calloc(nslices, sizeof *s->data);
     s->sums = calloc(s->nparts, sizeof *s->sums);
-    if (!s->data || !s->sums || s->bytes > b->pages_bytes) {
+    s->packed = calloc(s->nparts, sizeof *s->packed);
+    s->pattern = width ? b->weights : b->pattern;
+    if (!s->data || !s->sums || !s->packed || s->bytes > b->pages_bytes) {
         fprintf(stderr, "make a state of %llu bytes: no memory\n", (unsigned long long)s->bytes);
         return -1;
     }
@@ -172,7 +184,7 @@ static int compare(struct bench *b, struct state *s, uint32_t changed, int byte)
 {
     for (uint32_t i = 0; i < s->nslices; i++) {
         const char *at = b->pages + i * s->slice;
-        bool same = i < changed ? memcmp(at, b->pattern + pattern_at(b, s, i), s->slice) == 0
+        bool same = i < changed ? memcmp(at, s->pattern + pattern_at(b, s, i), s->slice) == 0
                                 : *at == (char)byte && memcmp(at, at + 1, s->slice - 1) == 0;
         if (!same) {
             fprintf(stderr, "slice %u has arrived as something else\n", i);
@@ -182,12 +194,31 @@ static int compare(struct bench *b, struct state *s, uint32_t changed, int byte)
     return 0;
 }
 
+/* The pages as they would be without packing. */
+static int unpack(struct bench *b, struct state *s)
+{
+    static char plain[PART];
+
+    for (uint32_t i = 0; i < s->nparts; i++) {
+        uint64_t len = s->bytes - i * PART < PART ? s->bytes - i * PART : PART;
+        char *page = b->pages + i * PART;
+        if (s->packed[i] == 0)
+            continue;
+        if (!b->codec || b->codec->decode(page, s->packed[i], CAIRN_BF16, plain, len) < 0) {
+            fprintf(stderr, "part %u cannot be unpacked%s\n", i, b->codec ? "" : ": no cairn-codec-float.so beside it");
+            return -1;
+        }
+        memcpy(page, plain, len);
+    }
+    return 0;
+}
+
 /* ---- saves ----------------------------------------------------------------------------------- */
 
 struct saved {
-    double held_s, copy_s; /* of the calling thread; until all has arrived */
+    double held_s, copy_s, device_s; /* of the calling thread; until all has arrived; of that on the device */
     uint64_t copied, skipped;
-    bool sums;
+    bool sums, packed;
 };
 
 static int wait_for(struct bench *b, struct cairn_device_copy *copy, struct cairn_device_progress *p)
@@ -212,7 +243,7 @@ static int save(struct bench *b, struct state *s, uint32_t flags, struct saved *
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct cairn_device_copy *copy = NULL;
-    struct cairn_device_progress p;
+    struct cairn_device_progress p = {.ended = 0};
     struct cairn_device_save request = {.size = sizeof request,
                                         .data = s->data,
                                         .page = b->page,
@@ -230,9 +261,14 @@ static int save(struct bench *b, struct state *s, uint32_t flags, struct saved *
     ret->copy_s = now() - begin;
     ret->copied = p.copied_bytes;
     ret->skipped = p.skipped_bytes;
+    ret->device_s = (double)p.device_ns / 1e9;
     ret->sums = p.sums != NULL;
+    ret->packed = p.packed != NULL;
     if (r == 0 && p.sums)
         memcpy(s->sums, p.sums, s->nparts * sizeof *s->sums);
+    memset(s->packed, 0, s->nparts * sizeof *s->packed);
+    if (r == 0 && p.packed)
+        memcpy(s->packed, p.packed, s->nparts * sizeof *s->packed);
     b->ops->copy_free(copy);
     return r;
 }
@@ -267,14 +303,16 @@ static void spoil(struct bench *b, uint64_t bytes)
  */
 static int copies(struct bench *b, struct state *s, uint32_t flags, const char *name, bool limit)
 {
-    double held[MOST], copy[MOST], alone[MOST];
+    double held[MOST], copy[MOST], device[MOST], alone[MOST];
     char text[64];
     unsigned n = 0;
     struct saved done = {0};
 
     spoil(b, s->bytes);
-    if (save(b, s, flags, &done) < 0 || compare(b, s, s->nslices, 0) < 0)
+    if (save(b, s, flags, &done) < 0 || unpack(b, s) < 0 || compare(b, s, s->nslices, 0) < 0)
         return -1;
+    if ((flags & CAIRN_DEVICE_PACK) && !done.packed)
+        return 1;
     for (b->begin = now(); has_time(b, n); n++) {
         if (limit && n % 2 && copy_alone(b, s, GPU_TO_HOST, &alone[n]) < 0)
             return -1;
@@ -282,6 +320,7 @@ static int copies(struct bench *b, struct state *s, uint32_t flags, const char *
             return -1;
         held[n] = done.held_s;
         copy[n] = done.copy_s;
+        device[n] = done.device_s;
         if (limit && n % 2 == 0 && copy_alone(b, s, GPU_TO_HOST, &alone[n]) < 0)
             return -1;
     }
@@ -289,8 +328,12 @@ static int copies(struct bench *b, struct state *s, uint32_t flags, const char *
     print_list(b, text, held, n);
     snprintf(text, sizeof text, "%s_s", name);
     print_list(b, text, copy, n);
+    snprintf(text, sizeof text, "%s_device_s", name);
+    print_list(b, text, device, n);
     snprintf(text, sizeof text, "%s_bytes", name);
     print_number(b, text, s->bytes);
+    snprintf(text, sizeof text, "%s_copied_bytes", name);
+    print_number(b, text, done.copied);
     if (limit)
         print_list(b, "d2h_limit_s", alone, n);
     return done.sums || !(flags & CAIRN_DEVICE_SUMS) ? 0 : 1;
@@ -384,6 +427,21 @@ static int loads(struct bench *b, struct state *s)
 
 /* ---- setting up ------------------------------------------------------------------------------ */
 
+/* Without it nothing that is packed can be compared. */
+static void find_codec(struct bench *b)
+{
+    const struct cairn_plugin *(*entry)(void) = NULL;
+    const char *name = strrchr(b->o.plugin, '/');
+    char path[4096];
+
+    snprintf(path, sizeof path, "%.*scairn-codec-float.so", name ? (int)(name + 1 - b->o.plugin) : 0, b->o.plugin);
+    void *dso = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (dso)
+        *(void **)&entry = dlsym(dso, "cairn_plugin_entry");
+    const struct cairn_plugin *plugin = entry ? entry() : NULL;
+    b->codec = plugin && plugin->kind == CAIRN_PLUGIN_CODEC ? plugin->ops : NULL;
+}
+
 static int open_plugin(struct bench *b)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -399,12 +457,37 @@ static int open_plugin(struct bench *b)
         return -1;
     }
     b->ops = plugin->ops;
+    find_codec(b);
     struct cairn_device_options options = {.size = sizeof options, .staging_bytes = 256 * PART};
     if (b->ops->open(&options, &b->device, &err) < 0)
         return failed("open the device", &err);
     b->ops->describe(b->device, text, sizeof text);
     fprintf(stderr, "%s\n", text);
     return 0;
+}
+
+/* About normal, the highest bytes of floats; the same again and again, as making them takes time. */
+static void fill_weights(char *to, uint64_t bytes)
+{
+    uint64_t x = 1442695040888963407u, made = bytes < WEIGHTS ? bytes : WEIGHTS;
+
+    for (uint64_t i = 0; i + 2 <= made; i += 2) {
+        float sum = 0;
+        uint32_t bits;
+        for (int k = 0; k < 4; k++) {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            sum += (float)(int32_t)(uint32_t)x / 2147483648.0f * 0.02f;
+        }
+        memcpy(&bits, &sum, sizeof bits);
+        to[i] = (char)(bits >> 16);
+        to[i + 1] = (char)(bits >> 24);
+    }
+    for (uint64_t i = made, n; i < bytes; i += n) {
+        n = bytes - i < made ? bytes - i : made;
+        memcpy(to + i, to, n);
+    }
 }
 
 static int make_pages(struct bench *b)
@@ -416,7 +499,8 @@ static int make_pages(struct bench *b)
     b->pages = mmap(NULL, b->pages_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     b->page = calloc(n, sizeof *b->page);
     b->pattern = malloc(b->pattern_bytes);
-    if (b->pages == MAP_FAILED || !b->page || !b->pattern) {
+    b->weights = malloc(b->pattern_bytes);
+    if (b->pages == MAP_FAILED || !b->page || !b->pattern || !b->weights) {
         fprintf(stderr, "take %llu MiB of memory: %s\n", (unsigned long long)(b->pages_bytes >> 20), strerror(errno));
         return -1;
     }
@@ -431,6 +515,7 @@ static int make_pages(struct bench *b)
         x ^= x << 17;
         memcpy(b->pattern + i, &x, 8);
     }
+    fill_weights(b->weights, b->pattern_bytes);
     seconds = now();
     if (b->ops->pin(b->device, b->pages, b->pages_bytes, &err) < 0)
         return failed("pin memory", &err);
@@ -443,7 +528,7 @@ static int make_pages(struct bench *b)
 static int measure_large(struct bench *b)
 {
     struct state s;
-    int r = state_begin(b, &s, (uint32_t)(b->o.bytes / b->o.slice), b->o.slice, 0);
+    int r = state_begin(b, &s, (uint32_t)(b->o.bytes / b->o.slice), b->o.slice, 0, 0);
 
     if (r == 0)
         r = copies(b, &s, 0, "copy", true);
@@ -461,10 +546,25 @@ static int measure_large(struct bench *b)
     return r;
 }
 
+/* As CAIRN_PACK asks for it; a quarter of the bytes, as the emulator of tests takes its time. */
+static int measure_packed(struct bench *b)
+{
+    struct state s;
+    uint64_t n = b->o.bytes / 4 / b->o.slice;
+    int r = state_begin(b, &s, n > 2 ? (uint32_t)n : 2, b->o.slice, 0, 2);
+
+    if (r == 0)
+        r = copies(b, &s, CAIRN_DEVICE_PACK | CAIRN_DEVICE_SUMS, "packed", false);
+    if (r > 0)
+        fprintf(stderr, "the plugin packs nothing here\n");
+    state_end(b, &s);
+    return r < 0 ? r : 0;
+}
+
 static int measure_many(struct bench *b)
 {
     struct state s;
-    int r = state_begin(b, &s, (uint32_t)b->o.many, b->o.many_bytes, GAP);
+    int r = state_begin(b, &s, (uint32_t)b->o.many, b->o.many_bytes, GAP, 0);
 
     if (r == 0)
         r = copies(b, &s, 0, "many", false);
@@ -484,6 +584,8 @@ static int measure(struct bench *b)
         return -1;
     int r = measure_large(b);
     if (r == 0)
+        r = measure_packed(b);
+    if (r == 0)
         r = measure_many(b);
     b->rt.stream_destroy(b->stream);
     b->ops->unpin(b->device, b->pages, b->pages_bytes);
@@ -491,6 +593,7 @@ static int measure(struct bench *b)
     munmap(b->pages, b->pages_bytes);
     free(b->page);
     free(b->pattern);
+    free(b->weights);
     return r;
 }
 

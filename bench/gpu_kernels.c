@@ -227,7 +227,7 @@ static int measure(struct bench *b)
 {
     const struct tables *t = &b->on_device;
     struct gpu_sums sums = {t->part, t->base, t->sums, 1, b->parts, 0};
-    struct gpu_pack pack = {t->part, t->base, t->width, t->to, t->room, b->packed, t->len, 0, b->parts};
+    struct gpu_pack pack = {t->part, t->base, t->width, t->to, t->room, b->packed, t->len, 0, b->parts, NULL, 0};
     struct gpu_unpack unpack = {t->part, t->base, t->width, t->to, t->room, b->plain, t->len, b->parts, 0};
     uint64_t packed = 0;
 

@@ -288,21 +288,23 @@ int channel_send_fds(struct channel *c, struct channel_request *r, struct local_
 }
 
 /* Lock held. The answer carries an id that was given out and waits for nobody: it is thrown away. */
-static void tell(struct channel *c, struct local_header *message)
+static bool tell(struct channel *c, struct local_header *message)
 {
     if (c->dead)
-        return;
+        return false;
     message->id = next_id(c);
     int e = packet_send(c->fd, message, NULL, 0);
     if (e && e != EAGAIN && e != EINTR)
         die_of_errno(c, e);
+    return e == 0;
 }
 
-void channel_tell(struct channel *c, struct local_header *message)
+bool channel_tell(struct channel *c, struct local_header *message)
 {
     pthread_mutex_lock(&c->lock);
-    tell(c, message);
+    bool sent = tell(c, message);
     pthread_mutex_unlock(&c->lock);
+    return sent;
 }
 
 /* ---- receiving: what the leader does --------------------------------------------------------- */

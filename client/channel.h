@@ -88,8 +88,8 @@ static inline int channel_send(struct channel *c, struct channel_request *r, str
 {
     return channel_send_fds(c, r, message, &fd, fd >= 0, deadline_ns, err);
 }
-/* Sends without waiting for room or for the answer; best effort. */
-void channel_tell(struct channel *c, struct local_header *message);
+/* Sends without waiting for room or for the answer; best effort: whether it went out. */
+bool channel_tell(struct channel *c, struct local_header *message);
 /* Waits for the request; cancels it when the deadline passes. Returns its code; fills err from its error. */
 int channel_finish(struct channel *c, struct channel_request *r, int64_t deadline_ns, struct cairn_error *err);
 /* Send and finish. answer is untouched on failure. */

@@ -27,6 +27,7 @@ struct device_copies {
     void **pages;                  /* of each part */
     struct cairn_device_sum *held; /* by each part's page; NULL: nobody asks */
     uint32_t told;                 /* parts that the daemon has heard of */
+    struct local_packed *packed;   /* the message that says it of a packed save; NULL: it is not */
     struct device_outcome outcome;
 };
 
@@ -84,8 +85,10 @@ static uint32_t save_flags(const struct cairn_save *s)
 
     if (s->session->flags & CAIRN_TRACK)
         flags |= CAIRN_DEVICE_SUMS | CAIRN_DEVICE_SKIP;
-    if (s->session->flags & CAIRN_SOURCE_SUMS && s->attachment->knows & LOCAL_KNOWS_SUMS)
+    if ((s->session->flags & CAIRN_SOURCE_SUMS || s->packed) && s->attachment->knows & LOCAL_KNOWS_SUMS)
         flags |= CAIRN_DEVICE_SUMS;
+    if (s->packed)
+        flags |= CAIRN_DEVICE_PACK;
     return flags;
 }
 
@@ -138,7 +141,8 @@ static struct device_copies *copies_new(struct cairn_save *s, bool with_held)
     c->copies = calloc(s->shares->nshares, sizeof(*c->copies));
     c->pages = malloc(nparts * sizeof(*c->pages));
     c->held = with_held ? calloc(nparts, sizeof(*c->held)) : NULL;
-    good = c->copies && c->pages && (c->held || !with_held);
+    c->packed = s->packed ? calloc(1, sizeof(*c->packed) + LOCAL_MAX_PACKED * sizeof(c->packed->len[0])) : NULL;
+    good = c->copies && c->pages && (c->held || !with_held) && (c->packed || !s->packed);
     for (uint32_t i = 0; i < s->shares->nshares && good; i++) {
         struct share *h = &s->shares->shares[i];
         c->copies[i].share = h;
@@ -186,6 +190,7 @@ void device_copies_free(struct device_copies *c, bool forked)
     free(c->copies);
     free(c->pages);
     free(c->held);
+    free(c->packed);
     free(c->outcome.sums);
     free(c);
 }
@@ -227,6 +232,8 @@ static void look_at(struct device_copies *c, struct one_copy *one)
     if (r < 0 || !one->ended)
         return;
     gather_sums(c, one);
+    if (one->at.device_ns > c->outcome.device_ns)
+        c->outcome.device_ns = one->at.device_ns;
     c->outcome.skipped_bytes += one->at.skipped_bytes;
     c->outcome.staged_bytes += one->at.staged_bytes;
 }
@@ -241,6 +248,66 @@ uint32_t device_copies_parts(const struct device_copies *c)
     return parts;
 }
 
+/* Bytes that a device has packed into the part's page; 0: the part lies there as it is. */
+static uint32_t packed_len(const struct device_copies *c, uint32_t part)
+{
+    uint8_t owner = c->save->shares->owner[part];
+
+    for (uint32_t i = 0; owner && i < c->ncopies; i++)
+        if (c->copies[i].share == &c->save->shares->shares[owner - 1])
+            return c->copies[i].at.packed ? c->copies[i].at.packed[part] : 0;
+    return 0;
+}
+
+/* The message that says how the next parts lie, up to this one. Returns how many of them it has room for. */
+static uint32_t fill_packed(struct device_copies *c, uint32_t parts)
+{
+    struct local_packed *m = c->packed;
+    uint32_t n = parts - c->told < LOCAL_MAX_PACKED ? parts - c->told : LOCAL_MAX_PACKED;
+
+    local_header_init(&m->h, LOCAL_PACKED, sizeof(*m) + n * sizeof(m->len[0]), 0);
+    m->save = c->save->watch.save;
+    m->first = c->told;
+    m->n = n;
+    for (uint32_t i = 0; i < n; i++)
+        m->len[i] = packed_len(c, c->told + i);
+    return n;
+}
+
+static void note_told(struct device_copies *c, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (c->packed->len[i])
+            c->outcome.packed_bytes += cairn_layout_part_len(&c->save->plan->layout, c->told + i);
+    c->told += n;
+}
+
+static void tell_packed(struct device_copies *c, uint32_t parts)
+{
+    uint32_t n = fill_packed(c, parts);
+
+    if (channel_tell(c->save->attachment->channel, &c->packed->h))
+        note_told(c, n);
+}
+
+int device_copies_tell_rest(struct device_copies *c, int64_t deadline_ns, struct cairn_error *err)
+{
+    uint32_t nparts = c->save->plan->layout.nparts;
+    int r = 0;
+
+    while (c->packed && c->told < nparts && r == 0) {
+        struct local_ok ok;
+        struct channel_request q = {.expect = LOCAL_OK, .answer = &ok, .room = sizeof(ok)};
+        uint32_t n = fill_packed(c, nparts);
+        r = channel_call(c->save->attachment->channel, &c->packed->h, -1, &q, deadline_ns, err);
+        if (r == 0)
+            note_told(c, n);
+    }
+    if (r < 0 && channel_watch_is_lost(c->save->attachment->channel, &c->save->watch))
+        r = cairn_wrap(err, CAIRN_E_ABORTED, "its tensors are packed, and cairnd went before it knew how they lie");
+    return r;
+}
+
 /* What the host copies was there before; so the first parts of all devices are all that is missing. A connection that
  * is lost says nothing. */
 static void tell_parts(struct device_copies *c)
@@ -251,6 +318,10 @@ static void tell_parts(struct device_copies *c)
     if (c->outcome.code < 0 || m.parts < c->told + TELL_PARTS || m.parts == s->plan->layout.nparts ||
         !(s->attachment->knows & LOCAL_KNOWS_PARTS))
         return;
+    if (c->packed) {
+        tell_packed(c, m.parts);
+        return;
+    }
     c->told = m.parts;
     local_header_init(&m.h, LOCAL_PARTS, sizeof(m), 0);
     channel_tell(s->attachment->channel, &m.h);

@@ -14,6 +14,8 @@ struct device_outcome {
     struct cairn_error error;
     struct hash128 *sums; /* of each part, 0 where there is none; NULL: none are known. Owned by the copies */
     uint64_t skipped_bytes, staged_bytes;
+    uint64_t packed_bytes; /* plain, of parts that lie packed in their pages */
+    uint64_t device_ns;    /* the slowest device's; 0: not known */
 };
 
 /* Puts the copies of all shares into streams. *ret_copies is set when some are under way, also on failure. */
@@ -23,6 +25,8 @@ bool device_copies_look(struct device_copies *c);
 /* The first so many parts of the image are in place. */
 uint32_t device_copies_parts(const struct device_copies *c);
 const struct device_outcome *device_copies_outcome(const struct device_copies *c);
+/* They have ended well: the daemon hears how the parts lie of which it was not told yet, and has answered. */
+int device_copies_tell_rest(struct device_copies *c, int64_t deadline_ns, struct cairn_error *err);
 /* They have ended. In a forked child nothing of the plugin's is touched. NULL is allowed. */
 void device_copies_free(struct device_copies *c, bool forked);
 

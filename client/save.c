@@ -12,6 +12,7 @@
 #define SAVE_OPTIONS_FIRST offsetof(struct cairn_save_options, streams) /* the first version's */
 #define SAVE_INFO_FIRST offsetof(struct cairn_save_info, device_bytes)
 #define SAVE_INFO_DEVICE (offsetof(struct cairn_save_info, staged_bytes) + sizeof(uint64_t))
+#define SAVE_INFO_PACKED (offsetof(struct cairn_save_info, packed_bytes) + sizeof(uint64_t))
 
 #define TENSOR_FLAGS (CAIRN_TENSOR_DEVICE_WRITES | CAIRN_TENSOR_VOLATILE | CAIRN_TENSOR_COMMON)
 
@@ -231,6 +232,8 @@ static void describe_devices(const struct cairn_save *save, struct cairn_save_in
     ret_info->device_bytes = known && save->copied ? save->device_bytes : 0;
     ret_info->unchanged_bytes = known && save->copied ? save->unchanged_bytes : 0;
     ret_info->staged_bytes = known && save->copied ? save->staged_bytes : 0;
+    if (ret_info->size >= SAVE_INFO_PACKED)
+        ret_info->packed_bytes = known && save->copied ? save->packed_bytes : 0;
 }
 
 int cairn_save_info(const struct cairn_save *save, struct cairn_save_info *ret_info)

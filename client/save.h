@@ -56,6 +56,8 @@ struct cairn_save {
     bool copied;           /* all of them are in place; then it is known: */
     uint64_t unchanged_bytes;
     uint64_t staged_bytes;
+    uint64_t packed_bytes;
+    bool packed;                  /* its devices may pack, and the daemon is told how each part lies in its page */
     struct shares *shares;        /* of devices; from stage on */
     struct device_copies *copies; /* under way, or ended and not forgotten yet */
     struct completion_share completion;

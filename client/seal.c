@@ -57,8 +57,11 @@ static size_t grant_room(void)
 
 static int send_begin(struct cairn_save *s, struct local_grant *grant, struct cairn_error *err)
 {
-    struct local_begin m = {
-        .step = s->step, .digest_low = s->plan->digest.low, .digest_high = s->plan->digest.high, .wait_ms = s->room_ms};
+    struct local_begin m = {.step = s->step,
+                            .digest_low = s->plan->digest.low,
+                            .digest_high = s->plan->digest.high,
+                            .wait_ms = s->room_ms,
+                            .flags = s->packed ? LOCAL_BEGIN_PACKED : 0};
     struct channel_request r = {.expect = LOCAL_GRANT, .answer = grant, .room = grant_room(), .watch = &s->watch};
     int64_t deadline_ns = exchange_deadline(s) + (int64_t)s->room_ms * 1000000;
 
@@ -161,10 +164,21 @@ static int pin_arena(struct cairn_save *s, struct cairn_error *err)
     return r;
 }
 
+/* Whether this save's devices pack: the daemon can unpack, and it was faster lately. */
+static bool is_packed(struct cairn_save *s)
+{
+    if (!s->shares || !(s->session->flags & CAIRN_PACK) || !(s->attachment->knows & LOCAL_KNOWS_PACKED))
+        return false;
+    pthread_mutex_lock(&s->session->lock);
+    bool packed = pack_next(&s->session->pack);
+    pthread_mutex_unlock(&s->session->lock);
+    return packed;
+}
+
 /* ---- stage ----------------------------------------------------------------------------------- */
 
 /* Room for it: nothing of the arena is written to yet. */
-static int stage_room(struct cairn_save *s, struct cairn_error *err)
+static int stage_room(struct cairn_save *s, bool may_pack, struct cairn_error *err)
 {
     _cleanup_free_ struct local_grant *grant = malloc(grant_room());
     int r = grant ? seal_plan(s, err) : cairn_fail(err, CAIRN_E_NOMEM, "allocate a grant");
@@ -182,14 +196,16 @@ static int stage_room(struct cairn_save *s, struct cairn_error *err)
     s->arena_serial = s->arena->serial;
     session_count_writer(s->session, s->arena, 1);
     s->writing = true;
+    s->packed = may_pack && is_packed(s);
     r = stage_begin(s, grant, err);
     return r < 0 ? r : stage_pages(s, grant, err);
 }
 
-/* with_devices: their copies begin now, beside the host's. */
+/* with_devices: their copies begin now, beside the host's; else the caller gets places, where it may read plain bytes
+ * too. */
 static int stage(struct cairn_save *s, bool with_devices, struct cairn_error *err)
 {
-    int r = stage_room(s, err);
+    int r = stage_room(s, with_devices, err);
 
     if (r == 0)
         device_forget_sums(s);
@@ -275,7 +291,8 @@ static int send_sums(struct cairn_save *s, const struct device_outcome *outcome,
     struct local_ok ok;
     struct channel_request r = {.expect = LOCAL_OK, .answer = &ok, .room = sizeof(ok)};
 
-    if (!outcome->sums || !(s->session->flags & CAIRN_SOURCE_SUMS) || !(s->attachment->knows & LOCAL_KNOWS_SUMS))
+    if (!outcome->sums || !(s->session->flags & CAIRN_SOURCE_SUMS || s->packed) ||
+        !(s->attachment->knows & LOCAL_KNOWS_SUMS))
         return 0;
     _Static_assert(sizeof(struct local_sum) == sizeof(struct hash128), "sums go as they are");
     int code = blob_make("cairn-sums", outcome->sums, s->plan->layout.nparts * sizeof(struct local_sum), &fd, err);
@@ -303,6 +320,13 @@ static void failed_late(struct cairn_save *s, int code, const struct cairn_error
         fail_watch(s, code, why);
 }
 
+static void note_pace(struct cairn_save *s, const struct device_outcome *outcome)
+{
+    pthread_mutex_lock(&s->session->lock);
+    pack_note(&s->session->pack, s->packed, s->device_bytes, outcome->device_ns);
+    pthread_mutex_unlock(&s->session->lock);
+}
+
 static int complete(struct cairn_save *s, struct cairn_error *err)
 {
     const struct device_outcome *outcome = device_copies_outcome(s->copies);
@@ -314,8 +338,13 @@ static int complete(struct cairn_save *s, struct cairn_error *err)
     s->copied = true;
     s->unchanged_bytes = outcome->skipped_bytes;
     s->staged_bytes = outcome->staged_bytes;
-    device_copies_note_sums(s, outcome);
-    int r = send_sums(s, outcome, err);
+    note_pace(s, outcome);
+    if (!s->packed)
+        device_copies_note_sums(s, outcome);
+    int r = device_copies_tell_rest(s->copies, exchange_deadline(s), err);
+    s->packed_bytes = outcome->packed_bytes;
+    if (r == 0)
+        r = send_sums(s, outcome, err);
     return r < 0 ? r : seal(s, err);
 }
 

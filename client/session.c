@@ -209,7 +209,7 @@ int session_shares(struct cairn_session *s, struct plan *plan, const struct imag
     pthread_mutex_lock(&s->lock);
     plan->refs++;
     pthread_mutex_unlock(&s->lock);
-    int r = shares_make(&s->devices, plan, sources, ret_shares, err);
+    int r = shares_make(&s->devices, plan, sources, s->flags & CAIRN_PACK, ret_shares, err);
     if (r == 0)
         keep_shares(s, *ret_shares);
     else
@@ -233,8 +233,10 @@ static int check_options(const struct cairn_session_options *o, struct cairn_err
 {
     int r;
 
-    if (o->flags & ~(uint32_t)(CAIRN_OBSERVER | CAIRN_TAKE_OVER | CAIRN_TRACK | CAIRN_SOURCE_SUMS))
+    if (o->flags & ~(uint32_t)(CAIRN_OBSERVER | CAIRN_TAKE_OVER | CAIRN_TRACK | CAIRN_SOURCE_SUMS | CAIRN_PACK))
         return cairn_fail(err, CAIRN_E_INVAL, "unknown flags %#x", o->flags);
+    if (o->flags & CAIRN_PACK && o->flags & CAIRN_TRACK)
+        return cairn_fail(err, CAIRN_E_INVAL, "CAIRN_PACK and CAIRN_TRACK do not go together: choose one");
     if (o->copy_threads > MAX_COPY_THREADS)
         return cairn_fail(err, CAIRN_E_INVAL, "copy_threads is %u, at most %d are possible", o->copy_threads,
                           MAX_COPY_THREADS);
@@ -251,7 +253,7 @@ static int fill_open(struct cairn_session *s, const struct cairn_session_options
     struct local_open *m = &s->open;
 
     local_header_init(&m->h, LOCAL_OPEN, sizeof(*m), 0);
-    m->flags = o->flags & ~(uint32_t)(CAIRN_TRACK | CAIRN_SOURCE_SUMS); /* the daemon need not know */
+    m->flags = o->flags & ~(uint32_t)(CAIRN_TRACK | CAIRN_SOURCE_SUMS | CAIRN_PACK); /* the daemon need not know */
     m->timeout_ms = s->timeout_ms;
     if (o->job)
         (void)snprintf(m->job, sizeof(m->job), "%s", o->job); /* checked: it fits */

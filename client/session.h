@@ -29,6 +29,7 @@
 #include "client/channel.h"
 #include "client/completion.h"
 #include "client/device.h"
+#include "client/pack.h"
 #include "client/plan.h"
 #include "client/shares.h"
 #include "client/tracker.h"
@@ -61,6 +62,7 @@ struct cairn_session {
     struct tracker *tracker;       /* NULL: not asked for */
     uint32_t flags;                /* enum cairn_session_flags */
     uint64_t seed;                 /* of devices' sums; random */
+    struct pack pack;              /* whether saves are packed on their devices; with CAIRN_PACK */
     struct devices devices;        /* that are open */
     struct completion completion;  /* saves with copies from devices under way */
     struct shares *shares;         /* of the newest save that had devices; NULL before */

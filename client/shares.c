@@ -6,6 +6,7 @@
 
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
+#include "core/model/dtype.h"
 #include "core/model/units.h"
 
 #define OWNER_MIXED 0xff /* more than one, or the host; DEVICES_MAX is less */
@@ -173,19 +174,23 @@ static int plan_share(struct shares *s, uint32_t i, const uint32_t *part_len, st
     uint32_t nparts = s->plan->layout.nparts;
     _cleanup_free_ struct cairn_device_slice *slices = malloc(h->nslices * sizeof(*slices));
     _cleanup_free_ uint8_t *alone = malloc(nparts);
+    _cleanup_free_ uint8_t *width = malloc(nparts);
 
-    if (!slices || !alone)
+    if (!slices || !alone || !width)
         return cairn_fail(err, CAIRN_E_NOMEM, "describe %u slices", h->nslices);
     for (uint32_t n = 0; n < h->nslices; n++)
         slices[n] = describe(s, h->slices[n]);
-    for (uint32_t part = 0; part < nparts; part++)
+    for (uint32_t part = 0; part < nparts; part++) {
         alone[part] = s->owner[part] == i + 1;
+        width[part] = (uint8_t)cairn_dtype_width(cairn_layout_part_dtype(&s->plan->layout, part));
+    }
     struct cairn_device_layout layout = {.size = sizeof(layout),
                                          .slices = slices,
                                          .nslices = h->nslices,
                                          .nparts = nparts,
                                          .part_len = part_len,
-                                         .alone = alone};
+                                         .alone = alone,
+                                         .width = s->packs ? width : NULL};
     int r = device_plan(h->device, &layout, &h->plan, err);
     return r < 0 ? cairn_wrap(err, r, "plan the copies of %u tensors", h->nslices) : 0;
 }
@@ -203,7 +208,7 @@ static int plan_all(struct shares *s, struct cairn_error *err)
     return r;
 }
 
-int shares_make(struct devices *devices, struct plan *plan, const struct image_source *sources,
+int shares_make(struct devices *devices, struct plan *plan, const struct image_source *sources, bool packs,
                 struct shares **ret_shares, struct cairn_error *err)
 {
     struct shares *s = calloc(1, sizeof(*s));
@@ -214,6 +219,7 @@ int shares_make(struct devices *devices, struct plan *plan, const struct image_s
     }
     s->refs = 1;
     s->plan = plan;
+    s->packs = packs;
     int r = copy_forms(s, sources, err);
     if (r == 0)
         r = count_slices(s, devices, err);

@@ -35,14 +35,16 @@ struct shares {
     struct share *shares;
     uint32_t nshares;
     uint32_t nslices;     /* of all shares */
+    bool packs;           /* the plugin's plans are made for it */
     uint8_t *owner;       /* of each part: i + 1 when it has bytes of share i alone; else 0 */
     uint32_t *host_parts; /* those without an owner */
     uint32_t nhost_parts;
     pthread_mutex_t lock; /* and calls with a plan of the plugin's */
 };
 
-/* Devices are opened. One reference. Whoever makes it holds a reference to the plan until it is freed. */
-int shares_make(struct devices *devices, struct plan *plan, const struct image_source *sources,
+/* Devices are opened. One reference. Whoever makes it holds a reference to the plan until it is freed. packs: they may
+ * be asked to pack. */
+int shares_make(struct devices *devices, struct plan *plan, const struct image_source *sources, bool packs,
                 struct shares **ret_shares, struct cairn_error *err);
 /* No copy is under way with it. In a forked child nothing of the plugin's is touched. NULL is allowed. */
 void shares_free(struct shares *s, bool forked);

@@ -49,3 +49,8 @@ int cairn_dtype_parse(const char *name)
             return d;
     return 0;
 }
+
+unsigned cairn_dtype_width(int dtype)
+{
+    return dtype == CAIRN_C64 ? (unsigned)cairn_dtype_size(dtype) / 2 : (unsigned)cairn_dtype_size(dtype);
+}

@@ -7,5 +7,7 @@
 
 /* The dtype of a name as cairn_dtype_name gives it; 0 when there is none. */
 int cairn_dtype_parse(const char *name);
+/* Bytes of the elements that codec-float takes apart: of a complex number each half is one. 0: no dtype. */
+unsigned cairn_dtype_width(int dtype);
 
 #endif

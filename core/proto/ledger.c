@@ -142,6 +142,7 @@ void ledger_put_save(void *map, int slot, struct ledger_save *s, const uint32_t 
     struct ledger_save *to = slot_of(map, slot);
     uint32_t state = s->state;
 
+    s->pad = 0;
     memset(s->reserved, 0, sizeof s->reserved);
     s->pages_sum = pages_sum(pages, s->nparts);
     s->check = save_check(s);
@@ -227,8 +228,10 @@ static int check_save(const void *data, const struct ledger_save *s, struct cair
     if (s->layout_len == 0 || s->layout_len > CAIRN_MAX_LAYOUT || s->layout_at > h->heap_used ||
         s->layout_len > h->heap_used - s->layout_at)
         return bad(err, "a save's layout lies outside");
+    if (s->flags & ~(uint32_t)LEDGER_PACKED)
+        return bad(err, "a save has unknown flags");
     for (size_t i = 0; i < sizeof s->reserved / sizeof s->reserved[0]; i++)
-        if (s->reserved[i])
+        if (s->reserved[i] || s->pad)
             return bad(err, "a reserved field is not zero");
     struct hash128 digest = cairn_hash128(ledger_layout_of(data, s), s->layout_len);
     if (digest.low != s->digest.low || digest.high != s->digest.high)

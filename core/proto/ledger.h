@@ -36,6 +36,10 @@ enum ledger_state {
     LEDGER_DONE,    /* committed; what is left of it is for restores */
     LEDGER_STATES
 };
+enum ledger_flags {
+    LEDGER_PACKED =
+        1, /* until it is DURABLE its pages may be packed: only the daemon that was told how can read them */
+};
 
 struct ledger_header {
     uint64_t magic;
@@ -72,7 +76,9 @@ struct ledger_save {
     uint32_t nparts;
     uint32_t attempt;   /* fragments of this save carry at least this one: earlier ones are another daemon's */
     uint64_t pages_sum; /* XXH3-64 of the page numbers, by part, as granted */
-    uint64_t reserved[5];
+    uint32_t flags;     /* enum ledger_flags: a cairnd from before them refuses a ledger that has one */
+    uint32_t pad;
+    uint64_t reserved[4];
     uint64_t check; /* XXH3-64 of everything between state and here */
 };
 
@@ -87,8 +93,8 @@ void ledger_set_page(void *map, uint32_t page, int state, int slot, uint32_t par
 bool ledger_find_layout(const void *map, struct hash128 digest, uint64_t *ret_at, uint64_t *ret_len);
 /* Stores a layout where no save's lies; false when there is no room. */
 bool ledger_put_layout(void *map, const void *layout, uint64_t len, uint64_t *ret_at);
-/* Writes a save whose layout is stored and whose pages are set, and then its state. s->check, pages_sum and reserved
- * are filled in. */
+/* Writes a save whose layout is stored and whose pages are set, and then its state. s->check, pages_sum, pad and
+ * reserved are filled in. */
 void ledger_put_save(void *map, int slot, struct ledger_save *s, const uint32_t *pages);
 void ledger_set_state(void *map, int slot, int state);
 /* An EMPTY slot, or -1. */

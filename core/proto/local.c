@@ -91,7 +91,9 @@ static const char *check_begin(const void *message, size_t len)
     const struct local_begin *m = message;
 
     (void)len;
-    return m->pad == 0 && ZERO(m, reserved) ? NULL : not_zero;
+    if (m->flags & ~(uint32_t)LOCAL_BEGIN_PACKED)
+        return "unknown flags";
+    return ZERO(m, reserved) ? NULL : not_zero;
 }
 
 static const char *check_grant(const void *message, size_t len)
@@ -242,6 +244,21 @@ static const char *check_parts(const void *message, size_t len)
     return m->pad == 0 ? NULL : not_zero;
 }
 
+static const char *check_packed(const void *message, size_t len)
+{
+    const struct local_packed *m = message;
+
+    if (m->save == 0)
+        return "save 0";
+    if (m->n == 0)
+        return "no parts";
+    if (m->n > LOCAL_MAX_PACKED)
+        return "too many parts";
+    if (len != sizeof(*m) + m->n * sizeof(m->len[0]))
+        return "its length is not that of its parts";
+    return m->first <= UINT32_MAX - m->n ? NULL : "impossible parts";
+}
+
 static const char *check_sums(const void *message, size_t len)
 {
     const struct local_sums *m = message;
@@ -268,6 +285,7 @@ static const struct kind requests[] = {
     [LOCAL_PLACES] = {"PLACES", sizeof(struct local_places), 0, false, false, check_places},
     [LOCAL_WAIT] = {"WAIT", sizeof(struct local_save), 0, false, false, check_save},
     [LOCAL_PARTS] = {"PARTS", sizeof(struct local_parts), 0, false, false, check_parts},
+    [LOCAL_PACKED] = {"PACKED", sizeof(struct local_packed), 0, false, true, check_packed},
     [LOCAL_SUMS] = {"SUMS", sizeof(struct local_sums), 1, false, false, check_sums},
 };
 

@@ -14,6 +14,7 @@
  *     BEGIN step, layout         ->
  *                                <-  GRANT save, pages        or ERROR (BUSY, TOO_LARGE, FENCED, ...)
  *     PARTS save, n              ->                           while copies run on: its first n parts are in place
+ *     PACKED save, n, lengths    ->                           in PARTS' stead, of a save that may be packed
  *     SUMS save, seed + memfd    ->                           once, before FILLED: sums of the parts at their source
  *     (copies; writes the save's id into its word of the control page)
  *     FILLED save                ->                           whose OK nobody need wait for: the word has said it
@@ -63,6 +64,7 @@ enum local_type {
     LOCAL_WAIT = 18,          /* this process waits for the save: answered by OK, and it is not paced any more */
     LOCAL_PARTS = 19,         /* so many parts are in place: answered by OK, and they may be encoded */
     LOCAL_SUMS = 20,          /* + memfd with a local_sum for each part, sealed, before FILLED: answered by OK */
+    LOCAL_PACKED = 21,        /* so many parts are in place, and how they lie there: answered by OK */
 
     LOCAL_ERROR = 64,
     LOCAL_OK = 65,
@@ -102,6 +104,7 @@ struct local_open {
 #define LOCAL_KNOWS_WAIT (1ull << 62)
 #define LOCAL_KNOWS_PARTS (1ull << 61)
 #define LOCAL_KNOWS_SUMS (1ull << 60)
+#define LOCAL_KNOWS_PACKED (1ull << 59) /* and has the codec "float" */
 /* This version's daemon. */
 #define LOCAL_KNOWS (LOCAL_KNOWS_PLACES | LOCAL_KNOWS_WAIT | LOCAL_KNOWS_PARTS | LOCAL_KNOWS_SUMS)
 #define LOCAL_SESSION_MAX ((1ull << 48) - 1)
@@ -140,13 +143,16 @@ struct local_layout {
     uint64_t len; /* bytes of the encoded layout at the memfd's start */
 };
 
+enum local_begin_flags {
+    LOCAL_BEGIN_PACKED = 1, /* parts may come packed: PACKED says of all of them how they lie there, before FILLED */
+};
 struct local_begin {
     struct local_header h;
     uint64_t step;
     uint64_t digest_low;
     uint64_t digest_high;
     uint32_t wait_ms; /* how long the grant may wait for room; 0: answer BUSY at once */
-    uint32_t pad;
+    uint32_t flags;   /* enum local_begin_flags */
     uint64_t reserved[4];
 };
 struct local_run {
@@ -170,6 +176,14 @@ struct local_parts { /* before FILLED; parts only grows */
     uint64_t save;
     uint32_t parts; /* the first so many of the image are in place and will not change */
     uint32_t pad;
+};
+#define LOCAL_MAX_PACKED 4096
+struct local_packed { /* of a save that was begun with LOCAL_BEGIN_PACKED, before FILLED */
+    struct local_header h;
+    uint64_t save;
+    uint32_t first; /* how many parts were said to be in place before */
+    uint32_t n;     /* these are too, and will not change; at most LOCAL_MAX_PACKED */
+    uint32_t len[]; /* of each: bytes in its page as codec-float encodes them; 0: its plain bytes are there */
 };
 struct local_sums { /* a save's part whose bytes in the arena have another sum fails the save */
     struct local_header h;

@@ -86,7 +86,7 @@ void arena_destroy(struct arena *a)
         list_remove(&a->link);
     }
     if (a->map)
-        munmap((void *)(uintptr_t)a->map, ARENA_CONTROL + a->bytes);
+        munmap(a->map, ARENA_CONTROL + a->bytes);
     if (a->fd >= 0)
         close(a->fd);
     if (a->last_pidfd >= 0)
@@ -140,6 +140,18 @@ int arena_map_memory(struct arena *a, struct cairn_error *err)
     if (map == MAP_FAILED)
         return cairn_fail_errno(err, errno, "map %zu bytes", len);
     a->map = map;
+    return 0;
+}
+
+int arena_make_writable(struct arena *a, struct cairn_error *err)
+{
+    if (a->writable)
+        return 0;
+    if (mprotect(a->map + ARENA_CONTROL, a->bytes, PROT_READ | PROT_WRITE) < 0)
+        return cairn_fail_errno(err, errno,
+                                "the arena of job %s rank %u cannot be written to by cairnd, and takes no packed parts",
+                                a->job, a->rank);
+    a->writable = true;
     return 0;
 }
 

@@ -8,7 +8,8 @@
  * A KEPT page still holds its part of a durable snapshot: restores read it as their nearest tier until a newer save
  * needs it. When the trainer dies the arena stays with the daemon; the rank's next process adopts it. The client can
  * write to every page at any time and can punch holes: the daemon only ever copies out of the mapping and trusts
- * nothing that it did not check on the copy.
+ * nothing that it did not check on the copy. It writes to pages only where a client's device has packed them: to unpack
+ * them.
  *
  * Beside it lies its ledger (arena_ledger.h): what another daemon needs to go on.
  */
@@ -72,10 +73,11 @@ struct arena {
     char job[CAIRN_MAX_NAME + 1];
     char start_id[CAIRN_MAX_NAME + 1]; /* of the process that used it last */
     uint32_t rank, world_size;
-    uid_t uid;       /* whose processes may adopt it */
-    int fd;          /* the memfd */
-    const char *map; /* of the whole, read-only */
-    size_t bytes;    /* of pages */
+    uid_t uid; /* whose processes may adopt it */
+    int fd;    /* the memfd */
+    char *map; /* of the whole, read-only, but for pages once they are writable */
+    bool writable;
+    size_t bytes; /* of pages */
     uint32_t npages;
     uint32_t nfree;
     uint32_t nkept;
@@ -106,6 +108,7 @@ struct snapshot {
     int slot;         /* in the ledger; -1 when it has no room for this one */
     uint32_t attempt; /* the first that its fragments may carry */
     void *owner;      /* who saves it; NULL when nobody does */
+    bool packed;      /* until its shard is durable its pages may be packed: who saves it knows which */
     struct shared_layout *layout;
     uint32_t *pages; /* of each part, as granted */
     bool *gone;      /* of each part: its page was given to another snapshot */
@@ -147,10 +150,15 @@ static inline const char *arena_page(const struct arena *a, uint32_t page)
     return a->map + ARENA_CONTROL + (size_t)page * ((size_t)1 << 20);
 }
 
+/* So that packed parts can be unpacked in their pages. Fails when its memory was handed back without the right to. */
+int arena_make_writable(struct arena *arena, struct cairn_error *err);
+
 /* Takes pages for an image: free ones first, then kept ones, oldest snapshot first. BUSY when there are not enough now,
  * TOO_LARGE when there never will be. */
 int arena_grant(struct arena *arena, struct shared_layout *layout, uint64_t step, uint64_t incarnation,
                 struct snapshot **ret_snapshot, struct cairn_error *err);
+/* Before it is granted to the client: its device may pack parts. Another daemon will not go on with it. */
+void snapshot_may_be_packed(struct snapshot *s);
 /* The pages as runs; returns how many, or TOO_LARGE when they are more than room. */
 int snapshot_runs(const struct snapshot *s, struct local_run *runs, unsigned room);
 /* Whether the client has written this save's id into its word. */
@@ -173,7 +181,7 @@ struct arena_waiter {
 void arena_wait(struct arena *arena, struct arena_waiter *w);
 void arena_wait_cancel(struct arena_waiter *w);
 
-/* The kept or filled snapshot of a checkpoint's shard on this node; NULL when there is none. */
+/* The kept or filled snapshot of a checkpoint's shard on this node; NULL when there is none, or it may be packed. */
 struct snapshot *arenas_find(struct arenas *arenas, const char *job, uint64_t step, uint64_t incarnation,
                              uint32_t rank);
 /* Of one arena, by id; NULL when there is none. */

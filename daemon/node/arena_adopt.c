@@ -41,6 +41,7 @@ static int arena_adopt_save(struct arena *a, const struct arena_offer *o, const 
     s->word = e->word;
     s->attempt = e->attempt + ARENA_ATTEMPTS;
     s->state = e->state == LEDGER_DONE ? SNAPSHOT_KEPT : e->state == LEDGER_BEGUN ? SNAPSHOT_GRANTED : SNAPSHOT_FILLED;
+    s->packed = (e->flags & LEDGER_PACKED) && (e->state == LEDGER_BEGUN || e->state == LEDGER_FILLED);
     if (s->state != SNAPSHOT_KEPT)
         a->words_busy[s->word / 64] |= 1ull << (s->word % 64);
     for (uint32_t p = 0; p < e->nparts; p++) {

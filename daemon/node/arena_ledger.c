@@ -193,7 +193,8 @@ void arena_ledger_put(struct snapshot *s, int state)
                             .incarnation = s->incarnation,
                             .digest = s->layout->digest,
                             .nparts = s->layout->layout.nparts,
-                            .attempt = s->attempt};
+                            .attempt = s->attempt,
+                            .flags = s->packed ? LEDGER_PACKED : 0};
 
     if (!a->ledger)
         return;

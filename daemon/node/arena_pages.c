@@ -169,6 +169,13 @@ int arena_grant(struct arena *a, struct shared_layout *layout, uint64_t step, ui
     return 0;
 }
 
+void snapshot_may_be_packed(struct snapshot *s)
+{
+    s->packed = true;
+    if (s->slot >= 0)
+        arena_ledger_put(s, LEDGER_BEGUN);
+}
+
 int snapshot_runs(const struct snapshot *s, struct local_run *runs, unsigned room)
 {
     unsigned n = 0;
@@ -200,6 +207,7 @@ void snapshot_filled(struct snapshot *s)
 
 void snapshot_shard_durable(struct snapshot *s)
 {
+    s->packed = false; /* everything was encoded, and unpacked for that */
     if (s->state == SNAPSHOT_FILLED)
         arena_ledger_state(s, LEDGER_DURABLE);
 }
@@ -244,6 +252,7 @@ void snapshot_end(struct snapshot *s, bool keep)
     }
     snapshot_durable(s, 0, s->layout->layout.nparts);
     s->state = SNAPSHOT_KEPT;
+    s->packed = false;
     arena_ledger_state(s, LEDGER_DONE);
     list_for_each_safe (it, &a->snapshots) {
         struct snapshot *old = container_of(it, struct snapshot, link);
@@ -271,7 +280,7 @@ struct snapshot *arenas_find(struct arenas *as, const char *job, uint64_t step, 
             continue;
         list_for_each (is, &a->snapshots) {
             struct snapshot *s = container_of(is, struct snapshot, link);
-            if (s->state != SNAPSHOT_GRANTED && s->step == step && s->incarnation == incarnation)
+            if (s->state != SNAPSHOT_GRANTED && !s->packed && s->step == step && s->incarnation == incarnation)
                 return s;
         }
     }
@@ -305,7 +314,7 @@ bool snapshot_base(const struct snapshot *s, uint64_t step, uint64_t incarnation
 
     list_for_each (it, &s->arena->snapshots) {
         const struct snapshot *b = container_of(it, struct snapshot, link);
-        if (b == s || b->state == SNAPSHOT_GRANTED || b->step != step || b->incarnation != incarnation ||
+        if (b == s || b->state == SNAPSHOT_GRANTED || b->packed || b->step != step || b->incarnation != incarnation ||
             b->layout->digest.low != digest->low || b->layout->digest.high != digest->high ||
             !snapshot_holds(b, first_part, nparts))
             continue;

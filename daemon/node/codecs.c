@@ -151,6 +151,14 @@ void codecs_offer(const struct codecs *c, struct encode *e)
     e->path = (struct cairn_path){.rate = rate, .workers = c->workers, .k = e->k, .m = e->m};
 }
 
+const struct codec *codecs_packer(const struct codecs *c)
+{
+    for (unsigned i = 0; c && i < KNOWN; i++)
+        if (c->one[i].allowed && c->one[i].codec && codec_id(c->one[i].codec) == CAIRN_CODEC_FLOAT)
+            return c->one[i].codec;
+    return NULL;
+}
+
 /* ---- what is learned ------------------------------------------------------------------------- */
 
 static unsigned index_of(const struct codecs *c, const struct codec *codec)
@@ -178,6 +186,7 @@ void codecs_encoded(struct codecs *c, const struct encode *e)
     if (!e->as_recorded && e->before < e->ncodecs)
         c->before[class] = index_of(c, e->codec[e->before].codec);
     c->copied += e->copied;
+    c->hashed += e->kept;
     for (unsigned i = 0; i < e->k; i++)
         *(e->in_place[i] ? &c->in_place : &c->of_buffer) += e->payload_len[i];
     for (unsigned i = e->k; i < e->k + e->m; i++)

@@ -17,6 +17,8 @@ void codecs_free(struct codecs *c); /* NULL allowed */
 
 /* Fills what the choice is by. k, m and dtype are set. In this and what follows c may be NULL: then all is raw. */
 void codecs_offer(const struct codecs *c, struct encode *e);
+/* What devices pack as: NULL where that codec is not there, or may not be used. */
+const struct codec *codecs_packer(const struct codecs *c);
 /* Learns from a chunk that was encoded. */
 void codecs_encoded(struct codecs *c, const struct encode *e);
 /* So many bytes were stored by a peer. waiting: others waited for the same peer, so that the path is what bounds. */

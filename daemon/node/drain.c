@@ -420,7 +420,8 @@ static void drain_pump(struct pump *p)
         (all_stored(d) && (waits_for_sync(&d->going) || waits_for_sync(&d->safe))))
         sync_all(d);
     drain_check_more(d);
-    if (d->durable_parts == d->spec.layout->nparts && drain_is_settled(d) && !d->manifest_going && d->code == 0)
+    if (d->durable_parts == d->spec.layout->nparts && drain_is_settled(d) && !d->indexing && !d->manifest_going &&
+        d->code == 0)
         drain_make_manifest(d);
     if (d->told && tail_ended(d))
         drain_finish(d);

@@ -29,11 +29,13 @@ struct drain_spec {
     uint32_t rank;
     uint32_t world_size;
     const struct cairn_layout *layout; /* borrowed until done */
-    const char *arena;                 /* address of page 0; borrowed until done */
+    char *arena;                       /* address of page 0; borrowed until done; written to where parts are packed */
     const uint32_t *pages;             /* of each part of the image; borrowed until done */
-    uint32_t attempt;                  /* of the first striping: lower ones may lie on peers already */
-    uint32_t deadline_ms;              /* until done, from when it is filled */
-    bool filling;                      /* until drain_filled only the first in_place parts are there */
+    uint32_t *packed;     /* of each part in place: bytes in its page, packed; 0: it lies there as it is, or
+                             does since the drain unpacked it. NULL: all do. Borrowed until ended */
+    uint32_t attempt;     /* of the first striping: lower ones may lie on peers already */
+    uint32_t deadline_ms; /* until done, from when it is filled */
+    bool filling;         /* until drain_filled only the first in_place parts are there */
     uint32_t in_place;
     const struct hash128 *sums; /* drain_sums; NULL: not known, or not yet */
     uint64_t sums_seed;

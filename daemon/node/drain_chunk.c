@@ -351,11 +351,37 @@ static void give_all(struct encoding *en)
         links_buffer_give(en->chunk->drain->links, en->encode.record[i]);
 }
 
+static bool same_plain_as_before(const struct chunk *c, const struct encode *e)
+{
+    return !c->known || (c->entry.low == e->entry.low && c->entry.high == e->entry.high);
+}
+
+/* Fragments of one chunk that were made at different times must go together. */
 static bool same_as_before(const struct chunk *c, const struct encode *e)
 {
-    return !c->known ||
-           (c->entry.low == e->entry.low && c->entry.high == e->entry.high && cairn_delta_equal(&c->delta, &e->delta) &&
-            memcmp(c->part, e->part, c->k * sizeof c->part[0]) == 0);
+    bool same = !c->known || (same_plain_as_before(c, e) && cairn_delta_equal(&c->delta, &e->delta) &&
+                              memcmp(c->part, e->part, c->k * sizeof c->part[0]) == 0);
+
+    for (unsigned i = 0; c->known && same && i < chunk_fragments(c); i++)
+        same = c->frag[i].sum == e->payload_sum[i];
+    return same;
+}
+
+/* For err: why it is not. */
+static int changed_since(const struct chunk *c, const struct encode *e, struct cairn_error *err)
+{
+    const struct drain *d = c->drain;
+
+    if (c->came_packed && same_plain_as_before(c, e))
+        return cairn_fail(
+            err, CAIRN_E_CORRUPT,
+            "the snapshot of job %s step %llu rank %u was packed on its device as the codec \"float\" does "
+            "not: save without CAIRN_PACK",
+            d->job, (unsigned long long)d->spec.step, d->spec.rank);
+    return cairn_fail(
+        err, CAIRN_E_CORRUPT,
+        "the snapshot of job %s step %llu rank %u changed while it was saved: its process writes to the arena", d->job,
+        (unsigned long long)d->spec.step, d->spec.rank);
 }
 
 /* Of a chunk that is encoded for the first time. */
@@ -369,6 +395,21 @@ static void count_encoded(const struct drain *d, const struct encode *e)
     counts->early_bytes += d->filling ? bytes : 0;
     counts->shared_bytes += e->same ? bytes : 0;
     counts->compared_bytes += e->sums ? bytes : 0;
+}
+
+/* Parts that are unpacked stay so, whatever became of the chunk. */
+static void take_unpacked(struct chunk *c, const struct encode *e)
+{
+    struct links_counts *counts = links_counts(c->drain->links);
+
+    for (unsigned i = 0; i < e->k; i++) {
+        if (!e->came[i])
+            continue;
+        c->drain->spec.packed[c->first_part + i] = 0;
+        c->came_packed = true;
+        counts->packed_bytes += e->came[i];
+        counts->packed_plain_bytes += e->plain_len[i];
+    }
 }
 
 static void take_same(struct chunk *c, struct encoding *en)
@@ -401,6 +442,7 @@ static void encoded(struct worker_job *job)
     pacer_release(links_pacer(d->links), chunk_fragments(c) * (uint64_t)CAIRN_PART);
     if (e->code == 0 && !e->same)
         codecs_encoded(links_codecs(d->links), e);
+    take_unpacked(c, e);
     take_numerics(en, e->code == 0 && d->code == 0);
     if (e->maybe.depth && !e->same)
         d->spec.not_same(d->spec.arg, &d->spec.against, c->first_part);
@@ -413,10 +455,9 @@ static void encoded(struct worker_job *job)
         return;
     }
     if (e->code == 0 && !same_as_before(c, e))
-        e->code = cairn_fail(
-            &err, CAIRN_E_CORRUPT,
-            "the snapshot of job %s step %llu rank %u changed while it was saved: its process writes to the arena",
-            d->job, (unsigned long long)d->spec.step, d->spec.rank);
+        e->code = changed_since(c, e, &err);
+    else if (e->code < 0 && e->undecoded)
+        drain_undecoded(d, c->first_part + e->undecoded - 1, &err);
     else if (e->code < 0 && e->differs)
         drain_differs(d, c->first_part + e->differs - 1, &err);
     else if (e->code < 0)
@@ -430,6 +471,8 @@ static void encoded(struct worker_job *job)
         c->entry = e->entry;
         c->delta = e->delta;
         memcpy(c->part, e->part, sizeof c->part);
+        for (unsigned i = 0; i < c->k + c->m; i++)
+            c->frag[i].sum = e->payload_sum[i];
         chunk_move(c, c->counted ? CHUNK_SAFE : CHUNK_GOING);
         if (e->same)
             take_same(c, en);
@@ -466,6 +509,17 @@ void chunk_plain(const struct chunk *c, const char *ret_plain[CAIRN_MAX_K], uint
     }
 }
 
+static void give_packed(const struct chunk *c, struct encode *e)
+{
+    const struct drain_spec *spec = &c->drain->spec;
+
+    e->packer = codecs_packer(links_codecs(c->drain->links));
+    for (unsigned i = 0; spec->packed && i < c->k; i++) {
+        e->packed[i] = spec->packed[c->first_part + i];
+        e->page[i] = spec->arena + (size_t)spec->pages[c->first_part + i] * CAIRN_PART;
+    }
+}
+
 void chunk_encode(struct chunk *c)
 {
     struct drain *d = c->drain;
@@ -485,6 +539,7 @@ void chunk_encode(struct chunk *c)
     e->can_send_plain = links_sends_anything(d->links);
     codecs_offer(links_codecs(d->links), e);
     chunk_plain(c, e->plain, e->plain_len);
+    give_packed(c, e);
     e->sums = d->spec.sums ? d->spec.sums + c->first_part : NULL;
     e->sums_seed = d->spec.sums_seed;
     if (d->spec.against.is_set && !d->spec.base(d->spec.arg, &d->spec.against, c->first_part, c->k, &e->delta, e->base))

@@ -20,6 +20,7 @@ struct place { /* where a fragment is, or is going */
 };
 struct frag {
     struct place at[2]; /* the second is used while the first is late: whichever is stored first counts */
+    uint64_t sum;       /* of its payload, once known */
 };
 
 /*     TODO --buffers--> ENCODING --> GOING --k + margin durable--> SAFE --all durable--> FULL
@@ -34,10 +35,11 @@ struct chunk {
     enum chunk_state state;
     uint32_t first_part, attempt;
     uint8_t k, m;
-    bool counted;  /* it has been SAFE: its parts are durable, and it is never cut again */
-    bool released; /* its pages may be taken: it cannot be encoded any more */
-    bool spoilt;   /* it did not encode to the same again: what is missing is left to repair */
-    bool known;    /* encoded before: entry and part are what it must give again */
+    bool counted;     /* it has been SAFE: its parts are durable, and it is never cut again */
+    bool released;    /* its pages may be taken: it cannot be encoded any more */
+    bool spoilt;      /* it did not encode to the same again: what is missing is left to repair */
+    bool known;       /* encoded before: entry and part are what it must give again */
+    bool came_packed; /* some of its parts */
     struct hash128 entry;
     struct cairn_part_code part[CAIRN_MAX_K];
     struct cairn_delta delta;
@@ -134,6 +136,8 @@ void chunk_check_later(struct chunk *c);
 bool drain_is_settled(const struct drain *d);
 /* For err: the part, from 0 on in its image, is not what its source was. */
 int drain_differs(const struct drain *d, uint32_t part, struct cairn_error *err);
+/* The same of what cannot be unpacked. */
+int drain_undecoded(const struct drain *d, uint32_t part, struct cairn_error *err);
 
 /* ---- drain_pace.c ---------------------------------------------------------------------------- */
 /* Whether the next new chunk may be cut by the drain's plan. If not, the pumps run when it may. */

@@ -52,7 +52,7 @@ static const char *tensor_of(const struct cairn_layout *l, uint32_t part, unsign
     return name;
 }
 
-int drain_differs(const struct drain *d, uint32_t part, struct cairn_error *err)
+static int is_not(const struct drain *d, uint32_t part, const char *what, struct cairn_error *err)
 {
     char others[40] = "";
     unsigned more;
@@ -61,13 +61,23 @@ int drain_differs(const struct drain *d, uint32_t part, struct cairn_error *err)
     if (more)
         snprintf(others, sizeof others, " and %u more", more);
     log_line(LOG_ERROR,
-             "job %s step %llu rank %u part %u: what arrived in the arena is not what the device read; the save fails; "
+             "job %s step %llu rank %u part %u: what arrived in the arena is not what the device %s; the save fails; "
              "tensor \"%s\"%s",
-             d->job, (unsigned long long)d->spec.step, d->spec.rank, part, name, others);
+             d->job, (unsigned long long)d->spec.step, d->spec.rank, part, what, name, others);
     return cairn_fail(err, CAIRN_E_CORRUPT,
-                      "rank %u part %u: what arrived in the arena is not what the device read, test this machine's "
+                      "rank %u part %u: what arrived in the arena is not what the device %s, test this machine's "
                       "memory and bus; tensor \"%.64s\"%s",
-                      d->spec.rank, part, name, others);
+                      d->spec.rank, part, what, name, others);
+}
+
+int drain_differs(const struct drain *d, uint32_t part, struct cairn_error *err)
+{
+    return is_not(d, part, "read", err);
+}
+
+int drain_undecoded(const struct drain *d, uint32_t part, struct cairn_error *err)
+{
+    return is_not(d, part, "packed", err);
 }
 
 /* ---- chunks that were encoded before --------------------------------------------------------- */

@@ -24,10 +24,11 @@ struct pass { /* over one chunk */
     struct hash_stream *payload; /* of one */
     struct hash_stream *source;  /* of one, as its source is summed; NULL: nobody asks */
     struct numerics_part *found; /* of the part that is being encoded; NULL: nobody asks */
+    char *unpacked;              /* parts that came packed; NULL: none did */
     char *copy;                  /* a part that is encoded */
     char *base;                  /* the base's parts, checked; NULL: none */
     char *diff;                  /* copy XOR base */
-    bool has_copy;               /* of the part that is being encoded */
+    const char *stable;          /* the part that is being encoded, where nobody else can change it; NULL: not yet */
     unsigned char tables[CAIRN_MAX_K * CAIRN_MAX_M * 32];
 };
 
@@ -120,7 +121,7 @@ static void raw_part(struct pass *p, unsigned i)
     to = e->in_place[i] ? NULL : payload_of(e, i);
     hash_stream_reset(p->payload);
     for (size_t at = 0; at < len; at += BLOCK_BYTES)
-        raw_block(p, i, e->plain[i], at, len - at < BLOCK_BYTES ? len - at : BLOCK_BYTES, to);
+        raw_block(p, i, e->from[i], at, len - at < BLOCK_BYTES ? len - at : BLOCK_BYTES, to);
     e->payload_sum[i] = hash_stream_end64(p->payload);
     e->copied += to ? len : 0;
     if (to)
@@ -133,9 +134,11 @@ static void take_copy(struct pass *p, unsigned i)
 {
     struct encode *e = p->e;
 
-    memcpy(p->copy, e->plain[i], e->plain_len[i]);
+    if (p->stable)
+        return;
+    memcpy(p->copy, e->from[i], e->plain_len[i]);
     e->copied += e->plain_len[i];
-    p->has_copy = true;
+    p->stable = p->copy;
 }
 
 /* Encodes the copy, or its delta; 0: it does not shrink enough. */
@@ -144,16 +147,16 @@ static int64_t encode_copy(struct pass *p, unsigned i, const struct codec *codec
     struct encode *e = p->e;
     size_t len = e->plain_len[i];
 
-    if (!p->has_copy)
-        take_copy(p, i);
-    return codec_encode(codec, delta ? p->diff : p->copy, len, e->dtype, payload_of(e, i), len * WORTH_NUM / WORTH_DEN);
+    take_copy(p, i);
+    return codec_encode(codec, delta ? p->diff : p->stable, len, e->dtype, payload_of(e, i),
+                        len * WORTH_NUM / WORTH_DEN);
 }
 
 /* A block at a time, as raw parts go through: each is gone through more than once. */
 static void watch_copy(struct pass *p, size_t len)
 {
     for (size_t at = 0; p->found && at < len; at += BLOCK_BYTES)
-        numerics_part_add(p->found, p->copy + at, at, len - at < BLOCK_BYTES ? len - at : BLOCK_BYTES);
+        numerics_part_add(p->found, p->stable + at, at, len - at < BLOCK_BYTES ? len - at : BLOCK_BYTES);
 }
 
 static void encoded_part(struct pass *p, unsigned i, size_t coded)
@@ -162,9 +165,9 @@ static void encoded_part(struct pass *p, unsigned i, size_t coded)
     char *payload = payload_of(e, i);
     size_t padded = round_up_u64(coded, CAIRN_BLOCK);
 
-    hash_stream_add(p->entry, p->copy, e->plain_len[i]);
+    hash_stream_add(p->entry, p->stable, e->plain_len[i]);
     if (p->source)
-        hash_stream_add(p->source, p->copy, e->plain_len[i]);
+        hash_stream_add(p->source, p->stable, e->plain_len[i]);
     watch_copy(p, e->plain_len[i]);
     memset(payload + coded, 0, padded - coded);
     e->payload_sum[i] = cairn_hash64(payload, coded, 0);
@@ -188,6 +191,23 @@ static unsigned choose(const struct encode *e, unsigned i, const char *bytes)
             offers[c] = (struct cairn_offer){.coded = UINT32_MAX, .speed = 1}; /* nobody takes it */
     }
     return cairn_choose(offers, e->ncodecs, len, &e->path, e->before);
+}
+
+static unsigned index_of(const struct encode *e, const struct codec *codec)
+{
+    for (unsigned c = 1; codec && c < e->ncodecs; c++)
+        if (e->codec[c].codec == codec)
+            return c;
+    return 0;
+}
+
+/* What came packed is in the payload already, as the packer encodes it: nothing is encoded again, unless a delta of it
+ * is smaller. The packer, when that is so; else 0. */
+static unsigned as_it_came(const struct encode *e, unsigned i, bool delta)
+{
+    bool worth = e->came[i] && e->came[i] <= (uint64_t)e->plain_len[i] * WORTH_NUM / WORTH_DEN;
+
+    return worth && !delta && !e->as_recorded ? index_of(e, e->packer) : 0;
 }
 
 static unsigned recorded(const struct encode *e, unsigned i)
@@ -257,10 +277,10 @@ static bool is_delta(struct pass *p, unsigned i)
     if (!p->base || (e->as_recorded && !(e->as_recorded[i].params & CAIRN_PART_DELTA)))
         return false;
     take_copy(p, i);
-    memcpy(p->diff, p->copy, len);
+    memcpy(p->diff, p->stable, len);
     e->copied += len;
     delta_xor(p->diff, p->base + i * CAIRN_PART, len);
-    return e->as_recorded || estimate(e, p->diff, len) * BETTER_DEN < estimate(e, p->copy, len) * BETTER_NUM;
+    return e->as_recorded || estimate(e, p->diff, len) * BETTER_DEN < estimate(e, p->stable, len) * BETTER_NUM;
 }
 
 /* ---- sums of the source ---------------------------------------------------------------------- */
@@ -278,13 +298,23 @@ static int source_compare(const struct pass *p, unsigned i)
     return CAIRN_E_CORRUPT;
 }
 
+/* Of what came packed there is none: it says nothing about how fast its codec encodes. */
+static void count_cost(struct encode *e, unsigned i, unsigned c, uint64_t ns)
+{
+    if (!e->as_recorded)
+        e->before = c;
+    e->cost[c].plain += e->plain_len[i];
+    e->cost[c].coded += e->part[i].coded_len;
+    e->cost[c].ns += ns;
+}
+
 static int encode_part(struct pass *p, unsigned i)
 {
     struct encode *e = p->e;
     uint64_t begun = now_ns();
     uint32_t len = e->plain_len[i];
 
-    p->has_copy = false;
+    p->stable = e->came[i] ? e->from[i] : NULL;
     if (p->source)
         hash_stream_reset_seeded(p->source, e->sums_seed);
     if (e->numerics) {
@@ -293,8 +323,10 @@ static int encode_part(struct pass *p, unsigned i)
             return CAIRN_E_NOMEM;
     }
     bool delta = is_delta(p, i);
-    unsigned c = e->as_recorded ? recorded(e, i) : choose(e, i, delta ? p->diff : e->plain[i]);
-    int64_t coded = c ? encode_copy(p, i, e->codec[c].codec, delta) : 0;
+    unsigned came = as_it_came(e, i, delta), c = came;
+    if (!came)
+        c = e->as_recorded ? recorded(e, i) : choose(e, i, delta ? p->diff : e->from[i]);
+    int64_t coded = came ? (int64_t)e->came[i] : c ? encode_copy(p, i, e->codec[c].codec, delta) : 0;
 
     if (coded < 0)
         return (int)coded;
@@ -308,11 +340,10 @@ static int encode_part(struct pass *p, unsigned i)
         encoded_part(p, i, (size_t)coded);
     else
         raw_part(p, i);
-    if (!e->as_recorded)
-        e->before = c;
-    e->cost[c].plain += len;
-    e->cost[c].coded += e->part[i].coded_len;
-    e->cost[c].ns += now_ns() - begun;
+    if (came)
+        e->kept += len;
+    else
+        count_cost(e, i, c, now_ns() - begun);
     return source_compare(p, i);
 }
 
@@ -327,6 +358,8 @@ void encode_chunk(struct encode *e)
     e->differs = 0;
     e->same = false;
     e->code = p.entry && p.payload && (p.copy || e->ncodecs == 1) && (p.source || !e->sums) ? 0 : CAIRN_E_NOMEM;
+    if (e->code == 0)
+        e->code = encode_unpack(e, &p.unpacked);
     if (e->code == 0 && e->maybe.depth)
         e->code = encode_same(e);
     if (e->code == 0)
@@ -344,6 +377,7 @@ void encode_chunk(struct encode *e)
             e->delta = (struct cairn_delta){.depth = 0};
     }
     free(p.base);
+    free(p.unpacked);
     hash_stream_free(p.entry);
     hash_stream_free(p.payload);
     hash_stream_free(p.source);

@@ -3,7 +3,8 @@
  *
  *     arena page --+- raw, in place:  16 KiB at a time through a block in L1: entry, payload and parity read the block;
  *                  |                  what is sent is the page itself
- *                  \- encoded, or raw without a page to send from: copied once, and everything is made of the copy
+ *                  +- encoded, or raw without a page to send from: copied once, and everything is made of the copy
+ *                  \- packed by its device: unpacked into a copy first, and the page with it (encode_packed.c)
  *
  * The client can write to its arena at any time. Checksums and parity are made of the same bytes, read once; a page
  * that is sent and has changed since does not have the payload's checksum, and the peer refuses it. So what is stored
@@ -42,10 +43,15 @@ struct encode {
     struct cairn_delta maybe;                  /* the base that it may be the same as; depth 0: none */
     const struct hash128 *sums;                /* of each part at its source, with the seed; NULL: not compared */
     uint64_t sums_seed;
+    uint32_t packed[CAIRN_MAX_K]; /* of each: bytes in its page that the packer decodes; 0: its plain bytes are there,
+                                     as they are once they were unpacked, also with a code */
+    char *page[CAIRN_MAX_K];      /* plain, to write to; of packed parts */
+    const struct codec *packer;   /* what devices pack as; NULL: they do not */
     const struct numerics *numerics; /* NULL: nobody asks what the parts' numbers are */
     uint32_t first_part;             /* for them: of the image */
     /* results */
     bool same;                                /* it is: nothing was encoded, delta is maybe */
+    unsigned undecoded;                       /* with code: the part, from 1 on, that cannot be unpacked */
     unsigned differs;                         /* with code: the part, from 1 on, that does not have its sum */
     struct numerics_part *found[CAIRN_MAX_K]; /* with numerics, of each part; the caller's, also with a code */
     bool base_gone;       /* with code: as_recorded has deltas, and the base's bytes are not there any more */
@@ -56,8 +62,14 @@ struct encode {
     uint64_t payload_sum[CAIRN_MAX_FRAGS];
     struct encode_cost cost[CAIRN_CHOICES];
     uint64_t copied; /* bytes of raw parts that were copied to be sent, of parts and their bases copied to be encoded */
+    const char *from[CAIRN_MAX_K]; /* the encoder's: where its plain bytes are read, as plain or unpacked */
+    uint32_t came[CAIRN_MAX_K];    /* of each: bytes that it was packed in when it came; 0: it was not */
+    uint64_t kept;                 /* plain bytes of parts that are stored as they came packed */
     int code;
 };
+/* Sets from and came. Unpacks packed parts into memory that it allocates and into their pages; what came of a part is
+ * in its payload then. */
+int encode_unpack(struct encode *e, char **ret_plain);
 /* Whether the chunk is what maybe says: 1, 0, or a code; before anything is encoded. Fills entry, part, delta. */
 int encode_same(struct encode *e);
 /* Fills payloads, zero-filled to 4 KiB, and results. Deterministic for the same plain bytes and choices. */

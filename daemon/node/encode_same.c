@@ -41,7 +41,7 @@ static int add_all(struct encode *e, const struct sums *s, unsigned *ret_differs
             return CAIRN_E_NOMEM;
         if (s->source)
             hash_stream_reset_seeded(s->source, e->sums_seed);
-        add_part(s, e->found[i], e->plain[i], e->plain_len[i]);
+        add_part(s, e->found[i], e->from[i], e->plain_len[i]);
         struct hash128 sum = s->source ? hash_stream_end(s->source) : (struct hash128){0, 0};
         if (s->source && !differs && !cairn_sum_agrees(&e->sums[i], &sum))
             differs = i + 1;

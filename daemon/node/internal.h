@@ -136,10 +136,11 @@ int sealed_memfd(const char *name, const void *data, size_t len, int *ret_fd, st
 void session_on_layout(struct session *s, const struct local_layout *m, int fd);           /* takes fd */
 struct shared_layout *session_find_layout(struct session *s, uint64_t low, uint64_t high); /* borrowed; NULL: unknown */
 
-/* ---- session_save.c: grants, filled snapshots ------------------------------------------------ */
+/* ---- session_save.c, session_fill.c, session_resume.c ---------------------------------------- */
 void session_on_begin(struct session *s, const struct local_begin *m);
 void session_on_filled(struct session *s, const struct local_save *m);
 void session_on_parts(struct session *s, const struct local_parts *m);
+void session_on_packed(struct session *s, const struct local_packed *m);
 void session_on_sums(struct session *s, const struct local_sums *m, int fd); /* takes fd */
 void session_on_drop(struct session *s, const struct local_drop *m);
 void session_on_why(struct session *s, const struct local_save *m);

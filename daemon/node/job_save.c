@@ -126,6 +126,7 @@ static void save_start_drain(struct rank_save *save)
                               .layout = save->image.layout,
                               .arena = save->image.arena,
                               .pages = save->image.pages,
+                              .packed = save->image.packed,
                               .filling = save->state == REPORT_BEGUN,
                               .in_place = save->in_place,
                               .sums = save->sums,
@@ -287,7 +288,11 @@ int save_fate(const struct member *member, uint64_t step, struct cairn_error *er
 {
     const struct job *job = member->job;
     const struct remembered *m = job_recall(job, step, member->incarnation);
+    const struct run *run = job_find_run(job, step, member->incarnation);
 
+    if (run && run->told && (run->given_up || run->aborted)) /* its saves here were told so */
+        return cairn_fail(err, CAIRN_E_ABORTED, "job %s: step %llu was given up: %s", job->name,
+                          (unsigned long long)step, run->err.message);
     if (m && m->committed)
         return 1;
     if (m)

@@ -117,9 +117,10 @@ int save_fate(const struct member *member, uint64_t step, struct cairn_error *er
 /* Where a snapshot lies in its arena: borrowed until ended(). */
 struct save_image {
     const struct cairn_layout *layout;
-    const char *arena;
+    char *arena;
     const uint32_t *pages;
     struct hash128 digest; /* of the layout */
+    uint32_t *packed;      /* as a drain's; NULL: no part is */
 };
 /* Its first parts are complete and immutable, the others not yet: they may be stored already. Nobody is told before
  * save_filled. parts only grows. */

@@ -74,18 +74,20 @@ struct link_status { /* for status queries */
 /* Fills up to room entries, returns how many there are. */
 unsigned links_status(const struct links *links, struct link_status *ret, unsigned room);
 
-struct links_counts {           /* since the start */
-    uint64_t fragments_spared;  /* late ones that were given to another peer too */
-    uint64_t fragments_left;    /* that a committed checkpoint went without: left to repair */
-    uint64_t fragments_dropped; /* from their buffers, to be encoded again or left */
-    uint64_t reads_hedged;      /* fragments read because others were late */
-    unsigned hedging;           /* of them, now */
-    uint64_t read_bytes;        /* of fragments' records that gathers read, whole and verified */
-    uint64_t decoded_bytes;     /* plain bytes that gathers made of them */
-    uint64_t parts_rebuilt;     /* of these, parts that came from parity */
-    uint64_t early_bytes;       /* plain bytes that were encoded before their snapshot was filled */
-    uint64_t shared_bytes;      /* that were found in an older checkpoint, and not encoded */
-    uint64_t compared_bytes;    /* with the sums of where they came from */
+struct links_counts {            /* since the start */
+    uint64_t fragments_spared;   /* late ones that were given to another peer too */
+    uint64_t fragments_left;     /* that a committed checkpoint went without: left to repair */
+    uint64_t fragments_dropped;  /* from their buffers, to be encoded again or left */
+    uint64_t reads_hedged;       /* fragments read because others were late */
+    unsigned hedging;            /* of them, now */
+    uint64_t read_bytes;         /* of fragments' records that gathers read, whole and verified */
+    uint64_t decoded_bytes;      /* plain bytes that gathers made of them */
+    uint64_t parts_rebuilt;      /* of these, parts that came from parity */
+    uint64_t early_bytes;        /* plain bytes that were encoded before their snapshot was filled */
+    uint64_t shared_bytes;       /* that were found in an older checkpoint, and not encoded */
+    uint64_t compared_bytes;     /* with the sums of where they came from */
+    uint64_t packed_bytes;       /* that parts came in which their devices had packed */
+    uint64_t packed_plain_bytes; /* of these parts */
 };
 /* Counted by drains, blobs and gathers. */
 struct links_counts *links_counts(struct links *links);

@@ -169,6 +169,8 @@ static json_t *status_encode(struct links *links)
     query_set(o, "early_bytes", json_integer((json_int_t)c->early_bytes));
     query_set(o, "shared_bytes", json_integer((json_int_t)c->shared_bytes));
     query_set(o, "compared_bytes", json_integer((json_int_t)c->compared_bytes));
+    query_set(o, "packed_bytes", json_integer((json_int_t)c->packed_bytes));
+    query_set(o, "packed_plain_bytes", json_integer((json_int_t)c->packed_plain_bytes));
     return o;
 }
 

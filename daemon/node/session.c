@@ -14,6 +14,7 @@
 #include "core/model/name.h"
 #include "core/model/units.h"
 #include "daemon/io/log.h"
+#include "daemon/node/codecs.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -204,7 +205,8 @@ struct opening {
 
 static void session_answer_opened(struct session *s, uint32_t id)
 {
-    struct local_opened m = {.session = (s->id & LOCAL_SESSION_MAX) | LOCAL_KNOWS};
+    uint64_t packed = codecs_packer(links_codecs(s->node->links)) ? LOCAL_KNOWS_PACKED : 0;
+    struct local_opened m = {.session = (s->id & LOCAL_SESSION_MAX) | LOCAL_KNOWS | packed};
     int fds[2] = {-1, -1};
 
     local_header_init(&m.h, LOCAL_OPENED, sizeof m, id);
@@ -345,6 +347,9 @@ static void session_dispatch_rank(struct session *s, int type, const void *m, in
     case LOCAL_PARTS:
         session_on_parts(s, m);
         break;
+    case LOCAL_PACKED:
+        session_on_packed(s, m);
+        break;
     case LOCAL_SUMS:
         session_on_sums(s, m, TAKE_FD(fds[0]));
         break;
@@ -380,6 +385,7 @@ static void session_dispatch(struct session *s, int type, const void *m, int *fd
     case LOCAL_BEGIN:
     case LOCAL_FILLED:
     case LOCAL_PARTS:
+    case LOCAL_PACKED:
     case LOCAL_SUMS:
     case LOCAL_DROP:
     case LOCAL_WHY:

@@ -5,45 +5,21 @@
  *        \--no room: WAITING--/ \--drop, death before filled: dropped
  *
  * A client whose copies go on behind seal says with PARTS what is in place: that is encoded and stored before FILLED,
- * but counts for nothing. A save that is dropped drops what was stored with it.
+ * but counts for nothing. A save that is dropped drops what was stored with it. One whose device may pack says PACKED
+ * instead, of all its parts: without that nobody knows what lies in its pages, so it is not filled before, and another
+ * daemon does not go on with it.
  *
  * A save outlives its session once its snapshot is filled: it holds the arena and its layout until the job says that
  * nobody reads them any more. */
-#include "daemon/node/internal.h"
+#include "daemon/node/session_save.h"
 
 #include "core/base/cleanup.h"
 #include "core/base/error.h"
-#include "core/model/units.h"
-#include "daemon/io/log.h"
+#include "daemon/node/codecs.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-struct session_save {
-    struct list link;             /* in session, while that lives */
-    struct session *session;      /* NULL once the session is over */
-    struct arena *arena;          /* referenced */
-    struct shared_layout *layout; /* referenced */
-    struct snapshot *snapshot;    /* NULL before the grant */
-    struct rank_save *rank_save;  /* NULL once it ended */
-    struct hash128 *sums;         /* of its parts at their source; owned, NULL: not known */
-    uint32_t in_place;            /* parts that its client said are, before it is filled */
-    uint64_t step;
-    uint32_t begin_id; /* of the request that waits for room */
-    bool waiting;
-    bool filled;
-    bool committed;
-    bool failed;
-    bool ended;       /* the job does not read the pages any more */
-    bool client_done; /* the client does not write them any more */
-    int state;        /* enum cairn_save_state that was reached last */
-    struct arena_waiter waiter;
-    struct loop_timer patience; /* how long it may wait for room */
-};
 
 /* ---- events of a save ------------------------------------------------------------------------ */
 
@@ -93,9 +69,9 @@ static void save_on_durable(void *arg, uint32_t first_part, uint32_t nparts)
     snapshot_durable(sv->snapshot, first_part, nparts);
 }
 
-/* The one place where a save ends. Pages that were granted and neither filled nor given up may still be written to by
+/* Pages that were granted and neither filled nor given up may still be written to by
  * the client's copy: they stay out of circulation until it says so or its process ends. */
-static void save_release(struct session_save *sv)
+void session_save_release(struct session_save *sv)
 {
     if (!sv->ended || (sv->session && sv->snapshot && !sv->filled && !sv->client_done))
         return;
@@ -109,6 +85,7 @@ static void save_release(struct session_save *sv)
     shared_layout_unref(sv->layout);
     arena_unref(sv->arena);
     free(sv->sums);
+    free(sv->packed);
     free(sv);
 }
 
@@ -125,13 +102,13 @@ void session_save_let_go(void *owner)
     arena_unref(TAKE_PTR(sv->arena));
 }
 
-static void save_on_ended(void *arg)
+void session_save_ended(void *arg)
 {
     struct session_save *sv = arg;
 
     sv->ended = true;
     sv->rank_save = NULL;
-    save_release(sv);
+    session_save_release(sv);
 }
 
 static bool save_find_base(void *arg, uint64_t step, uint64_t incarnation, uint32_t first_part, uint32_t nparts,
@@ -142,7 +119,7 @@ static bool save_find_base(void *arg, uint64_t step, uint64_t incarnation, uint3
     return sv->snapshot && snapshot_base(sv->snapshot, step, incarnation, first_part, nparts, ret_plain);
 }
 
-static const struct save_events save_events = {save_on_state, save_on_durable, save_on_ended, save_find_base};
+const struct save_events session_save_events = {save_on_state, save_on_durable, session_save_ended, save_find_base};
 
 /* ---- BEGIN ----------------------------------------------------------------------------------- */
 
@@ -172,6 +149,8 @@ static int save_try_grant(struct session_save *sv, struct cairn_error *err)
 
     if (r < 0)
         return r;
+    if (sv->packed)
+        snapshot_may_be_packed(sv->snapshot);
     r = save_answer_grant(sv, err);
     if (r < 0) {
         snapshot_end(TAKE_PTR(sv->snapshot), false);
@@ -185,7 +164,7 @@ static void save_give_up(struct session_save *sv, const char *why)
 {
     sv->client_done = true;
     if (sv->ended)
-        save_release(sv);
+        session_save_release(sv);
     else if (!sv->failed)
         save_drop(sv->rank_save, why);
 }
@@ -262,6 +241,23 @@ static struct session_save *session_save_new(struct session *s, const struct loc
     return sv;
 }
 
+/* Before it begins. */
+static int save_allow_packed(struct session_save *sv, struct cairn_error *err)
+{
+    struct node *node = sv->session->node;
+    uint32_t n = sv->layout->layout.nparts;
+
+    if (!codecs_packer(links_codecs(node->links)))
+        return cairn_fail(err, CAIRN_E_UNSUPPORTED,
+                          "cairnd on node %s takes no packed parts: its codec \"float\" is not there, or not among "
+                          "[node] codecs",
+                          node->id);
+    sv->packed = calloc(n ? n : 1, sizeof *sv->packed);
+    if (!sv->packed)
+        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the lengths of %u parts", n);
+    return arena_make_writable(sv->arena, err);
+}
+
 void session_on_begin(struct session *s, const struct local_begin *m)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -276,10 +272,15 @@ void session_on_begin(struct session *s, const struct local_begin *m)
         r = cairn_fail(&err, CAIRN_E_INVAL, "step %llu is reserved", (unsigned long long)m->step);
     else if (!(sv = session_save_new(s, m, l)))
         r = cairn_fail(&err, CAIRN_E_NOMEM, "allocate a save");
-    if (r == 0) {
-        r = save_begin(s->member, m->step, &save_events, sv, &sv->rank_save, &err);
+    if (r == 0 && (m->flags & LOCAL_BEGIN_PACKED)) {
+        r = save_allow_packed(sv, &err);
         if (r < 0)
-            save_on_ended(sv);
+            session_save_ended(sv);
+    }
+    if (r == 0) {
+        r = save_begin(s->member, m->step, &session_save_events, sv, &sv->rank_save, &err);
+        if (r < 0)
+            session_save_ended(sv);
     }
     if (r < 0) {
         session_answer_error(s, m->h.id, r, &err);
@@ -294,7 +295,7 @@ void session_on_begin(struct session *s, const struct local_begin *m)
 
 /* ---- FILLED ---------------------------------------------------------------------------------- */
 
-static struct session_save *session_find_save(struct session *s, uint64_t save, uint64_t step)
+struct session_save *session_save_find(struct session *s, uint64_t save, uint64_t step)
 {
     list_for_each (it, &s->saves) {
         struct session_save *sv = container_of(it, struct session_save, link);
@@ -304,14 +305,28 @@ static struct session_save *session_find_save(struct session *s, uint64_t save, 
     return NULL;
 }
 
-static struct save_image save_image(const struct session_save *sv)
+struct save_image session_save_image(const struct session_save *sv)
 {
-    return (struct save_image){&sv->layout->layout, arena_page(sv->arena, 0), sv->snapshot->pages, sv->layout->digest};
+    return (struct save_image){.layout = &sv->layout->layout,
+                               .arena = sv->arena->map + ARENA_CONTROL,
+                               .pages = sv->snapshot->pages,
+                               .digest = sv->layout->digest,
+                               .packed = sv->packed};
 }
 
-static void save_start_drain(struct session_save *sv)
+bool session_save_is_known(const struct session_save *sv)
 {
-    struct save_image image = save_image(sv);
+    return !sv->packed || sv->in_place == sv->layout->layout.nparts;
+}
+
+bool session_save_is_full(const struct session_save *sv)
+{
+    return snapshot_is_filled(sv->snapshot) && session_save_is_known(sv);
+}
+
+void session_save_start_drain(struct session_save *sv)
+{
+    struct save_image image = session_save_image(sv);
 
     sv->filled = true;
     sv->state = CAIRN_SNAPSHOT;
@@ -323,7 +338,7 @@ static void save_start_drain(struct session_save *sv)
 void session_on_filled(struct session *s, const struct local_save *m)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
-    struct session_save *sv = session_find_save(s, m->save, 0);
+    struct session_save *sv = session_save_find(s, m->save, 0);
     int r = 0;
 
     if (!sv)
@@ -337,105 +352,22 @@ void session_on_filled(struct session *s, const struct local_save *m)
         r = cairn_fail(&err, CAIRN_E_PROTOCOL,
                        "step %llu is announced as filled, its word in the arena does not say so",
                        (unsigned long long)sv->step);
+    else if (!session_save_is_known(sv)) {
+        cairn_fail(&err, CAIRN_E_PROTOCOL, "FILLED: PACKED has said of %u of the %u parts of step %llu how they lie",
+                   sv->in_place, sv->layout->layout.nparts, (unsigned long long)sv->step);
+        session_reject(s, &err);
+        return;
+    }
     if (r < 0) {
         session_answer_error(s, m->h.id, r, &err);
         if (sv && !sv->filled) {
             sv->client_done = true;
-            save_release(sv);
+            session_save_release(sv);
         }
         return;
     }
     session_answer_ok(s, m->h.id);
-    save_start_drain(sv);
-}
-
-/* ---- PARTS, SUMS ----------------------------------------------------------------------------- */
-
-/* Whether the client may still say something of the save before it is filled; else why not. */
-static int save_check_filling(const struct session_save *sv, uint64_t save, struct cairn_error *err)
-{
-    if (!sv)
-        return cairn_fail(err, CAIRN_E_ABORTED, "save %llu is not under way any more", (unsigned long long)save);
-    if (sv->filled)
-        return cairn_fail(err, CAIRN_E_EXISTS, "step %llu is filled already", (unsigned long long)sv->step);
-    if (sv->failed || !sv->rank_save)
-        return cairn_fail(err, CAIRN_E_ABORTED, "step %llu was aborted before it was filled",
-                          (unsigned long long)sv->step);
-    return 0;
-}
-
-void session_on_parts(struct session *s, const struct local_parts *m)
-{
-    struct cairn_error err = CAIRN_ERROR_INIT;
-    struct session_save *sv = session_find_save(s, m->save, 0);
-    int r = save_check_filling(sv, m->save, &err);
-
-    if (r < 0) {
-        session_answer_error(s, m->h.id, r, &err);
-        return;
-    }
-    uint32_t nparts = sv->layout->layout.nparts;
-    if (m->parts > nparts || m->parts < sv->in_place) {
-        cairn_fail(&err, CAIRN_E_PROTOCOL, "PARTS: %u parts of step %llu are in place, after %u of %u", m->parts,
-                   (unsigned long long)sv->step, sv->in_place, nparts);
-        session_reject(s, &err);
-        return;
-    }
-    struct save_image image = save_image(sv);
-    sv->in_place = m->parts;
-    session_answer_ok(s, m->h.id);
-    save_in_place(sv->rank_save, &image, m->parts);
-}
-
-/* At most 16 bytes a MiB, of memory: it is read at once. Copied first, whatever its client does to it then; a file that
- * could be changed or cut meanwhile is none that a client of ours sends. */
-static int sums_read(int fd, uint32_t nparts, struct hash128 **ret_sums, struct cairn_error *err)
-{
-    size_t len = nparts * sizeof(struct local_sum);
-    int seals = fcntl(fd, F_GET_SEALS), need = F_SEAL_SHRINK | F_SEAL_WRITE;
-    _cleanup_free_ struct hash128 *sums = NULL;
-    struct stat st;
-
-    _Static_assert(sizeof(struct local_sum) == sizeof(struct hash128), "sums are taken as they come");
-    if (fstat(fd, &st) < 0)
-        return cairn_fail_errno(err, errno, "look at the descriptor of SUMS");
-    if (seals < 0 || (seals & need) != need)
-        return cairn_fail(err, CAIRN_E_PROTOCOL,
-                          "SUMS: its descriptor is no memfd sealed against writing and shrinking");
-    if ((uint64_t)st.st_size != len)
-        return cairn_fail(err, CAIRN_E_PROTOCOL, "SUMS: %lld bytes for %u parts, %zu are expected",
-                          (long long)st.st_size, nparts, len);
-    sums = malloc(len ? len : 1);
-    if (!sums)
-        return cairn_fail(err, CAIRN_E_NOMEM, "allocate the sums of %u parts", nparts);
-    ssize_t n = pread(fd, sums, len, 0);
-    if (n < 0)
-        return cairn_fail_errno(err, errno, "read the sums of %u parts", nparts);
-    if ((size_t)n != len)
-        return cairn_fail(err, CAIRN_E_PROTOCOL, "SUMS: its memfd gave %zd of %zu bytes", n, len);
-    *ret_sums = TAKE_PTR(sums);
-    return 0;
-}
-
-void session_on_sums(struct session *s, const struct local_sums *m, int fd)
-{
-    _cleanup_close_ int sums_fd = fd;
-    struct cairn_error err = CAIRN_ERROR_INIT;
-    struct session_save *sv = session_find_save(s, m->save, 0);
-    int r = save_check_filling(sv, m->save, &err);
-
-    if (r == 0 && sv->sums)
-        r = cairn_fail(&err, CAIRN_E_PROTOCOL, "SUMS of step %llu come a second time", (unsigned long long)sv->step);
-    if (r == 0)
-        r = sums_read(sums_fd, sv->layout->layout.nparts, &sv->sums, &err);
-    if (r == CAIRN_E_PROTOCOL) {
-        session_reject(s, &err);
-    } else if (r < 0) {
-        session_answer_error(s, m->h.id, r, &err);
-    } else {
-        session_answer_ok(s, m->h.id);
-        save_sums(sv->rank_save, sv->sums, m->seed);
-    }
+    session_save_start_drain(sv);
 }
 
 /* ---- DROP, WHY, WAIT ------------------------------------------------------------------------- */
@@ -456,15 +388,15 @@ static void session_drop_unbegun(struct session *s, const struct local_drop *m)
     shared_layout_unref(none);
     if (!sv)
         return;
-    if (save_begin(s->member, m->step, &save_events, sv, &sv->rank_save, &err) < 0)
-        save_on_ended(sv); /* decided already, or fenced: nobody waits for this rank */
+    if (save_begin(s->member, m->step, &session_save_events, sv, &sv->rank_save, &err) < 0)
+        session_save_ended(sv); /* decided already, or fenced: nobody waits for this rank */
     else
         save_drop(sv->rank_save, "the rank gave the step up");
 }
 
 void session_on_drop(struct session *s, const struct local_drop *m)
 {
-    struct session_save *sv = session_find_save(s, m->save, m->step);
+    struct session_save *sv = session_save_find(s, m->save, m->step);
 
     if (!sv && m->save == 0)
         session_drop_unbegun(s, m);
@@ -476,7 +408,7 @@ void session_on_drop(struct session *s, const struct local_drop *m)
 void session_on_why(struct session *s, const struct local_save *m)
 {
     struct local_text t = {0};
-    struct session_save *sv = session_find_save(s, m->save, 0);
+    struct session_save *sv = session_save_find(s, m->save, 0);
 
     local_header_init(&t.h, LOCAL_TEXT, sizeof t, m->h.id);
     if (sv && sv->rank_save)
@@ -489,7 +421,7 @@ void session_on_why(struct session *s, const struct local_save *m)
 /* Of a save that is decided there is nothing to hurry. */
 void session_on_wait(struct session *s, const struct local_save *m)
 {
-    struct session_save *sv = session_find_save(s, m->save, 0);
+    struct session_save *sv = session_save_find(s, m->save, 0);
 
     if (sv && sv->rank_save)
         save_hurry(sv->rank_save, CAIRN_PACE_WAITED);
@@ -499,9 +431,12 @@ void session_on_wait(struct session *s, const struct local_save *m)
 /* Pages that a living process may still be writing to are not known to be quiet. */
 static void save_left_unfilled(struct session_save *sv, bool alive)
 {
-    if (sv->snapshot && alive)
+    bool word = sv->snapshot && snapshot_is_filled(sv->snapshot);
+
+    if (sv->snapshot && alive && !word)
         sv->arena->unsure = true;
-    save_give_up(sv, "its process ended before the snapshot was filled");
+    save_give_up(sv, word ? "its process ended before it had said how all parts were packed"
+                          : "its process ended before the snapshot was filled");
 }
 
 void session_leave_saves(struct session *s)
@@ -515,126 +450,9 @@ void session_leave_saves(struct session *s)
             save_stop_waiting(sv);
         list_remove(&sv->link);
         sv->session = NULL;
-        if (!sv->filled && !sv->failed && sv->snapshot && snapshot_is_filled(sv->snapshot))
-            save_start_drain(sv);                                  /* it died between its last byte and telling us */
+        if (!sv->filled && !sv->failed && sv->snapshot && session_save_is_full(sv))
+            session_save_start_drain(sv);                          /* it died between its last byte and telling us */
         else if (!sv->filled && (sv->ended || !s->node->stopping)) /* what is begun, the next daemon may go on with */
             save_left_unfilled(sv, alive);
     }
-}
-
-/* ---- saves of an arena that came back -------------------------------------------------------- */
-
-static struct session_save *save_for_snapshot(struct session *s, struct snapshot *snap)
-{
-    struct session_save *sv = calloc(1, sizeof *sv);
-
-    if (!sv)
-        return NULL;
-    sv->session = s;
-    sv->arena = arena_ref(snap->arena);
-    sv->layout = shared_layout_ref(snap->layout);
-    sv->step = snap->step;
-    sv->snapshot = snap;
-    sv->snapshot->owner = sv;
-    list_init(&sv->link);
-    if (s)
-        list_push_back(&s->saves, &sv->link);
-    return sv;
-}
-
-static int save_go_on(struct session_save *sv, struct member *member, struct cairn_error *err)
-{
-    struct snapshot *snap = sv->snapshot;
-    bool filled = snap->state == SNAPSHOT_FILLED || snapshot_is_filled(snap);
-
-    if (snap->incarnation != member_incarnation(member))
-        return cairn_fail(err, CAIRN_E_FENCED, "incarnation %llu has taken over from %llu",
-                          (unsigned long long)member_incarnation(member), (unsigned long long)snap->incarnation);
-    if (!snapshot_holds(snap, 0, snap->layout->layout.nparts))
-        return cairn_fail(err, CAIRN_E_ABORTED, "pages of step %llu were given to a later save already",
-                          (unsigned long long)snap->step);
-    int r = save_resume(member, snap->step, snap->attempt, &save_events, sv, &sv->rank_save, err);
-    if (r == 0 && filled)
-        save_start_drain(sv);
-    return r;
-}
-
-static void snapshot_go_on(struct session *s, struct snapshot *snap, struct member *member)
-{
-    struct cairn_error err = CAIRN_ERROR_INIT;
-    struct session_save *sv = save_for_snapshot(s, snap);
-    int r = sv ? save_go_on(sv, member, &err) : cairn_fail(&err, CAIRN_E_NOMEM, "allocate a save");
-
-    if (r == 0) {
-        log_line(LOG_NOTICE, "job %s rank %u: the save of step %llu goes on", snap->arena->job, snap->arena->rank,
-                 (unsigned long long)snap->step);
-        return;
-    }
-    if (r < 0)
-        log_line(LOG_WARNING, "job %s rank %u: the save of step %llu cannot go on: %s", snap->arena->job,
-                 snap->arena->rank, (unsigned long long)snap->step, err.message);
-    if (!sv)
-        return;
-    sv->committed = r == 1;
-    sv->failed = r < 0;
-    sv->filled |= snap->state == SNAPSHOT_FILLED;
-    sv->client_done |= r == 1;
-    save_on_ended(sv); /* one that is being copied keeps its pages until the client is told */
-}
-
-void saves_go_on(struct session *s, struct arena *arena, struct member *member)
-{
-    list_for_each_safe (it, &arena->snapshots) {
-        struct snapshot *snap = container_of(it, struct snapshot, link);
-        struct session_save *sv = snap->owner;
-        bool filled = snap->state != SNAPSHOT_GRANTED || snapshot_is_filled(snap);
-        if (snap->state == SNAPSHOT_KEPT)
-            continue;
-        if (!sv && (s || filled)) {
-            snapshot_go_on(s, snap, member);
-        } else if (sv && s && !sv->session) {
-            sv->session = s;
-            list_push_back(&s->saves, &sv->link);
-        }
-    }
-}
-
-/* What became of a save that nobody works on any more. */
-static int save_outcome(struct session *s, const struct local_resume *m, struct cairn_error *err)
-{
-    const struct snapshot *kept = arena_find(s->arena, m->save);
-
-    if (kept && kept->state == SNAPSHOT_KEPT)
-        return 1;
-    int r = save_fate(s->member, m->step, err);
-    if (r == CAIRN_E_NOT_FOUND)
-        r = cairn_fail(err, CAIRN_E_ABORTED, "step %llu could not go on after the restart of cairnd (see its log)",
-                       (unsigned long long)m->step);
-    return r;
-}
-
-void session_on_resume(struct session *s, const struct local_resume *m)
-{
-    struct session_save *sv = session_find_save(s, m->save, 0);
-    struct local_event e = {.save = m->save, .state = sv ? sv->state : CAIRN_COMMITTED};
-    struct cairn_error err = CAIRN_ERROR_INIT;
-    int r = sv && !sv->failed ? 0 : save_outcome(s, m, &err);
-
-    if (r < 0) {
-        session_answer_error(s, m->h.id, r, &err);
-        if (sv && !sv->filled) {
-            sv->client_done = true;
-            save_release(sv);
-        }
-        return;
-    }
-    session_answer_ok(s, m->h.id);
-    if (sv && sv->rank_save && !sv->failed && !sv->filled && snapshot_is_filled(sv->snapshot)) {
-        save_start_drain(sv); /* filled after the arena came back: that sends the event */
-        return;
-    }
-    if (e.state == 0)
-        return; /* begun: it is for the client to fill it */
-    local_header_init(&e.h, LOCAL_EVENT, sizeof e, 0);
-    session_send(s, &e, sizeof e, NULL, 0);
 }

@@ -248,6 +248,9 @@ struct cairn_device_layout {
     const uint32_t *part_len; /* bytes of each part that are in use */
     const uint8_t *alone;     /* of each part: 1 when it has bytes of this device's slices only; gaps are then this
                                  device's to zero */
+    /* Behind the first version's fields. */
+    const uint8_t *width; /* of each part: bytes of an element, as codec-float packs the part's dtype; 0: not packed.
+                             NULL: no part is. For PACK */
 };
 
 struct cairn_device_sum { /* XXH3-128 of a part's bytes, part_len of them, with the save's seed */
@@ -256,6 +259,9 @@ struct cairn_device_sum { /* XXH3-128 of a part's bytes, part_len of them, with 
 enum cairn_device_save_flags {
     CAIRN_DEVICE_SUMS = 1, /* give the sums of parts that are alone */
     CAIRN_DEVICE_SKIP = 2, /* do not copy parts whose sum is that of held; implies SUMS */
+    CAIRN_DEVICE_PACK = 4, /* of parts that are alone and have a width, put into the page what codec-float makes of
+                              them, where that saves a twentieth of their bytes. Not with SKIP. What cannot (no kernels,
+                              no memory for it) copies them as they are */
 };
 struct cairn_device_save {
     size_t size;
@@ -275,6 +281,11 @@ struct cairn_device_progress {
     const struct cairn_device_sum *sums; /* of each part, both 0 where there is none; NULL: not asked for, or not had */
     const uint8_t *skipped;              /* of each part: 1 when its page was as it should be; NULL: none was skipped */
     uint64_t copied_bytes, skipped_bytes, staged_bytes;
+    /* Behind the first version's fields. */
+    const uint32_t *packed; /* of each part below parts: bytes in its page, packed; 0: it is there as it is. NULL: all
+                               are. Lives as long as the copy */
+    uint64_t device_ns;     /* once ended: from the first of its work in streams to the last, as the device's clock has
+                               it; 0: not known */
 };
 
 /* Bytes of the host that go to the device: count elements of elem bytes each, side by side at from. */

@@ -19,7 +19,8 @@ void copy_free(struct cairn_device_copy *copy)
     (void)scope_enter(&s, d, NULL);
     pthread_mutex_lock(&d->lock);
     for (uint32_t i = 0; i < copy->ntaken; i++)
-        events_give(d, copy->events[i]);
+        events_give(d, &d->events, copy->events[i]);
+    times_free(copy);
     if (copy->aside && !copy->ended)
         table_spoil(v, copy->table);
     else
@@ -54,6 +55,21 @@ static void count_skipped(struct cairn_device_copy *copy)
     copy->copied_bytes -= copy->skipped_bytes < copy->copied_bytes ? copy->skipped_bytes : copy->copied_bytes;
 }
 
+/* That cross the bus. */
+static uint64_t batch_bytes(const struct cairn_device_copy *copy, const struct batch *b)
+{
+    const struct variant *v = copy->variant;
+    uint64_t bytes = b->bytes;
+
+    if (!copy->pack)
+        return bytes;
+    const uint32_t *packed = (const void *)(copy->table->host + table_places(v).ret_packed);
+    bytes -= b->pack_bytes;
+    for (uint32_t i = b->pack; i < b->pack + b->npacks; i++)
+        bytes += packed[v->packs[i].index] ? packed[v->packs[i].index] : v->packs[i].len;
+    return bytes;
+}
+
 static void ask_batches(struct cairn_device_copy *copy)
 {
     const struct variant *v = copy->variant;
@@ -67,10 +83,11 @@ static void ask_batches(struct cairn_device_copy *copy)
             failed(copy, e, "ask for a copy");
             return;
         }
-        copy->copied_bytes += v->batches[copy->ndone++].bytes;
+        copy->copied_bytes += batch_bytes(copy, &v->batches[copy->ndone++]);
         copy->failures = 0;
     }
     copy->ended = true;
+    times_read(copy);
     count_skipped(copy);
 }
 
@@ -112,6 +129,16 @@ static void ask(struct cairn_device_copy *copy)
     scope_leave(&s);
 }
 
+/* What an older caller's structure does not have is not written. */
+static void tell_newer(const struct cairn_device_copy *copy, struct cairn_device_progress *ret_progress)
+{
+    if (ret_progress->size < offsetof(struct cairn_device_progress, device_ns) + sizeof ret_progress->device_ns)
+        return;
+    ret_progress->packed =
+        copy->pack ? (const void *)(copy->table->host + table_places(copy->variant).ret_packed) : NULL;
+    ret_progress->device_ns = copy->times.ns;
+}
+
 int copy_progress(struct cairn_device_copy *copy, struct cairn_device_progress *ret_progress, struct cairn_error *err)
 {
     const struct variant *v = copy->variant;
@@ -127,6 +154,7 @@ int copy_progress(struct cairn_device_copy *copy, struct cairn_device_progress *
     ret_progress->copied_bytes = copy->copied_bytes;
     ret_progress->skipped_bytes = copy->skipped_bytes;
     ret_progress->staged_bytes = v->staged_bytes;
+    tell_newer(copy, ret_progress);
     if (!copy->failed)
         return 0;
     cairn_error_copy(err, &copy->why);

@@ -55,20 +55,18 @@ int device_usable(struct cairn_device *d, struct cairn_error *err)
     return r;
 }
 
-int events_take(struct cairn_device *d, cuda_event *ret_event, struct cairn_error *err)
+int events_take(struct cairn_device *d, struct events *events, cuda_event *ret_event, struct cairn_error *err)
 {
-    if (d->events.n > 0) {
-        *ret_event = d->events.idle[--d->events.n];
+    if (events->n > 0) {
+        *ret_event = events->idle[--events->n];
         return 0;
     }
-    cuda_error e = d->cuda.event_create(ret_event, CUDA_EVENT_DISABLE_TIMING);
+    cuda_error e = d->cuda.event_create(ret_event, events->flags);
     return e ? device_fail(d, err, e, "make an event") : 0;
 }
 
-void events_give(struct cairn_device *d, cuda_event event)
+void events_give(struct cairn_device *d, struct events *v, cuda_event event)
 {
-    struct events *v = &d->events;
-
     if (v->n == v->room) {
         size_t room = v->room ? 2 * v->room : 64;
         cuda_event *more = realloc(v->idle, room * sizeof *more);
@@ -155,6 +153,8 @@ static void drop_lanes(struct cairn_device *d)
     }
     for (size_t i = 0; i < d->events.n; i++)
         (void)c->event_destroy(d->events.idle[i]);
+    for (size_t i = 0; i < d->timers.n; i++)
+        (void)c->event_destroy(d->timers.idle[i]);
     if (d->ready)
         (void)c->event_destroy(d->ready);
     if (d->tables_there)
@@ -178,6 +178,7 @@ void device_close(struct cairn_device *d)
         cuda_unload(&d->cuda);
     }
     free(d->events.idle);
+    free(d->timers.idle);
     pthread_mutex_destroy(&d->lock);
     pthread_mutex_destroy(&d->pins_lock);
     pthread_mutex_destroy(&d->why_lock);
@@ -198,6 +199,7 @@ int device_open(const struct cairn_device_options *options, struct cairn_device 
     d->why = (struct cairn_error)CAIRN_ERROR_INIT;
     d->ordinal = options->ordinal > INT32_MAX ? -1 : (int)options->ordinal;
     d->staging_bytes = options->staging_bytes;
+    d->events.flags = CUDA_EVENT_DISABLE_TIMING;
     r = cuda_load(&d->cuda, err);
     if (r == 0)
         r = find_device(d, err);

@@ -2,7 +2,7 @@
 /* device-cuda: what its files share. scope.c is a thread's state in the runtime, device.c the device, pin.c pinned host
  * memory, shape.c strides, plan.c and variant.c what
  * is to be copied and how, stage.c and table.c memory for it, emit.c one range of it, save.c,
- * lanes.c and copy.c a save, load.c
+ * lanes.c, times.c and copy.c a save, load.c
  * restores. */
 #ifndef CAIRN_PLUGINS_DEVICE_CUDA_DEVICE_H
 #define CAIRN_PLUGINS_DEVICE_CUDA_DEVICE_H
@@ -20,6 +20,8 @@
 #define PART ((uint64_t)1 << 20) /* the arena's page */
 #define LANES 2                  /* copy streams of a device: while one copies, the other gathers */
 #define STAGE_ALIGN 256          /* of what lies in staging memory */
+/* What a part is packed into before it goes to its page: whatever does not fit goes as it is. */
+#define SLOT (((uint64_t)GPU_PACK_ROOM(PART) + STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN)
 
 struct pinned { /* pieces of piece bytes were registered one by one: no copy may cross from one to the next */
     char *base;
@@ -29,6 +31,7 @@ struct pinned { /* pieces of piece bytes were registered one by one: no copy may
 };
 
 struct events { /* of the device, kept for the next save */
+    unsigned flags;
     cuda_event *idle;
     size_t n, room;
 };
@@ -37,9 +40,10 @@ struct lane {
     cuda_stream stream;
     cuda_event tail; /* behind the last save's last copy; fences wait for it */
     void *block;     /* what is gathered; the lane's own order guards it */
+    void *slots;     /* for parts that are packed; it guards them, too */
 };
 
-enum kernel { KERNEL_GATHER, KERNEL_SCATTER, KERNEL_SUMS, KERNEL_PUT, KERNELS };
+enum kernel { KERNEL_GATHER, KERNEL_SCATTER, KERNEL_SUMS, KERNEL_PUT, KERNEL_PACK, KERNELS };
 struct kernels {
     cuda_library library;
     cuda_kernel kernel[KERNELS];
@@ -61,13 +65,15 @@ struct cairn_device {
     struct lane lanes[LANES];
     uint64_t block_bytes; /* of each lane */
     unsigned block_plans; /* that count on it */
+    uint32_t nslots;      /* of each lane; 0: none yet, or none to be had */
+    unsigned slots_later; /* so many saves do without before they are asked for again */
     bool in_graphs;       /* some graph waits for the tails: it may be launched when the device is closed */
     cuda_event ready;     /* in the producer's stream: what copies wait for */
     cuda_stream tables;   /* what kernels read goes to the device on it */
     cuda_event tables_there;
     void *aside; /* volatile slices of the save under way; the lanes' tails are behind its last readers */
     uint64_t aside_bytes;
-    struct events events;
+    struct events events, timers; /* timers: with timing */
 
     pthread_mutex_t why_lock;
     bool broken; /* the runtime said something that does not go away */
@@ -103,8 +109,8 @@ void device_close(struct cairn_device *d);
 void device_describe(struct cairn_device *d, char *text, size_t room);
 int device_check(struct cairn_device *d, const void *data, uint64_t bytes, struct cairn_error *err);
 /* An event of the device's own; lock is held. */
-int events_take(struct cairn_device *d, cuda_event *ret_event, struct cairn_error *err);
-void events_give(struct cairn_device *d, cuda_event event);
+int events_take(struct cairn_device *d, struct events *events, cuda_event *ret_event, struct cairn_error *err);
+void events_give(struct cairn_device *d, struct events *events, cuda_event event);
 
 /* ---- pin.c ----------------------------------------------------------------------------------- */
 int device_pin(struct cairn_device *d, void *base, uint64_t bytes, struct cairn_error *err);
@@ -141,8 +147,12 @@ int kernels_launch(struct cairn_device *d, enum kernel kernel, uint32_t blocks, 
 
 /* ---- stage.c: memory of the device; lock is held ------------------------------------------------ */
 /* Gives each lane a block, as large as the budget, what a plan's volatile slices leave of it and the device allow;
- * without one the lanes copy straight from the slices. Returns the bytes of a block. */
-uint64_t stage_lanes(struct cairn_device *d, uint64_t aside_bytes);
+ * without one the lanes copy straight from the slices. What packs leaves room for slots. Returns the bytes of a block.
+ */
+uint64_t stage_lanes(struct cairn_device *d, uint64_t aside_bytes, bool packs);
+/* Slots for packing in each lane, of what the budget, the blocks and so many bytes of volatile slices leave. Returns
+ * how many; 0: there is no room for them now. */
+uint32_t stage_slots(struct cairn_device *d, uint64_t aside_bytes);
 /* TOO_LARGE: over the budget. */
 int stage_aside(struct cairn_device *d, uint64_t bytes, struct cairn_error *err);
 void stage_free(struct cairn_device *d);
@@ -166,8 +176,10 @@ struct cairn_device_plan {
     struct gpu_loop *loops;
     uint32_t *part_len;
     uint8_t *alone;
+    uint8_t *width; /* of each part, as codec-float packs it; 0 where it is not packed. NULL: nowhere */
     uint64_t bytes, aside_bytes, block_bytes; /* block_bytes 0: nothing is gathered */
     struct variant *plain, *summed;           /* summed: NULL without kernels */
+    struct variant *packed;                   /* NULL until a save asks for it; the device's lock is held */
 };
 int device_plan(struct cairn_device *d, const struct cairn_device_layout *layout, struct cairn_device_plan **ret_plan,
                 struct cairn_error *err);
@@ -181,12 +193,13 @@ void plan_free(struct cairn_device_plan *plan);
 struct piece { /* bytes from .. from + bytes of a slice, by the copy engine from where they are */
     uint32_t slice;
     bool summed; /* of parts with sums: copied by a kernel when what has not changed is skipped */
+    bool packed; /* copied by the kernel that packs */
     uint64_t from, bytes;
 };
 struct span { /* bytes of the image that are gathered into a block first */
     uint64_t at, bytes;
     uint64_t block_at;
-    bool summed;
+    bool summed, packed;
     bool scattered; /* goes to its pages by a kernel: too many are this small for the copy engine */
 };
 struct batch { /* what goes into one lane, with an event behind it */
@@ -194,25 +207,28 @@ struct batch { /* what goes into one lane, with an event behind it */
     uint32_t span, nspans;
     uint32_t gather, ngathers; /* pieces of the kernel that gathers */
     uint32_t part, nparts;     /* of the kernel that sums */
+    uint32_t pack, npacks;     /* of the one that packs */
     uint32_t run, nruns;       /* of the kernel that scatters */
     uint32_t done;             /* all parts before this one are in place behind it */
     uint64_t block_used, bytes;
+    uint64_t pack_bytes; /* of bytes, what is in parts that are packed */
 };
 struct table;
+enum way { WAY_PLAIN, WAY_SUMMED, WAY_PACKED };
 struct variant {
     struct cairn_device_plan *plan;
-    bool summed;
-    uint32_t npieces, nspans, ngathers, nparts, nbatches, ngaps, nruns;
+    enum way way;
+    uint32_t npieces, nspans, ngathers, nparts, npacks, nbatches, ngaps, nruns;
     struct piece *pieces;
     struct span *spans;
-    struct gpu_piece *gathers; /* the first nvolatile go to the memory aside */
-    struct gpu_part *parts;
+    struct gpu_piece *gathers;      /* the first nvolatile go to the memory aside */
+    struct gpu_part *parts, *packs; /* all that are alone; those of them that are packed */
     struct batch *batches;
     struct gap *gaps;
     uint64_t staged_bytes;
     struct table *idle, *spoiled; /* free for a save; given up, as something may read it still */
 };
-int variant_make(struct cairn_device_plan *plan, bool summed, struct variant **ret_variant, struct cairn_error *err);
+int variant_make(struct cairn_device_plan *plan, enum way way, struct variant **ret_variant, struct cairn_error *err);
 void variant_free(struct variant *v);
 
 /* ---- variant_sizes.c ---------------------------------------------------------------------------- */
@@ -231,9 +247,9 @@ struct table {
 };
 struct table_places { /* offsets; the save's part comes first, then the plan's, then what only one side has */
     uint64_t base, page, held, runs, save_end;
-    uint64_t pieces, loops, parts, both_end;
-    uint64_t sums, device_end;                /* the device's */
-    uint64_t ret_sums, ret_skipped, host_end; /* the host's */
+    uint64_t pieces, loops, parts, packs, width, both_end;
+    uint64_t sums, device_end;                            /* the device's */
+    uint64_t ret_sums, ret_skipped, ret_packed, host_end; /* the host's */
 };
 struct table_places table_places(const struct variant *v);
 /* Lock is held. */
@@ -276,6 +292,11 @@ int emit_range(struct emit *e, const struct shape *shape, const char *data, uint
                struct cairn_error *err);
 
 /* ---- save.c ---------------------------------------------------------------------------------- */
+struct times {
+    cuda_event begin[LANES], end[LANES];
+    bool failed;
+    uint64_t ns; /* 0: not known */
+};
 struct cairn_device_copy {
     struct variant *variant;
     struct table *table; /* NULL: no kernel is used */
@@ -287,15 +308,25 @@ struct cairn_device_copy {
     struct copies copies;
     bool batched;    /* the engine gets its copies many at a time */
     bool sums, skip; /* of alone parts are made, and those that are held are not copied */
+    bool pack;       /* those with a width are packed */
     bool started;    /* something that writes to pages is in a stream */
     bool aside;      /* something outside of the lanes may read the table */
     bool failed, ended;
     uint64_t copied_bytes, skipped_bytes;
+    struct times times;
     struct cairn_error why;
 };
 int device_save(struct cairn_device_plan *plan, const struct cairn_device_save *save,
                 struct cairn_device_copy **ret_copy, struct cairn_error *err);
 int device_fence(struct cairn_device *d, void *stream, struct cairn_error *err);
+
+/* ---- times.c: how long the device takes for a save; where that cannot be had it is not known ----- */
+/* Behind what the lane waits for, and behind its last work; lock is held. */
+void times_begin(struct cairn_device_copy *copy, unsigned lane);
+void times_end(struct cairn_device_copy *copy, unsigned lane);
+/* The copy has ended well. */
+void times_read(struct cairn_device_copy *copy);
+void times_free(struct cairn_device_copy *copy); /* lock is held */
 
 /* ---- lanes.c: lock is held ---------------------------------------------------------------------- */
 int lanes_put(struct cairn_device_copy *copy, const struct cairn_device_save *save, struct cairn_error *err);

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-static const char *const names[KERNELS] = {GPU_GATHER, GPU_SCATTER, GPU_SUMS, GPU_PUT};
+static const char *const names[KERNELS] = {GPU_GATHER, GPU_SCATTER, GPU_SUMS, GPU_PUT, GPU_PACK};
 
 int kernels_launch(struct cairn_device *d, enum kernel kernel, uint32_t blocks, uint32_t threads, void *args,
                    cuda_stream stream, struct cairn_error *err)
@@ -31,12 +31,13 @@ int kernels_launch(struct cairn_device *d, enum kernel kernel, uint32_t blocks, 
 static int load_code(struct cairn_device *d, cuda_stream stream, struct cairn_error *err)
 {
     static const uint32_t threads[KERNELS] = {GPU_GATHER_THREADS, GPU_SCATTER_THREADS, GPU_SUMS_THREADS,
-                                              GPU_PUT_THREADS};
+                                              GPU_PUT_THREADS, GPU_PACK_THREADS};
     union {
         struct gpu_gather gather;
         struct gpu_scatter scatter;
         struct gpu_sums sums;
         struct gpu_put put;
+        struct gpu_pack pack;
     } nothing;
     int r = 0;
 

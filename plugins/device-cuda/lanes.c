@@ -43,7 +43,7 @@ static int put_piece(struct cairn_device_copy *copy, const struct cairn_device_s
     struct emit e = {.device = d, .stream = stream, .kind = CUDA_DEVICE_TO_HOST, .at = s->at, .to.page = save->page};
     struct shape dense = {.bytes = s->shape.bytes, .width = s->shape.bytes};
 
-    if (copy->skip && p->summed)
+    if ((copy->skip && p->summed) || (copy->pack && p->packed))
         return 0;
     if (s->is_volatile)
         return put_engine(copy, &e, &dense, (char *)d->aside + s->aside_at, p->from, p->bytes, err);
@@ -60,7 +60,7 @@ static int put_span(struct cairn_device_copy *copy, const struct cairn_device_sa
                      .to.page = save->page};
     struct shape dense = {.bytes = s->bytes, .width = s->bytes};
 
-    if (s->scattered || (copy->skip && s->summed))
+    if (s->scattered || (copy->skip && s->summed) || (copy->pack && s->packed))
         return 0;
     return put_engine(copy, &e, &dense, (char *)lane->block + s->block_at, 0, s->bytes, err);
 }
@@ -126,6 +126,27 @@ static int put_sums(struct cairn_device_copy *copy, const struct cairn_device_sa
     return r;
 }
 
+/* To their pages, as many at once as there are slots. */
+static int put_packed(struct cairn_device_copy *copy, const struct batch *b, const struct lane *lane,
+                      struct cairn_error *err)
+{
+    struct cairn_device *d = copy->variant->plan->device;
+    const struct table_places at = table_places(copy->variant);
+    char *table = copy->table->device;
+    struct gpu_pack args = {.parts = (const struct gpu_part *)(void *)(table + at.packs) + b->pack,
+                            .base = (const void *)(table + at.base),
+                            .width = (const void *)(table + at.width),
+                            .out = lane->slots,
+                            .ret_len = (void *)(copy->table->mapped + at.ret_packed),
+                            .nparts = b->npacks,
+                            .page = (void *)(table + at.page),
+                            .slot = SLOT};
+
+    copy->started = copy->started || b->npacks > 0;
+    return kernels_launch(d, KERNEL_PACK, b->npacks < d->nslots ? b->npacks : d->nslots, GPU_PACK_THREADS, &args,
+                          lane->stream, err);
+}
+
 static int put_copies(struct cairn_device_copy *copy, const struct cairn_device_save *save, const struct batch *b,
                       const struct lane *lane, struct cairn_error *err)
 {
@@ -149,16 +170,23 @@ static int put_batch(struct cairn_device_copy *copy, const struct cairn_device_s
     struct cairn_device *d = v->plan->device;
     const struct lane *lane = &d->lanes[k % LANES];
     const struct batch *b = &v->batches[k];
-    int r = b->ngathers ? put_gather(copy, b, lane, err) : 0;
+    int r;
 
+    if (k < LANES)
+        times_begin(copy, k);
+    r = b->ngathers ? put_gather(copy, b, lane, err) : 0;
     if (r == 0 && copy->sums)
         r = put_sums(copy, save, b, lane, err);
+    if (r == 0 && copy->pack)
+        r = put_packed(copy, b, lane, err);
     if (r == 0)
         r = put_copies(copy, save, b, lane, err);
     if (r == 0)
         r = put_scatter(copy, b, lane, err);
     if (r < 0)
         return r;
+    if (k + LANES >= v->nbatches)
+        times_end(copy, k % LANES); /* before the batch's own event: it has been when that has */
     cuda_error e = d->cuda.event_record(copy->events[k], lane->stream);
     if (e)
         return device_fail(d, err, e, "record an event");

@@ -17,6 +17,7 @@ static void drop_memory(struct cairn_device_plan *p)
     pthread_mutex_lock(&d->lock);
     variant_free(p->plain);
     variant_free(p->summed);
+    variant_free(p->packed);
     if (p->block_bytes)
         d->block_plans--;
     pthread_mutex_unlock(&d->lock);
@@ -32,6 +33,7 @@ void plan_free(struct cairn_device_plan *plan)
     free(plan->loops);
     free(plan->part_len);
     free(plan->alone);
+    free(plan->width);
     free(plan);
 }
 CAIRN_DEFINE_CLEANUP(struct cairn_device_plan *, plan_free, free_plan)
@@ -85,6 +87,30 @@ static void *copy_array(const void *from, uint64_t count, size_t each)
     return to;
 }
 
+/* Only what can be packed has a width afterwards. */
+static int take_widths(struct cairn_device_plan *p, const struct cairn_device_layout *layout, struct cairn_error *err)
+{
+    bool any = false;
+
+    if (layout->size < offsetof(struct cairn_device_layout, width) + sizeof layout->width || !layout->width)
+        return 0;
+    p->width = copy_array(layout->width, p->nparts, sizeof *p->width);
+    if (!p->width)
+        return cairn_fail(err, CAIRN_E_NOMEM, "plan %u slices: no memory", p->nslices);
+    for (uint32_t i = 0; i < p->nparts; i++) {
+        if (p->width[i] > 8 || (p->width[i] & (p->width[i] - 1)))
+            return cairn_fail(err, CAIRN_E_INVAL, "part %u of the layout: no element has %u bytes", i, p->width[i]);
+        if (!p->alone[i])
+            p->width[i] = 0;
+        any = any || p->width[i];
+    }
+    if (!any) {
+        free(p->width);
+        p->width = NULL;
+    }
+    return 0;
+}
+
 static int take_layout(struct cairn_device_plan *p, const struct cairn_device_layout *layout, struct cairn_error *err)
 {
     p->nslices = layout->nslices;
@@ -101,7 +127,7 @@ static int take_layout(struct cairn_device_plan *p, const struct cairn_device_la
     if (!p->slices || !p->part_len || !p->alone || !p->loops)
         return cairn_fail(err, CAIRN_E_NOMEM, "plan %u slices: no memory", p->nslices);
     make_loops(p);
-    return 0;
+    return take_widths(p, layout, err);
 }
 
 /* Memory is taken here rather than in the first save, which has less time. */
@@ -110,12 +136,12 @@ static int make_ways(struct cairn_device_plan *p, struct cairn_error *err)
     struct cairn_device *d = p->device;
     int r;
 
-    p->block_bytes = p->nslices ? stage_lanes(d, p->aside_bytes) : 0;
+    p->block_bytes = p->nslices ? stage_lanes(d, p->aside_bytes, p->width != NULL) : 0;
     if (p->block_bytes)
         d->block_plans++;
-    r = variant_make(p, false, &p->plain, err);
+    r = variant_make(p, WAY_PLAIN, &p->plain, err);
     if (r == 0 && p->block_bytes)
-        r = variant_make(p, true, &p->summed, err);
+        r = variant_make(p, WAY_SUMMED, &p->summed, err);
     return r;
 }
 

@@ -23,6 +23,7 @@ struct symbol {
 };
 #define SYMBOL(field_, symbol_, result_, parameters_) {#symbol_, offsetof(struct cuda, field_)},
 static const struct symbol required[] = {CUDA_REQUIRED(SYMBOL)};
+static const struct symbol times[] = {CUDA_TIMES(SYMBOL)};
 static const struct symbol optional[] = {CUDA_OPTIONAL(SYMBOL)};
 static const struct symbol batch[] = {CUDA_BATCH(SYMBOL)}, batch_12[] = {CUDA_BATCH_12(SYMBOL)};
 static const struct symbol driver[] = {CUDA_DRIVER(SYMBOL)};
@@ -94,6 +95,7 @@ int cuda_load(struct cuda *ret_cuda, struct cairn_error *err)
         cuda_unload(&cuda);
         return CAIRN_E_UNSUPPORTED;
     }
+    (void)fill(&cuda, cuda.runtime, times, COUNT(times), &missing);
     (void)fill(&cuda, cuda.runtime, optional, COUNT(optional), &missing);
     int version = 0;
     if (cuda.runtime_version(&version) == CUDA_OK && version >= 12080)

@@ -153,6 +153,8 @@ enum cuda_constants {
     X(event_destroy, cudaEventDestroy, cuda_error, (cuda_event))                                      \
     X(event_record, cudaEventRecord, cuda_error, (cuda_event, cuda_stream))                           \
     X(event_query, cudaEventQuery, cuda_error, (cuda_event))
+/* How long a save took on the device is not known without it. */
+#define CUDA_TIMES(X) X(elapsed, cudaEventElapsedTime, cuda_error, (float *, cuda_event, cuda_event))
 /* For kernels: since 12.8. */
 #define CUDA_OPTIONAL(X)                                                                                       \
     X(library_load, cudaLibraryLoadData, cuda_error,                                                           \
@@ -182,6 +184,7 @@ enum cuda_constants {
 #define CUDA_FIELD(field_, symbol_, result_, parameters_) result_(*field_) parameters_;
 struct cuda {
     CUDA_REQUIRED(CUDA_FIELD)
+    CUDA_TIMES(CUDA_FIELD)    /* or not */
     CUDA_OPTIONAL(CUDA_FIELD) /* all or none */
     CUDA_BATCH(CUDA_FIELD)    /* one of the two, or none */
     CUDA_BATCH_12(CUDA_FIELD)

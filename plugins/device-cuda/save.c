@@ -8,7 +8,8 @@
  *   fence:              the caller's stream waits for both tails
  *
  * A batch: gather into the lane's block, sums of its parts, then copies of slices and of the block's spans to their
- * pages; or, where parts that are held are skipped, a kernel that copies the others.
+ * pages; or, where parts that are held are skipped, a kernel that copies the others; or one that packs parts and sends
+ * what it has packed.
  *
  * What fails before a copy is in a lane is the save's error; what fails later, progress tells, once what is in the
  * lanes has ended: until then it still writes to the pages. */
@@ -28,7 +29,7 @@ static int take_events(struct cairn_device_copy *copy, struct cairn_error *err)
     const struct variant *v = copy->variant;
 
     for (uint32_t i = 0; i < v->nbatches; i++) {
-        int r = events_take(v->plan->device, &copy->events[i], err);
+        int r = events_take(v->plan->device, &v->plan->device->events, &copy->events[i], err);
         if (r < 0)
             return r;
         copy->ntaken++;
@@ -101,16 +102,20 @@ static int fill_table(struct cairn_device_copy *copy, const struct cairn_device_
     if (!all && v->nruns > 0)
         return cairn_fail(err, CAIRN_E_INVAL, "a page of the arena is not pinned, or not mapped for the device");
     copy->skip = copy->skip && all;
+    copy->pack = copy->pack && all;
     fill_base(plan, save, (const void **)(void *)(host + at.base));
     for (uint32_t k = 0; k < v->nbatches && v->nruns > 0; k++)
         fill_runs(v, k, mapped, (struct gpu_run *)(void *)(host + at.runs));
-    if (!v->summed)
+    if (v->way == WAY_PLAIN)
         return 0;
     memcpy(host + at.page, mapped, plan->nparts * sizeof *mapped);
     if (copy->skip)
         memcpy(host + at.held, save->held, plan->nparts * sizeof *save->held);
     memset(host + at.ret_sums, 0, plan->nparts * sizeof(struct cairn_device_sum));
-    memset(host + at.ret_skipped, 0, plan->nparts);
+    if (v->way == WAY_SUMMED)
+        memset(host + at.ret_skipped, 0, plan->nparts);
+    else
+        memset(host + at.ret_packed, 0, plan->nparts * sizeof(uint32_t));
     return 0;
 }
 
@@ -206,6 +211,7 @@ static int prepare(struct cairn_device_copy *copy, const struct cairn_device_sav
         r = take_events(copy, err);
     if (r == 0 && plan->nvolatile > 0)
         r = stage_aside(plan->device, plan->aside_bytes, err);
+    copy->pack = copy->pack && plan->device->nslots > 0; /* volatile slices come first */
     if (r < 0 || !plan->block_bytes)
         return r;
     r = table_take(copy->variant, &copy->table, err);
@@ -240,11 +246,30 @@ static int put_save(struct cairn_device_copy *copy, const struct cairn_device_sa
     return 0;
 }
 
+/* NULL: there is nothing to pack, or nothing to pack it with. */
+static struct variant *packed_variant(struct cairn_device_plan *plan)
+{
+    if (!plan->width || !plan->block_bytes || stage_slots(plan->device, plan->aside_bytes) == 0)
+        return NULL;
+    if (!plan->packed && variant_make(plan, WAY_PACKED, &plan->packed, NULL) < 0)
+        return NULL;
+    return plan->packed;
+}
+
+static struct variant *variant_of(struct cairn_device_plan *plan, uint32_t flags)
+{
+    struct variant *packed = flags & CAIRN_DEVICE_PACK ? packed_variant(plan) : NULL;
+
+    if (packed)
+        return packed;
+    return flags & (CAIRN_DEVICE_SUMS | CAIRN_DEVICE_SKIP) && plan->summed ? plan->summed : plan->plain;
+}
+
 static int copy_make(struct cairn_device_plan *plan, const struct cairn_device_save *save,
                      struct cairn_device_copy **ret_copy, struct cairn_error *err)
 {
-    bool sums = (save->flags & (CAIRN_DEVICE_SUMS | CAIRN_DEVICE_SKIP)) && plan->summed;
-    struct variant *v = sums ? plan->summed : plan->plain;
+    struct variant *v = variant_of(plan, save->flags);
+    bool sums = (save->flags & (CAIRN_DEVICE_SUMS | CAIRN_DEVICE_SKIP)) && v->way != WAY_PLAIN;
     struct cairn_device_copy *copy = calloc(1, sizeof *copy);
 
     if (copy)
@@ -256,6 +281,7 @@ static int copy_make(struct cairn_device_plan *plan, const struct cairn_device_s
     copy->variant = v;
     copy->batched = emit_has_batches(plan->device) && lanes_calls(v, save->page) > CALLS;
     copy->sums = sums;
+    copy->pack = v->way == WAY_PACKED;
     copy->skip = sums && (save->flags & CAIRN_DEVICE_SKIP) && save->held;
     copy->why = (struct cairn_error)CAIRN_ERROR_INIT;
     *ret_copy = copy;
@@ -271,14 +297,16 @@ int device_save(struct cairn_device_plan *plan, const struct cairn_device_save *
     struct scope s = {0};
     int r = device_usable(d, err);
 
-    if (r == 0)
-        r = copy_make(plan, save, &copy, err);
+    if (r == 0 && (save->flags & CAIRN_DEVICE_PACK) && (save->flags & CAIRN_DEVICE_SKIP))
+        r = cairn_fail(err, CAIRN_E_INVAL, "save: what is packed is not skipped: ask for one of them");
     if (r == 0)
         r = scope_enter(&s, d, err);
     if (r < 0)
         return r;
     pthread_mutex_lock(&d->lock);
-    r = put_save(copy, save, err);
+    r = copy_make(plan, save, &copy, err);
+    if (r == 0)
+        r = put_save(copy, save, err);
     pthread_mutex_unlock(&d->lock);
     scope_leave(&s);
     if (r < 0)

@@ -8,6 +8,19 @@
 #define BLOCK_MOST ((uint64_t)64 << 20)
 #define BLOCK_LEAST ((uint64_t)16 << 20) /* when the device has no memory; the budget may be smaller */
 #define BLOCK_USEFUL (4 * PART)
+#define SLOTS_MOST 256u /* more than any device works on at once, with two lanes */
+#define SLOTS_LEAST 4u
+#define SLOTS_LATER 64 /* saves, when the device had no memory: asking takes time */
+
+static void free_slots(struct cairn_device *d)
+{
+    for (int i = 0; i < LANES; i++) {
+        if (d->lanes[i].slots)
+            (void)d->cuda.free(d->lanes[i].slots); /* waits for its readers */
+        d->lanes[i].slots = NULL;
+    }
+    d->nslots = 0;
+}
 
 static void free_blocks(struct cairn_device *d)
 {
@@ -17,6 +30,7 @@ static void free_blocks(struct cairn_device *d)
         d->lanes[i].block = NULL;
     }
     d->block_bytes = 0;
+    free_slots(d); /* what they leave is counted anew */
 }
 
 static bool take_blocks(struct cairn_device *d, uint64_t bytes)
@@ -31,9 +45,12 @@ static bool take_blocks(struct cairn_device *d, uint64_t bytes)
     return true;
 }
 
-uint64_t stage_lanes(struct cairn_device *d, uint64_t aside_bytes)
+uint64_t stage_lanes(struct cairn_device *d, uint64_t aside_bytes, bool packs)
 {
     uint64_t left = d->staging_bytes > aside_bytes ? d->staging_bytes - aside_bytes : 0;
+
+    if (packs && left / 2 / LANES >= BLOCK_USEFUL)
+        left /= 2; /* the other half is for slots */
     uint64_t bytes = left / LANES / PART * PART;
 
     if (!d->kernels.usable)
@@ -50,10 +67,45 @@ uint64_t stage_lanes(struct cairn_device *d, uint64_t aside_bytes)
     return 0;
 }
 
+static bool take_slots(struct cairn_device *d, uint32_t n)
+{
+    for (int i = 0; i < LANES; i++)
+        if (d->cuda.malloc(&d->lanes[i].slots, n * SLOT) != CUDA_OK) {
+            d->lanes[i].slots = NULL;
+            free_slots(d);
+            return false;
+        }
+    d->nslots = n;
+    return true;
+}
+
+uint32_t stage_slots(struct cairn_device *d, uint64_t aside_bytes)
+{
+    uint64_t aside = aside_bytes > d->aside_bytes ? aside_bytes : d->aside_bytes,
+             taken = LANES * d->block_bytes + aside;
+    uint64_t n = d->staging_bytes > taken ? (d->staging_bytes - taken) / LANES / SLOT : 0;
+
+    if (d->nslots > 0 && d->nslots <= n)
+        return d->nslots;
+    free_slots(d); /* none, or more than there is room for beside so many volatile slices */
+    if (d->slots_later > 0) {
+        d->slots_later--;
+        return 0;
+    }
+    for (n = n < SLOTS_MOST ? n : SLOTS_MOST; n >= SLOTS_LEAST; n /= 2)
+        if (take_slots(d, (uint32_t)n))
+            return d->nslots;
+    d->slots_later = SLOTS_LATER;
+    return 0;
+}
+
 int stage_aside(struct cairn_device *d, uint64_t bytes, struct cairn_error *err)
 {
     uint64_t blocks = d->block_plans ? LANES * d->block_bytes : 0;
+    uint64_t all = (bytes > d->aside_bytes ? bytes : d->aside_bytes) + blocks;
 
+    if (all + LANES * d->nslots * SLOT > d->staging_bytes)
+        free_slots(d); /* packing can be done without */
     if (bytes + blocks > d->staging_bytes)
         return cairn_fail(err, CAIRN_E_TOO_LARGE,
                           "volatile tensors of CUDA device %d: %llu bytes, and of device_staging_bytes %llu are left "
@@ -68,6 +120,10 @@ int stage_aside(struct cairn_device *d, uint64_t bytes, struct cairn_error *err)
     d->aside = NULL;
     d->aside_bytes = 0;
     cuda_error e = d->cuda.malloc(&d->aside, bytes);
+    if (e == CUDA_E_MEMORY_ALLOCATION && d->nslots > 0) {
+        free_slots(d);
+        e = d->cuda.malloc(&d->aside, bytes);
+    }
     if (e) {
         d->aside = NULL;
         return device_fail(d, err, e, "take device memory for volatile tensors");

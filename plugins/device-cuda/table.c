@@ -21,20 +21,25 @@ struct table_places table_places(const struct variant *v)
 {
     struct table_places t = {0};
     uint64_t at = 0, host;
+    uint32_t summed = v->way == WAY_PLAIN ? 0 : v->plan->nparts, skipped = v->way == WAY_SUMMED ? v->plan->nparts : 0;
+    uint32_t packed = v->way == WAY_PACKED ? v->plan->nparts : 0;
 
     t.base = place(&at, SOURCES(v->plan), sizeof(void *));
-    t.page = place(&at, v->summed ? v->plan->nparts : 0, sizeof(void *));
-    t.held = place(&at, v->summed ? v->plan->nparts : 0, sizeof(struct cairn_device_sum));
+    t.page = place(&at, summed, sizeof(void *));
+    t.held = place(&at, skipped, sizeof(struct cairn_device_sum));
     t.runs = place(&at, v->nruns, sizeof(struct gpu_run));
     t.save_end = at;
     t.pieces = place(&at, v->ngathers, sizeof(struct gpu_piece));
     t.loops = place(&at, v->plan->nloops, sizeof(struct gpu_loop));
     t.parts = place(&at, v->nparts, sizeof(struct gpu_part));
+    t.packs = place(&at, v->npacks, sizeof(struct gpu_part));
+    t.width = place(&at, packed, 1);
     t.both_end = host = at;
-    t.sums = place(&at, v->summed ? v->plan->nparts : 0, sizeof(struct cairn_device_sum));
+    t.sums = place(&at, skipped, sizeof(struct cairn_device_sum));
     t.device_end = at;
-    t.ret_sums = place(&host, v->summed ? v->plan->nparts : 0, sizeof(struct cairn_device_sum));
-    t.ret_skipped = place(&host, v->summed ? v->plan->nparts : 0, 1);
+    t.ret_sums = place(&host, summed, sizeof(struct cairn_device_sum));
+    t.ret_skipped = place(&host, skipped, 1);
+    t.ret_packed = place(&host, packed, sizeof(uint32_t));
     t.host_end = host;
     return t;
 }
@@ -78,6 +83,9 @@ static int table_make(struct variant *v, struct table **ret_table, struct cairn_
     put_array(t->host + p.pieces, v->gathers, v->ngathers, sizeof *v->gathers);
     put_array(t->host + p.loops, v->plan->loops, v->plan->nloops, sizeof *v->plan->loops);
     put_array(t->host + p.parts, v->parts, v->nparts, sizeof *v->parts);
+    put_array(t->host + p.packs, v->packs, v->npacks, sizeof *v->packs);
+    if (v->way == WAY_PACKED)
+        put_array(t->host + p.width, v->plan->width, v->plan->nparts, 1);
     *ret_table = t;
     return 0;
 }

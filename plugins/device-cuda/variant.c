@@ -5,6 +5,7 @@
  *          as in the image, and the block's spans are copied.
  * summed:  the same where a part is shared with others. A part that is alone is either in place, when one dense slice
  *          is all of it, or gathered whole, so that its sum can be made.
+ * packed:  as summed; a part that has a width goes from there to its page by the kernel that packs.
  *
  * Slices and spans follow each other in batches, so that parts are complete one after another. A batch ends when its
  * block is full, or when it has bytes enough to tell how far the save is. */
@@ -22,7 +23,7 @@ struct builder {
     struct cairn_device_plan *plan;
     struct variant *v;
     uint64_t direct_least, step;
-    uint32_t piece_room, span_room, gather_room, part_room, batch_room, gap_room;
+    uint32_t piece_room, span_room, gather_room, part_room, pack_room, batch_room, gap_room;
     struct batch open;
     uint64_t covered;  /* the image up to here has its pieces, spans and gaps */
     uint64_t reserved; /* end of the part that is being gathered whole */
@@ -76,7 +77,8 @@ static void open_batch(struct builder *b)
 {
     const struct variant *v = b->v;
 
-    b->open = (struct batch){.piece = v->npieces, .span = v->nspans, .gather = v->ngathers, .part = v->nparts};
+    b->open = (struct batch){
+        .piece = v->npieces, .span = v->nspans, .gather = v->ngathers, .part = v->nparts, .pack = v->npacks};
 }
 
 /* The next byte that a batch has is at `next` of the image. */
@@ -88,6 +90,7 @@ static int close_batch(struct builder *b, uint64_t next)
     b->open.nspans = v->nspans - b->open.span;
     b->open.ngathers = v->ngathers - b->open.gather;
     b->open.nparts = v->nparts - b->open.part;
+    b->open.npacks = v->npacks - b->open.pack;
     b->open.done = (uint32_t)(next / PART);
     *GROW(b, batches, batch_room) = b->open;
     open_batch(b);
@@ -104,10 +107,18 @@ static int close_if_full(struct builder *b, uint64_t next)
     return b->open.bytes >= b->step && next >= b->reserved ? close_batch(b, next) : 0;
 }
 
+static bool is_packed(const struct builder *b, uint64_t part)
+{
+    return b->v->way == WAY_PACKED && b->plan->width[part];
+}
+
 static int add_part(struct builder *b, uint64_t part, uint32_t source, uint64_t offset)
 {
-    *GROW(b, parts, part_room) =
-        (struct gpu_part){.offset = offset, .source = source, .len = b->plan->part_len[part], .index = (uint32_t)part};
+    struct gpu_part p = {.offset = offset, .source = source, .len = b->plan->part_len[part], .index = (uint32_t)part};
+
+    *GROW(b, parts, part_room) = p;
+    if (is_packed(b, part))
+        *GROW(b, packs, pack_room) = p;
     return 0;
 }
 
@@ -123,7 +134,9 @@ static int add_piece(struct builder *b, struct piece piece, uint64_t at)
     struct piece *last = b->v->npieces > b->open.piece ? &b->v->pieces[b->v->npieces - 1] : NULL;
 
     b->open.bytes += piece.bytes;
-    if (last && last->slice == piece.slice && last->summed == piece.summed && last->from + last->bytes == piece.from)
+    b->open.pack_bytes += piece.packed ? piece.bytes : 0;
+    if (last && last->slice == piece.slice && last->summed == piece.summed && last->packed == piece.packed &&
+        last->from + last->bytes == piece.from)
         last->bytes += piece.bytes;
     else
         *GROW(b, pieces, piece_room) = piece;
@@ -143,7 +156,13 @@ static int put_direct(struct builder *b, uint32_t i, uint64_t from, uint64_t byt
         uint64_t cut = round_up_u64(at + fit, PART) - at;
         n = cut < end - from ? cut : end - from;
         if (r == 0)
-            r = add_piece(b, (struct piece){.slice = i, .from = from, .bytes = n, .summed = summed}, at);
+            r = add_piece(b,
+                          (struct piece){.slice = i,
+                                         .from = from,
+                                         .bytes = n,
+                                         .summed = summed,
+                                         .packed = summed && is_packed(b, at / PART)},
+                          at);
         if (r == 0 && summed)
             r = add_part(b, at / PART, s->is_volatile ? SOURCE_ASIDE(b->plan) : i,
                          from + (s->is_volatile ? s->aside_at : 0));
@@ -173,12 +192,13 @@ static int add_gather(struct builder *b, uint32_t i, uint64_t from, uint64_t byt
     return 0;
 }
 
-/* A stretch of the image in the block, where it is aligned as it is in its pages. */
-static int add_span(struct builder *b, uint64_t at, uint64_t bytes, bool summed)
+/* A stretch of the image in the block, where it is aligned as it is in its pages. whole: it is a part that is alone. */
+static int add_span(struct builder *b, uint64_t at, uint64_t bytes, bool whole)
 {
     uint64_t block_at = round_up_u64(b->open.block_used, STAGE_ALIGN) + at % STAGE_ALIGN;
 
-    *GROW(b, spans, span_room) = (struct span){.at = at, .bytes = bytes, .block_at = block_at, .summed = summed};
+    *GROW(b, spans, span_room) = (struct span){
+        .at = at, .bytes = bytes, .block_at = block_at, .summed = whole, .packed = whole && is_packed(b, at / PART)};
     b->open.block_used = block_at + bytes;
     return cover(b, at, bytes);
 }
@@ -213,6 +233,7 @@ static int put_in_part(struct builder *b, uint32_t i, uint64_t from, uint64_t by
     if (r < 0)
         return r;
     const struct span *span = last_span(b);
+    b->open.pack_bytes += span->packed ? bytes : 0;
     return add_gather(b, i, from, bytes, span->block_at + (at - span->at));
 }
 
@@ -310,7 +331,7 @@ static int build(struct builder *b)
 
     open_batch(b);
     for (uint32_t i = 0; i < p->nslices && r == 0; i++)
-        r = b->v->summed ? walk_summed(b, i) : walk_plain(b, i);
+        r = b->v->way != WAY_PLAIN ? walk_summed(b, i) : walk_plain(b, i);
     if (r == 0)
         r = add_gaps(b, (uint64_t)p->nparts * PART);
     if (r == 0)
@@ -327,12 +348,13 @@ void variant_free(struct variant *v)
     free(v->spans);
     free(v->gathers);
     free(v->parts);
+    free(v->packs);
     free(v->batches);
     free(v->gaps);
     free(v);
 }
 
-int variant_make(struct cairn_device_plan *plan, bool summed, struct variant **ret_variant, struct cairn_error *err)
+int variant_make(struct cairn_device_plan *plan, enum way way, struct variant **ret_variant, struct cairn_error *err)
 {
     struct variant *v = calloc(1, sizeof *v);
     uint64_t step = plan->bytes / BATCHES;
@@ -342,7 +364,7 @@ int variant_make(struct cairn_device_plan *plan, bool summed, struct variant **r
 
     if (v) {
         v->plan = plan;
-        v->summed = summed;
+        v->way = way;
         r = build(&b);
     }
     if (r < 0) {

@@ -6,9 +6,10 @@
  *     rate RATE          another rate from here on: "set"
  *     spoil PART         changes a byte of that part once it is in the arena, as nobody should: "spoilt"
  *     wait               "committed", or "failed CODE MESSAGE"
+ *     packed             "MIB of it were packed"
  *     check STEP         restores the step to the host and compares: "right"
  *
- *     cluster-device JOB MIB [sums] */
+ *     cluster-device JOB MIB [sums|pack] */
 #include "bench/random.h"
 #include "tests/shim/shim.h"
 
@@ -28,7 +29,7 @@ int cudaMalloc(void **ret, size_t bytes);
 struct rank {
     struct cairn_session *session;
     struct cairn_save *save;
-    uint64_t bytes;
+    uint64_t bytes, count;
     char *on_device; /* of the double: it is the host's */
 };
 
@@ -38,10 +39,11 @@ static void die(const char *what, const struct cairn_error *err)
     exit(3);
 }
 
+/* Pairs of numbers from 1 to 2, so that packing pays. */
 static void fill(char *to, uint64_t bytes, uint64_t step)
 {
     for (uint64_t at = 0; at < bytes; at += 8) {
-        uint64_t x = mix(step << 40 ^ at);
+        uint64_t x = (mix(step << 40 ^ at) & 0x007fffff007fffff) | 0x3f8000003f800000;
         memcpy(to + at, &x, 8);
     }
 }
@@ -50,9 +52,9 @@ static struct cairn_tensor tensor(const struct rank *r, void *data, uint32_t dev
 {
     return (struct cairn_tensor){.size = sizeof(struct cairn_tensor),
                                  .name = "w",
-                                 .dtype = CAIRN_BYTES,
+                                 .dtype = CAIRN_F32,
                                  .ndim = 1,
-                                 .shape = &r->bytes,
+                                 .shape = &r->count,
                                  .data = data,
                                  .device = device};
 }
@@ -88,6 +90,15 @@ static void cmd_wait(struct rank *r)
         printf("failed %d %s\n", code, err.message);
     else
         printf("committed\n");
+}
+
+static void cmd_packed(const struct rank *r)
+{
+    struct cairn_save_info info = {.size = sizeof info};
+
+    if (cairn_save_info(r->save, &info) < 0)
+        die("info", NULL);
+    printf("%" PRIu64 " of it were packed\n", (uint64_t)(info.packed_bytes / MIB));
 }
 
 /* The first save of an arena has its parts in the order of its pages, behind the control area. */
@@ -138,6 +149,8 @@ static void run(struct rank *r, const char *line)
         cmd_spoil((unsigned)a);
     else if (strcmp(line, "wait\n") == 0)
         cmd_wait(r);
+    else if (strcmp(line, "packed\n") == 0)
+        cmd_packed(r);
     else if (sscanf(line, "check %" SCNu64, &a) == 1)
         cmd_check(r, a);
     else
@@ -148,16 +161,18 @@ int main(int argc, char **argv)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct rank r = {.bytes = argc > 2 ? strtoull(argv[2], NULL, 10) * MIB : 0};
+    bool packs = argc > 3 && strcmp(argv[3], "pack") == 0;
     struct cairn_session_options o = {.size = sizeof o,
                                       .world_size = 1,
                                       .start_id = "first",
                                       .arena_bytes = r.bytes * 3 / 2,
                                       .timeout_ms = PATIENCE_MS,
-                                      .flags = argc > 3 ? CAIRN_SOURCE_SUMS : 0};
+                                      .flags = packs ? CAIRN_PACK : argc > 3 ? CAIRN_SOURCE_SUMS : 0};
     char line[100];
 
     if (argc < 3)
         return 2;
+    r.count = r.bytes / 4;
     o.job = argv[1];
     setenv("CAIRN_CUDART", SHIM_FILE, 1);
     setenv("CAIRN_PLUGIN_PATH", PLUGIN_DIR, 1);

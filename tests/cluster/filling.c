@@ -4,16 +4,22 @@
  * part. Commands come on stdin, a line each, and every one is answered by a line on stdout:
  *
  *     begin STEP         "granted SAVE"
+ *     begin STEP packed  the same, of one whose parts may be packed
  *     copy FROM TO       writes these parts: "copied"
+ *     pack FROM TO       writes them packed, but every fifth: "copied"
+ *     spoil PART         changes a byte of its page: "spoilt"
  *     parts N            PARTS
+ *     packed FROM N [X]  PACKED; the first of them is said to have so many bytes
  *     sums SEED P [BAD]  SUMS, of which that of part P is wrong (-1: none); BAD: open, short, again
+ *     word               writes the word: "written"
  *     filled             writes the word, and FILLED
  *     drop               DROP
- *     back               connects again with the arena of before (HAND_BACK, OPEN, RESUME): "back"
+ *     back               connects again with the arena of before (HAND_BACK, OPEN, RESUME)
  *     event              waits for the next event of the save: "event STATE CODE MESSAGE"
  *     check STEP         restores the step and compares: "right"
  *
- * PARTS, SUMS, FILLED and DROP are answered by "ok", "error CODE MESSAGE" or "gone" (the connection has ended).
+ * PARTS, PACKED, SUMS, FILLED, DROP and RESUME are answered by "ok", "error CODE MESSAGE" or "gone" (the connection has
+ * ended).
  *
  *     cluster-filling JOB MIB [FROZEN [RANK WORLD]]     the first FROZEN parts hold the same in every step */
 #include "core/base/bytes.h"
@@ -21,6 +27,7 @@
 #include "core/model/hash.h"
 #include "core/model/layout.h"
 #include "core/proto/local.h"
+#include "plugins/codec-float/part.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -47,6 +54,7 @@ struct rank {
     uint64_t step, save;
     uint32_t word;
     uint32_t *pages;
+    uint32_t *packed;              /* of each part: bytes in its page; 0: it lies there as it is */
     struct local_event events[16]; /* that came between answers */
     unsigned nevents;
     union {
@@ -174,8 +182,9 @@ static void open_rank(struct rank *r)
     r->ledger_fd = r->fds[1];
     r->arena_id = r->m.opened.arena_id;
     r->control_bytes = r->m.opened.control_bytes;
-    if (!(r->m.opened.session & LOCAL_KNOWS_PARTS) || !(r->m.opened.session & LOCAL_KNOWS_SUMS)) {
-        fprintf(stderr, "the daemon does not know PARTS and SUMS\n");
+    uint64_t needed = LOCAL_KNOWS_PARTS | LOCAL_KNOWS_SUMS | LOCAL_KNOWS_PACKED;
+    if ((r->m.opened.session & needed) != needed) {
+        fprintf(stderr, "the daemon does not know PARTS, SUMS and PACKED\n");
         exit(3);
     }
     if (!r->map)
@@ -215,7 +224,8 @@ static void fill_part(const struct rank *r, char *to, uint64_t step, uint32_t pa
 
     for (size_t i = 0; i < CAIRN_PART; i += 8) {
         x = x * 6364136223846793005ull + 1442695040888963407ull;
-        memcpy(to + i, &x, 8);
+        uint64_t v = (x & 0x00ffff00ffff00ffull) | 0x3c00003c00003c00ull; /* some of it is worth packing */
+        memcpy(to + i, &v, 8);
     }
 }
 
@@ -226,10 +236,13 @@ static uint32_t part_len(const struct rank *r, uint32_t part)
 
 /* ---- commands -------------------------------------------------------------------------------- */
 
-static void cmd_begin(struct rank *r, uint64_t step)
+static void cmd_begin(struct rank *r, uint64_t step, bool packed)
 {
-    struct local_begin m = {
-        .step = step, .digest_low = r->digest.low, .digest_high = r->digest.high, .wait_ms = PATIENCE_S * 1000};
+    struct local_begin m = {.step = step,
+                            .digest_low = r->digest.low,
+                            .digest_high = r->digest.high,
+                            .wait_ms = PATIENCE_S * 1000,
+                            .flags = packed ? LOCAL_BEGIN_PACKED : 0};
 
     say(r, &m.h, LOCAL_BEGIN, sizeof m, NULL, 0);
     must_answer(r, LOCAL_GRANT, "BEGIN");
@@ -243,11 +256,56 @@ static void cmd_begin(struct rank *r, uint64_t step)
     printf("granted %llu\n", (unsigned long long)r->save);
 }
 
+static char *page_of(const struct rank *r, uint32_t part)
+{
+    return r->map + r->control_bytes + (size_t)r->pages[part] * CAIRN_PART;
+}
+
 static void cmd_copy(struct rank *r, uint32_t from, uint32_t to)
 {
     for (uint32_t p = from; p < to && p < r->nparts; p++)
-        fill_part(r, r->map + r->control_bytes + (size_t)r->pages[p] * CAIRN_PART, r->step, p);
+        fill_part(r, page_of(r, p), r->step, p);
     printf("copied\n");
+}
+
+/* As a device does it. */
+static void cmd_pack(struct rank *r, uint32_t from, uint32_t to)
+{
+    char *plain = malloc(CAIRN_PART);
+
+    if (!plain)
+        die("malloc");
+    for (uint32_t p = from; p < to && p < r->nparts; p++) {
+        uint32_t len = part_len(r, p);
+        fill_part(r, plain, r->step, p);
+        r->packed[p] =
+            p % 5 == 4 ? 0
+                       : (uint32_t)part_encode(kernel_best(), plain, len, CAIRN_BYTES, 0, page_of(r, p), len / 20 * 19);
+        if (!r->packed[p] && p % 5 != 4)
+            die("a part that cannot be packed");
+        if (!r->packed[p])
+            memcpy(page_of(r, p), plain, len);
+    }
+    free(plain);
+    printf("copied\n");
+}
+
+static void cmd_packed(struct rank *r, uint32_t first, uint32_t n, uint32_t lie)
+{
+    size_t len = sizeof(struct local_packed) + n * sizeof(uint32_t);
+    struct local_packed *m = calloc(1, len);
+
+    if (!m)
+        die("malloc");
+    m->save = r->save;
+    m->first = first;
+    m->n = n;
+    for (uint32_t i = 0; i < n; i++)
+        m->len[i] = first + i < r->nparts ? r->packed[first + i] : 0;
+    m->len[0] = lie ? lie : m->len[0];
+    say(r, &m->h, LOCAL_PACKED, len, NULL, 0);
+    print_answer(r);
+    free(m);
 }
 
 static void cmd_parts(struct rank *r, uint32_t parts)
@@ -284,12 +342,18 @@ static void cmd_sums(struct rank *r, uint64_t seed, int wrong, const char *bad)
     free(sums);
 }
 
-static void cmd_filled(struct rank *r)
+static void write_word(struct rank *r)
 {
     struct local_control *control = (void *)r->map;
-    struct local_save m = {.save = r->save};
 
     __atomic_store_n(&control->filled[r->word], r->save, __ATOMIC_RELEASE);
+}
+
+static void cmd_filled(struct rank *r)
+{
+    struct local_save m = {.save = r->save};
+
+    write_word(r);
     say(r, &m.h, LOCAL_FILLED, sizeof m, NULL, 0);
     print_answer(r);
 }
@@ -320,8 +384,7 @@ static void cmd_back(struct rank *r)
     send_layout(r);
     r->nevents = 0;
     say(r, &resume.h, LOCAL_RESUME, sizeof resume, NULL, 0);
-    must_answer(r, LOCAL_OK, "RESUME");
-    printf("back\n");
+    print_answer(r);
 }
 
 static void cmd_event(struct rank *r)
@@ -372,11 +435,17 @@ static void cmd_check(struct rank *r, uint64_t step)
 static void run(struct rank *r, char *line)
 {
     char bad[16] = "";
-    unsigned long long a, b;
+    unsigned long long a, b, lie = 0;
     int wrong;
 
-    if (sscanf(line, "begin %llu", &a) == 1)
-        cmd_begin(r, a);
+    if (sscanf(line, "begin %llu %15s", &a, bad) >= 1)
+        cmd_begin(r, a, strcmp(bad, "packed") == 0);
+    else if (sscanf(line, "pack %llu %llu", &a, &b) == 2)
+        cmd_pack(r, (uint32_t)a, (uint32_t)b);
+    else if (sscanf(line, "packed %llu %llu %llu", &a, &b, &lie) >= 2)
+        cmd_packed(r, (uint32_t)a, (uint32_t)b, (uint32_t)lie);
+    else if (sscanf(line, "spoil %llu", &a) == 1)
+        printf("spoilt %d\n", ++page_of(r, (uint32_t)a)[5]);
     else if (sscanf(line, "copy %llu %llu", &a, &b) == 2)
         cmd_copy(r, (uint32_t)a, (uint32_t)b);
     else if (sscanf(line, "parts %llu", &a) == 1)
@@ -385,6 +454,8 @@ static void run(struct rank *r, char *line)
         cmd_sums(r, a, wrong, bad);
     else if (strcmp(line, "filled\n") == 0)
         cmd_filled(r);
+    else if (strcmp(line, "word\n") == 0)
+        write_word(r), printf("written\n");
     else if (strcmp(line, "drop\n") == 0)
         cmd_drop(r);
     else if (strcmp(line, "back\n") == 0)
@@ -417,6 +488,7 @@ int main(int argc, char **argv)
     else
         strcpy(r->tensor, "w");
     r->pages = calloc(r->nparts, sizeof *r->pages);
+    r->packed = calloc(r->nparts, sizeof *r->packed);
     dial(r);
     open_rank(r);
     send_layout(r);
@@ -424,6 +496,7 @@ int main(int argc, char **argv)
     while (fgets(line, sizeof line, stdin))
         run(r, line);
     free(r->pages);
+    free(r->packed);
     free(r);
     return 0;
 }

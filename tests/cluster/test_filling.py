@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots that are filled in steps (PARTS), and compared with what their source was (SUMS), by a rank that speaks the local protocol itself.
+"""Snapshots that are filled in steps (PARTS, or packed by their device: PACKED), and compared with what their source was (SUMS), by a rank that speaks the local protocol itself.
 
 Each function is one day of it and says what it catches."""
 import argparse
@@ -123,7 +123,7 @@ def daemon_killed(c):
     c.node.kill()
     c.node.start()
     c.wait_peers_up(len(c.peers))
-    r.do("back", says="back")
+    r.do("back", says="ok")
     r.do("parts", 4, says="ok")
     durable_early(r, 4)
     r.commit(1, 16)
@@ -167,6 +167,106 @@ def rules(c):
     r.end()
 
 
+def begin_packed(r, step, parts):
+    r.do("begin", step, "packed", says="granted")
+    r.do("pack", 0, parts)
+    r.do("packed", 0, parts, says="ok")
+
+
+def commit_packed(r, step, begun):
+    r.do("pack", begun, PARTS)
+    r.do("packed", begun, PARTS - begun, says="ok")
+    r.do("filled", says="ok")
+    assert r.outcome() == "committed"
+    assert r.do("check", step).strip() == "right"
+
+
+def packed(c):
+    """Catches pages that stay packed (what is restored from memory), parts that are encoded before it is known how they lie, and sums of packed bytes."""
+    r = Rank(c, "packed")
+    before = c.query("status")
+    begin_packed(r, 1, 8)
+    durable_early(r, 8)
+    r.do("sums", 5, -1, says="ok")
+    commit_packed(r, 1, 8)
+    after = c.query("status")
+    hot = after["restore"]["hot_bytes"] - before["restore"]["hot_bytes"]
+    plain, coded = (after["encode"][k] - before["encode"][k] for k in ("packed_plain_bytes", "packed_bytes"))
+    assert hot == (PARTS << 20) - 1000, hot
+    assert plain == ((PARTS - 4) << 20) - 1000 and plain * 0.3 < coded < plain * 0.95, (plain, coded)
+    assert "not under way" in r.do("packed", 0, 8, says="error")
+    begin_packed(r, 2, PARTS)  # packed, and then not, in the same pages
+    r.do("filled", says="ok")
+    assert r.outcome() == "committed" and r.do("check", 2).strip() == "right"
+    r.do("begin", 3, says="granted")
+    r.commit(3, 0)
+    for step, part in (4, 6), (5, 20):  # stored before the rest was said, and after
+        begin_packed(r, step, 4)
+        r.do("pack", 4, PARTS)
+        r.do("spoil", part, says="spoilt")
+        r.do("packed", 4, PARTS - 4, says="ok")
+        code, why = r.outcome()
+        assert int(code) == -11 and f"rank 0 part {part}: what arrived in the arena is not what the device packed" in why and 'tensor "w"' in why, (code, why)
+        r.do("drop", says="ok")
+    begin_packed(r, 6, 4)
+    commit_packed(r, 6, 4)
+    r.end()
+
+
+def packed_rules(c):
+    """Catches lengths that are taken though they cannot be, and a snapshot that counts before it is known how its parts lie."""
+    for step, (begin, wrong) in enumerate(((8, "parts 9"), (8, "packed 7 1"), (8, "packed 9 1"), (8, "packed 8 17"), (8, "packed 8 1 1048576"), (0, "packed 0 1"), (8, "filled"))):
+        r = Rank(c, "packed-rules")
+        if begin:
+            begin_packed(r, 1000 + step, begin)
+        else:
+            r.do("begin", 1000 + step, says="granted")
+        r.do(wrong, says="gone")
+        r.end()
+    r = Rank(c, "packed-rules")
+    begin_packed(r, 2000, 8)
+    r.do("pack", 8, PARTS)
+    r.do("word", says="written")  # and its lengths are never said
+    r.child.send_signal(signal.SIGKILL)
+    r.child.wait()
+    wait_until("a snapshot of which not all is known to be given up", lambda: state_of(c, "packed-rules", 2000) == "aborted")
+    assert "before it had said how all parts were packed" in c.node.tail()
+    r = Rank(c, "packed-rules")
+    begin_packed(r, 3000, 8)
+    commit_packed(r, 3000, 8)
+    r.end()
+
+
+def packed_and_killed(c):
+    """The next daemon does not know what lies in the pages (catches: packed bytes that are saved as they are, pages that are never free again, a durable snapshot that is thrown away)."""
+    r = Rank(c, "packed-killed")
+    for step, filled in (1, False), (2, True):
+        begin_packed(r, step, 16)
+        durable_early(r, 16)
+        if filled:
+            for p in c.peers:
+                p.freeze()
+            r.do("pack", 16, PARTS)
+            r.do("packed", 16, PARTS - 16, says="ok")
+            r.do("filled", says="ok")
+        c.node.kill()
+        for p in c.peers if filled else ():
+            p.thaw()
+        c.node.start()
+        c.wait_peers_up(len(c.peers))
+        why = r.do("back", says="error")
+        assert f"step {step}: it was packed by its device, and the daemon that knew how has gone" in why, why
+        wait_until("the lost save to be given up", lambda: state_of(c, "packed-killed", step) == "aborted")
+    begin_packed(r, 3, 8)
+    commit_packed(r, 3, 8)
+    c.node.kill()
+    c.node.start()
+    c.wait_peers_up(len(c.peers))
+    r.do("back", says="ok")
+    assert r.do("check", 3).strip() == "right" and c.query("status")["restore"]["hot_bytes"] == (PARTS << 20) - 1000
+    r.end()
+
+
 def devices(c):
     """libcairn's own words, of copies that go on behind seal: what is encoded early, compared with what the device has read, and right."""
     mib = 160
@@ -194,6 +294,24 @@ def devices(c):
     r.end()
 
 
+def packed_on_device(c):
+    """libcairn's packed saves: catches bytes that are not the tensor's, in the arena or on the peers; parts that are encoded again; a way that is
+    not tried."""
+    mib = 24
+    before = c.query("status")["encode"]
+    r = Rank(c, "packed-device", "cluster-device", (mib, "pack"))
+    for step in range(1, 5):  # plain, packed, plain, packed
+        r.do("save", step, 0, says="sealed")
+        r.do("wait", says="committed")
+        assert r.do("packed") == f"{mib * (step % 2 == 0)} of it were packed", step
+        r.do("check", step, says="right")  # from the arena
+    after = c.query("status")["encode"]
+    came = after["packed_plain_bytes"] - before["packed_plain_bytes"]
+    assert came == 2 * mib << 20 and after["packed_bytes"] - before["packed_bytes"] < came * 0.9, (before, after)
+    r.do("check", 2, says="right")  # from the peers
+    r.end()
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--build", required=True, type=pathlib.Path)
@@ -201,7 +319,7 @@ def main():
     a = p.parse_args()
     with Cluster(a.build, peers=4) as c:
         c.start_all()
-        for test in in_steps, given_up, daemon_killed, differs, rules, devices:
+        for test in in_steps, given_up, daemon_killed, differs, rules, packed, packed_rules, packed_and_killed, devices, packed_on_device:
             if a.only in (None, test.__name__):
                 test(c)
                 print(f"{test.__name__}: ok", flush=True)

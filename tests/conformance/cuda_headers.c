@@ -10,6 +10,7 @@
     _Static_assert(__builtin_types_compatible_p(__typeof__(((struct cuda *)0)->field_), __typeof__(&symbol_)), \
                    #symbol_ " has other parameters");
 CUDA_REQUIRED(SAME_FUNCTION)
+CUDA_TIMES(SAME_FUNCTION)
 CUDA_OPTIONAL(SAME_FUNCTION)
 CUDA_DRIVER(SAME_FUNCTION)
 #if CUDART_VERSION >= 13000

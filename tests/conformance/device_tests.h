@@ -19,6 +19,8 @@ void test_fence_in_a_graph(void **state);
 void test_two_saves_under_way(void **state);
 void test_volatile_of_two_saves(void **state);
 void test_random_order(void **state);
+void test_time_on_device(void **state);
+void test_older_callers(void **state);
 /* test_device_state.c: whose thread and process it is */
 void test_captures_go_on(void **state);
 void test_captured_stream_is_refused(void **state);
@@ -28,12 +30,20 @@ void test_memory_that_is_refused(void **state);
 void test_threads(void **state);
 /* test_device_failures.c */
 void test_each_call_fails_once(void **state);
+void test_each_call_fails_when_packing(void **state);
 void test_lost_devices(void **state);
 void test_work_that_fails(void **state);
 void test_volatile_does_not_fit(void **state);
 void test_no_device_memory(void **state);
 /* test_device_calls.c */
 void test_few_calls(void **state);
+/* test_device_pack.c */
+void test_pack(void **state);
+void test_pack_two_saves(void **state);
+void test_pack_waits(void **state);
+void test_pack_cannot(void **state);
+void test_pack_beside_volatile(void **state);
+void test_pack_is_refused(void **state);
 /* test_device_load.c */
 void test_loads(void **state);
 void test_loads_when_busy(void **state);

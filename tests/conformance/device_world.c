@@ -177,12 +177,13 @@ int world_pin(struct world *w, struct cairn_error *err)
     return r;
 }
 
-/* With blocks so small that a save takes several, in both streams. */
+/* With blocks so small that a save takes several, in both streams; and as much again for what is packed. */
 int world_open(struct world *w, struct cairn_error *err)
 {
     struct cairn_device_options options = {.size = sizeof options,
                                            .ordinal = (uint32_t)w->ordinal,
-                                           .staging_bytes = (w->volatile_bytes + 64 * 256) / MIB * MIB + 9 * MIB};
+                                           .staging_bytes = (w->volatile_bytes + 64 * 256) / MIB * MIB +
+                                                            (w->layout.width ? 18 : 9) * MIB};
     const struct cairn_device_ops *ops = w->rig->ops;
     int r = ops->open(&options, &w->device, err);
 

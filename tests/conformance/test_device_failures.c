@@ -18,7 +18,7 @@ static int save_once(struct world *w, struct cairn_error *err)
     const struct cairn_device_ops *ops = w->rig->ops;
     struct cairn_device_progress progress;
     struct cairn_device_copy *copy;
-    int r = world_save(w, CAIRN_DEVICE_SUMS, &copy, err), f;
+    int r = world_save(w, CAIRN_DEVICE_SUMS | (w->layout.width ? CAIRN_DEVICE_PACK : 0), &copy, err), f;
 
     if (r < 0)
         return r;
@@ -98,6 +98,7 @@ static const char *const functions[] = {
     "cudaEventDestroy",
     "cudaEventRecord",
     "cudaEventQuery",
+    "cudaEventElapsedTime",
     "cudaLibraryLoadData",
     "cudaLibraryUnload",
     "cudaLibraryGetKernel",
@@ -131,27 +132,51 @@ static void fail_nth(struct world *w, const char *function, uint64_t nth, int co
         world_check(w);
 }
 
-void test_each_call_fails_once(void **state)
+/* Of each function so many. */
+static void fail_all(struct rig *rig, const char *const *names, size_t n, const uint8_t *width, uint64_t most)
 {
-    struct rig *rig = *state;
     struct cairn_error err = CAIRN_ERROR_INIT;
     struct world w;
 
-    if (!rig->shim)
-        skip();
-    for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
+    for (size_t i = 0; i < n; i++) {
         rig->reset();
         world_lay_out(&w, rig, 0, 101, WORLD_TINY | WORLD_STRIDED | WORLD_VOLATILE, 8);
-        uint64_t calls = rig->calls(functions[i]);
+        w.layout.width = width;
+        uint64_t calls = rig->calls(names[i]);
         if (session(&w, &err) < 0)
             fail_msg("%s", err.message);
-        calls = rig->calls(functions[i]) - calls;
-        calls = calls < 6 ? calls : 6;
+        calls = rig->calls(names[i]) - calls;
+        calls = calls < most ? calls : most;
         for (uint64_t nth = 1; nth <= calls; nth++)
-            fail_nth(&w, functions[i], nth, CUDA_E_INVALID_VALUE);
+            fail_nth(&w, names[i], nth, CUDA_E_INVALID_VALUE);
         world_clear(&w);
     }
     rig->reset();
+}
+
+void test_each_call_fails_once(void **state)
+{
+    struct rig *rig = *state;
+
+    if (!rig->shim)
+        skip();
+    fail_all(rig, functions, sizeof functions / sizeof functions[0], NULL, 6);
+}
+
+/* Those that a save makes, up to its last. */
+void test_each_call_fails_when_packing(void **state)
+{
+    static const char *const names[] = {"cudaMalloc",      "cudaHostAlloc",       "cudaHostGetDevicePointer",
+                                        "cudaMemcpyAsync", "cudaStreamWaitEvent", "cudaEventCreateWithFlags",
+                                        "cudaEventRecord", "cudaEventQuery",      "cudaEventElapsedTime",
+                                        "cudaLaunchKernel"};
+    uint8_t width[MAX_PARTS];
+    struct rig *rig = *state;
+
+    if (!rig->shim)
+        skip();
+    memset(width, 2, sizeof width);
+    fail_all(rig, names, sizeof names / sizeof names[0], width, 16);
 }
 
 /* An error that does not go away, at each of a save's calls. */

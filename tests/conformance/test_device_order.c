@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -272,4 +273,80 @@ void test_random_order(void **state)
         rig->delay(0, 0);
         world_free(&w);
     }
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* From the producer's being let go on, and not longer than it took to see the end. */
+static uint64_t time_of_save(struct world *w, uint64_t *ret_most)
+{
+    struct rig *rig = (struct rig *)(uintptr_t)w->rig;
+    struct cairn_device_progress progress;
+    struct cairn_error err = CAIRN_ERROR_INIT;
+
+    rig->drain();
+    rig->hold(w->stream);
+    world_change(w);
+    world_pages(w, 0);
+    struct cairn_device_copy *copy = save(w);
+    nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL); /* the lanes are at their waits */
+    uint64_t begin = now_ns();
+    rig->release(w->stream);
+    if (world_wait(w, copy, &progress, &err) < 0)
+        fail_msg("%s", err.message);
+    *ret_most = now_ns() - begin;
+    rig->ops->copy_free(copy);
+    return progress.device_ns;
+}
+
+/* Catches a time that has the producer's own work in it, one that is kept from the save before, and a save that fails
+ * because its time cannot be had. */
+void test_time_on_device(void **state)
+{
+    static const char *const calls[] = {"cudaEventElapsedTime", "cudaEventRecord"};
+    struct rig *rig = *state;
+    struct world w;
+    uint64_t most;
+
+    if (!rig->shim)
+        skip();
+    for (unsigned n = 1; n <= 30; n += 29) { /* one batch, and many */
+        world_make(&w, rig, 0, 58, WORLD_ALL, n);
+        for (int round = 0; round < 2; round++) {
+            uint64_t ns = time_of_save(&w, &most);
+            assert_in_range(ns, 1, most);
+        }
+        for (int i = 0; i < 2; i++) {
+            rig->fail_call(calls[i], i ? 3 : 1, CUDA_E_INVALID_VALUE); /* behind those of tables and producer */
+            assert_int_equal(time_of_save(&w, &most), 0);
+            world_check(&w);
+        }
+        world_free(&w);
+    }
+}
+
+/* Catches what is written behind an older caller's structure. */
+void test_older_callers(void **state)
+{
+    struct rig *rig = *state;
+    struct cairn_device_progress progress;
+    struct world w;
+
+    world_make(&w, rig, 0, 59, WORLD_ALL, 10);
+    struct cairn_device_copy *copy = save(&w);
+    memset(&progress, 0xa5, sizeof progress);
+    progress.size = offsetof(struct cairn_device_progress, packed);
+    progress.ended = 0;
+    while (!progress.ended)
+        assert_int_equal(rig->ops->progress(copy, &progress, NULL), 0);
+    assert_int_equal(progress.device_ns, 0xa5a5a5a5a5a5a5a5u);
+    assert_int_equal((uintptr_t)progress.packed, 0xa5a5a5a5a5a5a5a5u);
+    rig->ops->copy_free(copy);
+    world_free(&w);
 }

@@ -18,7 +18,8 @@ size_t fuzz_seed(uint8_t *buf, size_t room)
 {
     static const char layout[] = "as good as any";
     struct ledger_header arena = {.arena_id = 7, .generation = 1, .world_size = 2, .job = "j", .start_id = "s"};
-    struct ledger_save s = {.state = LEDGER_FILLED, .save = 1, .step = 3, .incarnation = 1, .nparts = 3};
+    struct ledger_save s = {
+        .state = LEDGER_FILLED, .save = 1, .step = 3, .incarnation = 1, .nparts = 3, .flags = LEDGER_PACKED};
     const uint32_t pages[] = {5, 6, 9};
     char *map = calloc(1, ledger_len(PAGES));
     uint64_t len = 0;

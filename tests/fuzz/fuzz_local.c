@@ -50,6 +50,14 @@ static void read_all(int type, const void *m)
         if (((const struct local_parts *)m)->save == 0 || ((const struct local_parts *)m)->parts == 0)
             abort();
         break;
+    case LOCAL_PACKED: {
+        const struct local_packed *p = m;
+        volatile uint32_t last = p->len[p->n - 1]; /* it is there */
+        (void)last;
+        if (p->save == 0 || p->n == 0 || p->n > LOCAL_MAX_PACKED || p->first + p->n < p->first)
+            abort();
+        break;
+    }
     case LOCAL_SUMS:
         if (((const struct local_sums *)m)->save == 0)
             abort();

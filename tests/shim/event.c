@@ -11,6 +11,7 @@ SHIM_API int cudaEventDestroy(void *handle);
 SHIM_API int cudaEventRecord(void *handle, void *stream);
 SHIM_API int cudaEventQuery(void *handle);
 SHIM_API int cudaEventSynchronize(void *handle);
+SHIM_API int cudaEventElapsedTime(float *ret_ms, void *start, void *end);
 
 static struct point *point_new(void)
 {
@@ -33,7 +34,7 @@ struct event *event_of(void *handle)
     misuse("%p is no event", handle);
 }
 
-static int make_event(void **ret, enum fn fn)
+static int make_event(void **ret, bool timed, enum fn fn)
 {
     int code = call_begin(fn, CALL_CONTEXT);
     struct event *e = code ? NULL : calloc(1, sizeof *e);
@@ -41,6 +42,7 @@ static int make_event(void **ret, enum fn fn)
     if (!e)
         return call_end(code ? code : CUDA_E_MEMORY_ALLOCATION);
     e->alive = true;
+    e->timed = timed;
     e->device = current_device();
     e->next = shim.events;
     shim.events = e;
@@ -50,13 +52,12 @@ static int make_event(void **ret, enum fn fn)
 
 int cudaEventCreateWithFlags(void **ret, unsigned flags)
 {
-    (void)flags;
-    return make_event(ret, FN_cudaEventCreateWithFlags);
+    return make_event(ret, !(flags & CUDA_EVENT_DISABLE_TIMING), FN_cudaEventCreateWithFlags);
 }
 
 int cudaEventCreate(void **ret)
 {
-    return make_event(ret, FN_cudaEventCreate);
+    return make_event(ret, true, FN_cudaEventCreate);
 }
 
 int cudaEventDestroy(void *handle)
@@ -120,4 +121,19 @@ int cudaEventSynchronize(void *handle)
         pthread_cond_wait(&shim.changed, &shim.lock);
     point_unref(p);
     return call_end(shim.devices[e->device].lost);
+}
+
+int cudaEventElapsedTime(float *ret_ms, void *start, void *end)
+{
+    int code = call_begin(FN_cudaEventElapsedTime, CALL_UNSAFE);
+
+    if (code)
+        return call_end(code);
+    const struct event *a = event_of(start), *b = event_of(end);
+    if (!a->point || !b->point || !a->timed || !b->timed || a->device != b->device)
+        return call_end(CUDA_E_INVALID_HANDLE);
+    if (!a->point->done || !b->point->done)
+        return call_end(CUDA_E_NOT_READY);
+    *ret_ms = (float)((double)(int64_t)(b->point->ns - a->point->ns) / 1e6);
+    return call_end(0);
 }

@@ -14,26 +14,27 @@
 #define PER_THREAD ((void *)2)
 
 /* X(function): all that are counted and may be made to fail. */
-#define SHIM_FUNCTIONS(X)                                                                                           \
-    X(cudaRuntimeGetVersion)                                                                                        \
-    X(cudaDriverGetVersion)                                                                                         \
-    X(cudaGetDeviceCount)                                                                                           \
-    X(cudaGetDevice)                                                                                                \
-    X(cudaSetDevice) X(cudaDeviceGetAttribute) X(cudaDeviceGetPCIBusId) X(cudaDeviceGetStreamPriorityRange)         \
-        X(cudaDeviceSynchronize) X(cudaMalloc) X(cudaFree) X(cudaHostAlloc) X(cudaFreeHost) X(cudaHostRegister)     \
-            X(cudaHostUnregister) X(cudaHostGetDevicePointer) X(cudaPointerGetAttributes) X(cudaMallocManaged)      \
-                X(cudaMemGetInfo) X(cudaMemcpy) X(cudaMemcpyAsync) X(cudaMemcpy2DAsync) X(cudaMemcpyBatchAsync)     \
-                    X(cudaMemsetAsync) X(cudaStreamCreateWithPriority) X(cudaStreamCreateWithFlags)                 \
-                        X(cudaStreamCreate) X(cudaStreamDestroy) X(cudaStreamSynchronize) X(cudaStreamQuery)        \
-                            X(cudaStreamWaitEvent) X(cudaStreamIsCapturing) X(cudaThreadExchangeStreamCaptureMode)  \
-                                X(cudaStreamBeginCapture) X(cudaStreamEndCapture) X(cudaGraphInstantiate)           \
-                                    X(cudaGraphLaunch) X(cudaGraphDestroy) X(cudaGraphExecDestroy)                  \
-                                        X(cudaEventCreateWithFlags) X(cudaEventCreate) X(cudaEventDestroy)          \
-                                            X(cudaEventRecord) X(cudaEventQuery) X(cudaEventSynchronize)            \
-                                                X(cudaLibraryLoadData) X(cudaLibraryUnload) X(cudaLibraryGetKernel) \
-                                                    X(cudaLaunchKernel) X(cuDeviceGet) X(cuDeviceGetName)           \
-                                                        X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease_v2) \
-                                                            X(cuCtxPushCurrent_v2) X(cuCtxPopCurrent_v2)
+#define SHIM_FUNCTIONS(X)                                                                                              \
+    X(cudaRuntimeGetVersion)                                                                                           \
+    X(cudaDriverGetVersion)                                                                                            \
+    X(cudaGetDeviceCount)                                                                                              \
+    X(cudaGetDevice)                                                                                                   \
+    X(cudaSetDevice)                                                                                                   \
+    X(cudaDeviceGetAttribute) X(cudaDeviceGetPCIBusId) X(cudaDeviceGetStreamPriorityRange) X(cudaDeviceSynchronize)    \
+        X(cudaMalloc) X(cudaFree) X(cudaHostAlloc) X(cudaFreeHost) X(cudaHostRegister) X(cudaHostUnregister)           \
+            X(cudaHostGetDevicePointer) X(cudaPointerGetAttributes) X(cudaMallocManaged) X(cudaMemGetInfo)             \
+                X(cudaMemcpy) X(cudaMemcpyAsync) X(cudaMemcpy2DAsync) X(cudaMemcpyBatchAsync) X(cudaMemsetAsync)       \
+                    X(cudaStreamCreateWithPriority) X(cudaStreamCreateWithFlags) X(cudaStreamCreate)                   \
+                        X(cudaStreamDestroy) X(cudaStreamSynchronize) X(cudaStreamQuery) X(cudaStreamWaitEvent)        \
+                            X(cudaStreamIsCapturing) X(cudaThreadExchangeStreamCaptureMode) X(cudaStreamBeginCapture)  \
+                                X(cudaStreamEndCapture) X(cudaGraphInstantiate) X(cudaGraphLaunch) X(cudaGraphDestroy) \
+                                    X(cudaGraphExecDestroy) X(cudaEventCreateWithFlags) X(cudaEventCreate)             \
+                                        X(cudaEventDestroy) X(cudaEventRecord) X(cudaEventQuery)                       \
+                                            X(cudaEventSynchronize) X(cudaEventElapsedTime) X(cudaLibraryLoadData)     \
+                                                X(cudaLibraryUnload) X(cudaLibraryGetKernel) X(cudaLaunchKernel)       \
+                                                    X(cuDeviceGet) X(cuDeviceGetName) X(cuDevicePrimaryCtxRetain)      \
+                                                        X(cuDevicePrimaryCtxRelease_v2) X(cuCtxPushCurrent_v2)         \
+                                                            X(cuCtxPopCurrent_v2)
 #define FN_NAME(function_) FN_##function_,
 enum fn { SHIM_FUNCTIONS(FN_NAME) FN_COUNT };
 
@@ -109,6 +110,7 @@ void memory_forget(void);
 struct point { /* one record of an event */
     unsigned refs;
     bool done;
+    uint64_t ns; /* when */
 };
 struct op {
     struct op *next;
@@ -132,6 +134,7 @@ struct stream {
 struct event {
     struct event *next;
     bool alive;
+    bool timed;
     bool in_graph; /* somebody's graph waits for it, and whoever made it cannot know for how long */
     int device;
     struct point *point;

@@ -62,8 +62,12 @@ static void run_op(struct stream *s, struct op *op)
         pthread_mutex_lock(&shim.lock);
         shim.copied += op->bytes;
     }
-    if (op->record)
+    if (op->record) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        op->record->ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
         op->record->done = true;
+    }
     point_unref(op->record);
     point_unref(op->wait);
     free(op->arg);

@@ -153,24 +153,30 @@ static inline uint32_t gpu_put_blocks(uint32_t nparts)
 
 /* ---- cairn_pack, cairn_unpack: codec-float --------------------------------------------------- */
 
-/* What plugins/codec-float makes of a part of one dtype, byte for byte. Nobody launches these yet. How it would be
- * done: parts whose tensors have one dtype are packed from where they are into a block on the device, each at its own
- * part's place in it (room = len, so none moves); the lengths go to the host with the block before, which then copies
- * only so many bytes of each part to the arena and tells the daemon length and codec with LOCAL_PARTS. On the way back
- * the packed bytes are copied to a block and unpacked to where a dense slice lies, or to a second block for
- * cairn_scatter.
+/* What plugins/codec-float makes of a part of one dtype, byte for byte.
+ *
+ * With page NULL each part stays in out, at its own place, with its own room.
+ *
+ * With page, as saves launch it, each goes on to its page (pinned and mapped): the encoded bytes, or the plain ones
+ * where they do not fit into GPU_PACK_ROOM(len). Each block of threads has a slot of out to itself and takes one part
+ * after the other, so that out does not have to hold all of them: it may be launched with as many blocks as out has
+ * slots.
  */
 struct gpu_pack {
     const struct gpu_part *parts; /* of at most 16 MiB */
     const void *const *base;
     const uint8_t *width; /* [index]: of an element: 1, 2, 4 or 8; 0: not coded */
-    const uint64_t *to;   /* [index]: in out */
-    const uint32_t *room; /* [index]: bytes at to */
-    void *out;
-    uint32_t *ret_len; /* [index]: encoded bytes; 0: they do not fit, or it is not coded */
-    uint32_t dense;    /* 0: codec-float, 1: codec-dense */
+    const uint64_t *to;   /* [index]: in out; with page not looked at */
+    const uint32_t *room; /* [index]: bytes at to; with page not looked at */
+    void *out;            /* with page aligned to 16 */
+    uint32_t *ret_len;    /* [index]: encoded bytes; 0: they do not fit, or it is not coded */
+    uint32_t dense;       /* 0: codec-float, 1: codec-dense */
     uint32_t nparts;
+    void *const *page; /* [index]: aligned to 16. NULL: nothing goes on */
+    uint64_t slot;     /* bytes: a multiple of 16, at least GPU_PACK_ROOM of the longest part */
 };
+/* Less than a twentieth saved is not worth a decode: as daemon/node/encode.c has it. */
+#define GPU_PACK_ROOM(len_) ((uint32_t)((uint64_t)(len_)*19 / 20))
 #define GPU_PACK_THREADS 256
 
 static inline uint32_t gpu_pack_blocks(uint32_t nparts)
@@ -178,7 +184,10 @@ static inline uint32_t gpu_pack_blocks(uint32_t nparts)
     return nparts;
 }
 
-/* base[source] + offset and len are those of the encoded bytes. They are not trusted. */
+/* The way back. Restores do not launch it: the daemon gives them plain bytes. Tests and bench/gpu_kernels.c do, to see
+ * that what was packed is all there.
+ *
+ * base[source] + offset and len are those of the encoded bytes. They are not trusted. */
 struct gpu_unpack {
     const struct gpu_part *parts;
     const void *const *base;

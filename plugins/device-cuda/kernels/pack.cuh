@@ -6,6 +6,7 @@
  * neighbouring blocks of 64 bytes, each of its lanes two bytes, and a word of 64 bits is two ballots. What a level has
  * no code for is closed up in two steps: the warps count, then each knows where its own begin.
  */
+#include "pages.cuh"
 #include "plan.cuh"
 
 struct pack_part {
@@ -290,21 +291,53 @@ static __device__ uint32_t pack_part(struct pack_work *w, const struct pack_part
     return at;
 }
 
-extern "C" __global__ void __launch_bounds__(GPU_PACK_THREADS) cairn_pack(const struct gpu_pack arg)
+/* The whole block. Returns the encoded bytes; 0: it stays plain. */
+DEVICE uint32_t pack_one(struct pack_work *work, const struct gpu_pack &g, uint32_t i)
+{
+    struct gpu_part part = g.parts[i];
+    uint32_t width = g.width[part.index];
+
+    if (!width || part.len > PART_MOST || part.len / width < BLOCK)
+        return 0;
+    struct pack_part p = {(const uint8_t *)g.base[part.source] + part.offset,
+                          (uint8_t *)g.out + (g.page ? blockIdx.x * g.slot : g.to[part.index]),
+                          width,
+                          part.len,
+                          part.len / width / BLOCK_ELEMENTS,
+                          g.page ? GPU_PACK_ROOM(part.len) : g.room[part.index]};
+    return pack_part(work, &p, g.dense);
+}
+
+/* Not inlined, and from addresses that are looked up again: packing needs the registers. */
+DEVICE void send_packed(const void *slot, void *page, uint32_t len)
+{
+    to_page<struct own_unit>((const uint8_t *)slot, (uint8_t *)page, len, threadIdx.x, GPU_PACK_THREADS);
+}
+
+DEVICE void send_plain(const struct gpu_part *part, const void *base, void *page)
+{
+    const uint8_t *from = (const uint8_t *)base + part->offset;
+
+    BY_ALIGNMENT(from, to_page, from, (uint8_t *)page, part->len, threadIdx.x, GPU_PACK_THREADS);
+}
+
+extern "C" __global__ void __launch_bounds__(GPU_PACK_THREADS, 3) cairn_pack(const struct gpu_pack arg)
 {
     __shared__ struct pack_work work;
 
-    if (blockIdx.x >= arg.nparts)
-        return;
-    struct gpu_part part = arg.parts[blockIdx.x];
-    uint32_t width = arg.width[part.index], ret = 0;
-
-    if (width && part.len <= PART_MOST && part.len / width >= BLOCK) {
-        const uint8_t *src = (const uint8_t *)arg.base[part.source] + part.offset;
-        struct pack_part p = {src,      (uint8_t *)arg.out + arg.to[part.index], width,
-                              part.len, part.len / width / BLOCK_ELEMENTS,       arg.room[part.index]};
-        ret = pack_part(&work, &p, arg.dense);
+#pragma unroll 1
+    for (uint32_t i = blockIdx.x; i < arg.nparts; i += gridDim.x) {
+        uint32_t len = pack_one(&work, arg, i);
+        __syncthreads(); /* all of it is there, for all, and everybody is done with work */
+        const struct gpu_part *part = &arg.parts[i];
+        if (threadIdx.x == 0)
+            arg.ret_len[part->index] = len;
+        if (!arg.page)
+            continue;
+        if (len)
+            send_packed((const uint8_t *)arg.out + blockIdx.x * arg.slot, arg.page[part->index], len);
+        else
+            send_plain(part, arg.base[part->source], arg.page[part->index]);
+        __syncthreads(); /* before the next part comes to the same slot */
     }
-    if (threadIdx.x == 0)
-        arg.ret_len[part.index] = ret;
 }

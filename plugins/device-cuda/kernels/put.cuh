@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cairn_put: parts whose sum is not the one that their page has go there, over the bus: a warp stores 512 bytes at a
- * time, whole lines, and nothing is read back. Who has put what, the host learns from its own memory. */
-#include "bytes.cuh"
+/* cairn_put: parts whose sum is not the one that their page has go there, over the bus. Who has put what, the host
+ * learns from its own memory. */
+#include "pages.cuh"
 
-#define PUT_EACH 4u /* units that a thread has under way */
 #define PUT_STEP (GPU_PUT_BLOCKS * GPU_PUT_THREADS)
 
 DEVICE int is_held(const struct gpu_put *g, uint32_t index)
@@ -12,25 +11,6 @@ DEVICE int is_held(const struct gpu_put *g, uint32_t index)
         return 0;
     struct cairn_device_sum sum = g->sums[index], held = g->held[index];
     return (held.low | held.high) != 0 && sum.low == held.low && sum.high == held.high;
-}
-
-template <typename Word> DEVICE void put_part(const uint8_t *from, uint8_t *to, uint32_t len)
-{
-    uint32_t n = len / UNIT, thread = blockIdx.x % GPU_PUT_BLOCKS * GPU_PUT_THREADS + threadIdx.x;
-
-    for (uint32_t u = thread; u < n; u += PUT_EACH * PUT_STEP) {
-        struct pair64 unit[PUT_EACH];
-#pragma unroll
-        for (unsigned i = 0; i < PUT_EACH; i++)
-            if (u + i * PUT_STEP < n)
-                unit[i] = load_unit_by<Word>(from + (uint64_t)(u + i * PUT_STEP) * UNIT);
-#pragma unroll
-        for (unsigned i = 0; i < PUT_EACH; i++)
-            if (u + i * PUT_STEP < n)
-                store_unit(to + (uint64_t)(u + i * PUT_STEP) * UNIT, unit[i]);
-    }
-    if (thread < len % UNIT)
-        to[n * UNIT + thread] = from[n * UNIT + thread];
 }
 
 extern "C" __global__ void __launch_bounds__(GPU_PUT_THREADS) cairn_put(const struct gpu_put g)
@@ -50,5 +30,6 @@ extern "C" __global__ void __launch_bounds__(GPU_PUT_THREADS) cairn_put(const st
         return;
     const uint8_t *from = (const uint8_t *)g.base[part.source] + part.offset;
     uint8_t *to = (uint8_t *)g.page[part.index];
-    BY_ALIGNMENT(from, put_part, from, to, part.len);
+    uint32_t thread = blockIdx.x % GPU_PUT_BLOCKS * GPU_PUT_THREADS + threadIdx.x;
+    BY_ALIGNMENT(from, to_page, from, to, part.len, thread, PUT_STEP);
 }

@@ -26,6 +26,20 @@ static inline void use_shim(void)
     assert_int_equal(setenv("CAIRN_PLUGIN_PATH", PLUGIN_DIR, 1), 0);
 }
 
+static inline int open_flags(struct fake *fake, uint32_t flags, uint64_t arena_mib, struct cairn_session **ret_session)
+{
+    struct cairn_session_options o = {.size = sizeof(o),
+                                      .job = "job",
+                                      .world_size = 1,
+                                      .arena_bytes = arena_mib << 20,
+                                      .start_id = "start",
+                                      .socket_path = fake_path(fake),
+                                      .timeout_ms = 10000,
+                                      .flags = flags};
+
+    return cairn_session_open(&o, ret_session, &err);
+}
+
 static inline void *stream_new(int device)
 {
     void *stream = NULL;

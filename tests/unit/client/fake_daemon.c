@@ -46,6 +46,7 @@ struct granted { /* a save: several may be under way */
     uint64_t save, step;
     uint32_t layout, word;
     uint32_t *pages;
+    bool packed;          /* it was begun as one that may be */
     uint32_t parts;       /* that were said to be in place */
     struct hash128 *said; /* what they were then */
     struct hash128 *sums; /* of the source */
@@ -89,6 +90,7 @@ struct fake {
     bool stop, restart, away, event_now, take_back, places;
     unsigned wander, copying, summed;
     uint64_t next_arena, knows;
+    fake_unpack_fn unpack;
     int event_state, event_code, last_state, last_code;
     enum fake_fault fault[MAX_TYPES];
     int fault_code[MAX_TYPES], fault_times[MAX_TYPES];
@@ -312,12 +314,12 @@ static void on_layout(struct fake *f, struct connection *c, const struct local_l
     send_ok(c->fd, m->h.id);
 }
 
-static void note_granted(struct connection *c, uint32_t nparts)
+static void note_granted(struct connection *c, uint32_t nparts, bool packed)
 {
     struct granted *g = &c->granted[c->save % MAX_GRANTED];
 
     forget_granted(g);
-    *g = (struct granted){.save = c->save, .step = c->step, .layout = c->layout, .word = c->word};
+    *g = (struct granted){.save = c->save, .step = c->step, .layout = c->layout, .word = c->word, .packed = packed};
     g->pages = malloc((nparts + 1) * sizeof(*g->pages));
     g->said = calloc(nparts + 1, sizeof(*g->said));
     must(g->pages && g->said, "granted");
@@ -331,24 +333,61 @@ static struct granted *find_granted(struct connection *c, uint64_t save)
     return save && g->save == save ? g : NULL;
 }
 
-static const char *part_of(const struct connection *c, const struct granted *g, uint32_t part)
+static char *part_of(const struct connection *c, const struct granted *g, uint32_t part)
 {
     return c->arena + CONTROL + g->pages[part] * CAIRN_PART;
 }
 
-/* Remembers what the parts are, which are not to change any more. */
+/* What the next part is, which is not to change any more. */
+static void note_part(const struct connection *c, struct granted *g)
+{
+    g->said[g->parts] =
+        cairn_hash128(part_of(c, g, g->parts), cairn_layout_part_len(&c->layouts[g->layout].layout, g->parts));
+    g->parts++;
+}
+
+static void unpack_part(struct fake *f, const struct connection *c, const struct granted *g, uint32_t len)
+{
+    const struct cairn_layout *l = &c->layouts[g->layout].layout;
+    char *page = part_of(c, g, g->parts);
+    char *from = malloc(len);
+
+    must(from != NULL, "packed bytes");
+    memcpy(from, page, len);
+    if (len >= cairn_layout_part_len(l, g->parts) || !f->unpack ||
+        f->unpack(from, len, cairn_layout_part_dtype(l, g->parts), page, cairn_layout_part_len(l, g->parts)) != 0)
+        complain(f, "a part does not lie as PACKED says");
+    free(from);
+}
+
+static void on_packed(struct fake *f, struct connection *c, enum fake_fault fault, const struct local_packed *m)
+{
+    struct granted *g = find_granted(c, m->save);
+    struct local_ok ok;
+
+    if (fault == FAKE_WELL &&
+        (!g || !g->packed || m->first != g->parts || m->n > c->layouts[g->layout].layout.nparts - g->parts))
+        complain(f, "PACKED of no save, of a plain one, or of parts that are not the next ones");
+    for (uint32_t i = 0; fault == FAKE_WELL && !f->complaint[0] && i < m->n; i++) {
+        if (m->len[i])
+            unpack_part(f, c, g, m->len[i]);
+        note_part(c, g);
+    }
+    local_header_init(&ok.h, LOCAL_OK, sizeof(ok), m->h.id);
+    answer(f, c, fault, &ok, sizeof(ok), NULL, 0);
+}
+
 static void on_parts(struct fake *f, struct connection *c, const struct local_parts *m)
 {
     struct granted *g = find_granted(c, m->save);
 
     send_ok(c->fd, m->h.id);
-    if (!g || m->parts <= g->parts || m->parts > c->layouts[g->layout].layout.nparts) {
+    if (!g || g->packed || m->parts <= g->parts || m->parts > c->layouts[g->layout].layout.nparts) {
         complain(f, "PARTS of no save, too many, or fewer than before");
         return;
     }
-    for (; g->parts < m->parts; g->parts++)
-        g->said[g->parts] =
-            cairn_hash128(part_of(c, g, g->parts), cairn_layout_part_len(&c->layouts[g->layout].layout, g->parts));
+    while (g->parts < m->parts)
+        note_part(c, g);
 }
 
 static void on_sums(struct fake *f, struct connection *c, const struct local_sums *m, int fd)
@@ -430,7 +469,7 @@ static void on_begin(struct fake *f, struct connection *c, enum fake_fault fault
     g->save = c->save = ++c->next_save;
     g->filled_word = c->word = (uint32_t)(c->save * 7 % LOCAL_FILLED_WORDS);
     c->step = m->step;
-    note_granted(c, nparts);
+    note_granted(c, nparts, m->flags & LOCAL_BEGIN_PACKED);
     size_t len = sizeof(*g) + g->nruns * sizeof(g->runs[0]);
     local_header_init(&g->h, LOCAL_GRANT, len, m->h.id);
     answer(f, c, fault, g, len, NULL, 0);
@@ -491,6 +530,8 @@ static void on_filled(struct fake *f, struct connection *c, enum fake_fault faul
     const struct granted *g = find_granted(c, m->save);
     if (!g || __atomic_load_n(&control->filled[g->word], __ATOMIC_ACQUIRE) != m->save)
         complain(f, "FILLED without the filled word");
+    if (g && g->packed && g->parts != c->layouts[g->layout].layout.nparts)
+        complain(f, "FILLED before PACKED has told of all parts");
     if (g) {
         check_said(f, c, g);
         keep_image(f, c, g);
@@ -745,6 +786,9 @@ static void obey(struct fake *f, struct connection *c, enum fake_fault fault, co
     case LOCAL_PARTS:
         on_parts(f, c, m);
         break;
+    case LOCAL_PACKED:
+        on_packed(f, c, fault, m);
+        break;
     case LOCAL_SUMS:
         on_sums(f, c, m, fds[0]);
         break;
@@ -977,7 +1021,7 @@ struct fake *fake_start(void)
     must(mkdtemp(f->dir) != NULL, "mkdtemp");
     (void)snprintf(f->path, sizeof(f->path), "%s/socket", f->dir);
     f->last_state = CAIRN_COMMITTED;
-    f->knows = LOCAL_KNOWS;
+    f->knows = LOCAL_KNOWS | LOCAL_KNOWS_PACKED;
     f->wake = eventfd(0, EFD_CLOEXEC);
     for (unsigned i = 0; i < MAX_CONNECTIONS; i++)
         f->connections[i].fd = -1;
@@ -1078,6 +1122,13 @@ void fake_knows(struct fake *f, uint64_t knows)
 {
     pthread_mutex_lock(&f->lock);
     f->knows = knows;
+    pthread_mutex_unlock(&f->lock);
+}
+
+void fake_unpacks(struct fake *f, fake_unpack_fn unpack)
+{
+    pthread_mutex_lock(&f->lock);
+    f->unpack = unpack;
     pthread_mutex_unlock(&f->lock);
 }
 

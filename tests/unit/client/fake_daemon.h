@@ -46,9 +46,12 @@ bool fake_wait_count(struct fake *f, int type, unsigned n, unsigned ms);
 /* Parts of the newest FILLED save that came with a sum of their source; it complains when one is not what its part is.
  */
 unsigned fake_summed(struct fake *f);
+/* How it unpacks, in their pages, parts that PACKED says lie there packed; NULL (at first): it complains of them. */
+typedef int (*fake_unpack_fn)(const void *from, size_t len, int dtype, void *to, size_t plain_len);
+void fake_unpacks(struct fake *f, fake_unpack_fn unpack);
 /* From now on it says where the newest save of a connection lies in that connection's arena (off at first). */
 void fake_places(struct fake *f, int on);
-/* What it says it knows from the next OPEN on (LOCAL_KNOWS at first). */
+/* What it says it knows from the next OPEN on (all at first). */
 void fake_knows(struct fake *f, uint64_t knows);
 /* From now on saves get pages of another place each time, of so many places in turn (1 at first). */
 void fake_wander(struct fake *f, unsigned places);

@@ -102,7 +102,7 @@ static void test_open_errors(void **state)
     o.rank = 1;
     FAILS(CAIRN_E_INVAL, cairn_session_open(&o, &s, &err));
     o.rank = 0;
-    o.flags = 16;
+    o.flags = 1u << 31;
     FAILS(CAIRN_E_INVAL, cairn_session_open(&o, &s, &err));
     o.flags = 0;
     o.socket_path = "/nonexistent/socket";

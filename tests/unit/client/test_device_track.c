@@ -38,20 +38,6 @@ static int stop(void **state)
     return 0;
 }
 
-static int open_flags(uint32_t flags, uint64_t arena_mib, struct cairn_session **ret_session)
-{
-    struct cairn_session_options o = {.size = sizeof(o),
-                                      .job = "job",
-                                      .world_size = 1,
-                                      .arena_bytes = arena_mib << 20,
-                                      .start_id = "start",
-                                      .socket_path = fake_path(f),
-                                      .timeout_ms = 10000,
-                                      .flags = flags};
-
-    return cairn_session_open(&o, ret_session, &err);
-}
-
 /* Parts 0 to 3 are cuda:0's, 4 is shared with the host's, 5 is cuda:1's. */
 static const struct piece pieces[] = {
     {"frozen", CAIRN_F32, 1024, 1024, CAIRN_CUDA(0), 0, false},
@@ -90,7 +76,7 @@ static void test_tracked(void **state)
     struct tensors x;
 
     (void)state;
-    OK(open_flags(CAIRN_TRACK, 8, &s));
+    OK(open_flags(f, CAIRN_TRACK, 8, &s));
     tensors_make(&x, pieces, N);
     tensors_fill(&x, 1);
     assert_int_equal(save_unchanged(s, 1, &x), 0);
@@ -124,7 +110,7 @@ static void test_pages_of_others(void **state)
     struct cairn_tensor t = bytes_tensor("host's", &len, host);
 
     (void)state;
-    OK(open_flags(CAIRN_TRACK, 8, &s));
+    OK(open_flags(f, CAIRN_TRACK, 8, &s));
     tensors_make(&x, pieces, N);
     tensors_fill(&x, 1);
     (void)save_unchanged(s, 1, &x);
@@ -170,7 +156,7 @@ static void test_source_sums(void **state)
     (void)state;
     tensors_make(&x, pieces, N);
     for (int tracked = 0; tracked < 2; tracked++) {
-        OK(open_flags(CAIRN_SOURCE_SUMS | (tracked ? CAIRN_TRACK : 0), 8, &s));
+        OK(open_flags(f, CAIRN_SOURCE_SUMS | (tracked ? CAIRN_TRACK : 0), 8, &s));
         for (uint64_t step = 1; step <= 3; step++) {
             tensors_fill(&x, step / 2);
             uint64_t unchanged = save_unchanged(s, step, &x);
@@ -181,7 +167,7 @@ static void test_source_sums(void **state)
     }
     unsigned told = fake_count(f, LOCAL_SUMS);
     fake_knows(f, LOCAL_KNOWS & ~LOCAL_KNOWS_SUMS);
-    OK(open_flags(CAIRN_SOURCE_SUMS, 8, &s));
+    OK(open_flags(f, CAIRN_SOURCE_SUMS, 8, &s));
     (void)save_unchanged(s, 1, &x);
     assert_int_equal(fake_count(f, LOCAL_SUMS), told);
     tensors_free(&x);
@@ -196,7 +182,7 @@ static void test_sums_are_refused(void **state)
     struct tensors x;
 
     (void)state;
-    OK(open_flags(CAIRN_SOURCE_SUMS, 8, &s));
+    OK(open_flags(f, CAIRN_SOURCE_SUMS, 8, &s));
     tensors_make(&x, pieces, N);
     tensors_fill(&x, 1);
     fake_fault(f, LOCAL_SUMS, FAKE_ERROR, CAIRN_E_CORRUPT, 1);

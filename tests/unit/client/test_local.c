@@ -33,6 +33,7 @@ union any {
     struct local_resume resume;
     struct local_parts parts;
     struct local_sums sums;
+    struct local_packed packed;
     char bytes[LOCAL_MAX_MESSAGE];
 };
 
@@ -60,6 +61,7 @@ static const struct type types[] = {
     {LOCAL_WAIT, sizeof(struct local_save), 0},
     {LOCAL_PARTS, sizeof(struct local_parts), 0},
     {LOCAL_SUMS, sizeof(struct local_sums), 1},
+    {LOCAL_PACKED, sizeof(struct local_packed) + 2 * sizeof(uint32_t), 0},
     {LOCAL_ERROR, sizeof(struct local_error), 0},
     {LOCAL_OK, sizeof(struct local_ok), 0},
     {LOCAL_OPENED, sizeof(struct local_opened), 2},
@@ -98,6 +100,10 @@ static void good(const struct type *t)
         break;
     case LOCAL_SUMS:
         m.sums.save = 1;
+        break;
+    case LOCAL_PACKED:
+        m.packed.save = 1;
+        m.packed.n = 2;
         break;
     case LOCAL_READ:
         m.read.part_mask = 1;
@@ -251,7 +257,7 @@ static void test_values(void **state)
     REFUSED(LOCAL_OPEN, m.open.reserved[7] = 1);
     REFUSED(LOCAL_OPENED, m.opened.reserved[0] = 1);
     REFUSED(LOCAL_LAYOUT, m.layout.len = 0);
-    REFUSED(LOCAL_BEGIN, m.begin.pad = 1);
+    REFUSED(LOCAL_BEGIN, m.begin.flags = 2);
     REFUSED(LOCAL_BEGIN, m.begin.reserved[3] = 1);
     REFUSED(LOCAL_GRANT, m.grant.save = 0);
     REFUSED(LOCAL_GRANT, m.grant.filled_word = LOCAL_FILLED_WORDS);
@@ -275,6 +281,13 @@ static void test_values(void **state)
     REFUSED(LOCAL_PARTS, m.parts.parts = 0);
     REFUSED(LOCAL_PARTS, m.parts.pad = 1);
     REFUSED(LOCAL_SUMS, m.sums.save = 0);
+    REFUSED(LOCAL_PACKED, m.packed.save = 0);
+    REFUSED(LOCAL_PACKED, m.packed.n = 0);
+    REFUSED(LOCAL_PACKED, m.packed.n = 1);
+    REFUSED(LOCAL_PACKED, m.packed.n = 3);
+    REFUSED(LOCAL_PACKED, m.packed.n = UINT32_MAX);
+    REFUSED(LOCAL_PACKED, m.packed.n = (1u << 30) + 2);
+    REFUSED(LOCAL_PACKED, m.packed.first = UINT32_MAX - 1);
     REFUSED(LOCAL_READ, m.read.part_mask = 0);
     REFUSED(LOCAL_READ, m.read.pad = 1);
     REFUSED(LOCAL_READ_DONE, m.read_done.pad = 1);

@@ -2,6 +2,7 @@
 /* Arenas that come back. Catches: pages of a snapshot that are given away by the next daemon, a ledger that lags behind
  * the arena, files that do not belong together, an arena that a new process gets while the old one may write to it. */
 #include "daemon/node/arena.h"
+#include "daemon/node/arena_ledger.h"
 #include "daemon/node/arena_offer.h"
 
 #include "core/base/error.h"
@@ -218,6 +219,88 @@ static void test_snapshots_come_back(void **state)
     leave(a);
 }
 
+static struct snapshot *grant_packed(struct arena *a, uint64_t parts, uint64_t step)
+{
+    struct snapshot *s = grant(a, parts, step);
+
+    snapshot_may_be_packed(s);
+    return s;
+}
+
+static bool is_packed(const struct arena *a, uint64_t step)
+{
+    list_for_each (it, &a->snapshots) {
+        const struct snapshot *s = container_of(it, struct snapshot, link);
+        if (s->step == step)
+            return s->packed;
+    }
+    fail_msg("step %llu did not come back", (unsigned long long)step);
+    return false;
+}
+
+/* Catches packed pages that another daemon takes for plain ones, also behind a third ledger, and plain ones that it
+ * throws away. */
+static void test_packed_snapshots(void **state)
+{
+    struct world *w = *state;
+    struct arena *a = attach(w), *b;
+    struct snapshot *done = grant_packed(a, 2, 10), *s;
+
+    snapshot_filled(done);
+    snapshot_shard_durable(done);
+    snapshot_end(done, true);
+    grant_packed(a, 2, 20);
+    s = grant_packed(a, 2, 30);
+    snapshot_filled(s);
+    assert_null(arenas_find(w->old, "j", 30, 3, 2)); /* nobody reads it here either */
+    s = grant_packed(a, 2, 40);
+    snapshot_filled(s);
+    snapshot_shard_durable(s);
+    assert_ptr_equal(arenas_find(w->old, "j", 40, 3, 2), s);
+    snapshot_filled(grant(a, 2, 50));
+    assert_int_equal(arena_ledger_renew(a, &(struct arena_keeper){NULL, NULL, NULL}, &w->err), 0);
+    b = adopt(w, a);
+    assert_same(a, b);
+    struct arena_offer *third = offer_of(w, b);
+    for (unsigned i = 0; i < third->nsaves; i++) {
+        const struct ledger_save *e = ledger_save_at(third->ledger, third->saves[i].slot);
+        bool packed = e->step == 20 || e->step == 30;
+        assert_int_equal(e->flags, packed ? LEDGER_PACKED : 0);
+        assert_int_equal(is_packed(b, e->step), packed);
+    }
+    assert_int_equal(third->nsaves, 5);
+    assert_ptr_equal(arenas_find(w->next, "j", 10, 3, 2), arena_find(b, 1));
+    assert_null(arenas_find(w->next, "j", 30, 3, 2));
+    arena_offer_free(third);
+    leave(b);
+    leave(a);
+}
+
+/* Catches a daemon that dies of a page that it cannot write to. */
+static void test_pages_that_can_be_written_to(void **state)
+{
+    struct world *w = *state;
+    struct arena *a = attach(w), *b = NULL;
+    struct arena_user u = user(w);
+    struct arena_offer *o = offer_of(w, a);
+    char path[40];
+
+    assert_int_equal(arena_make_writable(a, &w->err), 0);
+    assert_int_equal(arena_make_writable(a, &w->err), 0);
+    a->map[ARENA_CONTROL + a->bytes - 1] = 'x';
+    snprintf(path, sizeof path, "/proc/self/fd/%d", a->fd);
+    close(o->arena_fd);
+    o->arena_fd = open(path, O_RDONLY | O_CLOEXEC); /* as a client may hand it back */
+    assert_true(o->arena_fd >= 0);
+    assert_int_equal(arenas_adopt(w->next, o, &u, false, &b, &w->err), 0);
+    arena_offer_free(o);
+    assert_int_equal(b->map[ARENA_CONTROL + b->bytes - 1], 'x');
+    assert_true(arena_make_writable(b, &w->err) < 0);
+    assert_non_null(strstr(w->err.message, "takes no packed parts"));
+    leave(b);
+    leave(a);
+}
+
 /* The ledger keeps up with every move, and a third daemon reads what the second one wrote. */
 static void test_after_any_history(void **state)
 {
@@ -395,6 +478,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_snapshots_come_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_packed_snapshots, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_pages_that_can_be_written_to, setup, teardown),
         cmocka_unit_test_setup_teardown(test_after_any_history, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_stop_leaves_the_ledger, setup, teardown),
         cmocka_unit_test_setup_teardown(test_files_that_do_not_belong_together, setup, teardown),

@@ -119,7 +119,7 @@ static uint8_t *batch_add(struct batch *b, unsigned dtype, uint32_t len, uint32_
 static void batch_pack(struct batch *b, int dense)
 {
     const void *base[1] = {b->from};
-    struct gpu_pack arg = {b->part, base, b->width, b->at, b->room, b->to, b->ret, (uint32_t)dense, b->n};
+    struct gpu_pack arg = {b->part, base, b->width, b->at, b->room, b->to, b->ret, (uint32_t)dense, b->n, NULL, 0};
 
     launch(GPU_PACK, gpu_pack_blocks(b->n), GPU_PACK_THREADS, &arg);
 }
@@ -226,6 +226,51 @@ static void test_room(void **state)
     free(coded);
 }
 
+/* Catches a slot that is packed into again before it was sent, a room that is not the daemon's, plain bytes that are
+ * not sent or cut short, and bytes behind either. */
+static void test_pages(void **state)
+{
+    const uint64_t slot = (GPU_PACK_ROOM(ROOM) + 63) / 64 * 64;
+    const uint32_t blocks = 3;
+    uint8_t *slots = aligned_alloc(64, blocks * slot), *want = malloc(ROOM), *page[MOST];
+    struct batch *b = batch_new();
+    const void *base[1] = {b->from};
+    unsigned packed = 0;
+
+    (void)state;
+    for (unsigned i = 0; i < 24; i++) {
+        unsigned d = i % DTYPES;
+        uint32_t len = some_length(i, dtypes[d].width);
+        fill_kind(batch_add(b, d, len, len), len, dtypes[d].width, (int)i % ALL_KINDS, i);
+    }
+    b->width[b->part[5].index] = 0;
+    for (uint32_t i = 0; i < b->n; i++) {
+        page[b->part[i].index] = aligned_alloc(16, ROOM / 16 * 16);
+        memset(page[b->part[i].index], 0xa5, ROOM / 16 * 16);
+    }
+    struct gpu_pack arg = {b->part, base, b->width, NULL, NULL, slots, b->ret, 0, b->n, (void *const *)(void *)page,
+                           slot};
+    shim_kernels_shuffle(7);
+    launch(GPU_PACK, blocks, GPU_PACK_THREADS, &arg);
+    shim_kernels_shuffle(0);
+    for (uint32_t i = 0; i < b->n; i++) {
+        uint32_t k = b->part[i].index, len = b->part[i].len;
+        const uint8_t *plain = b->from + b->part[i].offset;
+        int64_t n = b->width[k] ? part_encode(kernel_best(), plain, len, b->dtype[k], 0, want, len * 19ull / 20) : 0;
+        assert_int_equal(n, b->ret[k]);
+        assert_memory_equal(page[k], n ? want : plain, n ? (size_t)n : len);
+        for (uint32_t at = n ? (uint32_t)n : len; at < ROOM / 16 * 16; at++)
+            if (page[k][at] != 0xa5)
+                fail_msg("part %u: byte %u behind its %u", i, at, n ? (uint32_t)n : len);
+        packed += n > 0;
+        free(page[k]);
+    }
+    assert_in_range(packed, 4, b->n - 4);
+    batch_free(b);
+    free(slots);
+    free(want);
+}
+
 static void damage(uint8_t *p, uint32_t *len, uint64_t *random)
 {
     uint32_t at = (uint32_t)(next_random(random) % *len);
@@ -303,6 +348,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_kinds),
         cmocka_unit_test(test_room),
+        cmocka_unit_test(test_pages),
         cmocka_unit_test(test_damage),
     };
 

@@ -33,7 +33,8 @@ struct links {
     char *buffers;
     unsigned nbuffers, free[256], nfree, least;
     struct list pumps;
-    struct pacer *pacer; /* NULL: nothing is bounded */
+    struct pacer *pacer;   /* NULL: nothing is bounded */
+    struct codecs *codecs; /* NULL: all is raw */
     struct loop_post kick;
     bool kicked;
     struct links_counts counts;

@@ -374,10 +374,10 @@ int begin(struct fixture *f, struct machine *m, struct member *member, uint64_t 
 
 static struct save_image image(const struct fixture *f)
 {
-    static const char arena[64];
+    static char arena[64];
     static const uint32_t pages[] = {0};
 
-    return (struct save_image){&f->layout, arena, pages, {0, 0}};
+    return (struct save_image){.layout = &f->layout, .arena = arena, .pages = pages};
 }
 
 void fill(struct fixture *f, struct save *s)

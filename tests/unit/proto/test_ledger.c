@@ -99,6 +99,25 @@ static void test_what_was_written_is_read(void **state)
     assert_int_equal(ledger_header_of(w->map)->generation, 3);
 }
 
+/* Catches a flag that is lost, one that another version's daemon would need to know. */
+static void test_flags(void **state)
+{
+    struct world *w = *state;
+    const uint32_t pages[] = {4, 1, 2};
+    struct ledger_save s = put(w, 0, 1, "layout", pages);
+
+    assert_int_equal(ledger_save_at(w->map, 0)->flags, 0);
+    s.flags = LEDGER_PACKED;
+    s.pad = 7;
+    ledger_put_save(w->map, 0, &s, pages);
+    assert_int_equal(check(w), 0);
+    assert_int_equal(ledger_save_at(w->map, 0)->flags, LEDGER_PACKED);
+    s.flags = 2;
+    ledger_put_save(w->map, 0, &s, pages);
+    assert_int_equal(check(w), CAIRN_E_CORRUPT);
+    assert_non_null(strstr(w->err.message, "unknown flags"));
+}
+
 static void test_equal_layouts_are_stored_once_and_others_beside(void **state)
 {
     struct world *w = *state;
@@ -224,6 +243,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_what_was_written_is_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_flags, setup, teardown),
         cmocka_unit_test_setup_teardown(test_equal_layouts_are_stored_once_and_others_beside, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_room_for_a_layout, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pages_of_an_empty_save_are_nobodys, setup, teardown),

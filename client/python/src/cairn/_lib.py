@@ -31,7 +31,7 @@ ITEM_SIZES = {
 }
 
 TIMEOUT, UNAVAILABLE, INTR = -4, -12, -19  # enum cairn_code: those that a wait looks at itself
-OBSERVER, TAKE_OVER, TRACK, SOURCE_SUMS = 1, 2, 4, 8  # enum cairn_session_flags
+OBSERVER, TAKE_OVER, TRACK, SOURCE_SUMS, PACK = 1, 2, 4, 8, 16  # enum cairn_session_flags
 DEVICE_WRITES, VOLATILE, COMMON = 1, 2, 4  # enum cairn_tensor_flags
 HOST = 0  # cairn_tensor.device
 ON_BUSY = {"fail": 0, "wait": 1}  # enum cairn_on_busy
@@ -99,7 +99,7 @@ class SaveInfo(ctypes.Structure):
     _fields_ = [
         ("size", c_size_t), ("bytes", c_uint64), ("copied_bytes", c_uint64), ("tracked_bytes", c_uint64),
         ("tracking", c_char * 256), ("device_bytes", c_uint64), ("unchanged_bytes", c_uint64),
-        ("staged_bytes", c_uint64),
+        ("staged_bytes", c_uint64), ("packed_bytes", c_uint64),
     ]
 
 

@@ -204,7 +204,8 @@ class Checkpointer:
     fence comes later: "buffers" of the modules in the state, and tensors of which nobody knows what they are;
     "all", "none", or a function of a tensor's name. device_staging: bytes of each GPU's memory for that, and
     for small tensors; 0 for 256 MiB. source_sums: GPUs give checksums of what they read, which are compared
-    with what has arrived.
+    with what has arrived. pack: GPUs pack tensors before they copy them, where that measures faster
+    (CAIRN_PACK in cairn.h; not with track).
 
     The session opens at the first use. Threads take turns: one call at a time, handles apart. A signal
     handler may save while it interrupts another call, but close() raises InvalidError there. After a fork
@@ -233,6 +234,7 @@ class Checkpointer:
         volatile: Union[str, Callable[[str], bool]] = "buffers",
         device_staging: int = 0,
         source_sums: bool = False,
+        pack: bool = False,
     ) -> None:
         self._session: Optional[Session] = None
         self._had_session = False  # ever: another one knows nothing of its fences and its pin
@@ -264,6 +266,7 @@ class Checkpointer:
             take_over=take_over,
             device_staging=device_staging,
             source_sums=source_sums,
+            pack=pack,
         )
         self._devices = Devices(job, overlap, volatile, device_staging)
         self._hooks: list[Any] = []  # of optimizers

@@ -60,8 +60,9 @@ class Session:
     this start of the job, equal on all ranks (see cairn.h). socket: None for $CAIRN_SOCKET or /run/cairn/cairnd.sock.
     timeout: for the opening and each later exchange with the daemon. device_staging: bytes of each device's own memory
     that may be taken, for tensors that are volatile, small or strided; 0 for 256 MiB, taken at the first use. source_sums:
-    devices give checksums of what they read, which the daemon compares with what arrived. plugin_path: where device plugins
-    are; None for $CAIRN_PLUGIN_PATH, or where libcairn's are. Raises UnavailableError when no daemon listens,
+    devices give checksums of what they read, which the daemon compares with what arrived. pack: tensors on devices are
+    packed there where that measures faster (CAIRN_PACK in cairn.h; not with track). plugin_path: where device plugins are;
+    None for $CAIRN_PLUGIN_PATH, or where libcairn's are. Raises UnavailableError when no daemon listens,
     ExistsError when the rank is taken, BusyError when another start of the job lives, FencedError, TooLargeError.
     """
 
@@ -81,11 +82,13 @@ class Session:
         track: bool = False,
         device_staging: int = 0,
         source_sums: bool = False,
+        pack: bool = False,
         plugin_path: Optional[str] = None,
     ) -> None:
         self._handle = c_void_p()
         self._pid = os.getpid()
-        flags = observer * _lib.OBSERVER | take_over * _lib.TAKE_OVER | track * _lib.TRACK | source_sums * _lib.SOURCE_SUMS
+        flags = observer * _lib.OBSERVER | take_over * _lib.TAKE_OVER | track * _lib.TRACK
+        flags |= source_sums * _lib.SOURCE_SUMS | pack * _lib.PACK
         options = _lib.SessionOptions(
             ctypes.sizeof(_lib.SessionOptions), _text(job), rank, world_size, arena_bytes, _text(start_id), _text(socket),
             max(_ms(timeout), 1), copy_threads, flags, device_staging, _text(plugin_path),
@@ -388,7 +391,8 @@ class Save:
     def info(self) -> dict[str, Any]:
         """bytes of all slices, copied_bytes of them, tracked_bytes, and tracking: "on" or why nothing is tracked. Once the
         save is a "snapshot", device_bytes: of the tensors on devices, and of these unchanged_bytes, which were not copied
-        since the arena had them, and staged_bytes, which were copied aside on the device first."""
+        since the arena had them, staged_bytes, which were copied aside on the device first, and packed_bytes, which were
+        packed there."""
         info = _lib.SaveInfo(size=ctypes.sizeof(_lib.SaveInfo))
         code = _lib.lib().cairn_save_info(self._open(), byref(info))
         if code < 0:
@@ -397,6 +401,7 @@ class Save:
             "bytes": info.bytes, "copied_bytes": info.copied_bytes, "tracked_bytes": info.tracked_bytes,
             "tracking": info.tracking.decode(), "device_bytes": info.device_bytes,
             "unchanged_bytes": info.unchanged_bytes, "staged_bytes": info.staged_bytes,
+            "packed_bytes": info.packed_bytes,
         }
 
     def close(self) -> None:
