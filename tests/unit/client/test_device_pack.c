@@ -149,7 +149,8 @@ static void test_not_packed(void **state)
     cairn_session_close(s);
 }
 
-/* Catches a failure that is not told, one that the next save suffers from, and pages that count as known. */
+/* Catches a failure that is not told, one that the next save suffers from, pages that count as known, and pages that no
+ * daemon hears are free. */
 static void test_failures(void **state)
 {
     static const struct {
@@ -171,6 +172,7 @@ static void test_failures(void **state)
         FAILS(faults[i].code, cairn_save_wait(save, CAIRN_COMMITTED, 10000, &err));
         cairn_save_free(save);
         (void)save_packed(s, 3, &x);
+        assert_true(fake_wait_count(f, LOCAL_DROP, (unsigned)i + 1, 10000));
         assert_int_equal(save_packed(s, 4, &x), PACKS);
         cairn_session_close(s);
     }
