@@ -281,9 +281,24 @@ void save_stop_writing(struct cairn_save *s)
     s->writing = false;
 }
 
+/* Of a packed save, when its end is known: later ones may do better plain. */
+static void note_failure(struct cairn_save *s)
+{
+    int state, code = s->phase == SAVE_FAILED ? s->failure.code : 0;
+
+    if (!s->packed)
+        return;
+    if (code == 0)
+        code = channel_watch_look(s->attachment->channel, &s->watch, &state, NULL);
+    pthread_mutex_lock(&s->session->lock);
+    pack_failed(&s->session->pack, code);
+    pthread_mutex_unlock(&s->session->lock);
+}
+
 /* The pages are quiet before the daemon hears that they may be granted again. */
 static void let_go(struct cairn_save *s)
 {
+    note_failure(s);
     save_unmap_view(s);
     save_stop_writing(s);
     session_release_arena(s->session, TAKE_PTR(s->arena));

@@ -83,6 +83,28 @@ static void test_nothing_known(void **state)
     }
 }
 
+/* Catches a session whose every save fails because it packs, one that stops for what packing has no part in, and one
+ * that goes on to ask devices that cannot. */
+static void test_failures(void **state)
+{
+    struct pack p = {0};
+
+    (void)state;
+    learn(&p, 1000000, 700000);
+    pack_failed(&p, CAIRN_E_ABORTED);
+    pack_failed(&p, CAIRN_E_UNAVAILABLE);
+    pack_failed(&p, 0);
+    assert_true(pack_next(&p));
+    pack_failed(&p, CAIRN_E_CORRUPT);
+    pack_failed(&p, CAIRN_E_BUSY);
+    assert_int_equal(packed_of(&p, 4 * PACK_AGAIN, 1000000, 700000), 0);
+    p = (struct pack){0};
+    learn(&p, 1000000, PACK_USELESS);
+    assert_int_equal(packed_of(&p, 2 * PACK_AGAIN, 1000000, PACK_USELESS), 2);
+    pack_note(&p, true, GIB, 700000); /* now they can */
+    assert_true(pack_next(&p));
+}
+
 /* Catches a width that codec-float does not go by. */
 static void test_width(void **state)
 {
@@ -94,10 +116,8 @@ static void test_width(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_faster_is_chosen),
-        cmocka_unit_test(test_changes),
-        cmocka_unit_test(test_nothing_known),
-        cmocka_unit_test(test_width),
+        cmocka_unit_test(test_faster_is_chosen), cmocka_unit_test(test_changes), cmocka_unit_test(test_nothing_known),
+        cmocka_unit_test(test_failures),         cmocka_unit_test(test_width),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
