@@ -396,6 +396,11 @@ void job_expire_ranks(struct job *job);
 void job_decide_fence(struct job *job, const char *why);
 /* This node coordinates no more: nothing is told, whoever does finds the intents. */
 void job_drop_deciders(struct job *job);
+/* job_decide_put.c: what is put, by the decider's own request, which its caller has filled in. */
+int decider_put_intent(struct decider *d, struct cairn_error *err);
+int decider_put_commit(struct decider *d, struct cairn_error *err);
+/* It is committed since that revision: what the next ones may be stored against. */
+void decider_applied(const struct decider *d, uint64_t revision);
 /* job_common.c: compares what ranks hold in common, then calls the next, at once or later. */
 void decider_compare(struct decider *d);
 /* mismatch: who disagrees, and on what; NULL: nobody. */

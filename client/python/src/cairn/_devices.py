@@ -221,7 +221,8 @@ class Devices:
 
 
 def hooked(optimizer: Any) -> Any:
-    """The optimizer whose step runs hooks: what it wraps, where it is a wrapper that runs none (Accelerate's)."""
+    """The optimizer whose step runs hooks: what it wraps, where it is a wrapper that runs none (as
+    Accelerate's)."""
     inner = getattr(optimizer, "optimizer", None)
     return inner if inner is not None and not hasattr(optimizer, "_optimizer_step_pre_hooks") else optimizer
 

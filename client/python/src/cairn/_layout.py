@@ -105,8 +105,8 @@ class Layout:
         self._refreshable = True
         self._promise: Any = None  # see _promise
         self._watched = 0  # times that objects were looked at
-        # Tensors of the host, such as the steps of optimizers, lie behind those of devices: a part of the image that has both is not a
-        # device's alone, which could leave it out if it is as it was.
+        # Tensors of the host, such as the steps of optimizers, lie behind those of devices: a part of the image
+        # that has both is not a device's alone, which could leave it out if it is as it was.
         pieces = [p for i, value in enumerate(values) for p in self._pieces_with_place(i, value)]
         for number, i, piece, base, common in sorted(pieces, key=lambda p: p[2].device == _lib.HOST):
             self._add_piece(number, i, piece, base, common)
@@ -168,7 +168,8 @@ class Layout:
         self._count(piece.dtype, piece.length)
 
     def _is_common(self, name: str, value: Any) -> bool:
-        """Of what every rank stores whole: a share is nobody else's, and of a DTensor's replicas one is stored."""
+        """Of what every rank stores whole: a share is nobody else's, and of a DTensor's replicas one is
+        stored."""
         _, world_size, replicated = self._share
         if world_size == 1 or _holds(replicated, name) or arrays_of(value).is_distributed(value):
             return False

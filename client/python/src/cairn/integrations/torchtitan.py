@@ -100,10 +100,8 @@ class CairnCheckpointManager(BaseCheckpointManager):
             load_only=config.load_only,
             arena=config.arena or "auto",
         )
-        # torchtitan's Trainer changes what is saved behind maybe_wait_for_staging() only: in these steps.
         if not config.load_only:
-            steps = getattr(optimizers, "optimizers", ())
-            self._manager.checkpointer.attach(*(o for o in steps if isinstance(o, torch.optim.Optimizer)))
+            self._manager.checkpointer.attach(*_steps(optimizers, model_parts))
 
     def __del__(self) -> None:
         self.close()
@@ -140,3 +138,12 @@ class CairnCheckpointManager(BaseCheckpointManager):
     def _close(self) -> None:
         if getattr(self, "_manager", None) is not None:
             self._manager.close()
+
+
+def _steps(optimizers: Any, model_parts: list[torch.nn.Module]) -> list[torch.optim.Optimizer]:
+    """The optimizers in whose steps alone torchtitan's Trainer changes parameters: behind
+    maybe_wait_for_staging(). None where some parameters are frozen: of those Cairn would not know that nobody
+    else changes them, and copy them aside."""
+    steps = [o for o in getattr(optimizers, "optimizers", ()) if isinstance(o, torch.optim.Optimizer)]
+    changed = {id(p) for each in steps for group in each.param_groups for p in group["params"]}
+    return steps if all(id(p) in changed for part in model_parts for p in part.parameters()) else []

@@ -36,7 +36,7 @@ class Row:
         return _cuda.device_of(self.tensor) or _lib.HOST
 
     def is_on_host(self) -> bool:
-        """As a key of order: what the host copies lies behind what devices copy, so that parts of the image are theirs alone."""
+        """A key of order: what the host copies lies behind what devices copy, so that parts of the image are theirs alone."""
         return self.device == _lib.HOST
 
     @property

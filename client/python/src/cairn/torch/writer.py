@@ -168,8 +168,8 @@ class StorageWriter(storage.StorageWriter):
         ]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Copies all items into the arena by one call, those on GPUs from where they are; where an AsyncStager has put them there already, seals. When this
-        returns, the tensors may change."""
+        """Copies all items into the arena by one call, those on GPUs from where they are; where an AsyncStager has put them
+        there already, seals. When this returns, the tensors may change."""
         self._end()
         (_, step), who = self._what(), self._who(plan)
         staged = self._swap_staged(None)
@@ -212,12 +212,13 @@ class StorageWriter(storage.StorageWriter):
         try:
             self._save.wait("snapshot", self.timeout)
         except TimeoutError as e:
-            raise TimeoutError(f"{e}. The copies go on, and what is put into the current streams waits for them: step {step} may be "
-                               f"committed still, by ranks that all come so far, and cannot be saved again; save the next one") from e
+            raise TimeoutError(f"{e}. The copies go on, and what is put into the current streams waits for them: step {step} "
+                               f"may be committed still, by ranks that all come so far, and cannot be saved again; save the "
+                               f"next one") from e
 
     def _leave(self, session: Session, devices: list[int], memory: Any) -> bool:
-        """Of a save that this writer looks after no longer: what has begun goes on, and is the session's (True). Its tensors are held
-        and kept as they are until they are copied, or another content than the caller's would be committed."""
+        """Of a save that this writer looks after no longer: what has begun goes on, and is the session's (True). Its tensors
+        are held and kept as they are until they are copied, or another content than the caller's would be committed."""
         save = self._save
         goes_on = save is not None and save.is_begun and bool(devices)
         if goes_on:
