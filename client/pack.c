@@ -25,9 +25,25 @@ bool pack_next(const struct pack *p)
     return (p->saves % PACK_AGAIN == 0) != better;
 }
 
+/* Whether it can be compared with those before. */
+static bool is_alike(struct pack *p, uint64_t bytes)
+{
+    if (bytes / 2 <= p->bytes && bytes >= p->bytes / 2) {
+        p->small = 0;
+        p->bytes = bytes > p->bytes ? bytes : p->bytes;
+        return true;
+    }
+    if (bytes < p->bytes && ++p->small < PACK_AGAIN)
+        return false;
+    *p = (struct pack){.bytes = bytes, .off = p->off};
+    return true;
+}
+
 void pack_note(struct pack *p, bool packed, uint64_t bytes, uint64_t ns)
 {
     if (bytes == 0 || ns == 0)
+        return;
+    if (!is_alike(p, bytes))
         return;
     add(packed ? &p->packed : &p->plain, (double)ns / (double)bytes);
     p->saves++;

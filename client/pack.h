@@ -19,12 +19,15 @@ struct pack_way {
 struct pack { /* zeroed */
     struct pack_way plain, packed;
     uint32_t saves; /* noted */
+    uint64_t bytes; /* of the largest of them: what much smaller ones take a byte says nothing beside it */
+    uint32_t small; /* of those, in a row */
     bool off;       /* for good */
 };
 #define PACK_USELESS UINT64_MAX /* ns: it was packed in vain, no device can */
 /* Whether the next save is packed. */
 bool pack_next(const struct pack *p);
-/* What one took: bytes of the devices' tensors; ns 0: not known, and nothing is noted. */
+/* What one took: bytes of the devices' tensors; ns 0: not known, and nothing is noted. Where saves have become much
+ * larger or, for so many of them that it is for good, much smaller, it begins anew. */
 void pack_note(struct pack *p, bool packed, uint64_t bytes, uint64_t ns);
 /* One that was packed has failed with this code. */
 void pack_failed(struct pack *p, int code);
