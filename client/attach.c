@@ -248,10 +248,12 @@ void session_give_up(struct cairn_session *s, const struct given_up *g)
 /* Lock held. Before anybody else says something on it. What was in an arena that is gone is gone. */
 static void tell_untold(struct cairn_session *s)
 {
+    size_t n = 0;
+
     for (size_t i = 0; i < s->nuntold; i++)
-        if (s->untold[i].arena_serial == s->attachment->arena_serial)
-            (void)tell_given_up(s->attachment, &s->untold[i]);
-    s->nuntold = 0;
+        if (s->untold[i].arena_serial == s->attachment->arena_serial && !tell_given_up(s->attachment, &s->untold[i]))
+            s->untold[n++] = s->untold[i];
+    s->nuntold = n;
 }
 
 /* ---- attaching ------------------------------------------------------------------------------- */
