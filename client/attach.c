@@ -215,6 +215,49 @@ static int wait_for_attacher(struct cairn_session *s, int64_t deadline_ns, struc
     return 0;
 }
 
+/* ---- saves that are given up ----------------------------------------------------------------- */
+
+/* Lock held. Whether it went out. Of another arena the daemon knows the step alone. */
+static bool tell_given_up(struct attachment *a, const struct given_up *g)
+{
+    struct local_drop m = {.save = a->arena_serial == g->arena_serial ? g->save : 0, .step = g->step};
+
+    local_header_init(&m.h, LOCAL_DROP, sizeof(m), 0);
+    return channel_tell(a->channel, &m.h);
+}
+
+/* Lock held. Without memory the pages come back with the session's end. */
+static void note_untold(struct cairn_session *s, const struct given_up *g)
+{
+    struct given_up *more = realloc(s->untold, (s->nuntold + 1) * sizeof(*more));
+
+    if (!more)
+        return;
+    s->untold = more;
+    s->untold[s->nuntold++] = *g;
+}
+
+void session_give_up(struct cairn_session *s, const struct given_up *g)
+{
+    pthread_mutex_lock(&s->lock);
+    if (!(s->attachment && tell_given_up(s->attachment, g)) && g->save)
+        note_untold(s, g);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Lock held. Before anybody else says something on it. What was in an arena that is gone is gone. */
+static void tell_untold(struct cairn_session *s)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < s->nuntold; i++)
+        if (s->untold[i].arena_serial == s->attachment->arena_serial && !tell_given_up(s->attachment, &s->untold[i]))
+            s->untold[n++] = s->untold[i];
+    s->nuntold = n;
+}
+
+/* ---- attaching ------------------------------------------------------------------------------- */
+
 /* Lock held on entry and return, free in between. */
 static int attach_anew(struct cairn_session *s, int64_t retry_ns, int64_t limit_ns, struct cairn_error *err)
 {
@@ -230,6 +273,7 @@ static int attach_anew(struct cairn_session *s, int64_t retry_ns, int64_t limit_
         return r;
     s->attachment = a;
     __atomic_store_n(&s->incarnation, a->incarnation, __ATOMIC_RELAXED);
+    tell_untold(s);
     return 0;
 }
 

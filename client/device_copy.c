@@ -85,7 +85,7 @@ static uint32_t save_flags(const struct cairn_save *s)
 
     if (s->session->flags & CAIRN_TRACK)
         flags |= CAIRN_DEVICE_SUMS | CAIRN_DEVICE_SKIP;
-    if ((s->session->flags & CAIRN_SOURCE_SUMS || s->packed) && s->attachment->knows & LOCAL_KNOWS_SUMS)
+    if (s->compared && s->attachment->knows & LOCAL_KNOWS_SUMS)
         flags |= CAIRN_DEVICE_SUMS;
     if (s->packed)
         flags |= CAIRN_DEVICE_PACK;
@@ -232,6 +232,7 @@ static void look_at(struct device_copies *c, struct one_copy *one)
     if (r < 0 || !one->ended)
         return;
     gather_sums(c, one);
+    c->outcome.packs |= one->at.packed != NULL;
     if (one->at.device_ns > c->outcome.device_ns)
         c->outcome.device_ns = one->at.device_ns;
     c->outcome.skipped_bytes += one->at.skipped_bytes;

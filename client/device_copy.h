@@ -15,6 +15,7 @@ struct device_outcome {
     struct hash128 *sums; /* of each part, 0 where there is none; NULL: none are known. Owned by the copies */
     uint64_t skipped_bytes, staged_bytes;
     uint64_t packed_bytes; /* plain, of parts that lie packed in their pages */
+    bool packs;            /* some device could pack, whatever came of it */
     uint64_t device_ns;    /* the slowest device's; 0: not known */
 };
 

@@ -260,26 +260,18 @@ int cairn_save_info(const struct cairn_save *save, struct cairn_save_info *ret_i
 
 /* ---- free ------------------------------------------------------------------------------------ */
 
-/* save 0: the step, whatever was granted for it. */
-static void give_up_step(const struct cairn_save *s, struct attachment *a, uint64_t save)
-{
-    struct local_drop m = {.save = save, .step = s->step};
-
-    local_header_init(&m.h, LOCAL_DROP, sizeof(m), 0);
-    channel_tell(a->channel, &m.h);
-}
-
-/* Without a live attachment of its own the session's is told; a dead one is not worth a new connection. */
+/* Without a live attachment of its own the session's is told, or the next one; a dead one is not worth a new
+ * connection.
+ */
 void save_abandon(struct cairn_save *s)
 {
-    if (s->attachment && !channel_watch_is_lost(s->attachment->channel, &s->watch)) {
-        give_up_step(s, s->attachment, s->watch.save);
-        return;
-    }
-    struct attachment *a = session_attached(s->session);
-    if (a)
-        give_up_step(s, a, a->arena_serial == s->arena_serial ? s->watch.save : 0);
-    session_detach(s->session, a);
+    const struct given_up g = {.arena_serial = s->arena_serial, .save = s->watch.save, .step = s->step};
+    struct local_drop m = {.save = g.save, .step = g.step};
+
+    local_header_init(&m.h, LOCAL_DROP, sizeof(m), 0);
+    if (!s->attachment || channel_watch_is_lost(s->attachment->channel, &s->watch) ||
+        !channel_tell(s->attachment->channel, &m.h))
+        session_give_up(s->session, &g);
 }
 
 void save_stop_writing(struct cairn_save *s)
@@ -289,9 +281,24 @@ void save_stop_writing(struct cairn_save *s)
     s->writing = false;
 }
 
+/* Of a packed save, when its end is known: later ones may do better plain. */
+static void note_failure(struct cairn_save *s)
+{
+    int state, code = s->phase == SAVE_FAILED ? s->failure.code : 0;
+
+    if (!s->packed)
+        return;
+    if (code == 0)
+        code = channel_watch_look(s->attachment->channel, &s->watch, &state, NULL);
+    pthread_mutex_lock(&s->session->lock);
+    pack_failed(&s->session->pack, code);
+    pthread_mutex_unlock(&s->session->lock);
+}
+
 /* The pages are quiet before the daemon hears that they may be granted again. */
 static void let_go(struct cairn_save *s)
 {
+    note_failure(s);
     save_unmap_view(s);
     save_stop_writing(s);
     session_release_arena(s->session, TAKE_PTR(s->arena));

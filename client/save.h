@@ -58,6 +58,7 @@ struct cairn_save {
     uint64_t staged_bytes;
     uint64_t packed_bytes;
     bool packed;                  /* its devices may pack, and the daemon is told how each part lies in its page */
+    bool compared;                /* the daemon is told what its devices have read */
     struct shares *shares;        /* of devices; from stage on */
     struct device_copies *copies; /* under way, or ended and not forgotten yet */
     struct completion_share completion;

@@ -164,15 +164,15 @@ static int pin_arena(struct cairn_save *s, struct cairn_error *err)
     return r;
 }
 
-/* Whether this save's devices pack: the daemon can unpack, and it was faster lately. */
-static bool is_packed(struct cairn_save *s)
+/* Whether this save's devices pack: the daemon can unpack, and it was faster lately. Where packing has failed once,
+ * what is not packed any more is still compared: the bus may have been why. */
+static void choose_way(struct cairn_save *s, bool may_pack)
 {
-    if (!s->shares || !(s->session->flags & CAIRN_PACK) || !(s->attachment->knows & LOCAL_KNOWS_PACKED))
-        return false;
+    may_pack = may_pack && s->shares && s->session->flags & CAIRN_PACK && s->attachment->knows & LOCAL_KNOWS_PACKED;
     pthread_mutex_lock(&s->session->lock);
-    bool packed = pack_next(&s->session->pack);
+    s->packed = may_pack && pack_next(&s->session->pack);
+    s->compared = s->session->flags & CAIRN_SOURCE_SUMS || s->packed || s->session->pack.off;
     pthread_mutex_unlock(&s->session->lock);
-    return packed;
 }
 
 /* ---- stage ----------------------------------------------------------------------------------- */
@@ -196,7 +196,7 @@ static int stage_room(struct cairn_save *s, bool may_pack, struct cairn_error *e
     s->arena_serial = s->arena->serial;
     session_count_writer(s->session, s->arena, 1);
     s->writing = true;
-    s->packed = may_pack && is_packed(s);
+    choose_way(s, may_pack);
     r = stage_begin(s, grant, err);
     return r < 0 ? r : stage_pages(s, grant, err);
 }
@@ -291,8 +291,7 @@ static int send_sums(struct cairn_save *s, const struct device_outcome *outcome,
     struct local_ok ok;
     struct channel_request r = {.expect = LOCAL_OK, .answer = &ok, .room = sizeof(ok)};
 
-    if (!outcome->sums || !(s->session->flags & CAIRN_SOURCE_SUMS || s->packed) ||
-        !(s->attachment->knows & LOCAL_KNOWS_SUMS))
+    if (!outcome->sums || !s->compared || !(s->attachment->knows & LOCAL_KNOWS_SUMS))
         return 0;
     _Static_assert(sizeof(struct local_sum) == sizeof(struct hash128), "sums go as they are");
     int code = blob_make("cairn-sums", outcome->sums, s->plan->layout.nparts * sizeof(struct local_sum), &fd, err);
@@ -322,8 +321,10 @@ static void failed_late(struct cairn_save *s, int code, const struct cairn_error
 
 static void note_pace(struct cairn_save *s, const struct device_outcome *outcome)
 {
+    uint64_t ns = s->packed && !outcome->packs ? PACK_USELESS : outcome->device_ns;
+
     pthread_mutex_lock(&s->session->lock);
-    pack_note(&s->session->pack, s->packed, s->device_bytes, outcome->device_ns);
+    pack_note(&s->session->pack, s->packed, s->device_bytes, ns);
     pthread_mutex_unlock(&s->session->lock);
 }
 

@@ -307,6 +307,7 @@ static void session_free(struct cairn_session *s, bool forked)
     if (s->ours)
         munmap((void *)s->ours, (size_t)sysconf(_SC_PAGESIZE));
     free(s->socket_path);
+    free(s->untold);
     free(s);
 }
 

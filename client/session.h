@@ -48,6 +48,10 @@ struct attachment {
     unsigned nknown;                             /* ever added */
 };
 
+struct given_up { /* a save that was granted pages of an arena, and will not be filled */
+    uint64_t arena_serial, save, step;
+};
+
 struct cairn_session {
     pid_t owner;            /* the process that opened it */
     const char *ours;       /* a page that a forked child finds wiped; NULL: the kernel cannot, ask it who we are */
@@ -71,7 +75,9 @@ struct cairn_session {
     struct arena *arena;           /* of the newest attachment that had one; NULL before, and for an observer */
     uint64_t arenas;               /* ever mapped */
     struct attachment *attachment; /* NULL when the connection was lost and not replaced yet */
-    uint64_t incarnation;          /* of the newest attachment; atomic */
+    struct given_up *untold;       /* while no daemon was there: the next one is told */
+    size_t nuntold;
+    uint64_t incarnation; /* of the newest attachment; atomic */
 };
 
 /* FORKED in a child, INVAL without a session. The first thing every public function does. */
@@ -94,6 +100,10 @@ struct attachment *session_attached(struct cairn_session *s);
 void session_detach(struct cairn_session *s, struct attachment *a); /* NULL is allowed */
 /* At the session's end, when nobody has a reference any more; NULL is allowed. */
 void attachment_free(struct attachment *a, bool forked);
+
+/* Tells the daemon, without waiting. Where none is there, the next one that takes the arena back is told: else it would
+ * keep the pages for a save that nobody fills. save 0: the step, whatever was granted for it. */
+void session_give_up(struct cairn_session *s, const struct given_up *g);
 
 /* While an arena is held it stays mapped, whatever happens to the connection. UNAVAILABLE when the attachment's is gone
  * already. */

@@ -36,12 +36,14 @@ static int packed_is_lost(const struct session_save *sv, struct cairn_error *err
                       (unsigned long long)sv->step);
 }
 
-/* It joined its checkpoint to tell the other ranks. Its pages are kept as long as its client may be writing to them. */
+/* It joined its checkpoint to tell the other ranks. Its pages are kept as long as its client may be writing to them: one
+ * that gave it up while no daemon was there says nothing of it any more. */
 static void save_lose(struct session_save *sv, bool filled, struct cairn_error *err)
 {
     packed_is_lost(sv, err);
     sv->lost = sv->failed = true;
     sv->filled = filled;
+    sv->client_done = !sv->session || !sv->session->copying;
     save_drop(sv->rank_save, err->message);
 }
 

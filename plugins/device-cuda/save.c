@@ -246,6 +246,17 @@ static int put_save(struct cairn_device_copy *copy, const struct cairn_device_sa
     return 0;
 }
 
+/* Memory for one, which is kept. */
+static bool has_table(struct variant *v)
+{
+    struct table *t;
+
+    if (table_take(v, &t, NULL) < 0)
+        return false;
+    table_give(v, t);
+    return true;
+}
+
 /* NULL: there is nothing to pack, or nothing to pack it with. */
 static struct variant *packed_variant(struct cairn_device_plan *plan)
 {
@@ -253,7 +264,7 @@ static struct variant *packed_variant(struct cairn_device_plan *plan)
         return NULL;
     if (!plan->packed && variant_make(plan, WAY_PACKED, &plan->packed, NULL) < 0)
         return NULL;
-    return plan->packed;
+    return has_table(plan->packed) ? plan->packed : NULL;
 }
 
 static struct variant *variant_of(struct cairn_device_plan *plan, uint32_t flags)

@@ -15,6 +15,7 @@
  *     filled             writes the word, and FILLED
  *     drop               DROP
  *     back               connects again with the arena of before (HAND_BACK, OPEN, RESUME)
+ *     return             the same without RESUME, as one that has given the save up meanwhile
  *     event              waits for the next event of the save: "event STATE CODE MESSAGE"
  *     check STEP         restores the step and compares: "right"
  *
@@ -366,7 +367,7 @@ static void cmd_drop(struct rank *r)
     print_answer(r);
 }
 
-static void cmd_back(struct rank *r)
+static void cmd_back(struct rank *r, bool asks)
 {
     struct local_hand_back back = {.arena_id = r->arena_id, .rank = r->rank};
     struct local_resume resume = {.save = r->save, .step = r->step};
@@ -383,6 +384,10 @@ static void cmd_back(struct rank *r)
     open_rank(r);
     send_layout(r);
     r->nevents = 0;
+    if (!asks) {
+        printf("ok\n");
+        return;
+    }
     say(r, &resume.h, LOCAL_RESUME, sizeof resume, NULL, 0);
     print_answer(r);
 }
@@ -459,7 +464,9 @@ static void run(struct rank *r, char *line)
     else if (strcmp(line, "drop\n") == 0)
         cmd_drop(r);
     else if (strcmp(line, "back\n") == 0)
-        cmd_back(r);
+        cmd_back(r, true);
+    else if (strcmp(line, "return\n") == 0)
+        cmd_back(r, false);
     else if (strcmp(line, "event\n") == 0)
         cmd_event(r);
     else if (sscanf(line, "check %llu", &a) == 1)

@@ -257,6 +257,15 @@ static void copies_plain(struct packing *p)
     world_check(&p->w);
 }
 
+/* The nth allocation from now on gets nothing; a plain save has what it needs. */
+static void copies_plain_without(struct packing *p, uint64_t nth)
+{
+    finish(p, save(p, 0));
+    finish(p, save(p, CAIRN_DEVICE_SUMS));
+    p->w.rig->fail_call("cudaMalloc", nth, CUDA_E_MEMORY_ALLOCATION);
+    copies_plain(p);
+}
+
 /* The device has memory for slots, or for what is volatile. */
 static void memory_for_one(struct rig *rig)
 {
@@ -287,6 +296,11 @@ void test_pack_cannot(void **state)
     rig->memory(0, 1024 * MIB);
     for (int i = 0; i < 64; i++)
         copies_plain(&p);
+    finish(&p, save(&p, CAIRN_DEVICE_PACK));
+    assert_true(p.packed > 0);
+    drop(&p);
+    make(&p, rig, 134, WORLD_ALL, 20); /* memory for slots, and none for the tables that go with them */
+    copies_plain_without(&p, 3);
     finish(&p, save(&p, CAIRN_DEVICE_PACK));
     assert_true(p.packed > 0);
     drop(&p);

@@ -27,6 +27,15 @@ static void learn(struct pack *p, uint64_t plain_ns, uint64_t packed_ns)
     assert_int_equal(packed, PACK_TRIES);
 }
 
+/* The same after the first plain one. */
+static void learn_rest(struct pack *p, uint64_t plain_ns, uint64_t packed_ns)
+{
+    for (int i = 1; i < 2 * PACK_TRIES; i++) {
+        bool now = pack_next(p);
+        pack_note(p, now, GIB, now ? packed_ns : plain_ns);
+    }
+}
+
 /* Of the next saves, those that are packed. */
 static unsigned packed_of(struct pack *p, unsigned n, uint64_t plain_ns, uint64_t packed_ns)
 {
@@ -83,6 +92,49 @@ static void test_nothing_known(void **state)
     }
 }
 
+/* Catches ways that are compared by saves of other sizes, and what is never learned anew when all have another one. */
+static void test_sizes(void **state)
+{
+    struct pack p = {0};
+
+    (void)state;
+    for (int i = 0; i < 4 * PACK_TRIES; i++) { /* large ones and small ones in turn: those take longer a byte */
+        bool now = pack_next(&p);
+        pack_note(&p, now, i % 2 ? GIB / 1024 : GIB, i % 2 ? 100000 : now ? 700000 : 1000000);
+    }
+    assert_true(pack_next(&p));
+    assert_int_equal(packed_of(&p, 10, 1000000, 700000), 10);
+    for (unsigned i = 0; i < 2 * PACK_AGAIN; i++) /* from now on small ones, which are not worth packing */
+        pack_note(&p, pack_next(&p), GIB / 1024, pack_next(&p) ? 200000 : 100000);
+    assert_false(pack_next(&p));
+    assert_int_equal(p.bytes, GIB / 1024);
+    pack_note(&p, false, GIB, 1000000);
+    learn_rest(&p, 1000000, 700000);
+    assert_true(pack_next(&p));
+}
+
+/* Catches a session whose every save fails because it packs, one that stops for what packing has no part in, and one
+ * that goes on to ask devices that cannot. */
+static void test_failures(void **state)
+{
+    struct pack p = {0};
+
+    (void)state;
+    learn(&p, 1000000, 700000);
+    pack_failed(&p, CAIRN_E_ABORTED);
+    pack_failed(&p, CAIRN_E_UNAVAILABLE);
+    pack_failed(&p, 0);
+    assert_true(pack_next(&p));
+    pack_failed(&p, CAIRN_E_CORRUPT);
+    pack_failed(&p, CAIRN_E_BUSY);
+    assert_int_equal(packed_of(&p, 4 * PACK_AGAIN, 1000000, 700000), 0);
+    p = (struct pack){0};
+    learn(&p, 1000000, PACK_USELESS);
+    assert_int_equal(packed_of(&p, 2 * PACK_AGAIN, 1000000, PACK_USELESS), 2);
+    pack_note(&p, true, GIB, 700000); /* now they can */
+    assert_true(pack_next(&p));
+}
+
 /* Catches a width that codec-float does not go by. */
 static void test_width(void **state)
 {
@@ -94,10 +146,8 @@ static void test_width(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_faster_is_chosen),
-        cmocka_unit_test(test_changes),
-        cmocka_unit_test(test_nothing_known),
-        cmocka_unit_test(test_width),
+        cmocka_unit_test(test_faster_is_chosen), cmocka_unit_test(test_changes), cmocka_unit_test(test_nothing_known),
+        cmocka_unit_test(test_failures),         cmocka_unit_test(test_width),   cmocka_unit_test(test_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
