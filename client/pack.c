@@ -25,8 +25,8 @@ bool pack_next(const struct pack *p)
     return (p->saves % PACK_AGAIN == 0) != better;
 }
 
-/* Whether it can be compared with those before. */
-static bool is_alike(struct pack *p, uint64_t bytes)
+/* Notes the size: whether it can be compared with those before. */
+static bool take_size(struct pack *p, uint64_t bytes)
 {
     if (bytes / 2 <= p->bytes && bytes >= p->bytes / 2) {
         p->small = 0;
@@ -41,9 +41,7 @@ static bool is_alike(struct pack *p, uint64_t bytes)
 
 void pack_note(struct pack *p, bool packed, uint64_t bytes, uint64_t ns)
 {
-    if (bytes == 0 || ns == 0)
-        return;
-    if (!is_alike(p, bytes))
+    if (bytes == 0 || ns == 0 || !take_size(p, bytes))
         return;
     add(packed ? &p->packed : &p->plain, (double)ns / (double)bytes);
     p->saves++;
