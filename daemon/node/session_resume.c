@@ -36,8 +36,8 @@ static int packed_is_lost(const struct session_save *sv, struct cairn_error *err
                       (unsigned long long)sv->step);
 }
 
-/* It joined its checkpoint to tell the other ranks. Its pages are kept as long as its client may be writing to them: one
- * that gave it up while no daemon was there says nothing of it any more. */
+/* It joined its checkpoint to tell the other ranks. Its pages are kept as long as its client may be writing to them:
+ * one that gave it up while no daemon was there says nothing of it any more. */
 static void save_lose(struct session_save *sv, bool filled, struct cairn_error *err)
 {
     packed_is_lost(sv, err);
@@ -132,11 +132,7 @@ void session_on_resume(struct session *s, const struct local_resume *m)
     int r = sv && sv->lost ? packed_is_lost(sv, &err) : sv && !sv->failed ? 0 : save_outcome(s, m, &err);
 
     if (r < 0) {
-        session_answer_error(s, m->h.id, r, &err);
-        if (sv && !sv->filled) {
-            sv->client_done = true;
-            session_save_release(sv);
-        }
+        session_save_end_unfilled(s, sv, m->h.id, r, &err);
         return;
     }
     session_answer_ok(s, m->h.id);

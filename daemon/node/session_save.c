@@ -335,6 +335,16 @@ void session_save_start_drain(struct session_save *sv)
     save_filled(sv->rank_save, &image);
 }
 
+void session_save_end_unfilled(struct session *s, struct session_save *sv, uint32_t id, int code,
+                               const struct cairn_error *err)
+{
+    session_answer_error(s, id, code, err);
+    if (!sv || sv->filled)
+        return;
+    sv->client_done = true;
+    session_save_release(sv);
+}
+
 void session_on_filled(struct session *s, const struct local_save *m)
 {
     struct cairn_error err = CAIRN_ERROR_INIT;
@@ -359,11 +369,7 @@ void session_on_filled(struct session *s, const struct local_save *m)
         return;
     }
     if (r < 0) {
-        session_answer_error(s, m->h.id, r, &err);
-        if (sv && !sv->filled) {
-            sv->client_done = true;
-            session_save_release(sv);
-        }
+        session_save_end_unfilled(s, sv, m->h.id, r, &err);
         return;
     }
     session_answer_ok(s, m->h.id);

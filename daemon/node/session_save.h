@@ -40,6 +40,10 @@ bool session_save_is_known(const struct session_save *sv);
 /* The word says that it is filled, and what lies in its pages is known. */
 bool session_save_is_full(const struct session_save *sv);
 void session_save_start_drain(struct session_save *sv);
+/* Answers that the save has failed: its client, which has said that it writes no more, has nothing to fill. NULL: there
+ * is none. */
+void session_save_end_unfilled(struct session *s, struct session_save *sv, uint32_t id, int code,
+                               const struct cairn_error *err);
 /* The job does not read its pages any more. */
 void session_save_ended(void *arg);
 /* The one place where a save ends: frees it when nothing is left to be waited for. */
