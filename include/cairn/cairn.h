@@ -143,10 +143,10 @@ struct cairn_session_options {
     uint32_t flags;          /* enum cairn_session_flags */
     /* Behind the first version's fields: all zero means what they meant before they were there. */
     uint64_t device_staging_bytes; /* of each device's own memory that the session may take, for tensors that are
-                                      volatile, small or strided; 0 means 256 MiB. Taken at the first use. Volatile ones
-                                      that do not fit are TOO_LARGE; the others do with what there is. Besides it there
-                                      are tables (some 100 bytes a tensor and 50 a MiB), and 16 MiB for each thread of a
-                                      restore */
+                                      volatile, small or strided, and for what is packed (CAIRN_PACK); 0 means 256 MiB.
+                                      Taken at the first use. Volatile ones that do not fit are TOO_LARGE; the others do
+                                      with what there is. Besides it there are tables (some 100 bytes a tensor and 50 a
+                                      MiB), and 16 MiB for each thread of a restore */
     const char *plugin_path;       /* directory of device plugins; NULL: $CAIRN_PLUGIN_PATH, or where libcairn's are */
 };
 
@@ -237,7 +237,8 @@ struct cairn_save_options {
     uint32_t timeout_ms; /* how long seal may wait for room; 0 means the session's timeout */
     /* Behind the first version's fields. */
     const struct cairn_stream *streams; /* what wrote the tensors, one stream a device: copies begin when what it holds
-                                           at seal has run. A device that is not named: its legacy default stream */
+                                           at seal or stage has run. Of a device that is not named: its legacy default
+                                           stream */
     uint32_t nstreams;
 };
 
@@ -270,7 +271,8 @@ CAIRN_API int cairn_save_all(struct cairn_session *session, const struct cairn_s
                              const struct cairn_tensor *tensors, uint64_t count, struct cairn_save **ret_save,
                              struct cairn_error *err);
 /* The first half of seal: takes room in the arena and copies every slice that has data; those on devices behind it, as
- * seal does: their memory must stay theirs until CAIRN_SNAPSHOT, or until the save is given up. Slices whose data is
+ * seal does: their memory must stay theirs until CAIRN_SNAPSHOT. Where stage fails or the save is given up, copies that
+ * are under way end all the same: what cairn_save_fence holds back is behind them. Slices whose data is
  * NULL (their stride_bytes are ignored) are the caller's to write, all of each, at cairn_save_place, from any thread;
  * the snapshot is complete only with cairn_save_seal, which then copies nothing. By then every write must have ended:
  * other threads are joined, a GPU has been waited for. What was not written is what an earlier save left there. Between
@@ -280,7 +282,8 @@ CAIRN_API int cairn_save_all(struct cairn_session *session, const struct cairn_s
  * with seal. cairn_save_free instead of seal gives the step up and the room back. Errors: those of seal. */
 CAIRN_API int cairn_save_stage(struct cairn_save *save, struct cairn_error *err);
 /* Where the i-th slice that was added lies, dense and row-major, at least 64 bytes aligned: memory shared with the
- * daemon, unknown in a forked child. Valid after stage until the save is freed. One without data may be written until
+ * daemon, unknown in a forked child. Valid after stage until the save is freed; what a device copies is there
+ * from CAIRN_SNAPSHOT on. One without data may be written until
  * seal; nothing else may ever be, and what is read there after the commit may be a later save's. Errors: INVAL (not
  * staged), NOT_FOUND (i), IO (no more mappings). */
 CAIRN_API int cairn_save_place(struct cairn_save *save, uint64_t i, void **ret_data, struct cairn_error *err);
@@ -306,7 +309,8 @@ struct cairn_save_info {
 /* What seal did. Errors: INVAL, FORKED. */
 CAIRN_API int cairn_save_info(const struct cairn_save *save, struct cairn_save_info *ret_info);
 
-/* Before seal: gives the step up for this rank, the checkpoint is aborted at once. After it: only forgets the handle;
+/* Before seal: gives the step up for this rank, the checkpoint is aborted at once, or when the copies from
+ * devices that stage began have ended. After it: only forgets the handle;
  * copies from devices that are under way go on. */
 CAIRN_API void cairn_save_free(struct cairn_save *save);
 

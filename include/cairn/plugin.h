@@ -215,10 +215,11 @@ struct cairn_meta_ops {
  * Copies between an accelerator's memory and the arena, in the trainer's process. The plugin has no link to the
  * vendor's runtime: it opens it when a device is opened. open, pin, unpin and close wait for the device. What takes or
  * gives back memory may wait as the vendor's allocator does: plan, plan_free, loader, loader_free; save while it makes
- * its first tables, and where its volatile slices need more memory than those of every save before; the first load of
- * each kind. A load that fails waits until the caller's memory is read no more. No other call waits for it. Threads: a
- * device's functions may be called from several threads at once; those of one plan, copy or loader by one at a time.
- * Streams are the vendor's (cudaStream_t). Work of the plugin runs on streams of its own. */
+ * its first tables, and where its volatile slices need more memory than those of every save before, or where it packs
+ * and takes or gives back memory for that; the first load of each kind. A load that fails waits until the caller's
+ * memory is read no more. No other call waits for it. Threads: a device's functions may be called from several threads
+ * at once; those of one plan, copy or loader by one at a time. Streams are the vendor's (cudaStream_t). Work of the
+ * plugin runs on streams of its own. */
 struct cairn_device;
 struct cairn_device_plan;   /* where a save's slices lie in its image: made once for each layout */
 struct cairn_device_copy;   /* one save's copies under way */
