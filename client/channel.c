@@ -498,7 +498,7 @@ int channel_call_fds(struct channel *c, struct local_header *message, const int 
 
     if (code == 0) {
         code = channel_finish(c, r, deadline_ns, err);
-        if (code == 0 || r->done) /* what the daemon says of a request stands for itself */
+        if (code == 0 || r->done) /* what the daemon says, or that it went, stands for itself */
             return code;
     }
     return cairn_wrap(err, code, "%s", local_type_name(message->type));

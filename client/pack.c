@@ -41,10 +41,9 @@ static bool take_size(struct pack *p, uint64_t bytes)
 
 void pack_note(struct pack *p, bool packed, uint64_t bytes, uint64_t ns)
 {
-    if (bytes == 0 || ns == 0 || !take_size(p, bytes))
-        return;
-    add(packed ? &p->packed : &p->plain, (double)ns / (double)bytes);
-    p->saves++;
+    p->saves++; /* the other way has been looked at, whatever was seen */
+    if (bytes && ns && take_size(p, bytes))
+        add(packed ? &p->packed : &p->plain, (double)ns / (double)bytes);
 }
 
 /* What plain saves would have met as well says nothing: no room, another rank that did not come, a daemon that went. */

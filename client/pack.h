@@ -18,7 +18,7 @@ struct pack_way {
 };
 struct pack { /* zeroed */
     struct pack_way plain, packed;
-    uint32_t saves; /* noted */
+    uint32_t saves; /* that have ended */
     uint64_t bytes; /* of the largest of them: what much smaller ones take a byte says nothing beside it */
     uint32_t small; /* of those, in a row */
     bool off;       /* for good */

@@ -260,8 +260,7 @@ int cairn_save_info(const struct cairn_save *save, struct cairn_save_info *ret_i
 
 /* ---- free ------------------------------------------------------------------------------------ */
 
-/* Without a live attachment of its own the session's is told, or the next one; a dead one is not worth a new
- * connection.
+/* Without a live attachment of its own the session's is told, or the next one: a dead one is not worth connecting for.
  */
 void save_abandon(struct cairn_save *s)
 {
@@ -335,7 +334,7 @@ void save_destroy(struct cairn_save *s)
 static void abandon_copies(struct cairn_save *s)
 {
     s->phase = SAVE_FAILED;
-    s->failure.code = CAIRN_E_ABORTED;
+    cairn_fail(&s->failure, CAIRN_E_ABORTED, "it was freed before it was sealed");
     completion_hand(&s->session->completion, s);
 }
 

@@ -340,7 +340,7 @@ static int complete(struct cairn_save *s, struct cairn_error *err)
     s->unchanged_bytes = outcome->skipped_bytes;
     s->staged_bytes = outcome->staged_bytes;
     note_pace(s, outcome);
-    if (!s->packed)
+    if (!s->packed) /* else its pages hold something else until the daemon has unpacked them */
         device_copies_note_sums(s, outcome);
     int r = device_copies_tell_rest(s->copies, exchange_deadline(s), err);
     s->packed_bytes = outcome->packed_bytes;

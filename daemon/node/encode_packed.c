@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Parts that their device packed are unpacked before anything is made of them:
  *
- *     page (packed) --copied--> the part's payload buffer --decoded--> memory of this chunk's own --copied--> page
- * (plain)
+ *     page (packed) --copied--> its payload buffer --decoded--> memory of this chunk --copied--> page (plain)
  *
  * What was packed is private from the first copy on, and what is hashed and stored is what was unpacked of it. The page
  * is plain from then on, as any other: for restores, as a base, to be encoded again. */

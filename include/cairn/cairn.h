@@ -125,7 +125,9 @@ enum cairn_session_flags {
     CAIRN_PACK = 16,       /* tensors on devices are packed there, as the codec "float" does, and cross the bus smaller,
                               where that measures faster: every so many saves are copied the other way to see. The daemon
                               checks what arrives as with CAIRN_SOURCE_SUMS. Not together with CAIRN_TRACK, which keeps
-                              what the arena holds. A daemon that dies before such a save is durable takes it along */
+                              what the arena holds. A daemon that dies before such a save is durable takes it along. What
+                              fails because of packing ends it for the session, if the save was waited for: a handle that
+                              is freed before hears of no failure */
 };
 
 struct cairn_session_options {

@@ -92,6 +92,22 @@ static void test_nothing_known(void **state)
     }
 }
 
+/* Catches a look at the other way that goes on until it has seen something. */
+static void test_a_look_that_sees_nothing(void **state)
+{
+    struct pack p = {0};
+    unsigned plain = 0;
+
+    (void)state;
+    learn(&p, 1000000, 700000);
+    for (unsigned i = 0; i < PACK_AGAIN; i++) {
+        bool now = pack_next(&p);
+        plain += !now;
+        pack_note(&p, now, GIB, 0);
+    }
+    assert_int_equal(plain, 1);
+}
+
 /* Catches ways that are compared by saves of other sizes, and what is never learned anew when all have another one. */
 static void test_sizes(void **state)
 {
@@ -104,7 +120,7 @@ static void test_sizes(void **state)
     }
     assert_true(pack_next(&p));
     assert_int_equal(packed_of(&p, 10, 1000000, 700000), 10);
-    for (unsigned i = 0; i < 2 * PACK_AGAIN; i++) /* from now on small ones, which are not worth packing */
+    for (unsigned i = 0; i <= 2 * PACK_AGAIN; i++) /* from now on small ones, which are not worth packing */
         pack_note(&p, pack_next(&p), GIB / 1024, pack_next(&p) ? 200000 : 100000);
     assert_false(pack_next(&p));
     assert_int_equal(p.bytes, GIB / 1024);
@@ -146,8 +162,13 @@ static void test_width(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_faster_is_chosen), cmocka_unit_test(test_changes), cmocka_unit_test(test_nothing_known),
-        cmocka_unit_test(test_failures),         cmocka_unit_test(test_width),   cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_faster_is_chosen),
+        cmocka_unit_test(test_changes),
+        cmocka_unit_test(test_nothing_known),
+        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_width),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_a_look_that_sees_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -260,7 +260,9 @@ static void test_packed_parts_in_every_way(void **state)
     free_chunk(&c);
 }
 
-/* In a page of memory that somebody else has mapped, too. */
+/* In a page of memory that somebody else has mapped, too: among the first mantissas, which lie there as they are, so
+ * that it can be decoded whatever they become. */
+enum { MANTISSAS = 192, NMANTISSAS = 256 };
 struct scribbler {
     char *page;
     bool stop;
@@ -270,8 +272,8 @@ static void *scribble(void *arg)
 {
     struct scribbler *s = arg;
 
-    for (size_t at = 0; !__atomic_load_n(&s->stop, __ATOMIC_ACQUIRE); at = (at + 4099) % CAIRN_PART)
-        s->page[at]++;
+    for (size_t at = 0; !__atomic_load_n(&s->stop, __ATOMIC_ACQUIRE); at = (at + 1) % NMANTISSAS)
+        s->page[MANTISSAS + at]++;
     return NULL;
 }
 
@@ -319,7 +321,7 @@ static void test_a_packed_page_that_is_written_to(void **state)
     }
     __atomic_store_n(&s.stop, true, __ATOMIC_RELEASE);
     pthread_join(t, NULL);
-    print_message("%u of 20 were stored\n", stored);
+    assert_true(stored > 0);
     munmap(page, CAIRN_PART);
     munmap(s.page, CAIRN_PART);
     close(fd);
